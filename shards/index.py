@@ -1,0 +1,168 @@
+"""The manifest of a data set and the offsets of every member in its shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.schema import SCHEMA_VERSION, ShardError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which extractor made the region features: its name, F, and the most regions of an image."""
+
+    name: str
+    dim: int
+    max_regions: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: its name in the folder, its split, counts, size in bytes and SHA-256."""
+
+    name: str
+    split: str
+    samples: int
+    captions: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member's bytes lie in its tar (offset and size in bytes) and their CRC-32."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """A sample's key, the offset of its first tar header, and its members by suffix."""
+
+    key: str
+    offset: int
+    members: dict[str, Member]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds; ``shards`` are in the order in which they were cut."""
+
+    root: Path
+    name: str
+    features: Features
+    shards: tuple[Shard, ...]
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, root: Path | str) -> Manifest:
+        """Read ``manifest.json`` of a folder.
+
+        Raises:
+            ShardError: if there is none, or it is of another schema version.
+        """
+        root = Path(root)
+        path = root / MANIFEST
+        if not path.is_file():
+            raise ShardError(
+                f"{path}: no manifest; make the shards with 'python -m shards build' or 'scenes', "
+                "or give the folder that holds them as data.shards"
+            )
+        data = _read_json(path)
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise ShardError(
+                f"{path}: schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; "
+                "build the shards again with this version"
+            )
+        return cls(
+            root=root,
+            name=data["name"],
+            features=Features(**data["features"]),
+            shards=tuple(Shard(**shard) for shard in data["shards"]),
+            class_names=tuple(data["class_names"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as `load` reads it."""
+        data = asdict(self)
+        del data["root"]
+        return {"schema_version": SCHEMA_VERSION, **data}
+
+    def split(self, name: str) -> tuple[Shard, ...]:
+        """The shards of one split.
+
+        Raises:
+            ShardError: if the set has no such split.
+        """
+        chosen = tuple(shard for shard in self.shards if shard.split == name)
+        if not chosen:
+            known = ", ".join(sorted({shard.split for shard in self.shards}))
+            raise ShardError(f"{self.root / MANIFEST}: no split {name!r}; it has {known}")
+        return chosen
+
+    def index(self, shard: Shard) -> list[SampleIndex]:
+        """The offsets of one shard's samples, in tar order.
+
+        Raises:
+            ShardError: if the shard or its index is missing.
+        """
+        path = index_path(self.root / shard.name)
+        for needed in (self.root / shard.name, path):
+            if not needed.is_file():
+                raise ShardError(
+                    f"{needed}: missing, though {MANIFEST} lists {shard.name}; "
+                    "restore the file or build the shards again"
+                )
+        return [
+            SampleIndex(
+                entry["key"],
+                entry["offset"],
+                {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()},
+            )
+            for entry in _read_json(path)
+        ]
+
+    def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+        """Key and bytes of one member of every sample of a split, without reading the others.
+
+        Samples that lack the member are passed over: only optional members may be lacking.
+        """
+        for shard in self.split(split):
+            entries = self.index(shard)
+            with (self.root / shard.name).open("rb") as tar:
+                for entry in entries:
+                    if member := entry.members.get(suffix):
+                        tar.seek(member.offset)
+                        yield entry.key, tar.read(member.size)
+
+
+def index_path(tar: Path) -> Path:
+    """The index file that stands beside a shard."""
+    return tar.with_suffix(".index.json")
+
+
+def index_to_json(index: list[SampleIndex]) -> list[dict[str, Any]]:
+    """A shard's index as `Manifest.index` reads it."""
+    return [
+        {
+            "key": entry.key,
+            "offset": entry.offset,
+            "members": {s: [m.offset, m.size, m.crc32] for s, m in entry.members.items()},
+        }
+        for entry in index
+    ]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ShardError(f"{path}: not JSON ({error}); build the shards again") from error

@@ -1,0 +1,210 @@
+"""What one sample is, and how its members are written.
+
+Legend: R regions, F feature width, T likeliest classes kept per region. A sample is one image
+with all its captions; shards/README.md is the normative text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+
+#: One entry of ``classes.npy``: a class and its probability.
+CLASS_DTYPE = np.dtype([("id", "<i2"), ("prob", "<f2")])
+
+#: Members every sample has; the others are optional.
+REQUIRED_MEMBERS = ("json", "regions.npy", "boxes.npy")
+MEMBERS = (*REQUIRED_MEMBERS, "classes.npy", "concepts.json", "grounding.json", "png")
+
+Array = npt.NDArray[Any]
+
+
+class ShardError(ValueError):
+    """Bad shards or bad input to them; the message names the file, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase of a caption and where it lies in the picture.
+
+    ``start`` and ``end`` are token positions, end exclusive; ``head`` is the position of the
+    word that names the object; ``boxes`` are x1, y1, x2, y2 in 0..1.
+    """
+
+    caption: int
+    start: int
+    end: int
+    head: int
+    class_name: str
+    boxes: tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its features, captions and whatever else its source knows.
+
+    ``regions`` (R, F) float16; ``boxes`` (R, 4) float32, x1 y1 x2 y2 in 0..1; ``classes`` (R, T)
+    of CLASS_DTYPE, likeliest first; ``concepts`` (word, score) pairs, highest score first;
+    ``tokens`` runs parallel to ``captions``; ``picture`` is a PNG file's bytes.
+    """
+
+    key: str
+    image_id: int
+    width: int
+    height: int
+    split: str
+    captions: tuple[str, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    regions: Array
+    boxes: Array
+    classes: Array | None = None
+    concepts: tuple[tuple[str, float], ...] | None = None
+    grounding: tuple[Phrase, ...] | None = None
+    picture: bytes | None = None
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """The members of a sample, suffix to bytes, in the order in which a tar holds them.
+
+    Raises:
+        ShardError: if an array's shape or type is not the schema's.
+    """
+    check(sample)
+    annotation = {
+        "image_id": sample.image_id,
+        "width": sample.width,
+        "height": sample.height,
+        "split": sample.split,
+        "captions": sample.captions,
+        "tokens": sample.tokens,
+    }
+    members = {
+        "json": _to_json(annotation),
+        "regions.npy": _to_npy(sample.regions),
+        "boxes.npy": _to_npy(sample.boxes),
+    }
+    if sample.classes is not None:
+        members["classes.npy"] = _to_npy(sample.classes)
+    if sample.concepts is not None:
+        members["concepts.json"] = _to_json(sample.concepts)
+    if sample.grounding is not None:
+        members["grounding.json"] = _to_json([vars(phrase) for phrase in sample.grounding])
+    if sample.picture is not None:
+        members["png"] = sample.picture
+    return members
+
+
+def decode(key: str, members: Mapping[str, bytes]) -> Sample:
+    """The sample that `encode` wrote.
+
+    Raises:
+        ShardError: if a required member is missing or does not parse; the message names it.
+    """
+    for suffix in REQUIRED_MEMBERS:
+        if suffix not in members:
+            raise ShardError(
+                f"sample {key}: member {key}.{suffix} is missing; build the shard again"
+            )
+    annotation = _from_json(key, "json", members["json"])
+    concepts = grounding = None
+    if "concepts.json" in members:
+        pairs = _from_json(key, "concepts.json", members["concepts.json"])
+        concepts = tuple((str(word), float(score)) for word, score in pairs)
+    if "grounding.json" in members:
+        grounding = decode_grounding(key, members["grounding.json"])
+    sample = Sample(
+        key=key,
+        image_id=annotation["image_id"],
+        width=annotation["width"],
+        height=annotation["height"],
+        split=annotation["split"],
+        captions=tuple(annotation["captions"]),
+        tokens=tuple(tuple(caption) for caption in annotation["tokens"]),
+        regions=_from_npy(key, "regions.npy", members["regions.npy"]),
+        boxes=_from_npy(key, "boxes.npy", members["boxes.npy"]),
+        classes=_from_npy(key, "classes.npy", members["classes.npy"])
+        if "classes.npy" in members
+        else None,
+        concepts=concepts,
+        grounding=grounding,
+        picture=members.get("png"),
+    )
+    check(sample)
+    return sample
+
+
+def decode_grounding(key: str, data: bytes) -> tuple[Phrase, ...]:
+    """The phrases of a ``grounding.json`` member."""
+    return tuple(
+        Phrase(**{**phrase, "boxes": tuple(tuple(box) for box in phrase["boxes"])})
+        for phrase in _from_json(key, "grounding.json", data)
+    )
+
+
+def check(sample: Sample) -> None:
+    """Refuse a sample that the format does not allow.
+
+    Raises:
+        ShardError: naming the sample and the member, what was expected and what was found.
+    """
+    count = len(sample.regions)
+    _expect(sample, "regions.npy", sample.regions, "float16", (count, None))
+    _expect(sample, "boxes.npy", sample.boxes, "float32", (count, 4))
+    if count == 0:
+        raise ShardError(f"sample {sample.key}: no regions; an image needs at least one")
+    if sample.classes is not None:
+        _expect(sample, "classes.npy", sample.classes, str(CLASS_DTYPE), (count, None))
+    if len(sample.captions) != len(sample.tokens):
+        raise ShardError(
+            f"sample {sample.key}: {len(sample.captions)} captions but {len(sample.tokens)} "
+            "token lists; they must run in parallel"
+        )
+    if "." in sample.key or "/" in sample.key or not sample.key:
+        raise ShardError(f"sample key {sample.key!r}: a key is not empty and has no '.' and no '/'")
+
+
+def _expect(
+    sample: Sample, member: str, array: Array, dtype: str, shape: tuple[int | None, ...]
+) -> None:
+    fits = array.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not fits or str(array.dtype) != dtype:
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ShardError(
+            f"sample {sample.key}: {member} is {array.dtype} {array.shape}, expected {dtype} ({wanted})"
+        )
+
+
+def _to_npy(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _from_npy(key: str, suffix: str, data: bytes) -> Array:
+    try:
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ShardError(
+            f"sample {key}: member {key}.{suffix} is not a npy file ({error})"
+        ) from error
+
+
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _from_json(key: str, suffix: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ShardError(f"sample {key}: member {key}.{suffix} is not JSON ({error})") from error
