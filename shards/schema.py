@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 
 
 class ShardError(ValueError):
-    """Bad shards or bad input to them; the message names the file, what was expected, what to do."""
+    """Bad shards or bad input: names the file, what was expected, what to do."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ def _expect(
     if not fits or str(array.dtype) != dtype:
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ShardError(
-            f"sample {sample.key}: {member} is {array.dtype} {array.shape}, expected {dtype} ({wanted})"
+            f"sample {sample.key}: {member} is {array.dtype} {array.shape}, "
+            f"expected {dtype} ({wanted})"
         )
 
 
