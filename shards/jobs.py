@@ -1,0 +1,128 @@
+"""One shard as a job: a pure function of a source and of one slice of a split's ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from shards.atomic import replacing, write_json
+from shards.index import Features, Shard, index_path, index_to_json
+from shards.schema import Sample, ShardError, decode
+from shards.tars import read_tar, write_tar
+
+#: Splits whose images need captions: a model is trained or scored on them.
+CAPTIONED_SPLITS = ("train", "val")
+
+
+class Source(Protocol):
+    """What can be written as shards. It is pickled once into every worker process.
+
+    ``features`` names the extractor and its width F; its ``max_regions`` is not read, for the
+    manifest gets the largest count that was written. ``class_names`` may be empty.
+    """
+
+    @property
+    def name(self) -> str:
+        """The data set's name, for the manifest."""
+
+    @property
+    def features(self) -> Features:
+        """Name and width of the region features."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of ``classes.npy`` by id."""
+
+    def fingerprint(self) -> str:
+        """Text that differs whenever the samples differ: guards resumption."""
+
+    def splits(self) -> dict[str, Sequence[Any]]:
+        """The ids of each split's samples, in the order in which they are written."""
+
+    def load(self, split: str, ids: Sequence[Any]) -> Iterator[Sample]:
+        """The samples of these ids, in this order, whatever else was loaded before."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to write: where, of which split, from which ids."""
+
+    path: Path
+    split: str
+    ids: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A complete shard, its keys in tar order, and the most regions of a sample in it."""
+
+    shard: Shard
+    keys: tuple[str, ...]
+    max_regions: int
+
+
+def do(source: Source, job: Job) -> Written:
+    """Write a shard, or keep it if it is complete; either way, read it back and count it.
+
+    Raises:
+        ShardError: if a sample breaks the format or is not fit to be trained on, or a kept
+            shard is damaged.
+    """
+    if not (job.path.is_file() and index_path(job.path).is_file()):
+        _write_shard(source, job)
+    return _survey(job)
+
+
+def _write_shard(source: Source, job: Job) -> None:
+    # The tar gets its name last: where it stands, its index stands too.
+    with replacing(job.path) as file:
+        samples = (_checked(sample, source, job) for sample in source.load(job.split, job.ids))
+        index = write_tar(file, samples)
+        if len(index) != len(job.ids):
+            raise ShardError(f"{job.path}: {len(index)} samples, but {len(job.ids)} ids to load")
+        write_json(index_path(job.path), index_to_json(index))
+
+
+def _checked(sample: Sample, source: Source, job: Job) -> Sample:
+    """The sample, if it is fit to be trained on; types and shapes are `schema.check`'s business."""
+    name = f"sample {sample.key} (image {sample.image_id})"
+    if sample.split != job.split:
+        raise ShardError(f"{name}: says split {sample.split!r} but is listed in {job.split!r}")
+    if not sample.captions and job.split in CAPTIONED_SPLITS:
+        raise ShardError(f"{name}: an image without captions in split {job.split}; remove it")
+    for caption, tokens in zip(sample.captions, sample.tokens, strict=False):
+        if not tokens:
+            raise ShardError(f"{name}: caption {caption!r} has no tokens; remove it")
+    _check_arrays(name, sample, source.features.dim)
+    return sample
+
+
+def _check_arrays(name: str, sample: Sample, dim: int) -> None:
+    if sample.regions.shape[1:] != (dim,):
+        raise ShardError(f"{name}: regions of shape {sample.regions.shape}, expected (R, {dim})")
+    if not np.isfinite(sample.regions).all():
+        raise ShardError(f"{name}: regions hold values that are not finite float16 numbers")
+    if not ((sample.boxes >= 0) & (sample.boxes <= 1)).all():
+        raise ShardError(f"{name}: boxes reach outside 0..1; give them as shares of the image")
+
+
+def _survey(job: Job) -> Written:
+    """Count and hash a complete shard; a kept one may have been damaged since."""
+    captions, max_regions, index = 0, 0, []
+    for entry, members in read_tar(job.path):
+        sample = decode(entry.key, members)
+        index.append(entry)
+        captions += len(sample.captions)
+        max_regions = max(max_regions, len(sample.regions))
+    if index_to_json(index) != json.loads(index_path(job.path).read_bytes()):
+        raise ShardError(f"{job.path}: differs from its index; delete both and build again")
+    data = job.path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    shard = Shard(job.path.name, job.split, len(index), captions, len(data), sha256)
+    return Written(shard, tuple(entry.key for entry in index), max_regions)

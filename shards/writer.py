@@ -1,0 +1,171 @@
+"""Writes a source as shards: in parallel, resumable, the same bytes every time.
+
+A source (`shards.jobs.Source`) says which samples each split has and loads any slice of them::
+
+    class Squares:
+        name = "squares"
+        features = Features("ones", dim=4, max_regions=0)
+        class_names = ()
+
+        def fingerprint(self) -> str:
+            return "squares-v1"
+
+        def splits(self) -> dict[str, Sequence[int]]:
+            return {"train": range(1000), "val": range(1000, 1100)}
+
+        def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+            for i in ids:
+                yield Sample(key=f"{i:012d}", image_id=i, split=split, ...)
+
+    write(Squares(), "out/squares", samples_per_shard=256, workers=4)
+
+A build that was stopped goes on where it was: complete shards are kept, and the manifest is
+written last.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from shards.atomic import remove_temporaries, write_json
+from shards.index import MANIFEST, Features, Manifest
+from shards.jobs import Job, Source, Written, do
+from shards.schema import SCHEMA_VERSION, ShardError
+
+__all__ = ["Source", "write"]
+
+PLAN = "build.json"
+
+
+def write(
+    source: Source,
+    root: Path | str,
+    *,
+    samples_per_shard: int = 256,
+    workers: int | None = None,
+) -> Manifest:
+    """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
+
+    Args:
+        source: what to write.
+        root: the folder; made if need be. A stopped build of the same source goes on.
+        samples_per_shard: samples of each shard but a split's last.
+        workers: processes, one for each CPU by default; 1 works in this process.
+
+    Raises:
+        ShardError: if the folder holds something else, a sample breaks the format, or two
+            samples share a key.
+    """
+    root = Path(root)
+    splits = source.splits()
+    _prepare(root, _plan(source, splits, samples_per_shard))
+    jobs = list(_jobs(root, splits, samples_per_shard))
+    written = _run(source, jobs, workers or os.cpu_count() or 1)
+    _refuse_duplicates(written)
+    max_regions = max(done.max_regions for done in written)
+    features = Features(source.features.name, source.features.dim, max_regions)
+    shards = tuple(done.shard for done in written)
+    manifest = Manifest(root, source.name, features, shards, source.class_names)
+    write_json(root / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _plan(
+    source: Source, splits: dict[str, Sequence[Any]], samples_per_shard: int
+) -> dict[str, Any]:
+    """Everything the shards' bytes depend on, as ``build.json`` keeps it."""
+    if samples_per_shard < 1:
+        raise ShardError(f"samples per shard is {samples_per_shard}, expected 1 or more")
+    if not any(splits.values()):
+        raise ShardError(f"{source.name}: no samples in any split; there is nothing to write")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": source.name,
+        "feature_name": source.features.name,
+        "feature_dim": source.features.dim,
+        "fingerprint": source.fingerprint(),
+        "samples_per_shard": samples_per_shard,
+        "splits": {split: len(ids) for split, ids in splits.items()},
+    }
+
+
+def _prepare(root: Path, plan: dict[str, Any]) -> None:
+    """Make the folder ready: refuse another build's, clear what a stopped one left half-written."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / PLAN
+    if path.is_file():
+        found = json.loads(path.read_bytes())
+        if differing := [name for name in plan if found.get(name) != plan[name]]:
+            raise ShardError(
+                f"{root}: folder holds a build of other input (other {', '.join(differing)}); "
+                "choose another --out or delete it"
+            )
+    elif any(root.glob("*.tar")):
+        raise ShardError(f"{root}: folder holds tars but no {PLAN}; choose another --out")
+    remove_temporaries(root)
+    write_json(path, plan)
+
+
+def _jobs(root: Path, splits: dict[str, Sequence[Any]], samples_per_shard: int) -> Iterator[Job]:
+    for split, ids in splits.items():
+        for number, start in enumerate(range(0, len(ids), samples_per_shard)):
+            path = root / f"{split}-{number:05d}.tar"
+            yield Job(path, split, ids[start : start + samples_per_shard])
+
+
+def _run(source: Source, jobs: list[Job], workers: int) -> list[Written]:
+    """Do all jobs, in this process or in a pool, and show how far they are."""
+    if workers == 1:
+        return [do(source, job) for job in tqdm(jobs, desc="writing", unit="shard")]
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(workers, len(jobs)), spawn, _start_worker, (source,)) as pool:
+            done = pool.map(_do_in_worker, jobs)
+            return list(tqdm(done, total=len(jobs), desc="writing", unit="shard"))
+    except BrokenProcessPool as error:
+        raise ShardError(
+            "a worker process ended before its shard was written (out of memory?); run the same "
+            "command again with fewer --workers: complete shards are kept"
+        ) from error
+
+
+_worker_source: Source
+
+
+def _start_worker(source: Source) -> None:
+    global _worker_source
+    _worker_source = source
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent was killed: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do_in_worker(job: Job) -> Written:
+    return do(_worker_source, job)
+
+
+def _refuse_duplicates(written: list[Written]) -> None:
+    seen: dict[str, str] = {}
+    for done in written:
+        for key in done.keys:
+            if key in seen:
+                raise ShardError(
+                    f"key {key} is in {seen[key]} and in {done.shard.name}; keys must be unique"
+                )
+            seen[key] = done.shard.name

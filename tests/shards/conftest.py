@@ -1,0 +1,60 @@
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.index import Features
+from shards.schema import CLASS_DTYPE, Phrase, Sample
+
+FLICKR8K = os.environ.get("CAPDIST_FLICKR8K", "")
+
+
+def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
+    """A sample whose every member depends on i, with 1 to 3 regions."""
+    count = i % 3 + 1
+    rng = np.random.default_rng(i)
+    box = np.array([0.0, 0.25, 0.5, 1.0], dtype=np.float32)
+    classes = np.zeros((count, 2), dtype=CLASS_DTYPE)
+    classes["id"] = [1, 0]
+    classes["prob"] = [0.75, 0.25]
+    return Sample(
+        key=f"{i:012d}",
+        image_id=i,
+        width=640,
+        height=480,
+        split=split,
+        captions=(f"A dog runs {i}.", "Ein Hündchen."),
+        tokens=(("a", "dog", "runs", str(i)), ("ein", "hündchen")),
+        regions=rng.normal(size=(count, dim)).astype(np.float16),
+        boxes=np.tile(box, (count, 1)),
+        classes=classes,
+        concepts=(("dog", 0.9), ("runs", 0.5)),
+        grounding=(Phrase(0, 0, 2, 1, "dog", ((0.0, 0.25, 0.5, 1.0),)),),
+    )
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A source of made samples; picklable, so that worker processes can have it."""
+
+    sizes: dict[str, int] = field(default_factory=lambda: {"train": 7, "val": 2})
+    name: str = "numbers"
+    features: Features = Features("random", 4, 0)
+    class_names: tuple[str, ...] = ("cat", "dog")
+
+    def fingerprint(self) -> str:
+        return "numbers-v1"
+
+    def splits(self) -> dict[str, Sequence[int]]:
+        starts = np.cumsum([0, *self.sizes.values()])
+        return {
+            split: range(start, start + size)
+            for start, (split, size) in zip(starts.tolist(), self.sizes.items(), strict=False)
+        }
+
+    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+        for i in ids:
+            yield make_sample(i, split)
