@@ -1,0 +1,180 @@
+"""Which scene a random generator gives: kinds, colours, sizes, counts, and places for them.
+
+An arrangement sets up the first two entities (three for "between"); the others go where there is
+room. A proposal that does not fit, hides too much, or has no clear order of saliency is thrown
+away and the next one drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from shards.scenes.relations import CONTAINERS, SUPPORTS
+from shards.scenes.world import (
+    BACKDROPS,
+    COLOURS,
+    KINDS,
+    SIDE,
+    SIZES,
+    Entity,
+    Scene,
+    area,
+    centre,
+    intersection,
+)
+
+ARRANGEMENTS = ("left", "right", "above", "below", "on", "inside", "front", "between")
+MOST_OBJECTS = 6
+#: Empty pixels at the canvas's edge, and around entities placed where there is room.
+MARGIN = 3
+#: At least this share of every object can be seen.
+LEAST_VISIBLE = 0.4
+#: An entity's saliency is at least this many times the next one's.
+CLEARLY = 1.1
+
+#: Width and height of a kind, as multiples of its size's edge; square where not listed.
+ASPECT = {
+    "car": (1.3, 0.75),
+    "boat": (1.2, 0.95),
+    "fish": (1.25, 0.75),
+    "table": (1.3, 0.85),
+    "book": (1.15, 0.85),
+    "lamp": (0.75, 1.2),
+    "tree": (0.85, 1.25),
+    "chair": (0.75, 1.2),
+    "key": (1.3, 0.6),
+    "cone": (0.85, 1.1),
+    "kite": (0.85, 1.2),
+}
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """The next scene of a generator."""
+    while True:
+        arrangement = str(rng.choice(ARRANGEMENTS))
+        entities = _placed(rng, arrangement, _cast(rng, arrangement))
+        if _presentable(entities):
+            ranked = sorted(entities, key=lambda entity: -entity.saliency)
+            return Scene(str(rng.choice(BACKDROPS)), tuple(ranked))
+
+
+def visible_shares(entities: list[Entity]) -> list[float]:
+    """The share of every object's box that nothing hides, in painting order."""
+    boxes = [box for entity in _by_depth(entities) for box in entity.boxes]
+    shares = []
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        seen = np.ones((SIDE, SIDE), bool)
+        for u1, v1, u2, v2 in boxes[number + 1 :]:
+            seen[v1:v2, u1:u2] = False
+        shares.append(int(seen[y1:y2, x1:x2].sum()) / area(boxes[number]))
+    return shares
+
+
+def _by_depth(entities: list[Entity]) -> list[Entity]:
+    return sorted(entities, key=lambda entity: entity.depth)
+
+
+def _cast(rng: np.random.Generator, arrangement: str) -> list[Entity]:
+    """Two to four entities of different kinds, not yet in their places."""
+    number = int(rng.choice((2, 3, 4), p=(0.3, 0.5, 0.2)))
+    number = max(number, 3) if arrangement == "between" else number
+    kinds = [str(kind) for kind in rng.choice(KINDS, number, replace=False)]
+    sizes = [str(size) for size in rng.choice(tuple(SIZES), number, p=(0.35, 0.35, 0.3))]
+    sizes[2:] = ["small" if size == "large" else size for size in sizes[2:]]
+    counts = [int(count) for count in rng.choice((1, 2, 3, 4), number, p=(0.62, 0.18, 0.12, 0.08))]
+    if arrangement in ("on", "inside"):
+        base = str(rng.choice(SUPPORTS if arrangement == "on" else CONTAINERS))
+        kinds = [kind for kind in kinds if kind != base][: number - 1]
+        kinds.insert(1, base)
+        sizes[:2] = "small", "large"
+        counts[:2] = 1, 1
+    colours = [str(colour) for colour in rng.choice(COLOURS, number)]
+    # What is inside is painted before its container, everything else after what it is next to.
+    depths = (0, 1, 2, 3) if arrangement == "inside" else (1, 0, 2, 3)
+    rows = zip(kinds, colours, sizes, counts, depths, strict=False)
+    return [_row(rng, *row) for row in rows]
+
+
+def _row(
+    rng: np.random.Generator, kind: str, colour: str, size: str, count: int, depth: int
+) -> Entity:
+    """An entity whose objects stand side by side from the canvas's corner."""
+    edge = SIZES[size] * rng.uniform(0.92, 1.08)
+    wide, high = ASPECT.get(kind, (1.0, 1.0))
+    width, height = round(edge * wide), round(edge * high)
+    step = width + int(rng.integers(2, 5))
+    boxes = tuple((i * step, 0, i * step + width, height) for i in range(count))
+    return Entity(kind, colour, size, boxes, depth)
+
+
+def _placed(rng: np.random.Generator, arrangement: str, cast: list[Entity]) -> list[Entity]:
+    """The cast in its places; entities may stick out of the canvas."""
+    first, second, *others = cast
+    second = _anywhere(rng, second)
+    first = _beside(rng, first, second, "left" if arrangement == "between" else arrangement)
+    placed = [first, second]
+    if arrangement == "between":
+        placed.append(_beside(rng, others.pop(0), first, "left"))
+    for entity in others:
+        placed.append(_with_room(rng, entity, placed))
+    return placed
+
+
+def _beside(rng: np.random.Generator, a: Entity, b: Entity, side: str) -> Entity:
+    """Entity a in the given relation to b."""
+    (aw, ah), (bw, bh) = _extent(a), _extent(b)
+    gap, slide, lean = rng.integers(5, 24), rng.integers(-9, 10), rng.uniform(-1, 1)
+    along, across = (aw + bw) / 2 + gap, (ah + bh) / 2 + gap
+    dx, dy = {
+        "left": (-along, slide),
+        "right": (along, slide),
+        "above": (slide, -across),
+        "below": (slide, across),
+        "on": (lean * bw / 4, gap - across),
+        "inside": (lean * (bw - aw) / 2, gap - across + 0.5 * ah),
+        "front": (lean * (aw + bw) / 3, 0.3 * bh),
+    }[side]
+    x, y = centre(b.bounds)
+    return _moved(a, round(x + dx - aw / 2), round(y + dy - ah / 2))
+
+
+def _anywhere(rng: np.random.Generator, entity: Entity) -> Entity:
+    width, height = _extent(entity)
+    x = rng.integers(MARGIN, max(MARGIN + 1, SIDE - MARGIN - width))
+    y = rng.integers(MARGIN, max(MARGIN + 1, SIDE - MARGIN - height))
+    return _moved(entity, int(x), int(y))
+
+
+def _with_room(rng: np.random.Generator, entity: Entity, placed: list[Entity]) -> Entity:
+    """The entity where it touches no other, or anywhere if no room was found in 20 tries."""
+    for _ in range(20):
+        entity = _anywhere(rng, entity)
+        x1, y1, x2, y2 = entity.bounds
+        around = (x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN)
+        if not any(area(intersection(around, other.bounds)) for other in placed):
+            break
+    return entity
+
+
+def _extent(entity: Entity) -> tuple[int, int]:
+    x1, y1, x2, y2 = entity.bounds
+    return x2 - x1, y2 - y1
+
+
+def _moved(entity: Entity, x: int, y: int) -> Entity:
+    """The entity with its upper left corner at x, y."""
+    dx, dy = x - entity.bounds[0], y - entity.bounds[1]
+    boxes = tuple((x1 + dx, y1 + dy, x2 + dx, y2 + dy) for x1, y1, x2, y2 in entity.boxes)
+    return replace(entity, boxes=boxes)
+
+
+def _presentable(entities: list[Entity]) -> bool:
+    inner = (MARGIN, MARGIN, SIDE - MARGIN, SIDE - MARGIN)
+    fits = all(intersection(entity.bounds, inner) == entity.bounds for entity in entities)
+    few = sum(len(entity.boxes) for entity in entities) <= MOST_OBJECTS
+    ranks = sorted((entity.saliency for entity in entities), reverse=True)
+    clear = all(high >= CLEARLY * low for high, low in pairwise(ranks))
+    return fits and few and clear and min(visible_shares(entities)) >= LEAST_VISIBLE

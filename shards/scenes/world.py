@@ -1,0 +1,100 @@
+"""What a drawn scene is: its entities, where they stand, and which of them matters most.
+
+All positions are whole pixels and all arithmetic is exact or correctly rounded, so that a scene
+is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: The canvas is a square of SIDE × SIDE pixels.
+SIDE = 160
+
+#: Kinds that a detector easily takes for each other.
+CONFUSABLE = (
+    ("cat", "dog", "bird"),
+    ("ball", "moon", "clock"),
+    ("box", "book", "house"),
+    ("cone", "tree", "kite"),
+    ("car", "boat", "fish"),
+    ("flower", "mushroom", "umbrella"),
+    ("chair", "table", "lamp"),
+    ("cup", "key", "star"),
+)
+KINDS = tuple(kind for group in CONFUSABLE for kind in group)
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+BACKDROPS = ("grass", "beach", "floor", "snow")
+
+#: Edge of a square object in pixels, by size; `ASPECT` stretches it by kind.
+SIZES = {"small": 24, "medium": 36, "large": 54}
+
+#: Kinds that hold or carry others: eyes go to what is in or on them.
+FURNITURE = ("table", "box", "book", "car", "cup", "chair")
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One object, or a row of two to four alike; ``boxes`` are x1, y1, x2, y2 in pixels.
+
+    What has the larger ``depth`` is painted later and hides what lies behind it.
+    """
+
+    kind: str
+    colour: str
+    size: str
+    boxes: tuple[Box, ...]
+    depth: int
+
+    @property
+    def bounds(self) -> Box:
+        """The smallest box around all objects of the row."""
+        x1, y1, x2, y2 = zip(*self.boxes, strict=True)
+        return min(x1), min(y1), max(x2), max(y2)
+
+    @property
+    def saliency(self) -> float:
+        """Edge in pixels of a square of the row's area; less in corners and for furniture."""
+        x, y = centre(self.bounds)
+        away = math.sqrt((x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2) / (SIDE / math.sqrt(2))
+        interest = 0.4 if self.kind in FURNITURE else 1.0
+        return interest * (1 - 0.5 * away) * math.sqrt(sum(area(box) for box in self.boxes))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A backdrop and two to four entities, the most salient first."""
+
+    backdrop: str
+    entities: tuple[Entity, ...]
+
+    def objects(self) -> Iterator[tuple[Entity, Box]]:
+        """Every object with the entity it belongs to, in painting order."""
+        for entity in sorted(self.entities, key=lambda entity: entity.depth):
+            for box in entity.boxes:
+                yield entity, box
+
+
+def area(box: Box) -> int:
+    """The area of a box in square pixels; 0 for an empty one."""
+    return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+
+
+def centre(box: Box) -> tuple[float, float]:
+    """The centre x, y of a box in pixels."""
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def intersection(a: Box, b: Box) -> Box:
+    """The box common to two boxes; of area 0 where they do not meet."""
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+
+
+def normalised(box: Box) -> tuple[float, float, float, float]:
+    """A pixel box in 0..1 of the canvas."""
+    x1, y1, x2, y2 = box
+    return x1 / SIDE, y1 / SIDE, x2 / SIDE, y2 / SIDE
