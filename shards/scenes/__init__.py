@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.index import Features
-from shards.schema import Sample, ShardError
 from shards.scenes.concepts import spot
 from shards.scenes.detector import CLASS_NAMES, REGIONS, WIDTH, detect
 from shards.scenes.draw import picture
 from shards.scenes.grammar import captions, raw
 from shards.scenes.layout import draw_scene
 from shards.scenes.world import SIDE
+from shards.schema import Sample, ShardError
 
 __all__ = ["SceneSource"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.schema import CLASS_DTYPE, Array
 from shards.scenes.layout import visible_shares
 from shards.scenes.world import BACKDROPS, COLOURS, CONFUSABLE, KINDS, Scene, normalised
+from shards.schema import CLASS_DTYPE, Array
 
 REGIONS = 36
 WIDTH = 128
@@ -91,7 +91,7 @@ def _proposals(rng: np.random.Generator, truth: Array) -> Array:
     corners = rng.uniform(0, 0.75, (REGIONS - len(jittered) - len(pairs), 2))
     sizes = rng.uniform(0.15, 0.6, corners.shape)
     boxes = np.vstack([jittered, pairs, np.hstack([corners, corners + sizes])])
-    return np.clip(boxes, 0, 1)
+    return np.asarray(np.clip(boxes, 0, 1))
 
 
 def _cover(boxes: Array, truth: Array) -> Array:
@@ -104,7 +104,7 @@ def _cover(boxes: Array, truth: Array) -> Array:
 
 
 def _looks(scene: Scene, cover: Array, rng: np.random.Generator, poor: Array) -> Array:
-    """(R, colours + backdrops + 1): what colours a region shows, where it lies, how well it fits."""
+    """(R, colours + backdrops + 1): a region's colours, its backdrop, how well it fits."""
     colours = np.stack(
         [np.eye(len(COLOURS))[COLOURS.index(entity.colour)] for entity, _ in scene.objects()]
     )

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from shards.schema import Phrase
 from shards.scenes.relations import between, near, relation
 from shards.scenes.words import (
     BACKDROP_WORDS,
@@ -24,11 +23,12 @@ from shards.scenes.words import (
     SIZE_WORDS,
 )
 from shards.scenes.world import Entity, Scene, normalised
+from shards.schema import Phrase
 
 #: Captions shorter than FEWEST words go on to say where the scene is.
 FEWEST = 8
 #: How often a word that has synonyms is the usual one.
-USUAL = 0.7
+USUAL = 0.65
 #: How often a colour and a size are given, for the entities in order of saliency.
 COLOUR_GIVEN = (0.85, 0.7, 0.5)
 SIZE_GIVEN = (0.45, 0.25, 0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 #: The canvas is a square of SIDE × SIDE pixels.
 SIDE = 160
@@ -50,7 +51,7 @@ class Entity:
     boxes: tuple[Box, ...]
     depth: int
 
-    @property
+    @cached_property
     def bounds(self) -> Box:
         """The smallest box around all objects of the row."""
         x1, y1, x2, y2 = zip(*self.boxes, strict=True)
