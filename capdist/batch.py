@@ -1,0 +1,86 @@
+"""What the parts hand each other, and the legend of shapes.
+
+Legend: B images, S captions of an image, K beams, R regions, A concepts, F feature width,
+D model width, L length, V vocabulary. Tensors may carry it as a suffix: ``logits_BSLV``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capdist.vocab import PAD
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with all their captions, padded.
+
+    ``regions`` (B, R, F) float32 and ``boxes`` (B, R, 4) are real where ``region_mask`` (B, R);
+    ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A);
+    ``tokens`` (B, S, L) run BOS, words, EOS, PAD, and a caption that an image lacks is all PAD.
+    """
+
+    keys: tuple[str, ...]
+    image_ids: Tensor
+    regions: Tensor
+    region_mask: Tensor
+    boxes: Tensor
+    concepts: Tensor
+    concept_mask: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def empty(cls, feature_dim: int) -> Batch:
+        """A batch of no weight, for a rank that an uneven tail leaves without images."""
+        return cls(
+            keys=(),
+            image_ids=torch.full((1,), -1),
+            regions=torch.zeros(1, 1, feature_dim),
+            region_mask=torch.ones(1, 1, dtype=torch.bool),
+            boxes=torch.zeros(1, 1, 4),
+            concepts=torch.zeros(1, 1, dtype=torch.long),
+            concept_mask=torch.ones(1, 1, dtype=torch.bool),
+            tokens=torch.full((1, 1, 2), PAD),
+        )
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, S, L-1) what a decoder reads under teacher forcing."""
+        return self.tokens[..., :-1]
+
+    @property
+    def targets(self) -> Tensor:
+        """(B, S, L-1) what it must predict; PAD carries no loss."""
+        return self.tokens[..., 1:]
+
+    @property
+    def token_count(self) -> int:
+        """Targets that carry loss: every word and every EOS."""
+        return int((self.targets != PAD).sum())
+
+    @property
+    def caption_count(self) -> int:
+        """Captions that are really there."""
+        return int((self.targets != PAD).any(-1).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in tensors.items()}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Decoded captions, best first.
+
+    ``tokens`` (B, K, L) word ids, EOS, then PAD; ``scores`` (B, K) float32 summed
+    log-probabilities.
+    """
+
+    tokens: Tensor
+    scores: Tensor

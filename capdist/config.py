@@ -1,0 +1,286 @@
+"""The configuration of a run: one typed, frozen tree, read from JSON.
+
+An unknown key is refused with the nearest known one; ``--set a.b=c`` overrides any value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run; the message names the file and the key."""
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataConfig(Section):
+    """Where the shards are and how they are read."""
+
+    shards: str = Field(description="Folder of shards, with its manifest.json.")
+    min_count: Positive = Field(5, description="Rarer words of the training captions become UNK.")
+    max_words: Positive = Field(20, description="Training captions are clipped to this many words.")
+    max_concepts: Positive = Field(36, description="Best-scored concepts kept for an image.")
+    lanes: Positive = Field(64, description="Lanes of the sample order; ranks must divide them.")
+    window: Positive = Field(64, description="Samples of a lane that are mixed with each other.")
+    workers: int = Field(2, ge=0, description="Reader processes of each rank; 0 reads in-process.")
+
+
+class OptimizerConfig(Section):
+    """Adam, or AdamW when ``decoupled`` (weight decay outside the gradient)."""
+
+    lr: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    decoupled: bool = False
+    clip_norm: float = Field(0.0, ge=0, description="Largest global gradient norm; 0: no limit.")
+
+
+class ConstantSchedule(Section):
+    """The optimizer's rate, reached linearly over ``warmup_steps``."""
+
+    name: Literal["constant"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class StepSchedule(Section):
+    """The rate times ``gamma`` every ``every_epochs`` epochs, after a linear warm-up."""
+
+    name: Literal["step"]
+    gamma: float = Field(0.8, gt=0, le=1)
+    every_epochs: Positive = 3
+    warmup_steps: int = Field(0, ge=0)
+
+
+class NoamSchedule(Section):
+    """Linear warm-up to the rate, then decay with 1/sqrt(step) (Vaswani et al. 2017, Eq. 3)."""
+
+    name: Literal["noam"]
+    warmup_steps: Positive = 4000
+
+
+class CosineSchedule(Section):
+    """Linear warm-up to the rate, then half a cosine down to 0 at the stage's last step."""
+
+    name: Literal["cosine"]
+    warmup_steps: int = Field(0, ge=0)
+
+
+Schedule = Annotated[
+    ConstantSchedule | StepSchedule | NoamSchedule | CosineSchedule, Field(discriminator="name")
+]
+
+
+class BatchConfig(Section):
+    """The one home of batch sizes, in images; every image brings all its captions.
+
+    Accumulation follows: images = micro × ranks × accumulation steps.
+    """
+
+    images: Positive = Field(description="Images of one optimizer step, over all ranks.")
+    micro: Positive = Field(description="Images of one forward pass on one rank.")
+
+    def accumulation(self, world: int) -> int:
+        """Micro-batches of a step: the same number on every rank, in every step."""
+        return -(-self.images // (world * self.micro))
+
+
+class ScheduledSampling(Section):
+    """Share of input words taken from the model itself: ``increase`` every ``every_epochs``."""
+
+    increase: Share = 0.05
+    every_epochs: Positive = 5
+    maximum: Share = 0.25
+
+
+class XeStage(Section):
+    """Cross entropy with teacher forcing."""
+
+    objective: Literal["xe"]
+    epochs: Positive
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    schedule: Schedule = ConstantSchedule()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    scheduled_sampling: ScheduledSampling | None = None
+    patience: Positive | None = Field(
+        None, description="Stop after this many evaluations without a better validation CIDEr."
+    )
+
+
+class DecodingConfig(Section):
+    """How captions are decoded when they are scored."""
+
+    beam: Positive = Field(3, description="Hypotheses an image; 1 is greedy.")
+    max_words: Positive = 20
+    batch: Positive = Field(50, description="Images decoded at a time on one rank.")
+
+
+class ValidationConfig(Section):
+    """The validation CIDEr that chooses the best checkpoint; decoded greedily."""
+
+    split: str = "val"
+    every_epochs: Positive = 1
+
+
+class CheckpointConfig(Section):
+    """When the state is saved, besides at the end of every epoch."""
+
+    every_steps: Positive | None = None
+
+
+class Config(Section):
+    """A run from shards to a trained model."""
+
+    schema_: str | None = Field(None, alias="$schema")
+    description: str = Field(description="What it is for, how long it takes, what score to expect.")
+    run: str = Field(description="Folder of everything the run writes.")
+    seed: int = Field(1, ge=0)
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    data: DataConfig
+    model: dict[str, Any] = Field(description="name, and what that model's own section knows.")
+    stages: tuple[XeStage, ...] = Field(min_length=1)
+    validation: ValidationConfig = ValidationConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict,
+        description="DeepSpeed's own JSON, passed through; batch sizes, optimizer and clipping "
+        "come from the stage.",
+    )
+
+    @model_validator(mode="after")
+    def _one_home(self) -> Config:
+        taken = {
+            "train_batch_size": "stages.N.batch.images",
+            "train_micro_batch_size_per_gpu": "stages.N.batch.micro",
+            "gradient_accumulation_steps": "stages.N.batch.images and micro",
+            "gradient_clipping": "stages.N.optimizer.clip_norm",
+            "optimizer": "stages.N.optimizer",
+            "scheduler": "stages.N.schedule",
+        }
+        for key, home in taken.items():
+            if key in self.deepspeed:
+                raise ValueError(f"deepspeed.{key} is set by {home}; remove it from deepspeed")
+        return self
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """The tree in a JSON file, with ``a.b=c`` overrides (values are JSON, or else strings).
+
+    Raises:
+        ConfigError: one line that names the file, the key, and the nearest known key.
+    """
+    data = read_json(path)
+    for override in overrides:
+        _set(data, override)
+    return validate(Config, data, str(path))
+
+
+def read_json(path: Path | str) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        ConfigError: if the file is missing or does not parse.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+
+
+def validate(section: type[SectionT], data: Any, where: str, prefix: str = "") -> SectionT:
+    """``data`` as a section; ``where`` names its file and ``prefix`` its place in the tree.
+
+    Raises:
+        ConfigError: for the first thing wrong, in one line.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(section, error, prefix)}") from None
+
+
+def _explain(section: type[Section], error: ValidationError, prefix: str) -> str:
+    # An unknown key is often the misspelling of one that is then missing: name it first.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # Pydantic puts the chosen member of a union into the place; it is no key of the file.
+    names = [str(part) for part in first["loc"] if part not in _tags(section)]
+    key = ".".join([prefix, *names] if prefix else names)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(section, names)}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return f"{key}: {message}{got}" if key else f"{message}{got}"
+
+
+def _suggestion(section: type[Section], names: list[str]) -> str:
+    plain = ".".join(name for name in names if not name.isdigit())
+    known = list(_keys(section, ""))
+    siblings = [k for k in known if k.rpartition(".")[0] == plain.rpartition(".")[0]]
+    near = difflib.get_close_matches(plain, siblings, 1, 0.5)
+    # A right key in the wrong section is the other common slip.
+    near = near or [k for k in known if k.rpartition(".")[2] == plain.rpartition(".")[2]]
+    near = near or difflib.get_close_matches(plain, known, 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(siblings)}"
+
+
+def _keys(section: type[Section], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        yield key
+        for part in _sections(field.annotation):
+            yield from _keys(part, f"{key}.")
+
+
+def _tags(section: type[Section]) -> set[str]:
+    tags = set()
+    for field in section.model_fields.values():
+        for part in _sections(field.annotation):
+            name = part.model_fields.get("name")
+            tags |= {str(tag) for tag in get_args(name.annotation)} if name else set()
+            tags |= _tags(part)
+    return tags
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
+
+
+def _set(data: Any, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: expected a.b=c")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    *parents, last = path.split(".")
+    try:
+        for part in parents:
+            data = data[int(part)] if isinstance(data, list) else data.setdefault(part, {})
+        data[int(last) if isinstance(data, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigError(f"--set {override}: {path} leads into no section") from None

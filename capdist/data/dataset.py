@@ -1,0 +1,119 @@
+"""A folder of shards as a run sees it: its references, its vocabulary, its batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from capdist.batch import Batch
+from capdist.config import BatchConfig, DataConfig
+from capdist.data.collate import Collate
+from capdist.data.order import Order
+from capdist.data.stream import Ranks, Stream
+from capdist.vocab import Vocabulary
+from shards.index import Manifest
+from shards.schema import Sample, ShardError
+
+
+@dataclass(frozen=True)
+class References:
+    """Captions of a split by image id, raw and as tokens."""
+
+    raw: dict[int, tuple[str, ...]]
+    tokens: dict[int, tuple[tuple[str, ...], ...]]
+
+
+def references(manifest: Manifest, split: str) -> References:
+    """All captions of a split; a split whose captions are withheld gives empty ones."""
+    found = References({}, {})
+    for _, data in manifest.read(split, "json"):
+        annotation = json.loads(data)
+        image = annotation["image_id"]
+        found.raw[image] = tuple(annotation["captions"])
+        found.tokens[image] = tuple(tuple(caption) for caption in annotation["tokens"])
+    return found
+
+
+def count_words(manifest: Manifest, min_count: int) -> Vocabulary:
+    """The vocabulary of the training captions."""
+    captions = references(manifest, "train").tokens.values()
+    return Vocabulary.count((caption for image in captions for caption in image), min_count)
+
+
+def check_needs(manifest: Manifest, needs: frozenset[str], model: str) -> None:
+    """Refuse shards that lack what a model reads, before anything trains.
+
+    Raises:
+        ShardError: naming the member.
+    """
+    first = manifest.index(manifest.split("train")[0])[0]
+    have = {suffix.partition(".")[0] for suffix in first.members}
+    for need in sorted(needs - have):
+        raise ShardError(
+            f"{manifest.root}: its samples have no {need}, which model {model!r} reads; "
+            "build the shards with them or choose another model"
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The micro-batches of every step of one split, for one rank."""
+
+    stream: Stream
+    collate: Collate
+    batch: BatchConfig
+
+    def epoch(self, epoch: int, consumed: int = 0) -> Iterator[list[Batch]]:
+        """Steps of an epoch, from ``consumed`` samples on.
+
+        Where an uneven tail leaves a micro-batch without images, a batch of no weight stands in.
+        """
+        for samples in self.stream.epoch(epoch, consumed):
+            yield [self._batch(part) for part in self._parts(samples)]
+
+    def _parts(self, samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+        micro = self.batch.micro
+        for number in range(self.batch.accumulation(self.stream.ranks.world)):
+            yield samples[number * micro : (number + 1) * micro]
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        return self.collate(samples) if samples else Batch.empty(self.stream.manifest.features.dim)
+
+
+def training_batches(
+    manifest: Manifest,
+    data: DataConfig,
+    batch: BatchConfig,
+    vocab: Vocabulary,
+    ranks: Ranks,
+    seed: int,
+) -> Batches:
+    """The training split, shuffled."""
+    sizes = tuple(shard.samples for shard in manifest.split("train"))
+    order = Order(sizes, seed, data.lanes, data.window)
+    return _batches(manifest, "train", data, batch, vocab, ranks, order)
+
+
+def evaluation_batches(
+    manifest: Manifest, split: str, data: DataConfig, micro: int, vocab: Vocabulary, ranks: Ranks
+) -> Batches:
+    """A split as it stands, ``micro`` images at a time on every rank."""
+    sizes = tuple(shard.samples for shard in manifest.split(split))
+    order = Order(sizes, 0, data.lanes, data.window, shuffle=False)
+    batch = BatchConfig(images=micro * ranks.world, micro=micro)
+    return _batches(manifest, split, data, batch, vocab, ranks, order)
+
+
+def _batches(
+    manifest: Manifest,
+    split: str,
+    data: DataConfig,
+    batch: BatchConfig,
+    vocab: Vocabulary,
+    ranks: Ranks,
+    order: Order,
+) -> Batches:
+    stream = Stream(manifest, split, order, ranks, batch.images, data.workers)
+    collate = Collate(vocab, data.max_words, data.max_concepts)
+    return Batches(stream, collate, batch)

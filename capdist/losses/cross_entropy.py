@@ -1,0 +1,62 @@
+"""Cross entropy with teacher forcing, label smoothing and scheduled sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from capdist.batch import Batch
+from capdist.models.base import CaptionModel
+from capdist.vocab import PAD
+
+
+def cross_entropy(
+    model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
+) -> Tensor:
+    """-Σ log p(w_t | w_<t, image), summed over the words and EOS of every caption; a scalar.
+
+    A sum, not a mean: the mean over ranks and micro-batches of means is not the global mean, so
+    the trainer divides by the token count of the whole step.
+
+    Args:
+        model: a captioning model.
+        batch: images with their captions.
+        label_smoothing: share of the target mass spread over the vocabulary (Szegedy et al.).
+        sampled: probability that an input word is the model's own choice (Bengio et al. 2015).
+    """
+    memory = model.encode(batch)
+    inputs = batch.inputs
+    if sampled > 0:
+        inputs = scheduled_inputs(model, memory, inputs, sampled)
+    logits = model(memory, inputs)
+    return functional.cross_entropy(
+        logits.flatten(0, 2).float(),
+        batch.targets.flatten(),
+        ignore_index=PAD,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+
+
+@torch.no_grad()
+def scheduled_inputs(
+    model: CaptionModel[Any], memory: Any, inputs: Tensor, sampled: float
+) -> Tensor:
+    """(B, S, L) inputs in which each word but the first is, by chance, drawn from the model.
+
+    Padding stays padding, so that no loss falls on drawn words beyond a caption's end.
+    """
+    state = model.start(memory, inputs.shape[1], inputs.shape[2])
+    drawn = inputs.clone()
+    for position in range(inputs.shape[2] - 1):
+        logits, state = model.step(state, drawn[..., position])
+        words = torch.distributions.Categorical(logits=logits.float()).sample()
+        following = inputs[..., position + 1]
+        replaced = (torch.rand(following.shape, device=inputs.device) < sampled) & (
+            following != PAD
+        )
+        drawn[..., position + 1] = torch.where(replaced, words, following)
+    return drawn

@@ -1,0 +1,249 @@
+"""GLIED: Global-and-Local Information Exploring-and-Distilling (Liu et al., IJCAI 2019).
+
+Reads like the paper's section 3. With all three switches off it is the paper's cross-modal
+base model; the switches give the six rows of its Table 4.
+
+Parameters at the paper's settings (V = 9,487 words, F = 2048, D = 512, embedding 256):
+
+    word table 2.43 M + its projection 0.13 M + region projection 1.05 M + output 4.87 M = 8.48 M
+    an attention 1.05 M, a feed-forward 2.10 M
+    base   8.48 + H_x 1.05 + H_v=a 1.05 + F 2.10                             = 12.7 M (paper 12.3)
+    GLIED  base + H_vd 1.05 + its F 2.10 + H_ad 1.05 + H_vl=al 1.05          = 17.9 M (paper 18.3)
+
+The paper's figures are its own estimates. A feed-forward behind Eq. 11 would make GLIED 20.0 M,
+so c_l goes to the output layer directly, which is what the text below Eq. 11 says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from capdist.batch import Batch
+from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
+from capdist.models.layers import (
+    AddNorm,
+    FeedForward,
+    MultiHeadAttention,
+    WordEmbedding,
+    causal_mask,
+    positions,
+)
+
+
+class GliedConfig(ModelConfig):
+    """The paper's section 4.2; the switches are the rows of its Table 4."""
+
+    name: Literal["glied"]
+    width: int = Field(512, description="D, the model's width.")
+    embedding: int = Field(256, description="Width of the word and attribute table.")
+    heads: int = Field(8, description="Heads, but for the cross-modal attentions, which have one.")
+    hidden: int = Field(2048, description="Width inside the feed-forward layers.")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    global_visual: bool = Field(True, description="Global visual distilling, Eq. 7.")
+    global_attribute: bool = Field(True, description="Global attribute distilling, Eq. 8.")
+    local: bool = Field(True, description="Local cross-modal distilling, Eq. 11.")
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Keys and values of an attention (B, N, D), and where they are real (B, 1, N)."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class GliedMemory:
+    """What Eq. 4, 8, 10 and 11 look at, projected for each; None where a switch is off."""
+
+    visual: Projected
+    attribute: Projected | None
+    collocation: Projected | None
+    local_visual: Projected | None
+    local_attribute: Projected | None
+
+
+class Transform(nn.Module):
+    """Eq. 5: G(G(F(c), c), x), the feed-forward with the original input as second shortcut."""
+
+    def __init__(self, config: GliedConfig) -> None:
+        super().__init__()
+        self.feed_forward = FeedForward(config.width, config.hidden)
+        self.inner = AddNorm(config.width, config.dropout)
+        self.outer = AddNorm(config.width, config.dropout)
+
+    def forward(self, c: Tensor, x: Tensor) -> Tensor:
+        """Both (..., D)."""
+        return self.outer(self.inner(self.feed_forward(c), c), x)
+
+
+@register("glied")
+class Glied(CaptionModel[GliedMemory]):
+    """GLIED, or its base model, by the switches of its config."""
+
+    Config = GliedConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
+
+    def __init__(self, config: GliedConfig, dims: Dims) -> None:
+        super().__init__()
+        self.config = config
+        width, heads, dropout = config.width, config.heads, config.dropout
+        self.words = WordEmbedding(dims.vocabulary, config.embedding, width)
+        self.regions = nn.Linear(dims.features, width)
+        self.dropout = nn.Dropout(dropout)
+        self.attend_x = MultiHeadAttention(width, heads, dropout)
+        self.norm_x = AddNorm(width, dropout)
+        self.attend_cross = MultiHeadAttention(width, 1, dropout)
+        self.norm_cross = AddNorm(width, dropout)
+        self.transform = Transform(config)
+        if config.global_visual:
+            self.attend_vd = MultiHeadAttention(width, heads, dropout)
+            self.norm_vd = AddNorm(width, dropout)
+            self.transform_vd = Transform(config)
+        if config.global_attribute:
+            self.attend_ad = MultiHeadAttention(width, heads, dropout)
+            self.norm_ad = AddNorm(width, dropout)
+        if config.local:
+            self.attend_local = MultiHeadAttention(width, 1, dropout)
+            self.norm_local = AddNorm(width, dropout)
+        self.output = nn.Linear(width, dims.vocabulary)
+
+    def encode(self, batch: Batch) -> GliedMemory:
+        """Project I and A for every attention that looks at them; they are the same each step."""
+        regions = self.regions(batch.regions.to(self.regions.weight.dtype))
+        attributes = self.words(batch.concepts)
+        in_image, in_list = batch.region_mask[:, None], batch.concept_mask[:, None]
+        distilled = self.distil_visual(regions, in_image)
+        config = self.config
+
+        def project(attend: MultiHeadAttention, source: Tensor, mask: Tensor) -> Projected:
+            return Projected(*attend.project(source), mask)
+
+        return GliedMemory(
+            visual=project(self.attend_cross, distilled, in_image),
+            attribute=None
+            if config.global_attribute
+            else project(self.attend_cross, attributes, in_list),
+            collocation=project(self.attend_ad, attributes, in_list)
+            if config.global_attribute
+            else None,
+            local_visual=project(self.attend_local, regions, in_image) if config.local else None,
+            local_attribute=project(self.attend_local, attributes, in_list)
+            if config.local
+            else None,
+        )
+
+    def distil_visual(self, regions: Tensor, mask: Tensor) -> Tensor:
+        """Ĩ = G(H_vd(I, I, I), I) (Eq. 7), then Eq. 5; (B, R, D)."""
+        if not self.config.global_visual:
+            return regions
+        attended = self.attend_vd(regions, *self.attend_vd.project(regions), mask)
+        return self.transform_vd(self.norm_vd(attended, regions), regions)
+
+    def distil_attributes(self, memory: GliedMemory, x: Tensor) -> Tensor:
+        """t̃ = G(H_ad(x, A, A), x) (Eq. 8): collocations around the input word; (B, N, D)."""
+        if memory.collocation is None:
+            return x
+        return self.norm_ad(_look(self.attend_ad, x, memory.collocation), x)
+
+    def aspect(self, memory: GliedMemory, context: Tensor, x: Tensor) -> Tensor:
+        """The aspect vector c̃ of caption context x̃ (B, N, D).
+
+        c = G(H_v(x̃, Ĩ, Ĩ) [+ H_a(x̃, A, A)], x̃) (Eq. 10, or Eq. 4 where attributes were not
+        distilled already), then Eq. 5.
+        """
+        attended = _look(self.attend_cross, context, memory.visual)
+        if memory.attribute is not None:
+            attended = attended + _look(self.attend_cross, context, memory.attribute)
+        return self.transform(self.norm_cross(attended, context), x)
+
+    def distil_local(self, memory: GliedMemory, aspect: Tensor) -> Tensor:
+        """c_l = G(H_vl(c̃_g, I, I) + H_al(c̃_g, A, A), c̃_g) (Eq. 11); (B, N, D)."""
+        if memory.local_visual is None or memory.local_attribute is None:
+            return aspect
+        attended = _look(self.attend_local, aspect, memory.local_visual)
+        attended = attended + _look(self.attend_local, aspect, memory.local_attribute)
+        return self.norm_local(attended, aspect)
+
+    def forward(self, memory: GliedMemory, tokens: Tensor) -> Tensor:
+        """Logits (Eq. 6 before its softmax) at every position."""
+        x, context = self._context(memory, tokens)
+        aspect = self.distil_local(memory, self.aspect(memory, context, x))
+        return self.output(aspect).unflatten(1, tokens.shape[1:])
+
+    def start(self, memory: GliedMemory, beams: int, length: int) -> State[GliedMemory]:
+        """Empty caches of the self-attention's keys and values, (B, K, length, D)."""
+        shape = (len(memory.visual.keys), beams, length, self.config.width)
+        return State(memory, {name: memory.visual.keys.new_zeros(shape) for name in ("k", "v")})
+
+    def step(self, state: State[GliedMemory], token: Tensor) -> tuple[Tensor, State[GliedMemory]]:
+        """One position of `forward`, reading x̃ from the caches (Eq. 3 or 9)."""
+        memory, at = state.memory, state.position
+        x = self._embed(token, at)
+        t = self.distil_attributes(memory, x)
+        keys, values = self.attend_x.project(t)
+        cache = {"k": _put(state.cache["k"], keys, at), "v": _put(state.cache["v"], values, at)}
+        seen = torch.ones(1, at + 1, dtype=torch.bool, device=token.device)
+        attended = self.attend_x(
+            t[:, :, None], cache["k"][:, :, : at + 1], cache["v"][:, :, : at + 1], seen
+        )
+        context = self.norm_x(attended[:, :, 0], t)
+        logits = self.output(self.distil_local(memory, self.aspect(memory, context, x)))
+        return logits, replace(state, cache=cache, position=at + 1)
+
+    def attention(self, memory: GliedMemory, tokens: Tensor) -> dict[str, Tensor]:
+        """Weights of the last look at regions and at attributes before each word."""
+        x, query = self._context(memory, tokens)
+        attend, visual, attribute = self.attend_cross, memory.visual, memory.attribute
+        if memory.local_visual is not None:
+            query = self.aspect(memory, query, x)
+            attend, visual, attribute = (
+                self.attend_local,
+                memory.local_visual,
+                memory.local_attribute,
+            )
+        elif memory.collocation is not None:
+            collocations = self.attend_ad.weights(
+                x, memory.collocation.keys, memory.collocation.mask
+            )
+        looks = {"regions": attend.weights(query, visual.keys, visual.mask)}
+        if attribute is not None:
+            looks["concepts"] = attend.weights(query, attribute.keys, attribute.mask)
+        else:
+            looks["concepts"] = collocations
+        return {name: weights.unflatten(1, tokens.shape[1:]) for name, weights in looks.items()}
+
+    def _context(self, memory: GliedMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Input x and x̃ = G(H_x(t̃, T̃, T̃), t̃) (Eq. 9; Eq. 3 where t̃ = x), (B, S·L, D)."""
+        captions, length = tokens.shape[1:]
+        x = self._embed(tokens, 0).flatten(1, 2)
+        t = self.distil_attributes(memory, x)
+        packed = t.unflatten(1, (captions, length))
+        mask = causal_mask(length, tokens.device)
+        attended = self.attend_x(packed, *self.attend_x.project(packed), mask)
+        return x, self.norm_x(attended.flatten(1, 2), t)
+
+    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+        """Words (B, N) at position ``start``, or captions (B, S, L) from it on; (..., D)."""
+        length = tokens.shape[2] if tokens.ndim == 3 else 1
+        words = self.words(tokens)
+        place = positions(start, length, self.config.width, tokens.device).to(words.dtype)
+        return self.dropout(words + (place if tokens.ndim == 3 else place[0]))
+
+
+def _look(attend: MultiHeadAttention, query: Tensor, source: Projected) -> Tensor:
+    """An attention of (B, N, D) queries over parts of the image."""
+    return attend(query, source.keys, source.values, source.mask)
+
+
+def _put(cache: Tensor, row: Tensor, position: int) -> Tensor:
+    """The cache (B, K, L, D) with ``row`` (B, K, D) at a position."""
+    cache = cache.clone()
+    cache[:, :, position] = row
+    return cache

@@ -1,0 +1,111 @@
+"""Parts that several models share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class MultiHeadAttention(nn.Module):
+    """H(Q, K, V) = [A_1; ...; A_n] W with A_i = softmax(Q W_i^Q (K W_i^K)^T / sqrt(d_k)) V W_i^V.
+
+    GLIED's Eq. 1 and 2 (Vaswani et al. 2017). Keys and values are projected apart from the
+    attention, so that an image's are made once and a caption's are cached.
+
+    Args:
+        width: D of queries, keys, values and output.
+        heads: n; D must be a multiple of it.
+        dropout: of the attention weights.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., N, D) sources to their keys and values, of the same shape."""
+        return self.key(source), self.value(source)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """(..., Q, D) queries over (..., N, D) projected keys and values.
+
+        ``mask`` (..., Q or 1, N) is True where a query may look; a query that may look nowhere
+        gets the output's bias alone.
+        """
+        weights = self.dropout(self._weights(query, keys, mask))
+        attended = weights @ self._split(values)
+        return self.output(attended.transpose(-3, -2).flatten(-2))
+
+    def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """(..., Q, N) the attention weights, averaged over the heads."""
+        return self._weights(query, keys, mask).mean(-3)
+
+    def _weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        q, k = self._split(self.query(query)), self._split(keys)
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+        hidden = ~mask.unsqueeze(-3)
+        weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-1)
+        # Only rows without anything to look at are changed here: there softmax was uniform.
+        return weights.masked_fill(hidden, 0.0)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(..., N, D) to (..., heads, N, D / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+
+class FeedForward(nn.Sequential):
+    """F: two linear layers with a rectifier between them, D to hidden to D."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+
+class AddNorm(nn.Module):
+    """G(y, x) = LayerNorm(x + dropout(y)): dropout, shortcut, layer normalisation."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y`` is the new part and ``x`` the shortcut."""
+        return self.norm(x + self.dropout(y))
+
+
+class WordEmbedding(nn.Module):
+    """A word table and the learned projection from its width to the model's.
+
+    Args:
+        vocabulary: V.
+        embedding: width of the table.
+        width: D.
+    """
+
+    def __init__(self, vocabulary: int, embedding: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, embedding)
+        self.projection = nn.Linear(embedding, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) ids to (..., D)."""
+        return self.projection(self.table(tokens))
+
+
+def positions(start: int, length: int, width: int, device: torch.device) -> Tensor:
+    """(length, D) sinusoids of positions start, start + 1, ... (Vaswani et al. 2017, 3.5)."""
+    place = torch.arange(start, start + length, device=device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    return torch.stack([(place * rate).sin(), (place * rate).cos()], -1).flatten(-2)
+
+
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    """(length, length): position i may look at positions up to i."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()

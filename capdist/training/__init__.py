@@ -1,0 +1,1 @@
+"""Stages, engines, checkpoints and runs."""

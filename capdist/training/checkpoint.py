@@ -1,0 +1,129 @@
+"""Where a run stands, on disk: written aside, renamed when whole, best and last kept.
+
+checkpoints/step-00000125/   one checkpoint
+  engine's own files         weights and optimizer, DeepSpeed's or torch's
+  rank-0.pt ...              random number generators of every rank
+  cursor.json                where training goes on
+  model.safetensors config.json vocab.json   the portable export
+checkpoints/last, best       names of folders
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from capdist.training.engine import Engine
+from capdist.training.job import Job
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where training goes on.
+
+    ``step`` counts optimizer steps of the run, ``stage_step`` those of the stage; ``consumed``
+    counts samples of the epoch; ``waited`` counts evaluations since the best one.
+    """
+
+    stage: int = 0
+    step: int = 0
+    stage_step: int = 0
+    epoch: int = 0
+    consumed: int = 0
+    skipped: int = 0
+    best_cider: float | None = None
+    waited: int = 0
+    finished: bool = False
+
+
+class Checkpoints:
+    """The checkpoints of a run folder."""
+
+    def __init__(self, run: Path, job: Job) -> None:
+        self.folder = run / "checkpoints"
+        self.job = job
+
+    def find(self, name: str) -> Path | None:
+        """The folder that ``last`` or ``best`` names, if there is one."""
+        pointer = self.folder / name
+        return self.folder / pointer.read_text().strip() if pointer.is_file() else None
+
+    def save(
+        self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: bool
+    ) -> None:
+        """Write a checkpoint as ``last``, and as ``best`` where it is; all ranks together.
+
+        Args:
+            cursor: where training goes on.
+            engine: whose state it is.
+            export: writes the portable files into a folder; called on the first rank.
+            best: whether no earlier evaluation was better.
+        """
+        final = self.folder / f"step-{cursor.step:08d}"
+        # Not a temporary directory: all ranks must write into the same one.
+        aside = self.folder / f".writing-{final.name}"
+        if self.job.first:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        self.job.barrier()
+        engine.save(aside)
+        torch.save(_generators(), aside / f"rank-{self.job.ranks.rank}.pt")
+        self.job.barrier()
+        if self.job.first:
+            export(aside)
+            (aside / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            for name in ["last", "best"] if best else ["last"]:
+                self._point(name, final)
+            self._prune()
+        self.job.barrier()
+
+    def load(self, folder: Path, engine: Engine) -> None:
+        """Bring the engine and the generators back to what `save` wrote."""
+        engine.load(folder)
+        state = torch.load(folder / f"rank-{self.job.ranks.rank}.pt", weights_only=False)
+        _restore(state)
+
+    def _point(self, name: str, target: Path) -> None:
+        temporary = self.folder / f".{name}"
+        temporary.write_text(target.name)
+        os.replace(temporary, self.folder / name)
+
+    def _prune(self) -> None:
+        kept = {self.find("last"), self.find("best")}
+        for folder in self.folder.glob("step-*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+
+def read_cursor(folder: Path) -> Cursor:
+    """Where training goes on from a checkpoint."""
+    return Cursor(**json.loads((folder / "cursor.json").read_text()))
+
+
+def _generators() -> dict[str, object]:
+    state: dict[str, object] = {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore(state: dict[str, object]) -> None:
+    torch.set_rng_state(state["torch"])  # type: ignore[arg-type]
+    np.random.set_state(state["numpy"])  # type: ignore[arg-type]
+    random.setstate(state["python"])  # type: ignore[arg-type]
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])  # type: ignore[arg-type]

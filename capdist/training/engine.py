@@ -1,0 +1,188 @@
+"""DeepSpeed, and its plain twin in torch, behind one protocol: the only door to DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+
+from capdist.batch import Batch
+from capdist.config import Config, OptimizerConfig
+from capdist.training.job import Job
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did: the loss per token over all ranks, and whether it counted.
+
+    ``skipped`` is True where the loss scaler saw an overflow and left the weights alone.
+    """
+
+    loss: float
+    grad_norm: float | None
+    skipped: bool
+
+
+class Engine(Protocol):
+    """Turns the micro-batches of a step into an update of the weights."""
+
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+        """One update from this rank's micro-batches; all ranks call it together."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights in fp32 on the CPU, whole, whatever holds them in training.
+
+        All ranks call it together; only the first needs the answer.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state; all ranks call it together."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+
+class Objective(nn.Module):
+    """A model with its loss: a batch in, the loss summed over its tokens out."""
+
+    model: nn.Module
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A scalar that is zero for a batch of no weight."""
+        raise NotImplementedError
+
+
+def make_engine(objective: Objective, config: Config, stage: Any, job: Job) -> Engine:
+    """The engine that ``config.engine`` names."""
+    accumulation = stage.batch.accumulation(job.ranks.world)
+    if config.engine == "torch":
+        return TorchEngine(objective, stage.optimizer, job)
+    sizes = {
+        "train_batch_size": stage.batch.micro * accumulation * job.ranks.world,
+        "train_micro_batch_size_per_gpu": stage.batch.micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": stage.optimizer.clip_norm,
+        "steps_per_print": 1_000_000_000,
+    }
+    return DeepSpeedEngine(objective, stage.optimizer, {**config.deepspeed, **sizes}, job)
+
+
+def make_optimizer(objective: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters."""
+    kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
+    return kind(objective.parameters(), config.lr, config.betas, config.eps, config.weight_decay)
+
+
+class TorchEngine:
+    """The plain twin: fp32, weights whole on every rank, gradients summed by all-reduce."""
+
+    def __init__(self, objective: Objective, config: OptimizerConfig, job: Job) -> None:
+        self.objective = objective.to(job.device)
+        self.optimizer = make_optimizer(objective, config)
+        self.clip_norm = config.clip_norm
+        self.job = job
+
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+        """The gradient of the mean over all tokens of all ranks."""
+        tokens = self.job.sum(sum(batch.token_count for batch in batches))
+        total = 0.0
+        for batch in batches:
+            loss = self.objective(batch.to(self.job.device)) / tokens
+            loss.backward()
+            total += float(loss.detach())
+        parameters = [p for p in self.objective.parameters() if p.grad is not None]
+        for parameter in parameters:
+            distributed.all_reduce(parameter.grad)
+        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"))
+        set_rate(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepResult(self.job.sum(total), float(norm), skipped=False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as they are."""
+        return {
+            n: p.detach().float().cpu().clone() for n, p in self.objective.model.named_parameters()
+        }
+
+    def save(self, folder: Path) -> None:
+        """One file, from the first rank."""
+        if self.job.first:
+            state = {
+                "weights": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            torch.save(state, folder / "engine.pt")
+
+    def load(self, folder: Path) -> None:
+        """The same file, on every rank."""
+        state = torch.load(folder / "engine.pt", self.job.device, weights_only=True)
+        self.objective.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed: ZeRO 0 to 3, fp32, bf16 and fp16 with loss scaling, by its own JSON."""
+
+    TAG = "deepspeed"
+
+    def __init__(
+        self, objective: Objective, optimizer: OptimizerConfig, config: dict[str, Any], job: Job
+    ) -> None:
+        import deepspeed
+
+        self.engine, self.optimizer, *_ = deepspeed.initialize(
+            model=objective,
+            optimizer=make_optimizer(objective, optimizer),
+            config=config,
+            dist_init_required=False,
+        )
+        self.job = job
+
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+        """The gradient of the mean over all tokens of all ranks.
+
+        DeepSpeed averages over the ranks, so the loss carries their number as a factor.
+        """
+        tokens = self.job.sum(sum(batch.token_count for batch in batches))
+        skipped, total = self.engine.skipped_steps, 0.0
+        set_rate(self.optimizer, lr)
+        for batch in batches:
+            loss = self.engine(batch.to(self.job.device)) / tokens
+            self.engine.backward(loss * self.job.ranks.world, scale_wrt_gas=False)
+            self.engine.step()
+            total += float(loss.detach())
+        norm = self.engine.get_global_grad_norm()
+        return StepResult(
+            loss=self.job.sum(total),
+            grad_norm=None if norm is None else float(norm),
+            skipped=self.engine.skipped_steps > skipped,
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The fp32 masters where there are some, gathered over the ranks under ZeRO."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        def whole(parameter: Tensor) -> Tensor:
+            master = safe_get_full_fp32_param(parameter)
+            return (parameter if master is None else master).detach().float().cpu().clone()
+
+        return {n: whole(p) for n, p in self.engine.module.model.named_parameters()}
+
+    def save(self, folder: Path) -> None:
+        """DeepSpeed's own files, in a folder of their own."""
+        self.engine.save_checkpoint(str(folder), tag=self.TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read by the same number of ranks that wrote it."""
+        self.engine.load_checkpoint(str(folder), tag=self.TAG)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

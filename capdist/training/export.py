@@ -1,0 +1,83 @@
+"""A trained model as three files that load without DeepSpeed.
+
+``model.safetensors`` (fp32 weights), ``config.json`` (the resolved run configuration, and the
+feature width), ``vocab.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from capdist.config import Config, ConfigError, read_json, validate
+from capdist.models.base import CaptionModel, Dims, build
+from capdist.vocab import Vocabulary
+from shards.index import Manifest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in evaluation mode with what is needed to use it."""
+
+    model: CaptionModel[Any]
+    config: Config
+    vocab: Vocabulary
+
+
+def write_export(
+    folder: Path,
+    weights: dict[str, Tensor],
+    config: Config,
+    vocab: Vocabulary,
+    manifest: Manifest,
+) -> None:
+    """Write the three files; the manifest knows what features the model reads."""
+    from safetensors.torch import save_file
+
+    save_file(weights, folder / "model.safetensors", metadata={"vocabulary": vocab.hash})
+    described = {
+        "features": asdict(manifest.features),
+        "run": config.model_dump(mode="json", by_alias=True),
+    }
+    (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    vocab.save(folder / "vocab.json")
+
+
+def read_export(folder: Path) -> Exported:
+    """Load the three files.
+
+    Raises:
+        ConfigError: if one is missing, or the vocabulary is not the one of the weights.
+    """
+    for name in ("model.safetensors", "config.json", "vocab.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / name}: no such file; expected a checkpoint's folder")
+    described = read_json(folder / "config.json")
+    config = validate(Config, described["run"], str(folder / "config.json"))
+    vocab = Vocabulary.load(folder / "vocab.json")
+    weights = read_weights(folder, vocab)
+    model = build(config.model, Dims(described["features"]["dim"], len(vocab)), str(folder))
+    model.load_state_dict(weights)
+    return Exported(model.eval(), config, vocab)
+
+
+def read_weights(folder: Path, vocab: Vocabulary) -> dict[str, Tensor]:
+    """The weights, if they were trained with this vocabulary.
+
+    Raises:
+        ConfigError: if they were not.
+    """
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        trained = file.metadata()["vocabulary"]
+        if trained != vocab.hash:
+            raise ConfigError(
+                f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
+                f"weights were trained with {trained}; use the checkpoint's own vocab.json"
+            )
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,53 @@
+"""What was run, and with what: written before the first step."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from capdist.config import Config
+from capdist.vocab import Vocabulary
+from shards.index import Manifest
+
+VERSIONED = ("capdist", "torch", "deepspeed", "webdataset", "pycocoevalcap", "numpy", "safetensors")
+
+
+def write_down(config: Config, vocab: Vocabulary, manifest: Manifest) -> None:
+    """Write ``config.json``, ``vocab.json`` and ``versions.json`` into the run folder."""
+    folder = Path(config.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=1, by_alias=True))
+    vocab.save(folder / "vocab.json")
+    used = {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in VERSIONED},
+        "git": _commit(),
+        "command": sys.argv,
+        "vocabulary": vocab.hash,
+        "shards": {"name": manifest.name, **asdict(manifest.features)},
+    }
+    (folder / "versions.json").write_text(json.dumps(used, indent=1))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file stands in, if it stands in one."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

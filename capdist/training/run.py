@@ -1,0 +1,145 @@
+"""A run: from a configuration and a folder of shards to a trained model in a run folder.
+
+config.json vocab.json versions.json    what was run, with what
+metrics.jsonl tensorboard/              every step and every evaluation
+captions/                               what every evaluation decoded
+checkpoints/                            see `checkpoint.py`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capdist.config import Config, ConfigError, XeStage
+from capdist.data.dataset import Batches, check_needs, count_words, training_batches
+from capdist.metrics.coco import probe
+from capdist.models.base import CaptionModel, Dims, build
+from capdist.reporting.journal import Journal
+from capdist.training.checkpoint import Checkpoints, Cursor, read_cursor
+from capdist.training.engine import make_engine
+from capdist.training.export import read_weights
+from capdist.training.job import Job
+from capdist.training.provenance import write_down
+from capdist.training.stages import XeObjective
+from capdist.training.trainer import Trainer
+from capdist.training.validation import Validation
+from capdist.vocab import Vocabulary
+from shards.index import Manifest
+
+
+def train(config: Config, where: str, *, resume: bool) -> None:
+    """Run all stages; ``where`` names the config's file in messages.
+
+    Raises:
+        ConfigError: if the config, the run folder or a checkpoint does not fit.
+        ShardError: if the shards do not.
+        TrainingError: if training can't go on.
+    """
+    job = Job.join()
+    try:
+        run = Run.prepare(config, where, job, resume=resume)
+        run.go()
+    finally:
+        job.leave()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all parts of a run share."""
+
+    config: Config
+    where: str
+    job: Job
+    manifest: Manifest
+    vocab: Vocabulary
+    checkpoints: Checkpoints
+
+    @classmethod
+    def prepare(cls, config: Config, where: str, job: Job, *, resume: bool) -> Run:
+        """Check everything that can be wrong before anything trains, and say what will run."""
+        manifest = Manifest.load(config.data.shards)
+        vocab = count_words(manifest, config.data.min_count)
+        run = cls(config, where, job, manifest, vocab, Checkpoints(Path(config.run), job))
+        last = run.checkpoints.find("last")
+        if last and not resume:
+            raise ConfigError(
+                f"{config.run}: holds a run; go on with it by --resume auto, "
+                "or choose another folder by --set run=FOLDER"
+            )
+        model = run.new_model()
+        check_needs(manifest, model.needs, config.model["name"])
+        if last:
+            read_weights(last, vocab)
+        if job.first:
+            run.announce(model)
+            write_down(config, vocab, manifest)
+        job.barrier()
+        return run
+
+    def announce(self, model: CaptionModel[Any]) -> None:
+        """Say what will be trained, and which scores will be absent and why."""
+        count = sum(parameter.numel() for parameter in model.parameters())
+        train = sum(shard.samples for shard in self.manifest.split("train"))
+        print(
+            f"{self.where}: {self.config.model['name']}, {count / 1e6:.2f} M parameters; "
+            f"{self.manifest.name}, {train} training images, {len(self.vocab)} words; "
+            f"{self.config.engine}, {self.job.ranks.world} rank(s) on {self.job.device.type}"
+        )
+        for metric, reason in probe().items():
+            print(f"{metric} will be absent: {reason}", flush=True)
+
+    def new_model(self) -> CaptionModel[Any]:
+        """A freshly initialised model: the same on every rank, whatever was drawn before."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            dims = Dims(self.manifest.features.dim, len(self.vocab))
+            return build(self.config.model, dims, self.where)
+
+    def go(self) -> None:
+        """Train from the last checkpoint on, or from the beginning."""
+        last = self.checkpoints.find("last")
+        cursor = read_cursor(last) if last else Cursor()
+        journal = Journal(Path(self.config.run), enabled=self.job.first)
+        journal.truncate_after(cursor.step)
+        torch.manual_seed(self.config.seed + self.job.ranks.rank)
+        for number in range(cursor.stage, len(self.config.stages)):
+            cursor = self.stage(number, cursor, journal)
+        journal.close()
+        if self.job.first:
+            print(f"trained {cursor.step} steps; best validation CIDEr {cursor.best_cider:.1f}")
+            print(f"model: {self.checkpoints.find('best')}")
+            print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
+
+    def stage(self, number: int, cursor: Cursor, journal: Journal) -> Cursor:
+        """Train one stage, from the best of the one before or from where it was stopped."""
+        stage, model = self.config.stages[number], self.new_model()
+        last, best = self.checkpoints.find("last"), self.checkpoints.find("best")
+        begins = cursor.stage < number
+        if begins and best:
+            model.load_state_dict(read_weights(best, self.vocab))
+            cursor = Cursor(stage=number, step=cursor.step, skipped=cursor.skipped)
+        objective = XeObjective(model, stage)
+        engine = make_engine(objective, self.config, stage, self.job)
+        if last and not begins:
+            self.checkpoints.load(last, engine)
+        trainer = Trainer(
+            self.config,
+            stage,
+            objective,
+            engine,
+            self.batches(stage),
+            Validation(self.config, self.job, self.manifest, self.vocab, self.new_model()),
+            self.checkpoints,
+            journal,
+            self.job,
+        )
+        return trainer.run(cursor)
+
+    def batches(self, stage: XeStage) -> Batches:
+        """The training split for this rank."""
+        data, seed = self.config.data, self.config.seed
+        return training_batches(self.manifest, data, stage.batch, self.vocab, self.job.ranks, seed)

@@ -1,0 +1,44 @@
+"""What a stage minimises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from capdist.batch import Batch
+from capdist.config import ScheduledSampling, XeStage
+from capdist.losses.cross_entropy import cross_entropy
+from capdist.models.base import CaptionModel
+from capdist.training.engine import Objective
+
+
+class XeObjective(Objective):
+    """Cross entropy of a stage; ``sampled`` is the epoch's share of scheduled sampling."""
+
+    def __init__(self, model: CaptionModel[Any], stage: XeStage) -> None:
+        super().__init__()
+        self.model = model
+        self.stage = stage
+        self.sampled = 0.0
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch (from 0)."""
+        self.train()
+        self.sampled = sampled_share(self.stage.scheduled_sampling, epoch)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The summed loss of `cross_entropy`."""
+        return cross_entropy(
+            self.model,
+            batch,
+            label_smoothing=self.stage.label_smoothing,
+            sampled=self.sampled,
+        )
+
+
+def sampled_share(sampling: ScheduledSampling | None, epoch: int) -> float:
+    """The share of input words that the model draws itself in an epoch (from 0)."""
+    if sampling is None:
+        return 0.0
+    return min(sampling.maximum, sampling.increase * (epoch // sampling.every_epochs))

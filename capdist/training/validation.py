@@ -1,0 +1,72 @@
+"""The validation CIDEr that chooses the best checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from capdist.config import Config, DecodingConfig
+from capdist.data.dataset import evaluation_batches, references
+from capdist.decoding.split import caption_split
+from capdist.metrics.coco import cider, write_results
+from capdist.models.base import CaptionModel
+from capdist.training.job import Job
+from capdist.vocab import Vocabulary
+from shards.index import Manifest
+
+
+class Validation:
+    """Decodes the validation split greedily, every rank its share, and scores it.
+
+    CIDEr is computed on the shards' own tokens, so no Java runs beside training; final scores go
+    through the PTB tokeniser and differ a little.
+
+    Args:
+        config: of the run.
+        job: the ranks.
+        manifest: of the shards.
+        vocab: of the model.
+        model: a copy that is decoded with; its weights are replaced at every evaluation.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        job: Job,
+        manifest: Manifest,
+        vocab: Vocabulary,
+        model: CaptionModel[Any],
+    ) -> None:
+        self.job = job
+        self.manifest = manifest
+        self.folder = Path(config.run) / "captions"
+        self.vocab = vocab
+        self.model = model.to(job.device).eval()
+        self.split = config.validation.split
+        self.decoding = DecodingConfig(
+            beam=1, max_words=config.decoding.max_words, batch=config.decoding.batch
+        )
+        self.batches = evaluation_batches(
+            manifest, self.split, config.data, config.decoding.batch, vocab, job.ranks
+        )
+        self.references = references(manifest, self.split).tokens
+
+    def score(self, weights: dict[str, Tensor], step: int) -> float:
+        """CIDEr × 100 of the weights, the same on all ranks, which call it together.
+
+        The captions are kept as ``captions/<split>-<step>.json`` in the run folder.
+        """
+        self.model.load_state_dict(weights)
+        mine = caption_split(self.model, self.batches, self.vocab, self.decoding, self.job.device)
+        captions = {image: words for part in self.job.gather(mine) for image, words in part.items()}
+        score = 0.0
+        if self.job.first:
+            score = cider(self.references, captions)
+            self.folder.mkdir(exist_ok=True)
+            write_results(
+                self.folder / f"{self.split}-{step:08d}.json",
+                {image: " ".join(words) for image, words in captions.items()},
+            )
+        return self.job.gather(score)[0]

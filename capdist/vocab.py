@@ -1,0 +1,78 @@
+"""Words and their ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+PAD, BOS, EOS, UNK = range(4)
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+
+class Vocabulary:
+    """Ids of words: the four specials, then words from the commonest to the rarest.
+
+    Args:
+        words: the words without the specials; their order gives the ids.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words: tuple[str, ...] = (*SPECIALS, *words)
+        self._ids = {word: index for index, word in enumerate(self.words)}
+
+    @classmethod
+    def count(cls, captions: Iterable[Sequence[str]], min_count: int) -> Vocabulary:
+        """The vocabulary of training captions: words that occur at least ``min_count`` times.
+
+        Ties in frequency go by the alphabet, so that the ids depend on the captions alone.
+        """
+        counts = Counter(word for caption in captions for word in caption)
+        kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
+        return cls(sorted(kept, key=lambda word: (-counts[word], word)))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Vocabulary:
+        """Read what `save` wrote."""
+        return cls(json.loads(Path(path).read_text(encoding="utf-8"))["words"])
+
+    def save(self, path: Path | str) -> None:
+        """Write the words as JSON."""
+        text = json.dumps({"words": self.words[len(SPECIALS) :]}, ensure_ascii=False, indent=0)
+        Path(path).write_text(text, encoding="utf-8")
+
+    @property
+    def hash(self) -> str:
+        """A short digest that two vocabularies share only when all their ids agree."""
+        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:16]
+
+    def id(self, word: str) -> int:
+        """The word's id, UNK where it has none."""
+        return self._ids.get(word, UNK)
+
+    def encode(self, words: Sequence[str], max_words: int | None = None) -> list[int]:
+        """BOS, the words, EOS.
+
+        A caption clipped to ``max_words`` gets no EOS: it did not end there.
+        """
+        kept = words if max_words is None else words[:max_words]
+        end = [EOS] if len(kept) == len(words) else []
+        return [BOS, *(self.id(word) for word in kept), *end]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The words up to EOS, without specials other than UNK."""
+        words = []
+        for index in ids:
+            if index == EOS:
+                break
+            if index not in (PAD, BOS):
+                words.append(self.words[index])
+        return words
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids

@@ -1,0 +1,45 @@
+"""Train a captioning model: ``deepspeed launcher/train.py --config configs/glied.json``.
+
+Runs under the deepspeed launcher, under any launcher that sets RANK, LOCAL_RANK and WORLD_SIZE,
+or alone as plain ``python launcher/train.py``.
+"""
+
+import argparse
+import sys
+
+from capdist.config import ConfigError, load_config
+from capdist.training.run import train
+from capdist.training.trainer import TrainingError
+from shards.schema import ShardError
+
+
+def main() -> int:
+    """Read the command line and train; 0 when all stages are done, 2 on bad input."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="JSON file; configs/ has examples")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="override any value of the config, e.g. stages.0.epochs=2; may be repeated",
+    )
+    parser.add_argument(
+        "--resume",
+        choices=["never", "auto"],
+        default="never",
+        help="auto: go on from the run folder's last checkpoint, if it has one",
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher's
+    args = parser.parse_args()
+    try:
+        config = load_config(args.config, args.set)
+        train(config, args.config, resume=args.resume == "auto")
+    except (ConfigError, ShardError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
