@@ -1,0 +1,1 @@
+"""Distributed training of image captioning models on region features."""

@@ -1,0 +1,1 @@
+"""How good captions are: the COCO metrics and the baseline that looks at no image."""

@@ -1,0 +1,237 @@
+"""The COCO caption metrics; with its worker, the only door to pycocoevalcap.
+
+Scores are fractions × 100, as papers print them (CIDEr 118.2, BLEU-4 37.9). pycocoevalcap's CIDEr
+is CIDEr-D with the document frequencies of the split being scored and without an end token: it
+differs by construction from the reward of self-critical training.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from capdist.metrics.coco_worker import Texts, WorkerError, run_worker
+from capdist.metrics.tokenise import plain
+
+_BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+ALL = (*_BLEU, "METEOR", "ROUGE-L", "CIDEr", "SPICE")
+
+_SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+
+class ScoreError(ValueError):
+    """Captions, references or a request that cannot be scored; says what to do."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` found.
+
+    ``values``: metric to score, × 100, SPICE's sub-categories as "SPICE Object" and so on.
+    ``absent``: what was asked for and is not there, and why ("PTB" is the tokeniser).
+    ``tokeniser``: scores with "plain" are not comparable with published ones.
+    """
+
+    values: dict[str, float]
+    absent: dict[str, str]
+    tokeniser: Literal["ptb", "plain"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The three fields as JSON values."""
+        return asdict(self)
+
+
+def probe() -> dict[str, str]:
+    """What of PTB (the tokeniser), METEOR and SPICE cannot run here, and why; nothing is fetched.
+
+    Raises:
+        ScoreError: if pycocoevalcap is not installed.
+    """
+    lib = _package() / "spice" / "lib"
+    if shutil.which("java") is None:
+        return dict.fromkeys(("PTB", "METEOR", "SPICE"), "there is no java on PATH; install a JRE")
+    missing = [jar for jar in _SPICE_MODELS if not (lib / jar).is_file()]
+    if missing:
+        return {
+            "SPICE": f"{' and '.join(missing)} not in {lib}; fetch them with "
+            "'python -m pycocoevalcap.spice.get_stanford_models'"
+        }
+    return {}
+
+
+def score(
+    references: Mapping[int, Sequence[str]],
+    captions: Mapping[int, str],
+    *,
+    metrics: Sequence[str] = ALL,
+    timeout_s: float = 600,
+) -> Scores:
+    """Score raw captions against raw references, as the COCO evaluation does.
+
+    Args:
+        references: image id to its reference captions, at least one.
+        captions: image id to the caption to score; the same ids.
+        metrics: which of `ALL`.
+        timeout_s: the limit of each Java program (tokeniser, METEOR, SPICE), in seconds. One that
+            fails or runs out of time is named in ``absent``, and the others go on.
+
+    Raises:
+        ScoreError: if the ids differ, an image has no reference, no reference has a word, or a
+            metric is unknown.
+    """
+    if unknown := set(metrics) - set(ALL):
+        raise ScoreError(f"no metric {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    _check_images(references, captions)
+    absent = {name: why for name, why in probe().items() if name in ("PTB", *metrics)}
+    gold, guesses, tokeniser = _tokenise(references, captions, absent, timeout_s)
+    _check_words(gold)
+    found = _score_here(gold, guesses, metrics)
+    for name in ("METEOR", "SPICE"):
+        if name in metrics and name not in absent:
+            try:
+                found |= run_worker(name, [list(gold.values()), list(guesses.values())], timeout_s)
+            except WorkerError as error:
+                absent[name] = str(error)
+    undefined = [name for name, value in found.items() if value is None]
+    absent |= dict.fromkeys(undefined, "no caption and no reference speaks of it")
+    values = {name: 100 * value for name, value in found.items() if value is not None}
+    return Scores(values, absent, tokeniser)
+
+
+def cider(
+    references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
+) -> float:
+    """CIDEr × 100 of tokenised captions: pycocoevalcap's, in this process, without Java.
+
+    That is CIDEr-D with the document frequencies of these references and no end token (so it is 0
+    for a single image, whose n-grams all have idf log 1). Training validates with it.
+
+    Args:
+        references: image id to its tokenised reference captions, at least one.
+        captions: image id to the caption's tokens; the same ids.
+
+    Raises:
+        ScoreError: if the ids differ, an image has no reference, or no reference has a word.
+    """
+    _check_images(references, captions)
+    gold = {key: [" ".join(tokens) for tokens in references[key]] for key in sorted(references)}
+    _check_words(gold)
+    return 100 * _cider(gold, {key: [" ".join(captions[key])] for key in gold})
+
+
+def write_results(path: Path | str, captions: Mapping[int, str]) -> None:
+    """Write captions as COCO results, ``[{"image_id": int, "caption": str}]``, sorted by id.
+
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    entries = [{"image_id": key, "caption": captions[key]} for key in sorted(captions)]
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(entries, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_results(path: Path | str) -> dict[int, str]:
+    """Image id to caption, from a COCO results file.
+
+    Raises:
+        ScoreError: naming the file and the entry that is not ``{"image_id": int, "caption": str}``
+            or repeats an image.
+    """
+    wanted = 'expected [{"image_id": int, "caption": str}, ...]'
+    try:
+        entries = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ScoreError(f"{path}: not JSON ({error}); {wanted}") from error
+    if not isinstance(entries, list):
+        raise ScoreError(f"{path}: a JSON {type(entries).__name__}; {wanted}")
+    captions: dict[int, str] = {}
+    for position, entry in enumerate(entries):
+        match entry:
+            case {"image_id": int(key), "caption": str(caption)} if key not in captions:
+                captions[key] = caption
+            case {"image_id": int(key), "caption": str()}:
+                raise ScoreError(f"{path}: entry {position} is a second caption of image {key}")
+            case _:
+                raise ScoreError(f"{path}: entry {position} is {json.dumps(entry)}; {wanted}")
+    return captions
+
+
+def _package() -> Path:
+    spec = importlib.util.find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise ScoreError("scoring needs pycocoevalcap; pip install pycocoevalcap")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _check_images(references: Mapping[int, Sequence[Any]], captions: Mapping[int, Any]) -> None:
+    if not references:
+        raise ScoreError("no images to score: the references are empty")
+    for what, ids in (
+        ("images without a caption", references.keys() - captions.keys()),
+        ("captions of images that are not in the references", captions.keys() - references.keys()),
+        ("images with no reference caption", [key for key in references if not references[key]]),
+    ):
+        if ids:
+            some = ", ".join(str(key) for key in sorted(ids)[:5])
+            raise ScoreError(f"{what}: {some}{f' and {len(ids) - 5} more' if len(ids) > 5 else ''}")
+
+
+def _check_words(references: Texts) -> None:
+    if not any(caption.split() for captions in references.values() for caption in captions):
+        raise ScoreError("no reference caption has a word; check the references")
+
+
+def _tokenise(
+    references: Mapping[int, Sequence[str]],
+    captions: Mapping[int, str],
+    absent: dict[str, str],
+    timeout_s: float,
+) -> tuple[Texts, Texts, Literal["ptb", "plain"]]:
+    """References and captions by image, in order of id, tokens joined by spaces."""
+    ids = sorted(references)
+    texts = [text for key in ids for text in (captions[key], *references[key])]
+    lines = [" ".join(text.split()) for text in texts]  # PTB would break at any line separator
+    tokeniser: Literal["ptb", "plain"] = "plain"
+    if "PTB" not in absent:
+        try:
+            lines = run_worker("PTB", lines, timeout_s)
+            tokeniser = "ptb"
+        except WorkerError as error:
+            absent["PTB"] = str(error)
+    if tokeniser == "plain":
+        lines = [plain(line) for line in lines]
+    rest = iter(lines)
+    guesses, gold = {}, {}
+    for key in ids:
+        guesses[key] = [next(rest)]
+        gold[key] = [next(rest) for _ in references[key]]
+    return gold, guesses, tokeniser
+
+
+def _score_here(gold: Texts, guesses: Texts, metrics: Sequence[str]) -> dict[str, float | None]:
+    """The metrics that need no Java, as fractions."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    found: dict[str, float | None] = {}
+    if set(_BLEU) & set(metrics):
+        bleu = zip(_BLEU, Bleu(4).compute_score(gold, guesses, verbose=0)[0], strict=True)
+        found |= {name: value for name, value in bleu if name in metrics}
+    if "ROUGE-L" in metrics:
+        found["ROUGE-L"] = float(Rouge().compute_score(gold, guesses)[0])
+    if "CIDEr" in metrics:
+        found["CIDEr"] = _cider(gold, guesses)
+    return found
+
+
+def _cider(gold: Texts, guesses: Texts) -> float:
+    from pycocoevalcap.cider.cider import Cider
+
+    return float(Cider().compute_score(gold, guesses)[0])
