@@ -134,7 +134,8 @@ def read_spans(stream: Stream, spans: list[Span], skip: int) -> Iterator[Sample]
 
 def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
     """Samples start..stop-1 of a shard, through the webdataset library."""
-    from webdataset import gopen, group_by_keys
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import group_by_keys
 
     shard = stream.manifest.split(stream.split)[span.shard]
     path = stream.manifest.root / shard.name

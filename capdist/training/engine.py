@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
 from capdist.config import Config, OptimizerConfig
+from capdist.models.base import CaptionModel
 from capdist.training.job import Job
 
 
@@ -46,14 +48,14 @@ class Engine(Protocol):
         """Read what `save` wrote."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A model with its loss: a batch in, the loss summed over its tokens out."""
 
-    model: nn.Module
+    model: CaptionModel[Any]
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """A scalar that is zero for a batch of no weight."""
-        raise NotImplementedError
 
 
 def make_engine(objective: Objective, config: Config, stage: Any, job: Job) -> Engine:

@@ -1,0 +1,186 @@
+"""What every registered model fulfils; a new model's file is picked up by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import capdist.models  # noqa: F401
+from capdist.batch import Batch
+from capdist.losses.cross_entropy import cross_entropy
+from capdist.models.base import CaptionModel, Dims, build, registered
+from capdist.vocab import BOS
+
+DIMS = Dims(features=7, vocabulary=23)
+B, S, R, A, L = 3, 2, 5, 4, 6
+
+GLIED_ROWS = {
+    "base": {"global_visual": False, "global_attribute": False, "local": False},
+    "visual": {"global_visual": True, "global_attribute": False, "local": False},
+    "attribute": {"global_visual": False, "global_attribute": True, "local": False},
+    "global": {"global_visual": True, "global_attribute": True, "local": False},
+    "local": {"global_visual": False, "global_attribute": False, "local": True},
+}
+VARIANTS: list[Any] = [pytest.param({"name": name}, id=name) for name in registered()] + [
+    pytest.param({"name": "glied", **row}, id=f"glied-{name}") for name, row in GLIED_ROWS.items()
+]
+
+
+def make(section: dict[str, Any]) -> CaptionModel[Any]:
+    torch.manual_seed(1)
+    return build(section, DIMS).eval()
+
+
+def make_batch() -> Batch:
+    generator = torch.Generator().manual_seed(2)
+    region_mask = torch.arange(R) < torch.tensor([5, 1, 3])[:, None]
+    concept_mask = torch.arange(A) < torch.tensor([4, 2, 0])[:, None]
+    tokens = torch.randint(4, 23, (B, S, L), generator=generator)
+    tokens[..., 0] = BOS
+    regions = torch.randn(B, R, 7, generator=generator) * region_mask[..., None]
+    concepts = torch.randint(4, 23, (B, A), generator=generator) * concept_mask
+    return Batch(
+        keys=("a", "b", "c"),
+        image_ids=torch.arange(B),
+        regions=regions,
+        region_mask=region_mask,
+        boxes=torch.rand(B, R, 4, generator=generator),
+        concepts=concepts,
+        concept_mask=concept_mask,
+        tokens=tokens,
+    )
+
+
+@pytest.fixture(params=VARIANTS)
+def section(request: pytest.FixtureRequest) -> dict[str, Any]:
+    chosen: dict[str, Any] = request.param
+    return chosen
+
+
+def logits_of(model: CaptionModel[Any], batch: Batch) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = model(model.encode(batch), batch.inputs)
+    return logits
+
+
+def test_shapes(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    assert logits_of(model, batch).shape == (B, S, L - 1, 23)
+    for name, weights in model.attention(model.encode(batch), batch.inputs).items():
+        assert weights.shape == (B, S, L - 1, {"regions": R, "concepts": A}[name])
+
+
+def test_step_equals_forward(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    expected = logits_of(model, batch)
+    with torch.inference_mode():
+        state = model.start(model.encode(batch), S, L - 1)
+        for position in range(L - 1):
+            logits, state = model.step(state, batch.inputs[..., position])
+            torch.testing.assert_close(logits, expected[:, :, position], rtol=1e-5, atol=1e-5)
+
+
+def test_selected_hypotheses_go_on_from_their_parents(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    parents = torch.tensor([[1, 0], [1, 1], [0, 0]])
+    swapped = batch.tokens.gather(1, parents[..., None].expand_as(batch.tokens))
+    swapped[..., 3:] = batch.tokens[..., 3:]
+    with torch.inference_mode():
+        memory = model.encode(batch)
+        expected = model(memory, swapped)[:, :, 3]
+        state = model.start(memory, S, L)
+        for position in range(4):
+            if position == 3:
+                state = state.select(parents)
+            logits, state = model.step(state, batch.tokens[..., position])
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_word_sees_a_later_one(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    before = logits_of(model, batch)
+    batch.tokens[..., 3] = 5
+    after = logits_of(model, batch)
+    torch.testing.assert_close(after[:, :, :3], before[:, :, :3], rtol=0, atol=0)
+    assert not torch.allclose(after[:, :, 3:], before[:, :, 3:])
+
+
+def test_padding_changes_nothing(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    padded = Batch(
+        keys=batch.keys,
+        image_ids=batch.image_ids,
+        regions=torch.cat([batch.regions, torch.full((B, 2, 7), 1e3)], 1),
+        region_mask=torch.cat([batch.region_mask, torch.zeros(B, 2, dtype=torch.bool)], 1),
+        boxes=torch.cat([batch.boxes, torch.rand(B, 2, 4)], 1),
+        concepts=torch.cat([batch.concepts, torch.full((B, 3), 9)], 1),
+        concept_mask=torch.cat([batch.concept_mask, torch.zeros(B, 3, dtype=torch.bool)], 1),
+        tokens=batch.tokens,
+    )
+    torch.testing.assert_close(
+        logits_of(model, padded), logits_of(model, batch), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_images_do_not_see_each_other(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    together = logits_of(model, batch)
+    for i in range(B):
+        alone = Batch(
+            keys=batch.keys[i : i + 1],
+            **{n: v[i : i + 1] for n, v in vars(batch).items() if n != "keys"},
+        )
+        torch.testing.assert_close(
+            logits_of(model, alone), together[i : i + 1], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_reads_what_it_says_it_needs(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    before = logits_of(model, batch)
+    batch.concepts.copy_(batch.concepts.flip(0).clamp_min(4))
+    batch.concept_mask.fill_(True)
+    assert torch.allclose(logits_of(model, batch), before) != ("concepts" in model.needs)
+
+
+def test_every_parameter_learns(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    cross_entropy(model, batch, label_smoothing=0.1, sampled=0.0).backward()
+    idle = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
+    # The key's bias moves all scores of a query alike, which the softmax does not see.
+    assert [name for name in idle if not name.endswith("key.bias")] == []
+
+
+def test_a_batch_of_no_weight_has_no_gradient(section: dict[str, Any]) -> None:
+    model = make(section)
+    loss = cross_entropy(model, Batch.empty(7), label_smoothing=0.1, sampled=0.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_saved_and_loaded(section: dict[str, Any], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, batch = make(section), make_batch()
+    save_file(dict(model.named_parameters()), tmp_path / "m.safetensors")
+    torch.manual_seed(99)
+    other = build(section, DIMS).eval()
+    other.load_state_dict(load_file(tmp_path / "m.safetensors"))
+    assert torch.equal(logits_of(other, batch), logits_of(model, batch))
+
+
+def test_attention_sums_to_one_over_what_is_there(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    masks = {"regions": batch.region_mask, "concepts": batch.concept_mask}
+    for name, weights in model.attention(model.encode(batch), batch.inputs).items():
+        there = masks[name].any(1).float()[:, None, None].expand(weights.shape[:3])
+        torch.testing.assert_close(weights.sum(-1), there, rtol=1e-5, atol=1e-5)
+        assert not weights.masked_select(~masks[name][:, None, None]).any()
