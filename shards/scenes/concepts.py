@@ -6,46 +6,53 @@ reader of either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from shards.scenes.relations import between, near, relation
-from shards.scenes.words import (
-    BACKDROP_CONCEPTS,
-    COUNT_WORDS,
-    NOUNS,
-    RELATION_CONCEPTS,
-    SIZE_WORDS,
-)
+from shards.scenes.words import COUNT_WORDS, NOUNS, RELATIONS, SIZE_WORDS
 from shards.scenes.world import BACKDROPS, COLOURS, CONFUSABLE, Entity, Scene
 
 #: A concept list's length lies between these.
 FEWEST, MOST = 12, 20
 #: How often a true word is missed, for the entities in order of saliency.
 MISSED = (0.06, 0.1, 0.2, 0.3)
+#: How often a relation is missed: to be sure of it takes the regions.
+RELATION_MISSED = 0.3
 #: How often a kind brings along one it is confused with.
 CONFUSED = 0.7
+#: How often a relation is named that may well not hold.
+RELATION_INVENTED = 0.6
 
 
 def spot(scene: Scene, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
     """Twelve to twenty (word, score) pairs, highest score first; scores are in 0..1."""
     found: dict[str, float] = {}
-    for rank, entity in enumerate(scene.entities):
-        for word in _words(entity):
-            if rng.random() >= MISSED[rank]:
-                found[word] = max(found.get(word, 0), _high(rng))
+    for word, missed in _truth(scene):
+        if rng.random() >= missed:
+            found[word] = max(found.get(word, 0), _high(rng))
+    for entity in scene.entities:
         if rng.random() < CONFUSED:
             found.setdefault(_confused(entity, rng), _middling(rng))
-    for word in (*_relations(scene), BACKDROP_CONCEPTS[scene.backdrop]):
-        if rng.random() >= MISSED[1]:
-            found[word] = _high(rng)
-    for word in rng.permutation(ALL_WORDS)[: int(rng.integers(3, 7))]:
-        found.setdefault(str(word), _low(rng))
-    for word in rng.permutation(ALL_WORDS):
-        if len(found) >= FEWEST:
-            break
-        found.setdefault(str(word), _low(rng))
+    if rng.random() < RELATION_INVENTED:
+        found.setdefault(str(rng.choice(tuple(RELATIONS))), _middling(rng))
+    enough = max(FEWEST, len(found) + int(rng.integers(3, 7)))
+    for number in rng.permutation(len(WORDS)):
+        if len(found) < enough:
+            found.setdefault(WORDS[number], _low(rng))
     ranked = sorted(found.items(), key=lambda pair: -pair[1])
     return tuple(ranked[:MOST])
+
+
+def _truth(scene: Scene) -> Iterator[tuple[str, float]]:
+    """Every true word with how often it is missed."""
+    for entity, missed in zip(scene.entities, MISSED, strict=False):
+        for word in _words(entity):
+            yield word, missed
+    for word in _relations(scene):
+        yield word, RELATION_MISSED
+    yield scene.backdrop, MISSED[0]
 
 
 def _words(entity: Entity) -> list[str]:
@@ -60,14 +67,14 @@ def _words(entity: Entity) -> list[str]:
 
 
 def _relations(scene: Scene) -> list[str]:
-    """The words of the relations between the most salient entities."""
+    """The relations between the most salient entities."""
     first, second, *others = scene.entities[:3]
     names = [relation(first, second)]
     if near(first, second):
         names.append("near")
     if others and between(first, second, others[0]):
         names.append("between")
-    return [RELATION_CONCEPTS[name] for name in names]
+    return names
 
 
 def _confused(entity: Entity, rng: np.random.Generator) -> str:
@@ -91,10 +98,15 @@ def _low(rng: np.random.Generator) -> float:
     return round(0.05 + 0.6 * float(rng.random(2).min()), 3)
 
 
-ALL_WORDS = (
-    *(noun for synonyms in NOUNS.values() for noun in synonyms[0]),
-    *COLOURS,
-    *(words[0] for words in (*SIZE_WORDS.values(), *COUNT_WORDS.values())),
-    *RELATION_CONCEPTS.values(),
-    *(BACKDROP_CONCEPTS[backdrop] for backdrop in BACKDROPS),
+#: Every word it knows, each once.
+WORDS = tuple(
+    dict.fromkeys(
+        (
+            *(noun for synonyms in NOUNS.values() for noun in synonyms[0]),
+            *COLOURS,
+            *(words[0] for words in (*SIZE_WORDS.values(), *COUNT_WORDS.values())),
+            *RELATIONS,
+            *BACKDROPS,
+        )
+    )
 )

@@ -4,7 +4,7 @@ Legend: R = 36 regions, F = 128 feature width, Z latent width, N objects.
 
 A region's latent describes what its box covers: kinds as vectors that lie close together within
 a confusable group, colours, the backdrop, and where the box is. The feature is a fixed random
-network's output for the noisy latent. Objects seen in part or off centre are noisier. Latents
+network's output for the noisy latent. Regions that fit no object well are noisier. Latents
 and weights are rounded to multiples of 2⁻¹⁰, so that their products add up without rounding
 error: features do not depend on a machine's order of summation.
 """
@@ -15,22 +15,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.scenes.layout import visible_shares
-from shards.scenes.world import BACKDROPS, COLOURS, CONFUSABLE, KINDS, Scene, normalised
+from shards.scenes.world import (
+    BACKDROPS,
+    COLOURS,
+    CONFUSABLE,
+    KINDS,
+    Scene,
+    normalised,
+    visible_shares,
+)
 from shards.schema import CLASS_DTYPE, Array
 
 REGIONS = 36
 WIDTH = 128
+MOST_PAIRS = 5
 CLASS_NAMES = ("background", *KINDS)
 #: Likeliest classes kept of each region.
 KEPT = 8
 
 KIND_WIDTH = 24
 #: Distance of a kind's vector from its group's, whose length is 1.
-APART = 0.6
+APART = 0.5
 #: Standard deviations of the noise on an object's kind, on a region's latent, on a feature.
-OBJECT_NOISE = 0.09
-REGION_NOISE = 0.12
+OBJECT_NOISE = 0.15
+REGION_NOISE = 0.1
 FEATURE_NOISE = 0.05
 #: How much noisier a region is that covers no object well.
 POOR = 2.0
@@ -52,10 +60,10 @@ class Detections:
 
 def detect(scene: Scene, rng: np.random.Generator) -> Detections:
     """The detections of a scene; their noise comes from ``rng``."""
-    objects = list(scene.objects())
+    objects = scene.objects()
     truth = np.array([normalised(box) for _, box in objects])
     boxes = _proposals(rng, truth)
-    cover = _cover(boxes, truth) * np.sqrt(visible_shares(list(scene.entities)))
+    cover = _cover(boxes, truth) * np.sqrt(visible_shares(scene.entities))
     clean = np.stack([KIND_VECTORS[KINDS.index(entity.kind)] for entity, _ in objects])
     seen = clean + rng.normal(0, OBJECT_NOISE, clean.shape)
     poor = 1 + POOR * (1 - cover.max(axis=1, keepdims=True))
@@ -72,26 +80,35 @@ def detect(scene: Scene, rng: np.random.Generator) -> Detections:
 
 
 def _proposals(rng: np.random.Generator, truth: Array) -> Array:
-    """R boxes: per object two tight, one loose and one partial; pairs; the rest anywhere."""
-    objects = np.repeat(truth, 4, axis=0)
-    spread = np.tile((0.05, 0.05, 0.14, 0.0), len(truth))[:, None]
-    sides = np.tile(objects[:, 2:] - objects[:, :2], 2)
-    jittered = objects + rng.normal(0, 1, objects.shape) * spread * sides
-    cut = rng.integers(0, 4, len(truth))
-    rows = np.arange(3, len(objects), 4)
-    jittered[rows, cut] += np.where(cut < 2, 0.45, -0.45) * sides[rows, cut]
-    first, second = np.triu_indices(len(truth), 1)
-    chosen = rng.permutation(len(first))[:5]
-    pairs = np.hstack(
-        [
-            np.minimum(truth[first, :2], truth[second, :2])[chosen],
-            np.maximum(truth[first, 2:], truth[second, 2:])[chosen],
-        ]
-    )
-    corners = rng.uniform(0, 0.75, (REGIONS - len(jittered) - len(pairs), 2))
+    """R boxes: two tight, one loose and one partial per object; around pairs; the rest anywhere."""
+    own = [_jittered(rng, truth, spread) for spread in (0.08, 0.08, 0.24)]
+    known = np.vstack([*own, _halves(rng, truth), _pairs(rng, truth)])
+    corners = rng.uniform(0, 0.75, (REGIONS - len(known), 2))
     sizes = rng.uniform(0.15, 0.6, corners.shape)
-    boxes = np.vstack([jittered, pairs, np.hstack([corners, corners + sizes])])
-    return np.asarray(np.clip(boxes, 0, 1))
+    return np.asarray(np.clip(np.vstack([known, np.hstack([corners, corners + sizes])]), 0, 1))
+
+
+def _jittered(rng: np.random.Generator, truth: Array, spread: float) -> Array:
+    """Boxes whose edges are off by up to ``spread`` of their width or height."""
+    sides = np.tile(truth[:, 2:] - truth[:, :2], 2)
+    return np.asarray(truth + rng.uniform(-spread, spread, truth.shape) * sides)
+
+
+def _halves(rng: np.random.Generator, truth: Array) -> Array:
+    """The boxes, cut at one of their four sides."""
+    halves = np.array(truth)
+    cut = rng.integers(0, 4, len(truth))
+    width_height = (truth[:, 2:] - truth[:, :2])[np.arange(len(truth)), cut % 2]
+    halves[np.arange(len(truth)), cut] += np.where(cut < 2, 0.45, -0.45) * width_height
+    return halves
+
+
+def _pairs(rng: np.random.Generator, truth: Array) -> Array:
+    """Boxes around two objects each, for up to MOST_PAIRS pairs."""
+    pairs = np.stack(np.triu_indices(len(truth), 1), axis=1)
+    pairs = rng.permutation(pairs)[:MOST_PAIRS]
+    low, high = truth[pairs, :2].min(axis=1), truth[pairs, 2:].max(axis=1)
+    return np.hstack([low, high])
 
 
 def _cover(boxes: Array, truth: Array) -> Array:

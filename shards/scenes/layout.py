@@ -7,6 +7,7 @@ away and the next one drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -24,6 +25,7 @@ from shards.scenes.world import (
     area,
     centre,
     intersection,
+    visible_shares,
 )
 
 ARRANGEMENTS = ("left", "right", "above", "below", "on", "inside", "front", "between")
@@ -61,22 +63,6 @@ def draw_scene(rng: np.random.Generator) -> Scene:
             return Scene(str(rng.choice(BACKDROPS)), tuple(ranked))
 
 
-def visible_shares(entities: list[Entity]) -> list[float]:
-    """The share of every object's box that nothing hides, in painting order."""
-    boxes = [box for entity in _by_depth(entities) for box in entity.boxes]
-    shares = []
-    for number, (x1, y1, x2, y2) in enumerate(boxes):
-        seen = np.ones((SIDE, SIDE), bool)
-        for u1, v1, u2, v2 in boxes[number + 1 :]:
-            seen[v1:v2, u1:u2] = False
-        shares.append(int(seen[y1:y2, x1:x2].sum()) / area(boxes[number]))
-    return shares
-
-
-def _by_depth(entities: list[Entity]) -> list[Entity]:
-    return sorted(entities, key=lambda entity: entity.depth)
-
-
 def _cast(rng: np.random.Generator, arrangement: str) -> list[Entity]:
     """Two to four entities of different kinds, not yet in their places."""
     number = int(rng.choice((2, 3, 4), p=(0.3, 0.5, 0.2)))
@@ -86,9 +72,7 @@ def _cast(rng: np.random.Generator, arrangement: str) -> list[Entity]:
     sizes[2:] = ["small" if size == "large" else size for size in sizes[2:]]
     counts = [int(count) for count in rng.choice((1, 2, 3, 4), number, p=(0.62, 0.18, 0.12, 0.08))]
     if arrangement in ("on", "inside"):
-        base = str(rng.choice(SUPPORTS if arrangement == "on" else CONTAINERS))
-        kinds = [kind for kind in kinds if kind != base][: number - 1]
-        kinds.insert(1, base)
+        kinds = _with_base(rng, kinds, SUPPORTS if arrangement == "on" else CONTAINERS)
         sizes[:2] = "small", "large"
         counts[:2] = 1, 1
     colours = [str(colour) for colour in rng.choice(COLOURS, number)]
@@ -96,6 +80,13 @@ def _cast(rng: np.random.Generator, arrangement: str) -> list[Entity]:
     depths = (0, 1, 2, 3) if arrangement == "inside" else (1, 0, 2, 3)
     rows = zip(kinds, colours, sizes, counts, depths, strict=False)
     return [_row(rng, *row) for row in rows]
+
+
+def _with_base(rng: np.random.Generator, kinds: list[str], bases: Sequence[str]) -> list[str]:
+    """As many kinds, all different, of which the second can carry or hold the first."""
+    base = str(rng.choice(bases))
+    others = [kind for kind in kinds if kind != base][: len(kinds) - 1]
+    return [others[0], base, *others[1:]]
 
 
 def _row(

@@ -67,18 +67,12 @@ RELATIONS = {
     "between": ("between",),
 }
 
-#: The one word by which a concept detector knows a relation.
-RELATION_CONCEPTS = {name: name for name in RELATIONS} | {"near": "next"}
-
 BACKDROP_WORDS = {
     "grass": ("on the grass", "in a field", "on a lawn"),
     "beach": ("on the beach", "on the sand"),
     "floor": ("on the floor", "in a room"),
     "snow": ("in the snow", "on the ice"),
 }
-
-#: The one word by which a concept detector knows a backdrop.
-BACKDROP_CONCEPTS = {"grass": "grass", "beach": "beach", "floor": "floor", "snow": "snow"}
 
 #: Every word that names a kind, in any number, to the kind.
 KIND_OF = {word: kind for kind in KINDS for pair in NOUNS[kind] for word in pair}

@@ -7,9 +7,11 @@ is the same on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 #: The canvas is a square of SIDE × SIDE pixels.
 SIDE = 160
@@ -73,11 +75,27 @@ class Scene:
     backdrop: str
     entities: tuple[Entity, ...]
 
-    def objects(self) -> Iterator[tuple[Entity, Box]]:
+    def objects(self) -> list[tuple[Entity, Box]]:
         """Every object with the entity it belongs to, in painting order."""
-        for entity in sorted(self.entities, key=lambda entity: entity.depth):
-            for box in entity.boxes:
-                yield entity, box
+        return painting_order(self.entities)
+
+
+def painting_order(entities: Sequence[Entity]) -> list[tuple[Entity, Box]]:
+    """The objects of these entities, what lies behind first."""
+    by_depth = sorted(entities, key=lambda entity: entity.depth)
+    return [(entity, box) for entity in by_depth for box in entity.boxes]
+
+
+def visible_shares(entities: Sequence[Entity]) -> list[float]:
+    """The share of every object's box that no later box covers, in painting order."""
+    boxes = [box for _, box in painting_order(entities)]
+    shares = []
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        seen = np.ones((SIDE, SIDE), bool)
+        for u1, v1, u2, v2 in boxes[number + 1 :]:
+            seen[v1:v2, u1:u2] = False
+        shares.append(int(seen[y1:y2, x1:x2].sum()) / area(boxes[number]))
+    return shares
 
 
 def area(box: Box) -> int:

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from shards.scenes.layout import draw_scene, visible_shares
+from shards.scenes.layout import draw_scene
 from shards.scenes.relations import between, near, relation
 from shards.scenes.shapes import SHAPES
-from shards.scenes.world import KINDS, SIDE, Box, Entity, Scene
+from shards.scenes.world import KINDS, SIDE, Box, Entity, Scene, visible_shares
 
 
 def entity(*boxes: Box, kind: str = "star", depth: int = 0) -> Entity:
@@ -74,7 +74,7 @@ def test_every_scene_keeps_the_rules(scenes: list[Scene]) -> None:
         assert 2 <= len(boxes) <= 6
         assert boxes.min() >= 0
         assert boxes.max() <= SIDE
-        assert min(visible_shares(list(scene.entities))) >= 0.4
+        assert min(visible_shares(scene.entities)) >= 0.4
         for more, less in zip(scene.entities, scene.entities[1:], strict=False):
             assert more.saliency >= 1.1 * less.saliency
 
