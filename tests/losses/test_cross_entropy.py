@@ -1,0 +1,58 @@
+"""Cross entropy against a loop over words; scheduled sampling at its two ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import capdist.models  # noqa: F401
+from capdist.losses.cross_entropy import cross_entropy, scheduled_inputs
+from capdist.models.base import Dims, build
+from capdist.vocab import PAD
+from tests.contract.test_models import DIMS, make_batch
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_sums_over_every_word_that_is_there(smoothing: float) -> None:
+    model, batch = build({"name": "glied"}, DIMS).eval(), make_batch()
+    batch.tokens[0, 1] = PAD
+    batch.tokens[1, 0, 4:] = PAD
+    with torch.no_grad():
+        loss = cross_entropy(model, batch, label_smoothing=smoothing, sampled=0.0)
+        log_probs = model(model.encode(batch), batch.inputs).log_softmax(-1)
+    expected, V = 0.0, DIMS.vocabulary
+    for i, j, t in torch.nonzero(batch.targets != PAD).tolist():
+        row = log_probs[i, j, t]
+        expected -= (1 - smoothing) * row[batch.targets[i, j, t]].item()
+        expected -= smoothing / V * row.sum().item()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert batch.token_count == 3 * 2 * 5 - 5 - 2
+
+
+def test_nothing_sampled_is_teacher_forcing() -> None:
+    model, batch = build({"name": "lstm"}, DIMS).eval(), make_batch()
+    inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 0.0)
+    assert torch.equal(inputs, batch.inputs)
+
+
+def test_everything_sampled_is_the_models_own() -> None:
+    model, batch = build({"name": "lstm"}, Dims(7, 23)).eval(), make_batch()
+    # A model sure of word 6 draws it everywhere, but for the first word and the padding.
+    model.get_parameter("output.bias").data[6] = 1e4
+    batch.tokens[2, 1, 3:] = PAD
+    inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 1.0)
+    assert torch.equal(inputs[..., 0], batch.inputs[..., 0])
+    there = batch.inputs[..., 1:] != PAD
+    assert (inputs[..., 1:][there] == 6).all()
+    assert (inputs[..., 1:][~there] == PAD).all()
+
+
+def test_share_of_sampled_words() -> None:
+    model, batch = build({"name": "lstm"}, Dims(7, 23)).eval(), make_batch()
+    model.get_parameter("output.bias").data[6] = 1e4
+    batch.tokens[..., 1:] = 7
+    torch.manual_seed(5)
+    memory = model.encode(batch)
+    drawn = [scheduled_inputs(model, memory, batch.inputs, 0.25)[..., 1:] for _ in range(100)]
+    share = (torch.stack(drawn) == 6).float().mean().item()
+    assert share == pytest.approx(0.25, abs=0.03)
