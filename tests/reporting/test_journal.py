@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from capdist.reporting.journal import JOURNAL, Journal, JournalError, read_records
+
+
+def steps(path):
+    return [record["step"] for record in read_records(path)]
+
+
+def test_records_are_on_disk_before_close(tmp_path):
+    journal = Journal(tmp_path / "run")
+    records = [{"step": 1, "stage": "xe", "loss": 2.5, "grad_norm": None}, {"step": 1, "val": 3}]
+    for record in records:
+        journal.write(record)
+    assert read_records(tmp_path / "run" / JOURNAL) == records
+    journal.close()
+
+
+def test_restored_run_forgets_later_steps_and_the_torn_line(tmp_path):
+    path = tmp_path / JOURNAL
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 2, 3)) + '{"ste')
+    assert steps(path) == [1, 2, 2, 3]
+    journal = Journal(tmp_path)
+    journal.truncate_after(2)
+    assert steps(path) == [1, 2, 2]
+    journal.write({"step": 3, "loss": 1.0})
+    journal.close()
+    assert steps(path) == [1, 2, 2, 3]
+    assert {file.name for file in tmp_path.iterdir()} == {JOURNAL, "tensorboard"}
+
+
+def test_torn_line_is_not_glued_to_the_next_record(tmp_path):
+    (tmp_path / JOURNAL).write_text('{"step": 1}\n{"step": 2, "lo')
+    journal = Journal(tmp_path)
+    journal.write({"step": 2})
+    journal.close()
+    assert read_records(tmp_path / JOURNAL) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1.0}'])
+def test_broken_line_is_named(tmp_path, line):
+    path = tmp_path / JOURNAL
+    path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
+    with pytest.raises(JournalError, match=rf"{JOURNAL}: line 2 is not"):
+        read_records(path)
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    journal = Journal(tmp_path / "run", enabled=False)
+    journal.truncate_after(0)
+    journal.write({"step": 1, "loss": 1.0})
+    journal.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_shows_each_step_once_after_a_restore(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    first = Journal(tmp_path)
+    for step in (1, 2, 3):
+        first.write({"step": step, "stage": "xe", "loss": float(step), "grad_norm": None})
+    first.close()
+    second = Journal(tmp_path)
+    second.truncate_after(1)
+    for step in (2, 3):
+        second.write({"step": step, "stage": "xe", "loss": 10.0 * step, "grad_norm": None})
+    second.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["loss"]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 20.0), (3, 30.0)]
+
+
+def test_without_tensorboard_the_run_goes_on_and_says_so_once(tmp_path):
+    code = (
+        "import sys; sys.modules['tensorboard'] = None; sys.modules['torch'] = None\n"
+        "from capdist.reporting.journal import Journal\n"
+        f"journal = Journal({str(tmp_path)!r})\n"
+        "journal.write({'step': 1, 'loss': 1.0}); journal.write({'step': 2, 'loss': 1.0})\n"
+        "journal.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("no TensorBoard events") == 1
+    assert steps(tmp_path / JOURNAL) == [1, 2]
