@@ -1,0 +1,76 @@
+"""The curves of a run: training loss and validation CIDEr against the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from capdist.reporting.journal import JournalError, read_records
+
+#: Share of the past in the smoothed loss.
+SMOOTHING = 0.97
+
+Records = Sequence[dict[str, Any]]
+
+
+def draw_curves(metrics_jsonl: Path, out: Path) -> None:
+    """Draw a journal as PNG: a panel for each stage's loss, raw and smoothed, and one for CIDEr.
+
+    Raises:
+        JournalError: if the journal does not read, or holds nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    records = read_records(metrics_jsonl)
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        if "loss" in record:
+            stages.setdefault(record["stage"], []).append(record)
+    evaluations = [record for record in records if "val_cider" in record]
+    panels = len(stages) + bool(evaluations)
+    if not panels:
+        raise JournalError(f"{metrics_jsonl}: neither a loss nor a val_cider; nothing to draw")
+    figure = Figure(figsize=(8, 2.8 * panels), layout="constrained")
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (stage, steps) in zip(axes, stages.items(), strict=False):
+        _draw_loss(axis, stage, steps)
+    if evaluations:
+        _draw_cider(axes[-1], evaluations)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("step")
+    figure.savefig(out, format="png", dpi=110)
+
+
+def smooth(values: Sequence[float], share: float = SMOOTHING) -> list[float]:
+    """The exponential moving average m = share · m + (1 − share) · v, free of its zero start.
+
+    As Adam's moments are (Kingma & Ba 2015, Algorithm 1): divided by 1 − share^t.
+    """
+    average, smoothed = 0.0, []
+    for t, value in enumerate(values, 1):
+        average = share * average + (1 - share) * value
+        smoothed.append(average / (1 - share**t))
+    return smoothed
+
+
+def _draw_loss(axis: Any, stage: str, steps: Records) -> None:
+    x, losses = [record["step"] for record in steps], [record["loss"] for record in steps]
+    axis.plot(x, losses, color="#9fb8d8", linewidth=0.7, label="each step")
+    axis.plot(x, smooth(losses), color="#1f4e8c", linewidth=1.6, label="smoothed")
+    axis.set_ylabel(f"{stage} training loss")
+    axis.legend(frameon=False)
+
+
+def _draw_cider(axis: Any, evaluations: Records) -> None:
+    x = [record["step"] for record in evaluations]
+    y = [record["val_cider"] for record in evaluations]
+    best = max(range(len(y)), key=y.__getitem__)
+    axis.plot(x, y, color="#b3541e", linewidth=1.4, marker="o", markersize=3.5)
+    axis.annotate(
+        f"{y[best]:.1f}", (x[best], y[best]), xytext=(0, 5), textcoords="offset points", ha="center"
+    )
+    axis.margins(y=0.15)
+    axis.set_ylabel("validation CIDEr")
