@@ -1,0 +1,131 @@
+"""Scores of a trained model on a split, beside those of a caption that looks at no image.
+
+Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
+``scores/<split>-beam<K>.json`` and ``report-<split>.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capdist.config import ConfigError, DecodingConfig
+from capdist.data.dataset import References, evaluation_batches, references
+from capdist.data.stream import Ranks
+from capdist.decoding.split import caption_split
+from capdist.metrics.coco import Scores, probe, score, write_results
+from capdist.metrics.constant import constant_caption
+from capdist.reporting.page import write_report
+from capdist.reporting.progress import Progress
+from capdist.reporting.samples import pick_samples
+from capdist.reporting.table import format_table
+from capdist.training.checkpoint import find_checkpoint
+from capdist.training.export import Exported, read_export
+from shards.index import Manifest
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model, one split, one way to decode."""
+
+    run: Path
+    exported: Exported
+    manifest: Manifest
+    split: str
+    decoding: DecodingConfig
+
+    @classmethod
+    def open(cls, run: Path, split: str, checkpoint: str, beam: int | None) -> Evaluation:
+        """The ``best`` or ``last`` checkpoint of a run.
+
+        Args:
+            run: folder.
+            split: to decode.
+            checkpoint: "best" or "last".
+            beam: instead of the config's.
+
+        Raises:
+            ConfigError: if the run has no such checkpoint, or it is damaged.
+            ShardError: if the shards are not there, or have no such split.
+        """
+        folder = find_checkpoint(run, checkpoint)
+        if folder is None:
+            raise ConfigError(
+                f"{run}: no {checkpoint} checkpoint; train first, or give another --run"
+            )
+        exported = read_export(folder)
+        manifest = Manifest.load(exported.config.data.shards)
+        exported.check_features(manifest)
+        manifest.split(split)
+        decoding = exported.config.decoding
+        if beam is not None:
+            decoding = decoding.model_copy(update={"beam": beam})
+        return cls(run, exported, manifest, split, decoding)
+
+    @property
+    def name(self) -> str:
+        """Of the files it writes."""
+        return f"{self.split}-beam{self.decoding.beam}"
+
+    def evaluate(self) -> None:
+        """Decode, score where there are references, print the table, write the files."""
+        for metric, reason in probe().items():
+            print(f"{metric} will be absent: {reason}")
+        captions = self.decode()
+        path = self.run / "captions" / f"{self.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_results(path, captions)
+        known = references(self.manifest, self.split)
+        if not any(known.raw.values()):
+            print(f"{self.split} has no captions to compare with; nothing is scored")
+            print(f"captions: {path}")
+            return
+        rows = self.score(known, captions)
+        self.report(known, captions, rows)
+        print(f"captions: {path}")
+
+    def decode(self) -> dict[int, str]:
+        """The best caption of every image of the split."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        exported, batch = self.exported, self.decoding.batch
+        data, vocab = exported.config.data, exported.vocab
+        batches = evaluation_batches(self.manifest, self.split, data, batch, vocab, Ranks())
+        images, started = batches.stream.order.samples, time.perf_counter()
+        with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
+            found = caption_split(
+                exported.model.to(device), batches, vocab, self.decoding, device, progress.advance
+            )
+        speed = images / (time.perf_counter() - started)
+        print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
+        return {image: " ".join(words) for image, words in found.items()}
+
+    def score(self, known: References, captions: dict[int, str]) -> dict[str, Scores]:
+        """Scores of the model and of the constant caption; printed as a table and kept."""
+        train = references(self.manifest, "train").tokens
+        constant = " ".join(constant_caption(train))
+        rows = {
+            self.exported.config.model["name"]: score(known.raw, captions),
+            "constant caption": score(known.raw, dict.fromkeys(captions, constant)),
+        }
+        print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
+        print(format_table(rows))
+        print(f"constant caption: {constant!r}; tokeniser: {next(iter(rows.values())).tokeniser}")
+        path = self.run / "scores" / f"{self.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({name: row.to_json() for name, row in rows.items()}, indent=1))
+        print(f"scores: {path}")
+        return rows
+
+    def report(
+        self, known: References, captions: dict[int, str], rows: dict[str, Scores]
+    ) -> None:
+        """A page with the scores, the curves and some captions with their pictures."""
+        path = self.run / f"report-{self.split}.html"
+        samples: Any = pick_samples(self.manifest, self.split, known.raw, captions)
+        write_report(self.run, path, samples=samples)
+        print(f"report: {path}")
