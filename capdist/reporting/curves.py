@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def draw_curves(metrics_jsonl: Path, out: Path) -> None:
     records = read_records(metrics_jsonl)
     stages: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        if "loss" in record:
+        # a step that the loss scaler left out may have no finite loss: the average would stay NaN
+        if "loss" in record and math.isfinite(record["loss"]):
             stages.setdefault(record["stage"], []).append(record)
     evaluations = [record for record in records if "val_cider" in record]
     panels = len(stages) + bool(evaluations)

@@ -13,6 +13,7 @@ TRAIN = [
     {"step": step, "stage": stage, "epoch": 0.1, "loss": loss, "lr": 1e-3, "captions_per_s": 9.0}
     for step, (stage, loss) in enumerate([("xe", 4.0)] * 5 + [("scst", -0.1)] * 5, 1)
 ]
+LEFT_OUT = {"step": 1, "stage": "mil", "epoch": 0.1, "loss": float("inf"), "lr": 1e-3}
 EVALUATIONS = [{"step": 5, "epoch": 1, "val_cider": 80.0}, {"step": 10, "epoch": 2, "val_cider": 9}]
 
 
@@ -29,7 +30,8 @@ def png(folder):
 
 
 @pytest.mark.parametrize(
-    ("records", "panels"), [(TRAIN + EVALUATIONS, 3), (TRAIN[:3], 1), (EVALUATIONS, 1)]
+    ("records", "panels"),
+    [(TRAIN + EVALUATIONS, 3), (TRAIN[:3], 1), (EVALUATIONS, 1), ([LEFT_OUT, *EVALUATIONS], 1)],
 )
 def test_curves_have_a_panel_for_each_stage_and_one_for_cider(tmp_path, records, panels):
     out = tmp_path / "curves.png"
