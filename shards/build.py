@@ -116,10 +116,11 @@ class FileSource:
         scores = learning.cross_fit(X, Y)
         print(_precision("train, cross-fitted", scores, Y))
         if others:
-            other_scores = learning.fit(X, Y)(X_others)
-            scores = np.concatenate([scores, other_scores])
+            model = learning.fit(X, Y)
+            scores = np.concatenate([scores, model(X_others)])
             val = np.array([image.split == "val" for image in others])
-            print(_precision("val", other_scores[val], _targets(others, words)[val]))
+            Y_val = _targets(others, words)[val]
+            print(_precision(f"val, λ {model.penalty:g}", model(X_others[val]), Y_val))
         kept = learning.best(scores, words, recipe.concepts_kept)
         return {image.image_id: pairs for image, pairs in zip(train + others, kept, strict=True)}
 

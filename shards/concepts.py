@@ -73,6 +73,7 @@ def targets(images: Iterable[Collection[str]], words: Sequence[str]) -> Array:
 class Ridge:
     """A fitted model: scores = standardised X · ``weights`` + ``bias``; X is (N, P)."""
 
+    penalty: float
     mean: Array
     deviation: Array
     weights: Array
@@ -96,7 +97,7 @@ def fit_path(X: Array, Y: Array, penalties: Sequence[float]) -> list[Ridge]:
     eigenvalues, Q = np.linalg.eigh(Z.T @ Z)
     rotated = Q.T @ (Z.T @ (Y - bias))
     return [
-        Ridge(mean, deviation, Q @ (rotated / (eigenvalues + penalty)[:, None]), bias)
+        Ridge(penalty, mean, deviation, Q @ (rotated / (eigenvalues + penalty)[:, None]), bias)
         for penalty in penalties
     ]
 

@@ -1,0 +1,175 @@
+"""Shows one sample as a person wants to see it.
+
+This module is `shards.inspect`; the standard library's `inspect` is another one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from shards.index import Manifest
+from shards.schema import Array, Phrase, Sample, ShardError, decode
+from shards.tars import read_tar
+
+_BOXES_SHOWN = 5
+_CLASSES_SHOWN = 3
+_COLOURS = ("red", "lime", "blue", "orange", "magenta", "cyan")
+
+
+def find(
+    path: Path, split: str | None, key: str | None, number: int
+) -> tuple[Sample, tuple[str, ...]]:
+    """A sample and the names of its set's classes.
+
+    Args:
+        path: a folder of shards, or one tar.
+        split: look in this split of the folder only.
+        key: the sample's key; if None, its place counts.
+        number: how many samples stand before it.
+
+    Raises:
+        ShardError: if there is no such sample.
+    """
+    tars, class_names = _tars(path, split)
+    for place, sample in enumerate(_samples(tars)):
+        if sample.key == key if key is not None else place == number:
+            return sample, class_names
+    wanted = f"with key {key!r}" if key is not None else f"number {number} (the first is 0)"
+    where = f"{path}, split {split}" if split else str(path)
+    raise ShardError(f"{where}: no sample {wanted}")
+
+
+def describe(sample: Sample, class_names: Sequence[str]) -> str:
+    """Everything a sample holds, in lines of text."""
+    return "\n".join(
+        [
+            *_heading(sample),
+            *_captions(sample),
+            *_concepts(sample),
+            *_regions(sample),
+            *_boxes(sample, class_names),
+            *_grounding(sample),
+        ]
+    )
+
+
+def draw(sample: Sample, class_names: Sequence[str], path: Path) -> None:
+    """Write the sample's picture with its first boxes and their likeliest class.
+
+    Raises:
+        ShardError: if the sample has no picture.
+    """
+    if sample.picture is None:
+        raise ShardError(f"sample {sample.key}: has no picture (no png member) to draw on")
+    from PIL import Image, ImageDraw
+
+    with Image.open(io.BytesIO(sample.picture)) as file:
+        image = file.convert("RGB")
+    pencil = ImageDraw.Draw(image)
+    for number, box in enumerate(sample.boxes[:_BOXES_SHOWN]):
+        x1, y1, x2, y2 = (box * [*image.size, *image.size]).tolist()
+        colour = _COLOURS[number % len(_COLOURS)]
+        pencil.rectangle((x1, y1, x2, y2), outline=colour)
+        pencil.text((x1 + 2, y1 + 1), _label(sample, number, class_names), fill=colour)
+    image.save(path, format="PNG")
+
+
+def _tars(path: Path, split: str | None) -> tuple[list[Path], tuple[str, ...]]:
+    """The tars to look in; a lone tar has the class names of the folder it stands in, if any."""
+    if path.is_dir():
+        manifest = Manifest.load(path)
+        shards = manifest.split(split) if split else manifest.shards
+        return [path / shard.name for shard in shards], manifest.class_names
+    if not path.is_file():
+        raise ShardError(f"{path}: no such folder or tar")
+    if split:
+        raise ShardError(f"{path}: one tar has no splits to choose from; leave out --split")
+    try:
+        return [path], Manifest.load(path.parent).class_names
+    except ShardError:
+        return [path], ()
+
+
+def _samples(tars: Sequence[Path]) -> Iterator[Sample]:
+    for tar in tars:
+        for entry, members in read_tar(tar):
+            yield decode(entry.key, members)
+
+
+def _heading(sample: Sample) -> Iterator[str]:
+    size = f"{sample.width} × {sample.height}" if sample.width else "size unknown"
+    picture = "with its picture" if sample.picture is not None else "no picture"
+    yield f"sample {sample.key}: image {sample.image_id}, {size}, split {sample.split}, {picture}"
+
+
+def _captions(sample: Sample) -> Iterator[str]:
+    yield f"captions: {len(sample.captions) or 'none'}"
+    for number, (caption, tokens) in enumerate(zip(sample.captions, sample.tokens, strict=True)):
+        yield f"  {number}  {caption}"
+        yield f"     {len(tokens)} tokens: {' '.join(tokens)}"
+
+
+def _concepts(sample: Sample) -> Iterator[str]:
+    if sample.concepts is None:
+        yield "concepts: none"
+    else:
+        pairs = ", ".join(f"{word} {score:.2f}" for word, score in sample.concepts)
+        yield f"concepts: {len(sample.concepts)}: {pairs}"
+
+
+def _regions(sample: Sample) -> Iterator[str]:
+    wide = sample.regions.astype(np.float32)
+    yield f"regions: {wide.shape[0]} of width {wide.shape[1]}, {sample.regions.dtype}"
+    yield (
+        f"  mean {wide.mean():.3f}, deviation {wide.std():.3f}, least {wide.min():.3f}, "
+        f"greatest {wide.max():.3f}, zeros {np.mean(wide == 0):.1%}"
+    )
+
+
+def _boxes(sample: Sample, class_names: Sequence[str]) -> Iterator[str]:
+    shown = sample.boxes[:_BOXES_SHOWN]
+    yield f"boxes: the first {len(shown)}"
+    for number, box in enumerate(shown):
+        yield f"  {number}  {_place(box)}: {_label(sample, number, class_names)}"
+
+
+def _place(box: Array | Sequence[float]) -> str:
+    """A box in words: where its centre lies, and how far it reaches in per cent of the image."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    vertical = ("top", "middle", "bottom")[_third((y1 + y2) / 2)]
+    horizontal = ("left", "centre", "right")[_third((x1 + x2) / 2)]
+    return f"{vertical} {horizontal} (x {x1:.0%} to {x2:.0%}, y {y1:.0%} to {y2:.0%})"
+
+
+def _third(share: float) -> int:
+    return min(int(share * 3), 2)
+
+
+def _label(sample: Sample, number: int, class_names: Sequence[str]) -> str:
+    if sample.classes is None:
+        return "no classes"
+    likeliest = sample.classes[number][:_CLASSES_SHOWN].tolist()
+    return ", ".join(f"{_class_name(i, class_names)} {prob:.2f}" for i, prob in likeliest)
+
+
+def _class_name(number: int, class_names: Sequence[str]) -> str:
+    return class_names[number] if 0 <= number < len(class_names) else f"class {number}"
+
+
+def _grounding(sample: Sample) -> Iterator[str]:
+    if sample.grounding is None:
+        yield "grounding: none"
+        return
+    yield f"grounding: {len(sample.grounding)} phrases"
+    for phrase in sample.grounding:
+        yield f"  caption {phrase.caption}: {_phrase(phrase, sample.tokens[phrase.caption])}"
+
+
+def _phrase(phrase: Phrase, tokens: Sequence[str]) -> str:
+    words = " ".join(tokens[phrase.start : phrase.end])
+    places = "; ".join(_place(box) for box in phrase.boxes)
+    return f"'{words}', head '{tokens[phrase.head]}', class {phrase.class_name}: {places}"
