@@ -234,13 +234,13 @@ def _explain(section: type[Section], error: ValidationError, prefix: str) -> str
 
 
 def _suggestion(section: type[Section], names: list[str]) -> str:
-    plain = ".".join(name for name in names if not name.isdigit())
-    known = list(_keys(section, ""))
-    siblings = [k for k in known if k.rpartition(".")[0] == plain.rpartition(".")[0]]
-    near = difflib.get_close_matches(plain, siblings, 1, 0.5)
-    # A right key in the wrong section is the other common slip.
-    near = near or [k for k in known if k.rpartition(".")[2] == plain.rpartition(".")[2]]
-    near = near or difflib.get_close_matches(plain, known, 1, 0.6)
+    *above, leaf = [name for name in names if not name.isdigit()]
+    known = {key: key.rpartition(".")[2] for key in _keys(section, "")}
+    siblings = [k for k in known if k.rpartition(".")[0] == ".".join(above)]
+    # A right key in the wrong section is as common a slip as a misspelling.
+    near = [key for key, name in known.items() if name == leaf]
+    near = near or difflib.get_close_matches(".".join([*above, leaf]), siblings, 1, 0.5)
+    near = near or difflib.get_close_matches(leaf, known, 1, 0.6)
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(siblings)}"
 
 

@@ -44,17 +44,19 @@ class Cursor:
     finished: bool = False
 
 
+def find_checkpoint(run: Path, name: str) -> Path | None:
+    """The folder that ``last`` or ``best`` names in a run folder, if there is one."""
+    pointer = run / "checkpoints" / name
+    return pointer.parent / pointer.read_text().strip() if pointer.is_file() else None
+
+
 class Checkpoints:
-    """The checkpoints of a run folder."""
+    """Writes and reads the checkpoints of a run folder."""
 
     def __init__(self, run: Path, job: Job) -> None:
+        self.run = run
         self.folder = run / "checkpoints"
         self.job = job
-
-    def find(self, name: str) -> Path | None:
-        """The folder that ``last`` or ``best`` names, if there is one."""
-        pointer = self.folder / name
-        return self.folder / pointer.read_text().strip() if pointer.is_file() else None
 
     def save(
         self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: bool
@@ -99,7 +101,7 @@ class Checkpoints:
         os.replace(temporary, self.folder / name)
 
     def _prune(self) -> None:
-        kept = {self.find("last"), self.find("best")}
+        kept = {find_checkpoint(self.run, "last"), find_checkpoint(self.run, "best")}
         for folder in self.folder.glob("step-*"):
             if folder not in kept:
                 shutil.rmtree(folder)

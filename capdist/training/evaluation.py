@@ -1,16 +1,17 @@
 """Scores of a trained model on a split, beside those of a caption that looks at no image.
 
 Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
-``scores/<split>-beam<K>.json`` and ``report-<split>.html``.
+``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,15 +19,17 @@ from capdist.config import ConfigError, DecodingConfig
 from capdist.data.dataset import References, evaluation_batches, references
 from capdist.data.stream import Ranks
 from capdist.decoding.split import caption_split
-from capdist.metrics.coco import Scores, probe, score, write_results
+from capdist.metrics.coco import ALL, Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
-from capdist.reporting.page import write_report
+from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
-from capdist.reporting.samples import pick_samples
 from capdist.reporting.table import format_table
 from capdist.training.checkpoint import find_checkpoint
 from capdist.training.export import Exported, read_export
 from shards.index import Manifest
+
+#: Images that the report shows.
+SAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,7 @@ class Evaluation:
             print(f"{self.split} has no captions to compare with; nothing is scored")
             print(f"captions: {path}")
             return
-        rows = self.score(known, captions)
-        self.report(known, captions, rows)
+        self.report(known, captions, self.score(known, captions))
         print(f"captions: {path}")
 
     def decode(self) -> dict[int, str]:
@@ -105,27 +107,38 @@ class Evaluation:
         return {image: " ".join(words) for image, words in found.items()}
 
     def score(self, known: References, captions: dict[int, str]) -> dict[str, Scores]:
-        """Scores of the model and of the constant caption; printed as a table and kept."""
-        train = references(self.manifest, "train").tokens
-        constant = " ".join(constant_caption(train))
-        rows = {
-            self.exported.config.model["name"]: score(known.raw, captions),
-            "constant caption": score(known.raw, dict.fromkeys(captions, constant)),
+        """Scores of the model and of the constant caption, best known first."""
+        constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
+        print(f"constant caption: {constant!r}")
+        return {
+            f"{self.exported.config.model['name']}, beam {self.decoding.beam}": score(
+                known.raw, captions
+            ),
+            CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
         }
+
+    def report(self, known: References, captions: dict[int, str], rows: dict[str, Scores]) -> None:
+        """The table on the terminal, and a page with curves, captions and their pictures."""
         print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
-        print(format_table(rows))
-        print(f"constant caption: {constant!r}; tokeniser: {next(iter(rows.values())).tokeniser}")
+        found = dict.fromkeys(metric for row in rows.values() for metric in row.values)
+        columns = sorted(found, key=lambda metric: (*ALL, metric).index(metric))
+        print(format_table({name: row.values for name, row in rows.items()}, columns))
+        first = next(iter(rows.values()))
+        for metric, reason in first.absent.items():
+            print(f"{metric} is absent: {reason}")
+        print(f"references through the {first.tokeniser} tokeniser\n")
+        text = json.dumps({name: row.to_json() for name, row in rows.items()}, indent=1)
         path = self.run / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({name: row.to_json() for name, row in rows.items()}, indent=1))
-        print(f"scores: {path}")
-        return rows
+        for target in (path, self.run / SCORES):
+            target.write_text(text)
+        page = self.run / f"report-{self.split}.html"
+        write_report(self.run, page, samples=list(self.samples(known, captions)))
+        print(f"scores:   {path}\nreport:   {page}")
 
-    def report(
-        self, known: References, captions: dict[int, str], rows: dict[str, Scores]
-    ) -> None:
-        """A page with the scores, the curves and some captions with their pictures."""
-        path = self.run / f"report-{self.split}.html"
-        samples: Any = pick_samples(self.manifest, self.split, known.raw, captions)
-        write_report(self.run, path, samples=samples)
-        print(f"report: {path}")
+    def samples(self, known: References, captions: dict[int, str]) -> Iterator[ReportSample]:
+        """The first images of the split, with their pictures where the shards have them."""
+        keys = [entry.key for entry in self.manifest.index(self.manifest.split(self.split)[0])]
+        pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
+        for key, image in islice(zip(keys, known.raw, strict=False), SAMPLES):
+            yield ReportSample(key, captions[image], known.raw[image], pictures.get(key))

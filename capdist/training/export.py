@@ -16,7 +16,7 @@ from torch import Tensor
 from capdist.config import Config, ConfigError, read_json, validate
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.index import Features, Manifest
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,21 @@ class Exported:
     model: CaptionModel[Any]
     config: Config
     vocab: Vocabulary
+    features: Features
+
+    def check_features(self, manifest: Manifest) -> None:
+        """Refuse shards whose features another extractor made.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        trained, found = self.features, manifest.features
+        if (trained.name, trained.dim) != (found.name, found.dim):
+            raise ConfigError(
+                f"{manifest.root}: features {found.name!r} of width {found.dim}, but the model was "
+                f"trained on {trained.name!r} of width {trained.dim}; use shards of the same "
+                "extractor"
+            )
 
 
 def write_export(
@@ -60,9 +75,10 @@ def read_export(folder: Path) -> Exported:
     config = validate(Config, described["run"], str(folder / "config.json"))
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
-    model = build(config.model, Dims(described["features"]["dim"], len(vocab)), str(folder))
+    features = Features(**described["features"])
+    model = build(config.model, Dims(features.dim, len(vocab)), str(folder))
     model.load_state_dict(weights)
-    return Exported(model.eval(), config, vocab)
+    return Exported(model.eval(), config, vocab, features)
 
 
 def read_weights(folder: Path, vocab: Vocabulary) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from capdist.config import Config, ConfigError, XeStage
+from capdist.config import Config, ConfigError, XeStage, read_json
 from capdist.data.dataset import Batches, check_needs, count_words, training_batches
 from capdist.metrics.coco import probe
-from capdist.models.base import CaptionModel, Dims, build
+from capdist.models.base import CaptionModel, Dims, build, parse
 from capdist.reporting.journal import Journal
-from capdist.training.checkpoint import Checkpoints, Cursor, read_cursor
+from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
 from capdist.training.engine import make_engine
 from capdist.training.export import read_weights
 from capdist.training.job import Job
@@ -58,13 +58,18 @@ class Run:
     vocab: Vocabulary
     checkpoints: Checkpoints
 
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.config.run)
+
     @classmethod
     def prepare(cls, config: Config, where: str, job: Job, *, resume: bool) -> Run:
         """Check everything that can be wrong before anything trains, and say what will run."""
         manifest = Manifest.load(config.data.shards)
         vocab = count_words(manifest, config.data.min_count)
         run = cls(config, where, job, manifest, vocab, Checkpoints(Path(config.run), job))
-        last = run.checkpoints.find("last")
+        last = find_checkpoint(run.folder, "last")
         if last and not resume:
             raise ConfigError(
                 f"{config.run}: holds a run; go on with it by --resume auto, "
@@ -72,13 +77,41 @@ class Run:
             )
         model = run.new_model()
         check_needs(manifest, model.needs, config.model["name"])
+        run.check_stages(model)
         if last:
             read_weights(last, vocab)
+            run.check_model(last)
         if job.first:
             run.announce(model)
             write_down(config, vocab, manifest)
         job.barrier()
         return run
+
+    def check_stages(self, model: CaptionModel[Any]) -> None:
+        """Refuse scheduled sampling where no step reads the last one's state.
+
+        Raises:
+            ConfigError: naming the stage.
+        """
+        for number, stage in enumerate(self.config.stages):
+            if stage.scheduled_sampling and not model.recurrent:
+                raise ConfigError(
+                    f"{self.where}: stages.{number}.scheduled_sampling needs a recurrent model, "
+                    f"{self.config.model['name']} is none; remove it"
+                )
+
+    def check_model(self, last: Path) -> None:
+        """Refuse to go on with a checkpoint of another model.
+
+        Raises:
+            ConfigError: naming the checkpoint.
+        """
+        trained = read_json(last / "config.json")["run"]["model"]
+        if parse(trained, str(last)) != parse(self.config.model, self.where):
+            raise ConfigError(
+                f"{self.where}: model is not the one of {last}, {trained}; "
+                "resume with its config, or choose another folder by --set run=FOLDER"
+            )
 
     def announce(self, model: CaptionModel[Any]) -> None:
         """Say what will be trained, and which scores will be absent and why."""
@@ -101,9 +134,9 @@ class Run:
 
     def go(self) -> None:
         """Train from the last checkpoint on, or from the beginning."""
-        last = self.checkpoints.find("last")
+        last = find_checkpoint(self.folder, "last")
         cursor = read_cursor(last) if last else Cursor()
-        journal = Journal(Path(self.config.run), enabled=self.job.first)
+        journal = Journal(self.folder, enabled=self.job.first)
         journal.truncate_after(cursor.step)
         torch.manual_seed(self.config.seed + self.job.ranks.rank)
         for number in range(cursor.stage, len(self.config.stages)):
@@ -111,13 +144,13 @@ class Run:
         journal.close()
         if self.job.first:
             print(f"trained {cursor.step} steps; best validation CIDEr {cursor.best_cider:.1f}")
-            print(f"model: {self.checkpoints.find('best')}")
+            print(f"model: {find_checkpoint(self.folder, 'best')}")
             print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
 
     def stage(self, number: int, cursor: Cursor, journal: Journal) -> Cursor:
         """Train one stage, from the best of the one before or from where it was stopped."""
         stage, model = self.config.stages[number], self.new_model()
-        last, best = self.checkpoints.find("last"), self.checkpoints.find("best")
+        last, best = (find_checkpoint(self.folder, name) for name in ("last", "best"))
         begins = cursor.stage < number
         if begins and best:
             model.load_state_dict(read_weights(best, self.vocab))

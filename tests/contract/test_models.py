@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import capdist.models  # noqa: F401
+import capdist.models
 from capdist.batch import Batch
 from capdist.losses.cross_entropy import cross_entropy
 from capdist.models.base import CaptionModel, Dims, build, registered
@@ -184,3 +185,13 @@ def test_attention_sums_to_one_over_what_is_there(section: dict[str, Any]) -> No
         there = masks[name].any(1).float()[:, None, None].expand(weights.shape[:3])
         torch.testing.assert_close(weights.sum(-1), there, rtol=1e-5, atol=1e-5)
         assert not weights.masked_select(~masks[name][:, None, None]).any()
+
+
+def test_models_import_only_the_contract_and_the_layers() -> None:
+    folder = Path(capdist.models.__path__[0])
+    shared = {"base", "layers"}
+    for file in folder.glob("[!_]*.py"):
+        nodes = ast.walk(ast.parse(file.read_text()))
+        sources = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        others = {s.rpartition(".")[2] for s in sources if s.startswith("capdist.models.")}
+        assert others <= shared, f"{file.name} imports {others - shared}"

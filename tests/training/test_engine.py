@@ -76,9 +76,7 @@ def test_deepspeed_equals_its_twin(
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_clipping_scales_the_global_gradient(
-    tiny: Manifest, tmp_path: Path, engine: str
-) -> None:
+def test_clipping_scales_the_global_gradient(tiny: Manifest, tmp_path: Path, engine: str) -> None:
     free, _ = steps(tiny, tmp_path, 1, "torch", clip_norm=0.5)
     # Without ZeRO, in fp32, DeepSpeed clips but tells no norm.
     zero = {"zero_optimization": {"stage": 1}}

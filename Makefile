@@ -1,0 +1,34 @@
+# make train: from nothing to a trained and scored GLIED on the embedded corpus.
+# make test:  the whole check.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: install train test lint
+
+install: .venv/installed
+
+# The last line compiles DeepSpeed's shared-memory operator once, where there is no GPU; otherwise
+# the first training step would wait for the compiler.
+.venv/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()'
+	touch $@
+
+corpus/scenes/manifest.json: | install
+	$(BIN)/python -m shards scenes --out corpus/scenes
+
+train: install corpus/scenes/manifest.json
+	deepspeed launcher/train.py --config configs/glied.json --resume auto
+	python launcher/evaluate.py --run runs/glied --split test
+
+lint: install
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+test: lint
+	python -m pytest --numprocesses 2 --dist worksteal

@@ -1,0 +1,34 @@
+"""Every config in configs/ parses, and the schema that editors read is current."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import capdist.models  # noqa: F401
+from capdist.config import load_config
+from capdist.models.base import Dims, build
+from capdist.training.schema import config_schema
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json"})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_parses_and_builds(path: Path) -> None:
+    config = load_config(path)
+    build(config.model, Dims(features=8, vocabulary=10), str(path))
+    assert config.schema_ is not None
+    assert (path.parent / config.schema_).resolve() == CONFIGS / "schema.json"
+
+
+def test_no_two_configs_write_into_the_same_folder() -> None:
+    runs = [load_config(path).run for path in FILES]
+    assert len(set(runs)) == len(runs)
+
+
+def test_the_schema_is_current() -> None:
+    # python -m capdist.training.schema > configs/schema.json
+    assert json.loads((CONFIGS / "schema.json").read_text()) == config_schema()

@@ -1,0 +1,211 @@
+"""The training command, as a person runs it: to its end, after a kill, on bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.index import Manifest
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
+
+
+@pytest.fixture
+def config(tiny: Manifest, tmp_path: Path) -> Path:
+    """A run of two short epochs in plain torch."""
+    path = tmp_path / "config.json"
+    stage = {
+        "objective": "xe",
+        "epochs": 2,
+        "batch": {"images": 16, "micro": 8},
+        "optimizer": {"lr": 0.01},
+    }
+    described = {
+        "description": "a test",
+        "run": str(tmp_path / "run"),
+        "engine": "torch",
+        "data": {"shards": str(tiny.root), "min_count": 1, "lanes": 8, "workers": 0},
+        "model": SMALL,
+        "stages": [stage],
+    }
+    path.write_text(json.dumps(described))
+    return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "launcher/train.py"), "--config", str(config), *arguments]
+
+
+def train(
+    config: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(config, *arguments),
+        env=env or environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refusal is."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in records(run) if "loss" in record]
+
+
+def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:
+    result = train(config)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "run"
+    assert len(losses(run)) == 8
+    assert [r["epoch"] for r in records(run) if "val_cider" in r] == [1, 2]
+    best = run / "checkpoints" / (run / "checkpoints" / "best").read_text()
+    for name in ("model.safetensors", "config.json", "vocab.json", "cursor.json", "rank-0.pt"):
+        assert (best / name).is_file()
+    for name in ("config.json", "vocab.json", "versions.json"):
+        assert (run / name).is_file()
+    assert len(list((run / "captions").glob("val-*.json"))) == 2
+    assert list((run / "tensorboard").iterdir())
+    assert "trained 8 steps" in result.stdout
+
+
+def test_the_deepspeed_launcher_and_two_ranks(config: Path, tmp_path: Path) -> None:
+    assert train(config, "--set", "model.dropout=0").returncode == 0
+    deepspeed = Path(sys.executable).with_name("deepspeed")
+    result = subprocess.run(
+        [
+            *[str(deepspeed), "--num_gpus", "2", "--master_port", "29517", "launcher/train.py"],
+            *["--config", str(config), "--set", "engine=deepspeed", "--set", "model.dropout=0"],
+            *["--set", f"run={tmp_path / 'two'}", "--set", "deepspeed.zero_optimization.stage=2"],
+        ],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "run"), rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_killed_and_resumed_it_is_the_same_run(config: Path, tmp_path: Path, engine: str) -> None:
+    shared = ["--set", f"engine={engine}", "--set", "checkpoint.every_steps=1"]
+    shared += ["--set", "stages.0.epochs=4"]
+    undisturbed = train(config, *shared, "--set", f"run={tmp_path / 'whole'}")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    run, started = tmp_path / "run", time.monotonic()
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command(config, *shared), env=environment(), stdout=log, stderr=log
+        )
+        while not (run / "checkpoints" / "last").is_file() or len(losses(run)) < 6:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() - started < 120
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = train(config, *shared, "--resume", "auto")
+    assert resumed.returncode == 0, resumed.stderr
+    assert losses(run) == losses(tmp_path / "whole")
+    assert records(run)[-1]["val_cider"] == records(tmp_path / "whole")[-1]["val_cider"]
+
+
+def test_early_stopping(config: Path, tmp_path: Path) -> None:
+    frozen = ["--set", "stages.0.optimizer.lr=1e-12", "--set", "stages.0.patience=2"]
+    assert train(config, *frozen, "--set", "stages.0.epochs=9").returncode == 0
+    assert [r["epoch"] for r in records(tmp_path / "run") if "val_cider" in r] == [1, 2, 3]
+
+
+def test_stages_start_from_the_best_of_the_one_before(config: Path, tmp_path: Path) -> None:
+    described = json.loads(config.read_text())
+    described["stages"].append({**described["stages"][0], "optimizer": {"lr": 1e-12}})
+    described["model"]["dropout"] = 0
+    config.write_text(json.dumps(described))
+    assert train(config).returncode == 0
+    evaluations = [r["val_cider"] for r in records(tmp_path / "run") if "val_cider" in r]
+    assert evaluations[2:] == [max(evaluations[:2])] * 2
+
+
+def test_a_finished_run_is_left_alone(config: Path, tmp_path: Path) -> None:
+    assert train(config).returncode == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert "holds a run" in refused(train(config))
+    assert train(config, "--resume", "auto").returncode == 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.min_cuont=3", "data.min_cuont: unknown key; did you mean data.min_count?"),
+        ("lr=0.1", "lr: unknown key; did you mean stages.optimizer.lr?"),
+        ("model.widht=8", "model.widht: unknown key; did you mean width?"),
+        ("stages.0.epochs=many", "stages.0.epochs: "),
+        ("stages.0.batch.images=0", "stages.0.batch.images: "),
+        ("model.name=gleid", "no model 'gleid'; known: glied, lstm"),
+        ("data.shards=/nowhere", "/nowhere/manifest.json: no manifest"),
+        ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
+        ("stages.0.scheduled_sampling.increase=0.1", "scheduled_sampling needs a recurrent model"),
+    ],
+)
+def test_bad_config_is_refused_in_one_line(config: Path, override: str, message: str) -> None:
+    assert message in refused(train(config, "--set", override))
+
+
+def test_a_config_that_is_not_there(tmp_path: Path) -> None:
+    assert "nothing.json: no such file" in refused(train(tmp_path / "nothing.json"))
+
+
+def test_a_truncated_tar_stops_training(config: Path, tiny: Manifest, tmp_path: Path) -> None:
+    shutil.copytree(tiny.root, tmp_path / "shards")
+    tar = tmp_path / "shards" / tiny.split("train")[1].name
+    tar.write_bytes(tar.read_bytes()[:9000])
+    line = refused(train(config, "--set", f"data.shards={tmp_path / 'shards'}"))
+    assert tar.name in line
+    assert "python -m shards verify" in line
+
+
+def test_another_vocabulary_is_refused(config: Path, tmp_path: Path) -> None:
+    assert train(config).returncode == 0
+    line = refused(train(config, "--resume", "auto", "--set", "data.min_count=40"))
+    assert "vocabulary" in line
+
+
+def test_another_model_is_refused(config: Path, tmp_path: Path) -> None:
+    assert train(config).returncode == 0
+    line = refused(train(config, "--resume", "auto", "--set", "model.hidden=40"))
+    assert "model is not the one of" in line
+
+
+def test_no_java_is_said_at_the_start(config: Path, tmp_path: Path) -> None:
+    result = train(config, env=environment(PATH=str(tmp_path)))
+    assert result.returncode == 0, result.stderr
+    assert "METEOR will be absent: there is no java" in result.stdout

@@ -1,0 +1,90 @@
+"""What a config refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capdist.config import BatchConfig, ConfigError, StepSchedule, load_config
+
+GOOD: dict[str, Any] = {
+    "description": "a test",
+    "run": "runs/x",
+    "data": {"shards": "s"},
+    "model": {"name": "glied"},
+    "stages": [
+        {
+            "objective": "xe",
+            "epochs": 1,
+            "batch": {"images": 4, "micro": 2},
+            "optimizer": {"lr": 0.1},
+        }
+    ],
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(GOOD))
+    return file
+
+
+def test_overrides_reach_every_place(path: Path) -> None:
+    overrides = [
+        "data.lanes=8",
+        "stages.0.optimizer.lr=2e-3",
+        "run=elsewhere",
+        'stages.0.schedule={"name": "step", "gamma": 0.5}',
+        "deepspeed.zero_optimization.stage=2",
+    ]
+    config = load_config(path, overrides)
+    assert config.data.lanes == 8
+    assert config.stages[0].optimizer.lr == 2e-3
+    assert config.run == "elsewhere"
+    assert config.stages[0].schedule == StepSchedule(name="step", gamma=0.5)
+    assert config.deepspeed == {"zero_optimization": {"stage": 2}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.shrads=x", "data.shrads: unknown key; did you mean data.shards?"),
+        ("data.lr=0.1", "data.lr: unknown key; did you mean stages.optimizer.lr?"),
+        ("zzz=1", "zzz: unknown key; known here: "),
+        ("data.lanes=many", "data.lanes: Input should be a valid integer"),
+        ("data.lanes=-1", "data.lanes: Input should be greater than 0, got -1"),
+        ("stages.0.schedule.name=cosin", "stages.0.schedule: Input tag 'cosin' found"),
+        ('stages.0.schedule={"name":"step","gama":1}', "did you mean stages.schedule.gamma?"),
+        ("stages=[]", "stages: Tuple should have at least 1 item"),
+        ("stages.5.epochs=1", "--set stages.5.epochs=1: stages.5.epochs leads into no section"),
+        ("run.x=1", "--set run.x=1: run.x leads into no section"),
+        ("run", "--set run: expected a.b=c"),
+        ("deepspeed.optimizer={}", "deepspeed.optimizer is set by stages.N.optimizer"),
+    ],
+)
+def test_refusals_name_the_key(path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config(path, [override])
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_key_is_named(path: Path) -> None:
+    path.write_text(json.dumps({**GOOD, "data": {}}))
+    with pytest.raises(ConfigError, match=r"c\.json: data\.shards: Field required"):
+        load_config(path)
+
+
+def test_a_file_that_is_not_json(path: Path) -> None:
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"c\.json: not JSON"):
+        load_config(path)
+
+
+def test_accumulation_covers_the_batch() -> None:
+    batch = BatchConfig(images=16, micro=3)
+    assert [batch.accumulation(world) for world in (1, 2, 4)] == [6, 3, 2]
