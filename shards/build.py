@@ -149,8 +149,12 @@ def _targets(images: Sequence[Annotation], words: Sequence[str]) -> Array:
 
 
 def _precision(name: str, scores: Array, Y: Array) -> str:
-    precision = learning.mean_average_precision(scores, Y)
-    return f"concepts: mean average precision {precision:.3f} over {Y.shape[1]} words ({name})"
+    by_image = learning.mean_average_precision(scores, Y)
+    by_word = learning.mean_average_precision(scores.T, Y.T)
+    return (
+        f"concepts ({name}): mean average precision {by_image:.3f} over {Y.shape[0]} images, "
+        f"{by_word:.3f} over {Y.shape[1]} words"
+    )
 
 
 def _class_names(path: str | None) -> tuple[str, ...]:

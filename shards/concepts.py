@@ -22,7 +22,7 @@ from shards.schema import Array, ShardError
 Concepts = tuple[tuple[str, float], ...]
 
 FOLDS = 5
-PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
+PENALTIES = (1e1, 1e2, 1e3, 3e3, 1e4, 3e4, 1e5)
 
 _STOP_TEXT = """
 a an the this that these those some any each every all both another other others one
@@ -103,7 +103,7 @@ def fit_path(X: Array, Y: Array, penalties: Sequence[float]) -> list[Ridge]:
 
 
 def fit(X: Array, Y: Array) -> Ridge:
-    """The ridge model of X and Y with the λ that does best on a held-out fifth of them."""
+    """The ridge model of X and Y whose λ ranks the words of a held-out fifth best."""
     held = _folds(len(X)) == 0
     precisions = [
         mean_average_precision(model(X[held]), Y[held])
@@ -136,15 +136,19 @@ def _folds(count: int) -> Array:
     return np.random.default_rng(count).permutation(count) % FOLDS
 
 
-def mean_average_precision(scores: Array, Y: Array) -> float:
-    """Mean over the words that occur of the average precision of ranking the images (N, W)."""
-    if not Y.any():
+def mean_average_precision(scores: Array, truth: Array) -> float:
+    """Mean of the average precision of ranking each row's columns; rows without a hit are left out.
+
+    Rows as images say how well each image's words are ranked, which is how concepts are used; rows
+    as words (both transposed) say how well each word finds its images.
+    """
+    hitting = truth.any(axis=1)
+    if not hitting.any():
         return 0.0
-    order = np.argsort(-scores, axis=0, kind="stable")
-    hits = np.take_along_axis(Y, order, axis=0)[:, Y.any(axis=0)]
-    ranks = np.arange(1, len(Y) + 1)[:, None]
-    precision = np.cumsum(hits, axis=0) / ranks
-    return float(np.mean((precision * hits).sum(axis=0) / hits.sum(axis=0)))
+    order = np.argsort(-scores[hitting], axis=1, kind="stable")
+    hits = np.take_along_axis(truth[hitting], order, axis=1)
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    return float(np.mean((precision * hits).sum(axis=1) / hits.sum(axis=1)))
 
 
 def best(scores: Array, words: Sequence[str], count: int) -> list[Concepts]:

@@ -17,6 +17,8 @@ from shards.tars import read_tar
 
 _BOXES_SHOWN = 5
 _CLASSES_SHOWN = 3
+# Small pictures are enlarged, or no name would fit into a box.
+_LEAST_WIDTH = 480
 _COLOURS = ("red", "lime", "blue", "orange", "magenta", "cyan")
 
 
@@ -68,13 +70,14 @@ def draw(sample: Sample, class_names: Sequence[str], path: Path) -> None:
     from PIL import Image, ImageDraw
 
     with Image.open(io.BytesIO(sample.picture)) as file:
-        image = file.convert("RGB")
+        scale = max(1, -(-_LEAST_WIDTH // file.width))
+        image = file.convert("RGB").resize((file.width * scale, file.height * scale))
     pencil = ImageDraw.Draw(image)
     for number, box in enumerate(sample.boxes[:_BOXES_SHOWN]):
         x1, y1, x2, y2 = (box * [*image.size, *image.size]).tolist()
         colour = _COLOURS[number % len(_COLOURS)]
         pencil.rectangle((x1, y1, x2, y2), outline=colour)
-        pencil.text((x1 + 2, y1 + 1), _label(sample, number, class_names), fill=colour)
+        pencil.text((x1 + 4, y1 + 2 + 11 * number), _name(sample, number, class_names), fill=colour)
     image.save(path, format="PNG")
 
 
@@ -154,6 +157,13 @@ def _label(sample: Sample, number: int, class_names: Sequence[str]) -> str:
         return "no classes"
     likeliest = sample.classes[number][:_CLASSES_SHOWN].tolist()
     return ", ".join(f"{_class_name(i, class_names)} {prob:.2f}" for i, prob in likeliest)
+
+
+def _name(sample: Sample, number: int, class_names: Sequence[str]) -> str:
+    """A box's number in `describe` and its likeliest class."""
+    if sample.classes is None:
+        return str(number)
+    return f"{number} {_class_name(int(sample.classes['id'][number, 0]), class_names)}"
 
 
 def _class_name(number: int, class_names: Sequence[str]) -> str:

@@ -84,9 +84,16 @@ def _write_shard(source: Source, job: Job) -> None:
     with replacing(job.path) as file:
         samples = (_checked(sample, source, job) for sample in source.load(job.split, job.ids))
         index = write_tar(file, samples)
+        _refuse_repeated(job, [entry.key for entry in index])
         if len(index) != len(job.ids):
             raise ShardError(f"{job.path}: {len(index)} samples, but {len(job.ids)} ids to load")
         write_json(index_path(job.path), index_to_json(index))
+
+
+def _refuse_repeated(job: Job, keys: Sequence[str]) -> None:
+    if len(set(keys)) < len(keys):
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise ShardError(f"key {key} is twice in {job.path.name}; keys must be unique")
 
 
 def _checked(sample: Sample, source: Source, job: Job) -> Sample:

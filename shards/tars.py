@@ -51,6 +51,8 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[SampleIndex, di
             if sample is not None:
                 yield sample, data
             sample, data = SampleIndex(key, info.offset, {}), {}
+        if suffix in data:
+            raise ShardError(f"{path}: member {info.name} is there twice; keys must be unique")
         data[suffix] = content.read()
         crc = zlib.crc32(data[suffix])
         sample.members[suffix] = Member(info.offset_data, info.size, crc)

@@ -1,7 +1,8 @@
+"""Samples and a source made for tests."""
+
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from shards.index import Features
 from shards.schema import CLASS_DTYPE, Phrase, Sample
 
 FLICKR8K = os.environ.get("CAPDIST_FLICKR8K", "")
+
+needs_flickr8k = pytest.mark.skipif(
+    not FLICKR8K, reason="set CAPDIST_FLICKR8K to the folder of the Flickr8k set to run this"
+)
 
 
 def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
@@ -36,13 +41,16 @@ def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
     )
 
 
+FEATURES = Features("random", 4, 0)
+
+
 @dataclass(frozen=True)
 class Numbers:
     """A source of made samples; picklable, so that worker processes can have it."""
 
     sizes: dict[str, int] = field(default_factory=lambda: {"train": 7, "val": 2})
     name: str = "numbers"
-    features: Features = Features("random", 4, 0)
+    features: Features = FEATURES
     class_names: tuple[str, ...] = ("cat", "dog")
 
     def fingerprint(self) -> str:
@@ -58,3 +66,14 @@ class Numbers:
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
         for i in ids:
             yield make_sample(i, split)
+
+
+@dataclass(frozen=True)
+class Changed(Numbers):
+    """Numbers whose fourth sample is changed."""
+
+    change: tuple[tuple[str, object], ...] = ()
+
+    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+        for sample in super().load(split, ids):
+            yield replace(sample, **dict(self.change)) if sample.image_id == 3 else sample

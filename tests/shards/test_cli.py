@@ -1,0 +1,103 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.__main__ import main
+from shards.index import Manifest
+from shards.writer import write
+from tests.shards.made import Numbers
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """The arguments of a build of 12 made images."""
+    sentence = {"raw": "A dog .", "tokens": ["a", "dog"]}
+    images = [
+        {"filename": f"{n}.jpg", "imgid": n, "split": "train", "sentences": [sentence]}
+        for n in range(12)
+    ]
+    (tmp_path / "made.json").write_text(json.dumps({"images": images}))
+    arrays = {"imgid": np.arange(12), "scale": np.ones(3, np.float32)}
+    np.savez(tmp_path / "made.npz", feat=np.ones((12, 4, 3), np.int8), **arrays)
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    return [
+        "build",
+        *("--annotations", str(tmp_path / "made.json")),
+        *("--features", str(tmp_path / "made.npz")),
+        *("--class-names", str(tmp_path / "names.txt")),
+        *("--out", str(tmp_path / "out")),
+    ]
+
+
+def test_build_verify_inspect(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--samples-per-shard", "5", "--workers", "1", "--feature-name", "ones"]
+    assert main([*files, *more]) == 0
+    manifest = Manifest.load(tmp_path / "out")
+    assert (manifest.features.name, manifest.class_names) == ("ones", ("cat", "dog"))
+    assert [shard.samples for shard in manifest.shards] == [5, 5, 2]
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert "all is well" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "out"), "--number", "11"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("sample 000000000011: image 11")
+    assert "concepts: 1: dog 1.00" in shown
+
+
+def test_verify_lists_problems_and_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Numbers(), tmp_path, workers=1)
+    (tmp_path / "train-00000.tar").unlink()
+    (tmp_path / "val-00000.index.json").unlink()
+    assert main(["verify", str(tmp_path)]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "nowhere"], "nowhere/manifest.json: no manifest"),
+        (["inspect", "nowhere"], "nowhere: no such folder or tar"),
+        (["build", "--annotations", "a", "--features", "b", "--out", "c"], "a: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["build", "scenes", "inspect", "verify"])
+def test_help_says_what_a_command_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_as_a_program_with_worker_processes(files: list[str], tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-m", "shards", *files, "--workers", "2", "--concepts", "0"]
+    environment = {**os.environ, "PYTHONPATH": root}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "1 shards, images: train 12" in ran.stdout
+
+
+def test_scenes_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--train", "2", "--val", "1", "--test", "1", "--workers", "1"]
+    assert main(["scenes", "--out", str(tmp_path), *sizes]) == 0
+    assert "train 2, val 1, test 1" in capsys.readouterr().out
+    picture = tmp_path / "picture.png"
+    assert main(["inspect", str(tmp_path), "--split", "val", "--picture", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,80 @@
+import io
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from shards.schema import REQUIRED_MEMBERS, Sample, ShardError, decode, encode
+from tests.shards.made import make_sample
+
+
+def assert_same(one: Sample, other: Sample) -> None:
+    for field in fields(Sample):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, np.ndarray):
+            assert mine.dtype == theirs.dtype
+            np.testing.assert_array_equal(mine, theirs)
+        else:
+            assert mine == theirs, field.name
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_decode_undoes_encode(i: int) -> None:
+    sample = replace(make_sample(i), picture=b"\x89PNG made up")
+    assert_same(decode(sample.key, encode(sample)), sample)
+
+
+def test_optional_members_may_lack() -> None:
+    sample = replace(make_sample(1), classes=None, concepts=None, grounding=None)
+    members = encode(sample)
+    assert tuple(members) == REQUIRED_MEMBERS
+    assert_same(decode(sample.key, members), sample)
+
+
+def test_no_concepts_and_none_known_are_told_apart() -> None:
+    sample = replace(make_sample(1), concepts=(), grounding=())
+    assert_same(decode(sample.key, encode(sample)), sample)
+
+
+def test_members_are_what_other_readers_expect() -> None:
+    sample = make_sample(2)
+    members = encode(sample)
+    assert json.loads(members["json"])["tokens"][1] == ["ein", "hündchen"]
+    assert "hündchen".encode() in members["json"]
+    np.testing.assert_array_equal(np.load(io.BytesIO(members["regions.npy"])), sample.regions)
+
+
+@pytest.mark.parametrize("suffix", REQUIRED_MEMBERS)
+def test_missing_member_is_named(suffix: str) -> None:
+    members = encode(make_sample(5))
+    del members[suffix]
+    with pytest.raises(ShardError, match=f"000000000005.{suffix} is missing"):
+        decode("000000000005", members)
+
+
+@pytest.mark.parametrize("suffix", ["json", "regions.npy", "classes.npy", "grounding.json"])
+def test_damaged_member_is_named(suffix: str) -> None:
+    members = encode(make_sample(5))
+    members[suffix] = members[suffix][:-7]
+    with pytest.raises(ShardError, match=f"000000000005.{suffix} is not"):
+        decode("000000000005", members)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"regions": np.zeros((2, 4), np.float32)}, r"regions.npy is float32 \(2, 4\)"),
+        ({"regions": np.zeros(4, np.float16)}, r"regions.npy is float16 \(4,\)"),
+        ({"regions": np.zeros((0, 4), np.float16), "boxes": np.zeros((0, 4), np.float32)}, "no"),
+        ({"boxes": np.zeros((3, 4), np.float32)}, r"boxes.npy .* expected float32 \(2, 4\)"),
+        ({"boxes": np.zeros((2, 5), np.float32)}, r"boxes.npy is float32 \(2, 5\)"),
+        ({"classes": np.zeros((2, 3), np.int16)}, "classes.npy is int16"),
+        ({"captions": ("one",)}, "1 captions but 2 token lists"),
+        ({"key": "a.b"}, "no '.'"),
+        ({"key": ""}, "not empty"),
+    ],
+)
+def test_odd_sample_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ShardError, match=message):
+        encode(replace(make_sample(1), **change))

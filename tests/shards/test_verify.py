@@ -1,0 +1,171 @@
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards.atomic import write_json
+from shards.index import MANIFEST, Manifest, Member, index_path, index_to_json
+from shards.tars import read_tar
+from shards.verify import verify
+from shards.writer import write
+from tests.shards.made import Numbers
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(Numbers({"train": 7, "val": 5}), tmp_path, samples_per_shard=4, workers=1)
+    return tmp_path
+
+
+def problems(root: Path) -> list[str]:
+    return verify(Manifest.load(root), workers=2)
+
+
+def change_manifest(root: Path, change: Callable[[dict[str, dict[str, object]]], None]) -> None:
+    """Change rows of the manifest, given by the shard's name."""
+    data = json.loads((root / MANIFEST).read_text())
+    change({row["name"]: row for row in data["shards"]})
+    (root / MANIFEST).write_text(json.dumps(data))
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def member(root: Path, shard: str, sample: int, suffix: str) -> Member:
+    manifest = Manifest.load(root)
+    row = next(row for row in manifest.shards if row.name == shard)
+    return manifest.index(row)[sample].members[suffix]
+
+
+def test_whole_folder_has_no_problem(root: Path) -> None:
+    assert problems(root) == []
+
+
+@pytest.mark.parametrize("suffix", ["json", "regions.npy", "concepts.json"])
+def test_damaged_member_is_named(root: Path, suffix: str) -> None:
+    found = member(root, "train-00001.tar", 1, suffix)
+    flip(root / "train-00001.tar", found.offset + found.size - 1)
+    sha, damaged = problems(root)
+    assert sha.startswith("train-00001.tar: SHA-256 is not the manifest's")
+    assert f"member 000000000005.{suffix} is damaged" in damaged
+
+
+def test_damage_outside_the_members_is_found(root: Path) -> None:
+    flip(root / "val-00000.tar", 150)
+    assert [line.split(":")[0] for line in problems(root)] == ["val-00000.tar"]
+
+
+def test_short_tar_names_every_sample_that_is_cut(root: Path) -> None:
+    path = root / "val-00000.tar"
+    path.write_bytes(path.read_bytes()[: member(root, path.name, 2, "boxes.npy").offset + 9])
+    lines = problems(root)
+    assert len(lines) == 3
+    assert lines[0].startswith("val-00000.tar: cut short:")
+    assert "000000000009.boxes.npy is cut off" in lines[1]
+    assert "000000000010.json is cut off" in lines[2]
+
+
+def test_all_missing_files_are_named(root: Path) -> None:
+    (root / "train-00000.tar").unlink()
+    (root / "val-00001.index.json").unlink()
+    first, second = problems(root)
+    assert "train-00000.tar: missing" in first
+    assert "val-00001.index.json: missing" in second
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"key": "a"}]', "7"])
+def test_index_that_is_none_is_named(root: Path, content: str) -> None:
+    (root / "train-00000.index.json").write_text(content)
+    (line,) = problems(root)
+    assert "train-00000" in line
+
+
+def test_index_of_another_tar_is_found(root: Path) -> None:
+    path = root / "train-00000.index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index[:-1]))
+    assert problems(root) == [
+        "train-00000.tar: its index does not describe this tar; build the shard again"
+    ]
+
+
+def rewrite(
+    root: Path, shard: str, drop: str | None = None, add: dict[str, bytes] | None = None
+) -> None:
+    """Write a shard again with another member list, its index and manifest row to match."""
+    path = root / shard
+    kept = [
+        (f"{entry.key}.{suffix}", data)
+        for entry, members in read_tar(path)
+        for suffix, data in ({**members, **(add or {})}).items()
+        if f"{entry.key}.{suffix}" != drop
+    ]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in kept:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    adopt(root, shard)
+
+
+def adopt(root: Path, shard: str) -> None:
+    """Make index, size and hash those of the tar as it is."""
+    path = root / shard
+    write_json(index_path(path), index_to_json([entry for entry, _ in read_tar(path)]))
+    data = path.read_bytes()
+    change_manifest(
+        root,
+        lambda rows: rows[shard].update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()),
+    )
+
+
+def test_missing_required_member_is_named(root: Path) -> None:
+    rewrite(root, "val-00000.tar", drop="000000000009.boxes.npy")
+    (line,) = problems(root)
+    assert line.startswith("val-00000.tar: sample 000000000009: member 000000000009.boxes.npy is")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"nonsense"])
+def test_samples_that_do_not_decode_are_all_named(root: Path, content: bytes) -> None:
+    rewrite(root, "val-00001.tar", add={"json": content})
+    (line,) = problems(root)
+    assert "sample 000000000011" in line
+
+
+def test_other_feature_width_is_found(tmp_path: Path) -> None:
+    write(Numbers({"train": 2}), tmp_path, workers=1)
+    data = json.loads((tmp_path / MANIFEST).read_text())
+    data["features"]["dim"] = 5
+    (tmp_path / MANIFEST).write_text(json.dumps(data))
+    lines = problems(tmp_path)
+    assert len(lines) == 2
+    assert all("regions of width 4, but the manifest says 5" in line for line in lines)
+
+
+def test_counts_and_duplicates_are_found(root: Path) -> None:
+    def miscount(rows: dict[str, dict[str, object]]) -> None:
+        rows["train-00000.tar"].update(samples=9)
+        rows["train-00001.tar"].update(captions=1)
+
+    change_manifest(root, miscount)
+    for ending in ("tar", "index.json"):
+        (root / f"val-00001.{ending}").write_bytes((root / f"val-00000.{ending}").read_bytes())
+    change_manifest(root, lambda rows: rows["val-00001.tar"].update(samples=4, captions=8))
+    adopt(root, "val-00001.tar")
+    assert problems(root) == [
+        "train-00000.tar: 4 samples, but the manifest says 9",
+        "train-00001.tar: 6 captions, but the manifest says 1",
+        *(f"val-00001.tar: key {i:012d} is in val-00000.tar too" for i in range(7, 11)),
+    ]
+
+
+def test_tar_beside_the_manifest_is_found(root: Path) -> None:
+    (root / "train-00007.tar").write_bytes(b"")
+    assert problems(root) == ["train-00007.tar: not in the manifest; remove it"]
