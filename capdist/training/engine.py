@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +137,10 @@ class DeepSpeedEngine:
     def __init__(
         self, objective: Objective, optimizer: OptimizerConfig, config: dict[str, Any], job: Job
     ) -> None:
+        # Where there is no GPU, DeepSpeed compiles an operator; it must find the ninja of this
+        # environment, for another's makes it compile again.
+        here = Path(sys.executable).parent
+        os.environ["PATH"] = os.pathsep.join([str(here), os.environ.get("PATH", "")])
         import deepspeed
 
         self.engine, self.optimizer, *_ = deepspeed.initialize(

@@ -1,0 +1,123 @@
+"""The measured page of a run for docs/results: every number read from the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from capdist.reporting.curves import draw_curves
+from capdist.reporting.journal import JOURNAL, read_records
+from capdist.reporting.page import CONFIG
+from capdist.reporting.table import format_markdown
+from shards.index import Manifest
+
+#: Captions shown beside their references.
+SHOWN = 5
+
+
+class ResultsError(ValueError):
+    """A run that has not been scored yet; says what to run."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run folder says of one split."""
+
+    run: Path
+    split: str
+
+    def write(self, out: Path) -> None:
+        """Write the page as Markdown, and its curves as a PNG beside it.
+
+        Raises:
+            ResultsError: if the split was not scored.
+        """
+        out.parent.mkdir(parents=True, exist_ok=True)
+        curves = out.with_name(f"{out.stem}_curves.png")
+        draw_curves(self.run / JOURNAL, curves)
+        out.write_text("\n".join(self.lines(curves.name)) + "\n", encoding="utf-8")
+
+    def lines(self, curves: str) -> Iterator[str]:
+        """The page's lines; ``curves`` is the picture's name."""
+        manifest = self.manifest
+        yield f"# {manifest.name}: {self.run.name}\n"
+        yield self.config["description"] + "\n"
+        yield from self._scores()
+        yield f"\n![training loss and validation CIDEr]({curves})\n"
+        yield from self._facts()
+        yield f"\n## {SHOWN} captions of the {self.split} split\n"
+        yield from self._captions()
+        yield "\n## Commands\n"
+        yield f"```\n{self._command()}\n"
+        yield f"python launcher/evaluate.py --run {self.config['run']} --split {self.split}"
+        yield f"python launcher/results.py --run {self.config['run']} --split {self.split}\n```"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        config: dict[str, Any] = json.loads((self.run / CONFIG).read_text())
+        return config
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Of the shards it was trained on."""
+        return Manifest.load(self.config["data"]["shards"])
+
+    def _scored(self) -> list[dict[str, Any]]:
+        files = sorted((self.run / "scores").glob(f"{self.split}-beam*.json"))
+        if not files:
+            raise ResultsError(
+                f"{self.run}: no scores of {self.split}; run launcher/evaluate.py --run {self.run} "
+                f"--split {self.split} first"
+            )
+        return [json.loads(file.read_text()) for file in files]
+
+    def _scores(self) -> Iterator[str]:
+        rows = {name: row for scores in self._scored() for name, row in scores.items()}
+        values = {name: row["values"] for name, row in rows.items()}
+        yield format_markdown(values, list(next(iter(values.values()))))
+        first = next(iter(rows.values()))
+        yield f"\nScores × 100; references through the {first['tokeniser']} tokeniser."
+        yield from (f"{metric} is absent: {why}." for metric, why in first["absent"].items())
+
+    def _facts(self) -> Iterator[str]:
+        records = read_records(self.run / JOURNAL)
+        steps = [record for record in records if "loss" in record]
+        evaluations = [record for record in records if "val_cider" in record]
+        best = max(evaluations, key=lambda record: float(record["val_cider"]))
+        speed = median(record["captions_per_s"] for record in steps)
+        versions = json.loads((self.run / "versions.json").read_text())
+        known = ("python", "torch", "deepspeed", "webdataset", "git")
+        yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
+        yield f"- best validation CIDEr (greedy, the shards' own tokens): {best['val_cider']:.1f}, "
+        yield f"  after epoch {best['epoch']}"
+        yield f"- training speed: {speed:.0f} captions/s (median step)"
+        yield f"- wall time: {self._hours():.2f} h, from the first step to the last evaluation"
+        yield f"- versions: {', '.join(f'{name} {versions[name]}' for name in known)}"
+
+    def _hours(self) -> float:
+        """Wall time as TensorBoard's events have it."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(self.run / "tensorboard"), {"scalars": 0})
+        events.Reload()
+        times = [e.wall_time for name in ("loss", "val_cider") for e in events.Scalars(name)]
+        return (max(times) - min(times)) / 3600
+
+    def _captions(self) -> Iterator[str]:
+        beam = max((self.run / "captions").glob(f"{self.split}-beam*.json"))
+        captions = {entry["image_id"]: entry["caption"] for entry in json.loads(beam.read_text())}
+        annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
+        for sample in annotations[:: len(annotations) // SHOWN][:SHOWN]:
+            yield f"- **{captions[sample['image_id']]}** (image {sample['image_id']})"
+            yield from (f"  - {reference}" for reference in sample["captions"])
+
+    def _command(self) -> str:
+        versions = json.loads((self.run / "versions.json").read_text())
+        arguments = [a for a in versions["command"] if not a.startswith("--local_rank")]
+        return " ".join(["deepspeed", *arguments])

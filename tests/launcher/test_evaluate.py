@@ -1,0 +1,99 @@
+"""The evaluation and results commands on a small trained run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shards.index import Manifest
+from shards.writer import write
+from tests.conftest import TinySource
+from tests.launcher.conftest import launch, refused
+
+
+@pytest.fixture
+def run(config: Path, tmp_path: Path) -> Path:
+    result = launch("train.py", "--config", str(config))
+    assert result.returncode == 0, result.stderr
+    return tmp_path / "run"
+
+
+def test_scores_captions_and_report(run: Path, tiny: Manifest) -> None:
+    result = launch("evaluate.py", "--run", str(run), "--split", "test")
+    assert result.returncode == 0, result.stderr
+    captions = json.loads((run / "captions" / "test-beam3.json").read_text())
+    assert [entry["image_id"] for entry in captions] == list(range(2000, 2005))
+    scores = json.loads((run / "scores" / "test-beam3.json").read_text())
+    assert set(scores) == {"glied, beam 3", "constant caption"}
+    assert {"BLEU-4", "ROUGE-L", "CIDEr"} <= set(scores["glied, beam 3"]["values"])
+    assert "SPICE" in scores["glied, beam 3"]["absent"] or "SPICE" in result.stdout
+    assert "<html" in (run / "report-test.html").read_text()
+
+
+def test_results_page(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    line = refused(launch("results.py", "--run", str(run), "--split", "val"))
+    assert "run launcher/evaluate.py" in line
+    assert launch("evaluate.py", "--run", str(run), "--split", "val").returncode == 0
+    result = launch("results.py", "--run", str(run), "--split", "val", "--out", str(page))
+    assert result.returncode == 0, result.stderr
+    text = page.read_text()
+    assert "| constant caption |" in text
+    assert text.count("\n- **") == 5
+    assert (tmp_path / "page_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_exported_model_loads_without_the_run(run: Path, tmp_path: Path) -> None:
+    from capdist.training.checkpoint import find_checkpoint
+    from capdist.training.export import read_export
+
+    best = find_checkpoint(run, "best")
+    assert best is not None
+    for name in ("model.safetensors", "config.json", "vocab.json"):
+        shutil.copy(best / name, tmp_path / name)
+    exported = read_export(tmp_path)
+    assert not exported.model.training
+    assert exported.config.model["width"] == 16
+
+
+def test_withheld_captions_are_decoded_only(run: Path, tiny: Manifest, tmp_path: Path) -> None:
+    import dataclasses
+
+    class Withheld(TinySource):
+        def load(self, split: str, ids):  # type: ignore[no-untyped-def]
+            for sample in super().load(split, ids):
+                yield dataclasses.replace(sample, captions=(), tokens=())
+
+    shards = write(Withheld(sizes=(("test", 3),)), tmp_path / "withheld", workers=1).root
+    config = run / "checkpoints" / (run / "checkpoints" / "best").read_text() / "config.json"
+    config.write_text(config.read_text().replace(str(tiny.root), str(shards)))
+    result = launch("evaluate.py", "--run", str(run), "--split", "test")
+    assert result.returncode == 0, result.stderr
+    assert "nothing is scored" in result.stdout
+    assert len(json.loads((run / "captions" / "test-beam3.json").read_text())) == 3
+
+
+def test_bad_input_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
+    line = refused(launch("evaluate.py", "--run", str(tmp_path / "nothing")))
+    assert "no best checkpoint; train first" in line
+    line = refused(launch("evaluate.py", "--run", str(run), "--split", "tset"))
+    assert "no split 'tset'; it has test, train, val" in line
+
+
+def test_another_vocabulary_is_refused(run: Path) -> None:
+    best = run / "checkpoints" / (run / "checkpoints" / "best").read_text()
+    vocab = best / "vocab.json"
+    vocab.write_text(vocab.read_text().replace('"dog"', '"god"'))
+    line = refused(launch("evaluate.py", "--run", str(run)))
+    assert "vocab.json: vocabulary" in line
+    assert "use the checkpoint's own vocab.json" in line
+
+
+def test_another_extractor_is_refused(run: Path, tiny: Manifest, tmp_path: Path) -> None:
+    best = run / "checkpoints" / (run / "checkpoints" / "best").read_text()
+    config = best / "config.json"
+    config.write_text(config.read_text().replace("tiny-v1", "other-v2"))
+    assert "use shards of the same extractor" in refused(launch("evaluate.py", "--run", str(run)))
