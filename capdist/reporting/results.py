@@ -37,10 +37,11 @@ class Results:
         Raises:
             ResultsError: if the split was not scored.
         """
-        out.parent.mkdir(parents=True, exist_ok=True)
         curves = out.with_name(f"{out.stem}_curves.png")
+        text = "\n".join(self.lines(curves.name)) + "\n"
+        out.parent.mkdir(parents=True, exist_ok=True)
         draw_curves(self.run / JOURNAL, curves)
-        out.write_text("\n".join(self.lines(curves.name)) + "\n", encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
 
     def lines(self, curves: str) -> Iterator[str]:
         """The page's lines; ``curves`` is the picture's name."""
