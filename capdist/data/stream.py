@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from capdist.config import ConfigError
 from capdist.data.order import Order, Span
 from shards.index import Manifest
 from shards.schema import MEMBERS, Sample, ShardError, decode
@@ -49,14 +50,14 @@ class Stream:
 
     def __post_init__(self) -> None:
         if self.order.lanes % self.ranks.world:
-            raise ValueError(
+            raise ConfigError(
                 f"{self.ranks.world} ranks do not divide {self.order.lanes} lanes: "
                 "set data.lanes to a multiple of the ranks"
             )
         if self.images % self.ranks.world:
-            raise ValueError(
+            raise ConfigError(
                 f"{self.ranks.world} ranks do not divide a batch of {self.images} images: "
-                "set batch.images to a multiple of the ranks"
+                "set stages.N.batch.images to a multiple of the ranks"
             )
 
     @property

@@ -78,10 +78,29 @@ class Results:
             )
         return [json.loads(file.read_text()) for file in files]
 
-    def _scores(self) -> Iterator[str]:
-        rows = {name: row for scores in self._scored() for name, row in scores.items()}
+    def fill(self, page: Path, name: str) -> None:
+        """Put the table of scores between ``<!-- results:name -->`` and ``<!-- /results -->``.
+
+        Raises:
+            ResultsError: if the page has no such place.
+        """
+        before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- results:{name} -->")
+        _, end, after = rest.partition("<!-- /results -->")
+        if not (mark and end):
+            raise ResultsError(f"{page}: no <!-- results:{name} --> ... <!-- /results --> to fill")
+        table = self._table(self._rows())
+        page.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        return {name: row for scores in self._scored() for name, row in scores.items()}
+
+    def _table(self, rows: dict[str, dict[str, Any]]) -> str:
         values = {name: row["values"] for name, row in rows.items()}
-        yield format_markdown(values, list(next(iter(values.values()))))
+        return format_markdown(values, list(next(iter(values.values()))))
+
+    def _scores(self) -> Iterator[str]:
+        rows = self._rows()
+        yield self._table(rows)
         first = next(iter(rows.values()))
         yield f"\nScores × 100; references through the {first['tokeniser']} tokeniser."
         yield from (f"{metric} is absent: {why}." for metric, why in first["absent"].items())

@@ -41,7 +41,6 @@ class Cursor:
     skipped: int = 0
     best_cider: float | None = None
     waited: int = 0
-    finished: bool = False
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
-from capdist.config import Config, OptimizerConfig
+from capdist.config import Config, OptimizerConfig, XeStage
 from capdist.models.base import CaptionModel
 from capdist.training.job import Job
 
@@ -60,7 +60,7 @@ class Objective(nn.Module, ABC):
         """A scalar that is zero for a batch of no weight."""
 
 
-def make_engine(objective: Objective, config: Config, stage: Any, job: Job) -> Engine:
+def make_engine(objective: Objective, config: Config, stage: XeStage, job: Job) -> Engine:
     """The engine that ``config.engine`` names."""
     accumulation = stage.batch.accumulation(job.ranks.world)
     if config.engine == "torch":
@@ -70,9 +70,11 @@ def make_engine(objective: Objective, config: Config, stage: Any, job: Job) -> E
         "train_micro_batch_size_per_gpu": stage.batch.micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": stage.optimizer.clip_norm,
-        "steps_per_print": 1_000_000_000,
     }
-    return DeepSpeedEngine(objective, stage.optimizer, {**config.deepspeed, **sizes}, job)
+    # The progress bar speaks in DeepSpeed's place, unless its own section says otherwise.
+    quiet = {"steps_per_print": 1_000_000_000}
+    settings = {**quiet, **config.deepspeed, **sizes}
+    return DeepSpeedEngine(objective, stage.optimizer, settings, job)
 
 
 def make_optimizer(objective: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -67,6 +67,7 @@ class Run:
     def prepare(cls, config: Config, where: str, job: Job, *, resume: bool) -> Run:
         """Check everything that can be wrong before anything trains, and say what will run."""
         manifest = Manifest.load(config.data.shards)
+        manifest.split(config.validation.split)
         vocab = count_words(manifest, config.data.min_count)
         run = cls(config, where, job, manifest, vocab, Checkpoints(Path(config.run), job))
         last = find_checkpoint(run.folder, "last")
@@ -79,8 +80,7 @@ class Run:
         check_needs(manifest, model.needs, config.model["name"])
         run.check_stages(model)
         if last:
-            read_weights(last, vocab)
-            run.check_model(last)
+            run.check_last(last)
         if job.first:
             run.announce(model)
             write_down(config, vocab, manifest)
@@ -100,17 +100,24 @@ class Run:
                     f"{self.config.model['name']} is none; remove it"
                 )
 
-    def check_model(self, last: Path) -> None:
-        """Refuse to go on with a checkpoint of another model.
+    def check_last(self, last: Path) -> None:
+        """Refuse to go on with a checkpoint of another vocabulary, model or number of ranks.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
+        read_weights(last, self.vocab)
         trained = read_json(last / "config.json")["run"]["model"]
         if parse(trained, str(last)) != parse(self.config.model, self.where):
             raise ConfigError(
                 f"{self.where}: model is not the one of {last}, {trained}; "
                 "resume with its config, or choose another folder by --set run=FOLDER"
+            )
+        ranks = len(list(last.glob("rank-*.pt")))
+        if ranks != self.job.ranks.world:
+            raise ConfigError(
+                f"{last}: written by {ranks} rank(s), not {self.job.ranks.world}; "
+                "resume with as many"
             )
 
     def announce(self, model: CaptionModel[Any]) -> None:
@@ -127,7 +134,7 @@ class Run:
 
     def new_model(self) -> CaptionModel[Any]:
         """A freshly initialised model: the same on every rank, whatever was drawn before."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             dims = Dims(self.manifest.features.dim, len(self.vocab))
             return build(self.config.model, dims, self.where)

@@ -156,9 +156,10 @@ class Trainer:
         return cursor
 
     def save_between(self, cursor: Cursor) -> None:
-        """Save inside an epoch where the config asks for it."""
+        """Save inside an epoch where the config asks for it; its end is saved in any case."""
         every = self.config.checkpoint.every_steps
-        if every and cursor.step % every == 0:
+        inside = cursor.consumed < self.batches.stream.order.samples
+        if every and cursor.step % every == 0 and inside:
             self.save(cursor, self.engine.weights(), best=False)
 
     def save(self, cursor: Cursor, weights: dict[str, Tensor], *, best: bool) -> None:

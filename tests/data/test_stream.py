@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from capdist.config import ConfigError
 from capdist.data.order import Order
 from capdist.data.stream import Ranks, Stream
 from shards.index import Manifest
@@ -112,5 +113,5 @@ def test_other_feature_width_is_named(tiny: Manifest, tmp_path: Path) -> None:
 
 
 def test_ranks_that_do_not_divide_the_lanes(tiny: Manifest) -> None:
-    with pytest.raises(ValueError, match=r"3 ranks do not divide 8 lanes.*data\.lanes"):
+    with pytest.raises(ConfigError, match=r"3 ranks do not divide 8 lanes.*data\.lanes"):
         stream(tiny, world=3)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from capdist.reporting.results import Results, ResultsError
 from shards.index import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
@@ -43,6 +44,13 @@ def test_results_page(run: Path, tmp_path: Path) -> None:
     text = page.read_text()
     assert "| constant caption |" in text
     assert text.count("\n- **") == 5
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- results:x -->\nold\n<!-- /results -->\nb\n")
+    Results(run, "val").fill(readme, "x")
+    assert "| constant caption |" in readme.read_text()
+    assert "old" not in readme.read_text()
+    with pytest.raises(ResultsError, match="no <!-- results:y -->"):
+        Results(run, "val").fill(readme, "y")
     assert (tmp_path / "page_curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from shards.index import Manifest
 from tests.launcher.conftest import ROOT, environment, launch, refused
+from tests.training.ranks import free_port
 
 
 def command(config: Path, *arguments: str) -> list[str]:
@@ -57,7 +58,7 @@ def test_the_deepspeed_launcher_and_two_ranks(config: Path, tmp_path: Path) -> N
     deepspeed = Path(sys.executable).with_name("deepspeed")
     result = subprocess.run(
         [
-            *[str(deepspeed), "--num_gpus", "2", "--master_port", "29517", "launcher/train.py"],
+            *[str(deepspeed), "--num_gpus", "2", "--master_port", free_port(), "launcher/train.py"],
             *["--config", str(config), "--set", "engine=deepspeed", "--set", "model.dropout=0"],
             *["--set", f"run={tmp_path / 'two'}", "--set", "deepspeed.zero_optimization.stage=2"],
         ],
@@ -128,6 +129,7 @@ def test_a_finished_run_is_left_alone(config: Path, tmp_path: Path) -> None:
         ("stages.0.batch.images=0", "stages.0.batch.images: "),
         ("model.name=gleid", "no model 'gleid'; known: glied, lstm"),
         ("data.shards=/nowhere", "/nowhere/manifest.json: no manifest"),
+        ("validation.split=dev", "no split 'dev'; it has test, train, val"),
         ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
         ("stages.0.scheduled_sampling.increase=0.1", "scheduled_sampling needs a recurrent model"),
     ],
@@ -159,6 +161,13 @@ def test_another_model_is_refused(config: Path, tmp_path: Path) -> None:
     assert train(config).returncode == 0
     line = refused(train(config, "--resume", "auto", "--set", "model.hidden=40"))
     assert "model is not the one of" in line
+
+
+def test_other_ranks_are_refused(config: Path, tmp_path: Path) -> None:
+    assert train(config).returncode == 0
+    last = tmp_path / "run" / "checkpoints" / (tmp_path / "run/checkpoints/last").read_text()
+    shutil.copy(last / "rank-0.pt", last / "rank-1.pt")
+    assert "written by 2 rank(s), not 1" in refused(train(config, "--resume", "auto"))
 
 
 def test_no_java_is_said_at_the_start(config: Path, tmp_path: Path) -> None:
