@@ -6,6 +6,7 @@ from pathlib import Path
 
 from capdist.config import ConfigError
 from capdist.metrics.coco import ScoreError
+from capdist.reporting.journal import JournalError
 from capdist.training.evaluation import Evaluation
 from shards.schema import ShardError
 
@@ -20,7 +21,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         Evaluation.open(args.run, args.split, args.checkpoint, args.beam).evaluate()
-    except (ConfigError, ShardError, ScoreError) as error:
+    except (ConfigError, ShardError, ScoreError, JournalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

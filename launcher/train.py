@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from capdist.config import ConfigError, load_config
+from capdist.reporting.journal import JournalError
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from shards.schema import ShardError
@@ -35,7 +36,7 @@ def main() -> int:
     try:
         config = load_config(args.config, args.set)
         train(config, args.config, resume=args.resume == "auto")
-    except (ConfigError, ShardError, TrainingError) as error:
+    except (ConfigError, ShardError, TrainingError, JournalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -35,9 +35,25 @@ def references(manifest: Manifest, split: str) -> References:
     return found
 
 
+def captioned(manifest: Manifest, split: str) -> References:
+    """All captions of a split that is trained or validated on.
+
+    Raises:
+        ShardError: naming an image that has none.
+    """
+    found = references(manifest, split)
+    for image, captions in found.raw.items():
+        if not captions:
+            raise ShardError(
+                f"{manifest.root}: image {image} of {split} has no captions, expected one or more; "
+                "build the shards again without it"
+            )
+    return found
+
+
 def count_words(manifest: Manifest, min_count: int) -> Vocabulary:
     """The vocabulary of the training captions."""
-    captions = references(manifest, "train").tokens.values()
+    captions = captioned(manifest, "train").tokens.values()
     return Vocabulary.count((caption for image in captions for caption in image), min_count)
 
 

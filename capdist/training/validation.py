@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from capdist.config import Config, DecodingConfig
-from capdist.data.dataset import evaluation_batches, references
+from capdist.data.dataset import captioned, evaluation_batches
 from capdist.decoding.split import caption_split
 from capdist.metrics.coco import cider, write_results
 from capdist.models.base import CaptionModel
@@ -51,7 +51,7 @@ class Validation:
         self.batches = evaluation_batches(
             manifest, self.split, config.data, config.decoding.batch, vocab, job.ranks
         )
-        self.references = references(manifest, self.split).tokens
+        self.references = captioned(manifest, self.split).tokens
 
     def score(self, weights: dict[str, Tensor], step: int) -> float:
         """CIDEr × 100 of the weights, the same on all ranks, which call it together.

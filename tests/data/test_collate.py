@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +13,13 @@ import torch
 from capdist.batch import Batch
 from capdist.config import BatchConfig, DataConfig
 from capdist.data.collate import Collate
-from capdist.data.dataset import check_needs, count_words, training_batches
+from capdist.data.dataset import captioned, check_needs, count_words, training_batches
 from capdist.data.stream import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.index import Manifest
-from shards.schema import ShardError
-from tests.conftest import WORDS, tiny_sample
+from shards.schema import Sample, ShardError
+from shards.writer import write
+from tests.conftest import WORDS, TinySource, tiny_sample
 
 VOCAB = Vocabulary(WORDS)
 
@@ -75,3 +80,15 @@ def test_moving_keeps_everything() -> None:
     moved = batch.to("cpu")
     assert moved.keys == batch.keys
     assert torch.equal(moved.tokens, batch.tokens)
+
+
+def test_an_image_without_captions_is_named(tmp_path: Path) -> None:
+    class Bare(TinySource):
+        def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+            for sample in super().load(split, ids):
+                bare = sample.image_id == 2003
+                yield replace(sample, captions=(), tokens=()) if bare else sample
+
+    manifest = write(Bare(sizes=(("test", 5),)), tmp_path, workers=1)
+    with pytest.raises(ShardError, match="image 2003 of test has no captions"):
+        captioned(manifest, "test")
