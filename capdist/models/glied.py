@@ -58,15 +58,8 @@ class Projected:
     mask: Tensor
 
 
-@dataclass(frozen=True)
-class GliedMemory:
-    """What Eq. 4, 8, 10 and 11 look at, projected for each; None where a switch is off."""
-
-    visual: Projected
-    attribute: Projected | None
-    collocation: Projected | None
-    local_visual: Projected | None
-    local_attribute: Projected | None
+#: What the attentions over the image look at, by the attention's name and source.
+GliedMemory = dict[str, Projected]
 
 
 class Transform(nn.Module):
@@ -119,25 +112,18 @@ class Glied(CaptionModel[GliedMemory]):
         regions = self.regions(batch.regions.to(self.regions.weight.dtype))
         attributes = self.words(batch.concepts)
         in_image, in_list = batch.region_mask[:, None], batch.concept_mask[:, None]
-        distilled = self.distil_visual(regions, in_image)
-        config = self.config
-
-        def project(attend: MultiHeadAttention, source: Tensor, mask: Tensor) -> Projected:
-            return Projected(*attend.project(source), mask)
-
-        return GliedMemory(
-            visual=project(self.attend_cross, distilled, in_image),
-            attribute=None
-            if config.global_attribute
-            else project(self.attend_cross, attributes, in_list),
-            collocation=project(self.attend_ad, attributes, in_list)
-            if config.global_attribute
-            else None,
-            local_visual=project(self.attend_local, regions, in_image) if config.local else None,
-            local_attribute=project(self.attend_local, attributes, in_list)
-            if config.local
-            else None,
-        )
+        looks = {"visual": (self.attend_cross, self.distil_visual(regions, in_image), in_image)}
+        if self.config.global_attribute:
+            looks["collocation"] = (self.attend_ad, attributes, in_list)
+        else:
+            looks["attribute"] = (self.attend_cross, attributes, in_list)
+        if self.config.local:
+            looks["local_visual"] = (self.attend_local, regions, in_image)
+            looks["local_attribute"] = (self.attend_local, attributes, in_list)
+        return {
+            name: Projected(*attend.project(source), mask)
+            for name, (attend, source, mask) in looks.items()
+        }
 
     def distil_visual(self, regions: Tensor, mask: Tensor) -> Tensor:
         """Ĩ = G(H_vd(I, I, I), I) (Eq. 7), then Eq. 5; (B, R, D)."""
@@ -148,9 +134,9 @@ class Glied(CaptionModel[GliedMemory]):
 
     def distil_attributes(self, memory: GliedMemory, x: Tensor) -> Tensor:
         """t̃ = G(H_ad(x, A, A), x) (Eq. 8): collocations around the input word; (B, N, D)."""
-        if memory.collocation is None:
+        if not self.config.global_attribute:
             return x
-        return self.norm_ad(_look(self.attend_ad, x, memory.collocation), x)
+        return self.norm_ad(_look(self.attend_ad, x, memory["collocation"]), x)
 
     def aspect(self, memory: GliedMemory, context: Tensor, x: Tensor) -> Tensor:
         """The aspect vector c̃ of caption context x̃ (B, N, D).
@@ -158,17 +144,17 @@ class Glied(CaptionModel[GliedMemory]):
         c = G(H_v(x̃, Ĩ, Ĩ) [+ H_a(x̃, A, A)], x̃) (Eq. 10, or Eq. 4 where attributes were not
         distilled already), then Eq. 5.
         """
-        attended = _look(self.attend_cross, context, memory.visual)
-        if memory.attribute is not None:
-            attended = attended + _look(self.attend_cross, context, memory.attribute)
+        attended = _look(self.attend_cross, context, memory["visual"])
+        if not self.config.global_attribute:
+            attended = attended + _look(self.attend_cross, context, memory["attribute"])
         return self.transform(self.norm_cross(attended, context), x)
 
     def distil_local(self, memory: GliedMemory, aspect: Tensor) -> Tensor:
         """c_l = G(H_vl(c̃_g, I, I) + H_al(c̃_g, A, A), c̃_g) (Eq. 11); (B, N, D)."""
-        if memory.local_visual is None or memory.local_attribute is None:
+        if not self.config.local:
             return aspect
-        attended = _look(self.attend_local, aspect, memory.local_visual)
-        attended = attended + _look(self.attend_local, aspect, memory.local_attribute)
+        attended = _look(self.attend_local, aspect, memory["local_visual"])
+        attended = attended + _look(self.attend_local, aspect, memory["local_attribute"])
         return self.norm_local(attended, aspect)
 
     def forward(self, memory: GliedMemory, tokens: Tensor) -> Tensor:
@@ -179,8 +165,9 @@ class Glied(CaptionModel[GliedMemory]):
 
     def start(self, memory: GliedMemory, beams: int, length: int) -> State[GliedMemory]:
         """Empty caches of the self-attention's keys and values, (B, K, length, D)."""
-        shape = (len(memory.visual.keys), beams, length, self.config.width)
-        return State(memory, {name: memory.visual.keys.new_zeros(shape) for name in ("k", "v")})
+        keys = memory["visual"].keys
+        shape = (len(keys), beams, length, self.config.width)
+        return State(memory, {name: keys.new_zeros(shape) for name in ("k", "v")})
 
     def step(self, state: State[GliedMemory], token: Tensor) -> tuple[Tensor, State[GliedMemory]]:
         """One position of `forward`, reading x̃ from the caches (Eq. 3 or 9)."""
@@ -199,25 +186,20 @@ class Glied(CaptionModel[GliedMemory]):
 
     def attention(self, memory: GliedMemory, tokens: Tensor) -> dict[str, Tensor]:
         """Weights of the last look at regions and at attributes before each word."""
-        x, query = self._context(memory, tokens)
-        attend, visual, attribute = self.attend_cross, memory.visual, memory.attribute
-        if memory.local_visual is not None:
-            query = self.aspect(memory, query, x)
-            attend, visual, attribute = (
-                self.attend_local,
-                memory.local_visual,
-                memory.local_attribute,
-            )
-        elif memory.collocation is not None:
-            collocations = self.attend_ad.weights(
-                x, memory.collocation.keys, memory.collocation.mask
-            )
-        looks = {"regions": attend.weights(query, visual.keys, visual.mask)}
-        if attribute is not None:
-            looks["concepts"] = attend.weights(query, attribute.keys, attribute.mask)
+        x, context = self._context(memory, tokens)
+        looks = {"regions": (self.attend_cross, context, memory["visual"])}
+        if self.config.local:
+            aspect = self.aspect(memory, context, x)
+            looks["regions"] = (self.attend_local, aspect, memory["local_visual"])
+            looks["concepts"] = (self.attend_local, aspect, memory["local_attribute"])
+        elif self.config.global_attribute:
+            looks["concepts"] = (self.attend_ad, x, memory["collocation"])
         else:
-            looks["concepts"] = collocations
-        return {name: weights.unflatten(1, tokens.shape[1:]) for name, weights in looks.items()}
+            looks["concepts"] = (self.attend_cross, context, memory["attribute"])
+        return {
+            name: attend.weights(query, source.keys, source.mask).unflatten(1, tokens.shape[1:])
+            for name, (attend, query, source) in looks.items()
+        }
 
     def _context(self, memory: GliedMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Input x and x̃ = G(H_x(t̃, T̃, T̃), t̃) (Eq. 9; Eq. 3 where t̃ = x), (B, S·L, D)."""
