@@ -59,7 +59,7 @@ def probe() -> dict[str, str]:
     missing = [jar for jar in _SPICE_MODELS if not (lib / jar).is_file()]
     if missing:
         return {
-            "SPICE": f"{' and '.join(missing)} not in {lib}; fetch them with "
+            "SPICE": f"{' and '.join(missing)} not in pycocoevalcap's spice/lib; fetch them with "
             "'python -m pycocoevalcap.spice.get_stanford_models'"
         }
     return {}
