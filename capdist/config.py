@@ -181,6 +181,18 @@ class Config(Section):
                 raise ValueError(f"deepspeed.{key} is set by {home}; remove it from deepspeed")
         return self
 
+    @model_validator(mode="after")
+    def _scaled_fp16(self) -> Config:
+        # Without ZeRO, DeepSpeed 0.19.8 divides fp16 gradients by a loss scale that its backward
+        # pass never multiplied in: the updates would be too small, without a word.
+        fp16 = self.deepspeed.get("fp16", {}).get("enabled", False)
+        if fp16 and self.deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
+            raise ValueError(
+                "deepspeed.fp16 needs deepspeed.zero_optimization.stage 1, 2 or 3: without ZeRO "
+                "DeepSpeed does not scale the loss"
+            )
+        return self
+
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """The tree in a JSON file, with ``a.b=c`` overrides (values are JSON, or else strings).

@@ -63,6 +63,7 @@ def test_overrides_reach_every_place(path: Path) -> None:
         ("stages.5.epochs=1", "--set stages.5.epochs=1: stages.5.epochs leads into no section"),
         ("run.x=1", "--set run.x=1: run.x leads into no section"),
         ("run", "--set run: expected a.b=c"),
+        ("deepspeed.fp16.enabled=true", "deepspeed.fp16 needs deepspeed.zero_optimization.stage"),
         ("deepspeed.optimizer={}", "deepspeed.optimizer is set by stages.N.optimizer"),
     ],
 )

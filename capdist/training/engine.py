@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
-from capdist.config import Config, OptimizerConfig, XeStage
+from capdist.config import Config, ConfigError, OptimizerConfig, XeStage
 from capdist.models.base import CaptionModel
 from capdist.training.job import Job
 
@@ -139,18 +139,28 @@ class DeepSpeedEngine:
     def __init__(
         self, objective: Objective, optimizer: OptimizerConfig, config: dict[str, Any], job: Job
     ) -> None:
+        """Start DeepSpeed with its JSON.
+
+        Raises:
+            ConfigError: with DeepSpeed's own words, if it refuses.
+        """
         # Where there is no GPU, DeepSpeed compiles an operator; it must find the ninja of this
         # environment, for another's makes it compile again.
         here = Path(sys.executable).parent
         os.environ["PATH"] = os.pathsep.join([str(here), os.environ.get("PATH", "")])
         import deepspeed
 
-        self.engine, self.optimizer, *_ = deepspeed.initialize(
-            model=objective,
-            optimizer=make_optimizer(objective, optimizer),
-            config=config,
-            dist_init_required=False,
-        )
+        try:
+            self.engine, self.optimizer, *_ = deepspeed.initialize(
+                model=objective,
+                optimizer=make_optimizer(objective, optimizer),
+                config=config,
+                dist_init_required=False,
+            )
+        except (AssertionError, ValueError) as error:
+            # DeepSpeed's refusals of its own section, fp16 on a CPU among them.
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"deepspeed: {reason}; change the config's section") from error
         self.job = job
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:

@@ -138,6 +138,11 @@ def test_bad_config_is_refused_in_one_line(config: Path, override: str, message:
     assert message in refused(train(config, "--set", override))
 
 
+def test_a_section_that_deepspeed_refuses_is_refused_in_one_line(config: Path) -> None:
+    wrong = ["--set", "engine=deepspeed", "--set", "deepspeed.zero_optimization.stage=7"]
+    assert "error: deepspeed: " in refused(train(config, *wrong))
+
+
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     assert "nothing.json: no such file" in refused(train(tmp_path / "nothing.json"))
 
