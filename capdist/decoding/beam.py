@@ -2,7 +2,7 @@
 
 K hypotheses an image. A finished one keeps its score and competes with the unfinished;
 log-probabilities are fp32 whatever the model's type. The score is the sum of log-probabilities,
-EOS included, without length normalisation. K = 1 is greedy decoding.
+EOS included, without length normalisation. UNK is never written. K = 1 is greedy decoding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from capdist.batch import Batch, Hypotheses
 from capdist.models.base import CaptionModel
-from capdist.vocab import BOS, EOS, PAD
+from capdist.vocab import BOS, EOS, PAD, UNK
 
 
 @torch.inference_mode()
@@ -51,8 +51,7 @@ def _extend(scores: Tensor, log_probs: Tensor, finished: Tensor) -> tuple[Tensor
     A finished hypothesis has one extension, PAD, at no cost.
     """
     beam, vocabulary = log_probs.shape[1:]
-    log_probs[..., BOS] = -torch.inf
-    log_probs[..., PAD] = -torch.inf
+    log_probs[..., [PAD, BOS, UNK]] = -torch.inf
     log_probs = log_probs.masked_fill(finished[..., None], -torch.inf)
     log_probs[..., PAD] = log_probs[..., PAD].masked_fill(finished, 0.0)
     total = (scores[..., None] + log_probs).flatten(1)

@@ -100,7 +100,8 @@ def score(
                 absent[name] = str(error)
     undefined = [name for name, value in found.items() if value is None]
     absent |= dict.fromkeys(undefined, "no caption and no reference speaks of it")
-    values = {name: 100 * value for name, value in found.items() if value is not None}
+    known = sorted(found, key=lambda name: (*ALL, name).index(name))
+    values = {name: 100 * value for name in known if (value := found[name]) is not None}
     return Scores(values, absent, tokeniser)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from capdist.reporting.curves import draw_curves
 from capdist.reporting.journal import JOURNAL, read_records
-from capdist.reporting.page import CONFIG
+from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from shards.index import Manifest
 
@@ -51,12 +51,14 @@ class Results:
         yield from self._scores()
         yield f"\n![training loss and validation CIDEr]({curves})\n"
         yield from self._facts()
-        yield f"\n## {SHOWN} captions of the {self.split} split\n"
+        yield f"\n## {SHOWN} captions of the {self.split} split, beam {max(self._scored())}\n"
         yield from self._captions()
         yield "\n## Commands\n"
         yield f"```\n{self._command()}\n"
-        yield f"python launcher/evaluate.py --run {self.config['run']} --split {self.split}"
-        yield f"python launcher/results.py --run {self.config['run']} --split {self.split}\n```"
+        arguments = f"--run {self.config['run']} --split {self.split}"
+        for beam in self._scored():
+            yield f"python launcher/evaluate.py {arguments} --beam {beam}"
+        yield f"python launcher/results.py {arguments}\n```"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -69,14 +71,17 @@ class Results:
         """Of the shards it was trained on."""
         return Manifest.load(self.config["data"]["shards"])
 
-    def _scored(self) -> list[dict[str, Any]]:
+    def _scored(self) -> dict[int, dict[str, Any]]:
+        """Rows of scores by beam."""
         files = sorted((self.run / "scores").glob(f"{self.split}-beam*.json"))
         if not files:
             raise ResultsError(
                 f"{self.run}: no scores of {self.split}; run launcher/evaluate.py --run {self.run} "
                 f"--split {self.split} first"
             )
-        return [json.loads(file.read_text()) for file in files]
+        return {
+            int(file.stem.rpartition("beam")[2]): json.loads(file.read_text()) for file in files
+        }
 
     def fill(self, page: Path, name: str) -> None:
         """Put the table of scores between ``<!-- results:name -->`` and ``<!-- /results -->``.
@@ -92,7 +97,8 @@ class Results:
         page.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
 
     def _rows(self) -> dict[str, dict[str, Any]]:
-        return {name: row for scores in self._scored() for name, row in scores.items()}
+        rows = {name: row for scores in self._scored().values() for name, row in scores.items()}
+        return {**rows, CONSTANT: rows.pop(CONSTANT)}
 
     def _table(self, rows: dict[str, dict[str, Any]]) -> str:
         values = {name: row["values"] for name, row in rows.items()}
@@ -114,8 +120,8 @@ class Results:
         versions = json.loads((self.run / "versions.json").read_text())
         known = ("python", "torch", "deepspeed", "webdataset", "git")
         yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
-        yield f"- best validation CIDEr (greedy, the shards' own tokens): {best['val_cider']:.1f}, "
-        yield f"  after epoch {best['epoch']}"
+        yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
+        yield "  (greedy, on the shards' own tokens)"
         yield f"- training speed: {speed:.0f} captions/s (median step)"
         yield f"- wall time: {self._hours():.2f} h, from the first step to the last evaluation"
         yield f"- versions: {', '.join(f'{name} {versions[name]}' for name in known)}"
@@ -130,8 +136,8 @@ class Results:
         return (max(times) - min(times)) / 3600
 
     def _captions(self) -> Iterator[str]:
-        beam = max((self.run / "captions").glob(f"{self.split}-beam*.json"))
-        captions = {entry["image_id"]: entry["caption"] for entry in json.loads(beam.read_text())}
+        file = self.run / "captions" / f"{self.split}-beam{max(self._scored())}.json"
+        captions = {entry["image_id"]: entry["caption"] for entry in json.loads(file.read_text())}
         annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
         for sample in annotations[:: len(annotations) // SHOWN][:SHOWN]:
             yield f"- **{captions[sample['image_id']]}** (image {sample['image_id']})"

@@ -19,7 +19,7 @@ from capdist.config import ConfigError, DecodingConfig
 from capdist.data.dataset import References, evaluation_batches, references
 from capdist.data.stream import Ranks
 from capdist.decoding.split import caption_split
-from capdist.metrics.coco import ALL, Scores, probe, score, write_results
+from capdist.metrics.coco import Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
@@ -120,8 +120,7 @@ class Evaluation:
     def report(self, known: References, captions: dict[int, str], rows: dict[str, Scores]) -> None:
         """The table on the terminal, and a page with curves, captions and their pictures."""
         print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
-        found = dict.fromkeys(metric for row in rows.values() for metric in row.values)
-        columns = sorted(found, key=lambda metric: (*ALL, metric).index(metric))
+        columns = list(dict.fromkeys(metric for row in rows.values() for metric in row.values))
         print(format_table({name: row.values for name, row in rows.items()}, columns))
         first = next(iter(rows.values()))
         for metric, reason in first.absent.items():

@@ -12,10 +12,10 @@ import capdist.models  # noqa: F401
 from capdist.batch import Batch
 from capdist.decoding.beam import beam_search
 from capdist.models.base import CaptionModel, Dims, build, registered
-from capdist.vocab import BOS, EOS, PAD
+from capdist.vocab import BOS, EOS, PAD, UNK
 from tests.contract.test_models import B, make_batch
 
-V, WORDS = 7, 3
+V, WORDS = 8, 3
 
 
 def make(name: str) -> CaptionModel[Any]:
@@ -35,7 +35,7 @@ def batch_of(v: int) -> Batch:
 
 def enumerate_all(model: CaptionModel[Any], batch: Batch) -> list[list[tuple[float, list[int]]]]:
     """Every caption of at most WORDS words (or cut there) by score, for every image."""
-    inner = [t for t in range(V) if t not in (PAD, BOS, EOS)]
+    inner = [t for t in range(V) if t not in (PAD, BOS, EOS, UNK)]
     captions = [[*words, EOS] for n in range(WORDS + 1) for words in product(inner, repeat=n)]
     captions += [list(words) for words in product(inner, repeat=WORDS + 1)]
     tokens = torch.full((1, len(captions), WORDS + 1), PAD)
@@ -75,7 +75,7 @@ def test_one_beam_is_greedy(name: str) -> None:
         memory = model.encode(batch)
         for position in range(7):
             logits = model(memory, prefix)[:, 0, -1]
-            logits[:, [PAD, BOS]] = -torch.inf
+            logits[:, [PAD, BOS, UNK]] = -torch.inf
             ended = (prefix == EOS).any(-1)[:, 0]
             word = logits.argmax(-1).masked_fill(ended, PAD)
             assert torch.equal(found[:, position], word)
