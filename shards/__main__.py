@@ -68,8 +68,8 @@ def _add_scenes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seed", type=int, default=0, help="which world to draw")
     add("--train", type=int, default=2000, metavar="N", help="images to train on")
-    add("--val", type=int, default=200, metavar="N", help="images to validate on")
-    add("--test", type=int, default=200, metavar="N", help="images to test on")
+    add("--val", type=int, default=250, metavar="N", help="images to validate on")
+    add("--test", type=int, default=250, metavar="N", help="images to test on")
     _add_output(parser)
     parser.set_defaults(run=_scenes)
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def meteor(references: Texts, captions: Texts) -> dict[str, float]:
     except (OSError, ValueError) as error:  # Java died: a broken pipe, or an empty line for a score
         scorer.lock.release()  # compute_score still holds it, and Meteor.__del__ waits for it
         scorer.meteor_p.kill()
+        with suppress(OSError):  # else Meteor.__del__ trips over the unwritten rest, and says so
+            scorer.meteor_p.stdin.close()
         raise RuntimeError(_java_said(scorer.meteor_p.stderr.read())) from error
 
 
