@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,6 +135,9 @@ class Manifest:
         """Key and bytes of one member of every sample of a split, without reading the others.
 
         Samples that lack the member are passed over: only optional members may be lacking.
+
+        Raises:
+            ShardError: naming a member whose bytes are not those that were written.
         """
         for shard in self.split(split):
             entries = self.index(shard)
@@ -141,7 +145,13 @@ class Manifest:
                 for entry in entries:
                     if member := entry.members.get(suffix):
                         tar.seek(member.offset)
-                        yield entry.key, tar.read(member.size)
+                        data = tar.read(member.size)
+                        if zlib.crc32(data) != member.crc32:
+                            raise ShardError(
+                                f"{self.root / shard.name}: member {entry.key}.{suffix} is cut "
+                                "short or damaged; 'python -m shards verify' names all damage"
+                            )
+                        yield entry.key, data
 
 
 def index_path(tar: Path) -> Path:
