@@ -98,7 +98,8 @@ class Results:
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         rows = {name: row for scores in self._scored().values() for name, row in scores.items()}
-        return {**rows, CONSTANT: rows.pop(CONSTANT)}
+        constant = rows.pop(CONSTANT)
+        return {**rows, CONSTANT: constant}
 
     def _table(self, rows: dict[str, dict[str, Any]]) -> str:
         values = {name: row["values"] for name, row in rows.items()}
