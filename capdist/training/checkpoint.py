@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from capdist.training.engine import Engine
@@ -91,8 +89,7 @@ class Checkpoints:
     def load(self, folder: Path, engine: Engine) -> None:
         """Bring the engine and the generators back to what `save` wrote."""
         engine.load(folder)
-        state = torch.load(folder / f"rank-{self.job.ranks.rank}.pt", weights_only=False)
-        _restore(state)
+        _restore(torch.load(folder / f"rank-{self.job.ranks.rank}.pt", weights_only=True))
 
     def _point(self, name: str, target: Path) -> None:
         temporary = self.folder / f".{name}"
@@ -111,20 +108,15 @@ def read_cursor(folder: Path) -> Cursor:
     return Cursor(**json.loads((folder / "cursor.json").read_text()))
 
 
-def _generators() -> dict[str, object]:
-    state: dict[str, object] = {
-        "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-    }
+def _generators() -> dict[str, torch.Tensor]:
+    """States of torch's generators: the order of samples and the readers draw from none."""
+    states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
-def _restore(state: dict[str, object]) -> None:
-    torch.set_rng_state(state["torch"])  # type: ignore[arg-type]
-    np.random.set_state(state["numpy"])  # type: ignore[arg-type]
-    random.setstate(state["python"])  # type: ignore[arg-type]
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])  # type: ignore[arg-type]
+def _restore(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])

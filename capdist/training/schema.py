@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import capdist.models  # noqa: F401
 from capdist.config import Config
 from capdist.models.base import registered
 

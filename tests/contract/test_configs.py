@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import capdist.models  # noqa: F401
 from capdist.config import load_config
 from capdist.models.base import Dims, build
 from capdist.training.schema import config_schema

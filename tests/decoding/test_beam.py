@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import capdist.models  # noqa: F401
 from capdist.batch import Batch
 from capdist.decoding.beam import beam_search
 from capdist.models.base import CaptionModel, Dims, build, registered

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-import capdist.models  # noqa: F401
 from capdist.losses.cross_entropy import cross_entropy, scheduled_inputs
 from capdist.models.base import Dims, build
 from capdist.vocab import PAD

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import capdist.models  # noqa: F401
 from capdist.models.base import Dims, build
 from capdist.models.glied import Glied
 from tests.contract.test_models import GLIED_ROWS, make_batch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-import capdist.models  # noqa: F401
 from capdist.models.base import Dims, build
 from capdist.models.lstm import Lstm
 from tests.contract.test_models import make_batch

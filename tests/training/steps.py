@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import capdist.models  # noqa: F401
 from capdist.config import Config
 from capdist.data.dataset import count_words, training_batches
 from capdist.models.base import Dims, build
