@@ -9,6 +9,7 @@ import sys
 
 from capdist.config import ConfigError, load_config
 from capdist.reporting.journal import JournalError
+from capdist.training.job import end_process
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from shards.schema import ShardError
@@ -43,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

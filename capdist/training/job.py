@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
@@ -66,6 +67,18 @@ class Job:
     def leave(self) -> None:
         """Say good-bye to the others."""
         distributed.destroy_process_group()
+
+
+def end_process(status: int) -> NoReturn:
+    """End a process that was part of a `Job`, now.
+
+    Gloo's threads outlive the process group as long as anything refers to it, and DeepSpeed's
+    parameters do. One that drops a tensor while Python is being torn down aborts the process, and
+    a run that trained to its end would report failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _free_port() -> int:

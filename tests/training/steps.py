@@ -14,7 +14,7 @@ from capdist.config import Config
 from capdist.data.dataset import count_words, training_batches
 from capdist.models.base import Dims, build
 from capdist.training.engine import make_engine
-from capdist.training.job import Job
+from capdist.training.job import Job, end_process
 from capdist.training.stages import XeObjective
 from shards.index import Manifest
 
@@ -81,3 +81,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process(0)
