@@ -9,14 +9,18 @@ import sys
 
 from capdist.config import ConfigError, load_config
 from capdist.reporting.journal import JournalError
-from capdist.training.job import end_process
+from capdist.training.checkpoint import CheckpointError
+from capdist.training.job import OtherRankError, end_process, lost_rank
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from shards.schema import ShardError
 
 
 def main() -> int:
-    """Read the command line and train; 0 when all stages are done, 2 on bad input."""
+    """Read the command line and train.
+
+    0 when all stages are done, or a signal stopped it with all saved; 2 where it can't go on.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="JSON file; configs/ has examples")
     parser.add_argument(
@@ -37,8 +41,19 @@ def main() -> int:
     try:
         config = load_config(args.config, args.set)
         train(config, args.config, resume=args.resume == "auto")
-    except (ConfigError, ShardError, TrainingError, JournalError) as error:
+    except OtherRankError:
+        return 2
+    except (ConfigError, ShardError, TrainingError, CheckpointError, JournalError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not lost_rank(error):
+            raise
+        print(
+            "error: another rank is gone: it said why, or was killed (out of memory?); "
+            "go on by --resume auto",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

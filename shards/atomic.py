@@ -24,6 +24,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary.replace(path)
 
 
+def sync(folder: Path) -> None:
+    """Bring everything in a folder onto the disk, so that a rename makes it all appear."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as a JSON file."""
     with replacing(path) as file:

@@ -105,8 +105,18 @@ def training_batches(
     ranks: Ranks,
     seed: int,
 ) -> Batches:
-    """The training split, shuffled."""
+    """The training split, shuffled.
+
+    Raises:
+        ConfigError: if the ranks do not divide the batch or the lanes.
+        ShardError: if there are fewer images than ranks.
+    """
     sizes = tuple(shard.samples for shard in manifest.split("train"))
+    if sum(sizes) < ranks.world:
+        raise ShardError(
+            f"{manifest.root}: {sum(sizes)} training images for {ranks.world} ranks; "
+            "train on no more ranks than images"
+        )
     order = Order(sizes, seed, data.lanes, data.window)
     return _batches(manifest, "train", data, batch, vocab, ranks, order)
 

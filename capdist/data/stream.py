@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from capdist.config import ConfigError
 from capdist.data.order import Order, Span
-from shards.index import Manifest
+from capdist.signals import ignore_stop
+from shards.index import Manifest, SampleIndex
 from shards.schema import MEMBERS, Sample, ShardError, decode
 
 #: Members that training reads; the others' bytes are passed over.
@@ -73,13 +75,18 @@ class Stream:
         Raises:
             ShardError: if a shard is missing, truncated, or not what the manifest says.
         """
-        lanes = _Lanes(self, epoch, consumed // self.images)
+        done = -(-consumed // self.images)  # the last step of an epoch may be an uneven one
+        lanes = _Lanes(self, epoch, done)
         # A generator of its own: a loader draws from it, and the model's must not notice.
         loader = DataLoader(
-            lanes, batch_size=None, num_workers=self.workers, generator=torch.Generator()
+            lanes,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=ignore_stop,
+            generator=torch.Generator(),
         )
         pieces = iter(loader)
-        for _ in range(consumed // self.images, self.steps):
+        for _ in range(done, self.steps):
             parts = [next(pieces) for _ in range(max(1, self.workers))]
             yield [sample for _, sample in sorted(chain(*parts), key=lambda pair: pair[0])]
 
@@ -140,16 +147,16 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
 
     shard = stream.manifest.split(stream.split)[span.shard]
     path = stream.manifest.root / shard.name
-    offset = stream.manifest.index(shard)[span.start].offset
+    entries = stream.manifest.index(shard)[span.start : span.stop]
     found = 0
     try:
         with gopen(str(path)) as file:
-            file.seek(offset)
+            file.seek(entries[0].offset)
             for members in group_by_keys(_files(file, str(path))):
-                sample = _decode(members, stream.manifest.features.dim)
-                yield sample
+                _check(members, entries[found])
+                yield _decode(members, stream.manifest.features.dim)
                 found += 1
-                if found == span.stop - span.start:
+                if found == len(entries):
                     return
     except (TarError, ShardError, OSError) as error:
         raise ShardError(f"{path}: {error}; {_REMEDY}") from error
@@ -170,6 +177,15 @@ def _files(file: BinaryIO, url: str) -> Iterator[dict[str, Any]]:
 
 def _suffix(name: str) -> str:
     return name.partition(".")[2]
+
+
+def _check(members: Mapping[str, Any], entry: SampleIndex) -> None:
+    """Compare what was read with the index, for a flipped bit trains as well as a right one."""
+    if members["__key__"] != entry.key:
+        raise ShardError(f"sample {members['__key__']}, expected {entry.key}")
+    for name, data in members.items():
+        if name in READ and zlib.crc32(data) != entry.members[name].crc32:
+            raise ShardError(f"sample {entry.key}: {name} has another checksum than in the index")
 
 
 def _decode(members: Mapping[str, Any], feature_dim: int) -> Sample:

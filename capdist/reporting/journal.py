@@ -12,7 +12,7 @@ JOURNAL = "metrics.jsonl"
 
 
 class JournalError(ValueError):
-    """A journal that does not read; names the file and the line."""
+    """A journal that does not read or write; names the file and the line."""
 
 
 class Journal:
@@ -34,14 +34,23 @@ class Journal:
             _drop_torn_line(self._path)
             self._file = self._path.open("a", encoding="utf-8")
 
-    def truncate_after(self, step: int) -> None:
-        """Forget the records of later steps: a run that goes on from ``step`` makes them again.
+    def truncate_after(self, step: int, *, evaluated: bool) -> None:
+        """Forget the records that a run going on from ``step`` makes again.
+
+        Args:
+            step: the last that is kept.
+            evaluated: whether the evaluation behind it is kept too.
 
         Raises:
             JournalError: if a line is not a record.
         """
         if self._enabled:
-            kept = [record for record in read_records(self._path) if record["step"] <= step]
+            kept = [
+                record
+                for record in read_records(self._path)
+                if record["step"] < step
+                or (record["step"] == step and (evaluated or "val_cider" not in record))
+            ]
             self._file.close()
             part = self._path.with_name(f"{JOURNAL}.part")
             part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
@@ -50,10 +59,19 @@ class Journal:
             self._purge_step = step + 1
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record, which has at least an integer ``step``; it is on disk on return."""
+        """Append a record, which has at least an integer ``step``; it is on disk on return.
+
+        Raises:
+            JournalError: if the disk does not take it.
+        """
         if self._enabled:
-            self._file.write(_line(record))
-            self._file.flush()
+            try:
+                self._file.write(_line(record))
+                self._file.flush()
+            except OSError as error:
+                raise JournalError(
+                    f"{self._path}: {error.strerror}; make room, then go on by --resume auto"
+                ) from error
             self._mirror(record)
 
     def close(self) -> None:

@@ -1,26 +1,34 @@
 """Where a run stands, on disk: written aside, renamed when whole, best and last kept.
 
-checkpoints/step-00000125/   one checkpoint
+checkpoints/step-00000125/   one checkpoint, behind an evaluated epoch
+checkpoints/step-00000100-inside/   one inside an epoch
   engine's own files         weights and optimizer, DeepSpeed's or torch's
   rank-0.pt ...              random number generators of every rank
   cursor.json                where training goes on
   model.safetensors config.json vocab.json   the portable export
-checkpoints/last, best       names of folders
+checkpoints/names.json       which folder is the last, and which the best
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from capdist.training.engine import Engine
-from capdist.training.job import Job
+from capdist.training.job import Job, lost_rank
+from shards.atomic import sync, write_json
+
+NAMES = "names.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be written; the message says what is left and what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,10 @@ class Cursor:
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder that ``last`` or ``best`` names in a run folder, if there is one."""
-    pointer = run / "checkpoints" / name
-    return pointer.parent / pointer.read_text().strip() if pointer.is_file() else None
+    """The folder that is the ``last`` or the ``best`` of a run folder, if there is one."""
+    folder = run / "checkpoints"
+    found = _read_names(folder).get(name)
+    return folder / found if found else None
 
 
 class Checkpoints:
@@ -60,13 +69,32 @@ class Checkpoints:
     ) -> None:
         """Write a checkpoint as ``last``, and as ``best`` where it is; all ranks together.
 
+        One that is the last already is left as it is.
+
         Args:
             cursor: where training goes on.
             engine: whose state it is.
             export: writes the portable files into a folder; called on the first rank.
             best: whether no earlier evaluation was better.
+
+        Raises:
+            CheckpointError: if it can't be written; the last one is whole, and still the last.
         """
-        final = self.folder / f"step-{cursor.step:08d}"
+        final = self.folder / f"step-{cursor.step:08d}{'-inside' if cursor.consumed else ''}"
+        if final == find_checkpoint(self.run, "last"):
+            return
+        with self._explained(final):
+            self._write(final, cursor, engine, export, best=best)
+
+    def _write(
+        self,
+        final: Path,
+        cursor: Cursor,
+        engine: Engine,
+        export: Callable[[Path], None],
+        *,
+        best: bool,
+    ) -> None:
         # Not a temporary directory: all ranks must write into the same one.
         aside = self.folder / f".writing-{final.name}"
         if self.job.first:
@@ -78,11 +106,14 @@ class Checkpoints:
         self.job.barrier()
         if self.job.first:
             export(aside)
-            (aside / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
+            write_json(aside / "cursor.json", asdict(cursor))
+            sync(aside)
+            # What a killed run left under this name, that nothing refers to.
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
-            for name in ["last", "best"] if best else ["last"]:
-                self._point(name, final)
+            # One file for both names: a kill between two would part them.
+            named = dict.fromkeys(["last", "best"] if best else ["last"], final.name)
+            write_json(self.folder / NAMES, {**_read_names(self.folder), **named})
             self._prune()
         self.job.barrier()
 
@@ -91,16 +122,35 @@ class Checkpoints:
         engine.load(folder)
         _restore(torch.load(folder / f"rank-{self.job.ranks.rank}.pt", weights_only=True))
 
-    def _point(self, name: str, target: Path) -> None:
-        temporary = self.folder / f".{name}"
-        temporary.write_text(target.name)
-        os.replace(temporary, self.folder / name)
-
     def _prune(self) -> None:
-        kept = {find_checkpoint(self.run, "last"), find_checkpoint(self.run, "best")}
+        kept = _read_names(self.folder).values()
         for folder in self.folder.glob("step-*"):
-            if folder not in kept:
+            if folder.name not in kept:
                 shutil.rmtree(folder)
+
+    @contextmanager
+    def _explained(self, final: Path) -> Iterator[None]:
+        """Turn a failure to write, which every library reports in its own way, into one line."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and lost_rank(error):
+                raise
+            free = shutil.disk_usage(self.folder).free
+            last = find_checkpoint(self.run, "last")
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{final}: not written, with {free / 1e6:.0f} MB free on its disk: {reason}; "
+                + (f"{last} is whole: " if last else "")
+                + "make room, then go on by --resume auto"
+            ) from error
+
+
+def _read_names(folder: Path) -> dict[str, str]:
+    path = folder / NAMES
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def read_cursor(folder: Path) -> Cursor:

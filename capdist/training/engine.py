@@ -23,10 +23,12 @@ from capdist.training.job import Job
 class StepResult:
     """What one optimizer step did: the loss per token over all ranks, and whether it counted.
 
-    ``skipped`` is True where the loss scaler saw an overflow and left the weights alone.
+    ``parts`` are what each of this rank's micro-batches added to the loss; ``skipped`` is True
+    where the loss scaler saw an overflow and left the weights alone.
     """
 
     loss: float
+    parts: list[float]
     grad_norm: float | None
     skipped: bool
 
@@ -94,12 +96,12 @@ class TorchEngine:
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
-        tokens = self.job.sum(sum(batch.token_count for batch in batches))
-        total = 0.0
+        (tokens,) = self.job.sum(sum(batch.token_count for batch in batches))
+        parts = []
         for batch in batches:
             loss = self.objective(batch.to(self.job.device)) / tokens
             loss.backward()
-            total += float(loss.detach())
+            parts.append(float(loss.detach()))
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         for parameter in parameters:
             distributed.all_reduce(parameter.grad)
@@ -107,7 +109,8 @@ class TorchEngine:
         set_rate(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepResult(self.job.sum(total), float(norm), skipped=False)
+        (loss,) = self.job.sum(sum(parts))
+        return StepResult(loss, parts, float(norm), skipped=False)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights as they are."""
@@ -168,17 +171,19 @@ class DeepSpeedEngine:
 
         DeepSpeed averages over the ranks, so the loss carries their number as a factor.
         """
-        tokens = self.job.sum(sum(batch.token_count for batch in batches))
-        skipped, total = self.engine.skipped_steps, 0.0
+        (tokens,) = self.job.sum(sum(batch.token_count for batch in batches))
+        skipped, parts = self.engine.skipped_steps, []
         set_rate(self.optimizer, lr)
         for batch in batches:
             loss = self.engine(batch.to(self.job.device)) / tokens
             self.engine.backward(loss * self.job.ranks.world, scale_wrt_gas=False)
             self.engine.step()
-            total += float(loss.detach())
+            parts.append(float(loss.detach()))
         norm = self.engine.get_global_grad_norm()
+        (loss,) = self.job.sum(sum(parts))
         return StepResult(
-            loss=self.job.sum(total),
+            loss=loss,
+            parts=parts,
             grad_norm=None if norm is None else float(norm),
             skipped=self.engine.skipped_steps > skipped,
         )

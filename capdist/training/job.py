@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
 
+from capdist.config import ConfigError
 from capdist.data.stream import Ranks
+from shards.schema import ShardError
 
 T = TypeVar("T")
+
+
+class OtherRankError(RuntimeError):
+    """Another rank can't go on, and says why."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +55,36 @@ class Job:
         """Whether this process writes the files and speaks."""
         return self.ranks.rank == 0
 
-    def sum(self, value: float) -> float:
-        """The sum over all ranks."""
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(total)
-        return float(total)
+    def sum(self, *values: float) -> list[float]:
+        """The sum of each value over all ranks."""
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(totals)
+        return [float(total) for total in totals]
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, on every rank."""
         values: list[Any] = [None] * self.ranks.world
         distributed.all_gather_object(values, value)
         return values
+
+    def agree(self, check: Callable[[], T]) -> T:
+        """What ``check`` gives, if no rank refuses; all ranks call it together.
+
+        Raises:
+            ConfigError, ShardError: the refusal, on the first rank that had one.
+            OtherRankError: on the others.
+        """
+        refusal: Exception | None = None
+        try:
+            result = check()
+        except (ConfigError, ShardError) as error:
+            refusal = error
+        refused = [rank for rank, no in enumerate(self.gather(refusal is not None)) if no]
+        if not refused:
+            return result
+        if refusal is not None and refused[0] == self.ranks.rank:
+            raise refusal
+        raise OtherRankError(f"rank {refused[0]} says why")
 
     def barrier(self) -> None:
         """Wait for the others."""
@@ -67,6 +93,11 @@ class Job:
     def leave(self) -> None:
         """Say good-bye to the others."""
         distributed.destroy_process_group()
+
+
+def lost_rank(error: RuntimeError) -> bool:
+    """Whether ranks could not talk because one is gone, by the words of Gloo."""
+    return "closed by peer" in str(error) or "reset by peer" in str(error)
 
 
 def end_process(status: int) -> NoReturn:

@@ -8,6 +8,11 @@ checkpoints/                            see `checkpoint.py`
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +24,14 @@ from capdist.data.dataset import Batches, check_needs, count_words, training_bat
 from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build, parse
 from capdist.reporting.journal import Journal
+from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
 from capdist.training.engine import make_engine
 from capdist.training.export import read_weights
 from capdist.training.job import Job
 from capdist.training.provenance import write_down
 from capdist.training.stages import XeObjective
-from capdist.training.trainer import Trainer
+from capdist.training.trainer import Stopped, Trainer
 from capdist.training.validation import Validation
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
@@ -34,17 +40,56 @@ from shards.index import Manifest
 def train(config: Config, where: str, *, resume: bool) -> None:
     """Run all stages; ``where`` names the config's file in messages.
 
+    Where it is asked to stop by a signal, it saves its state and returns.
+
     Raises:
         ConfigError: if the config, the run folder or a checkpoint does not fit.
         ShardError: if the shards do not.
         TrainingError: if training can't go on.
+        CheckpointError: if the state can't be saved.
+        OtherRankError: if one of these came up on another rank.
     """
-    job = Job.join()
+    stop, job = StopSignal(), Job.join()
     try:
-        run = Run.prepare(config, where, job, resume=resume)
-        run.go()
+        with claimed(Path(config.run), job):
+            run = Run.prepare(config, where, job, stop, resume=resume)
+            run.go()
+    except Stopped as stopped:
+        if job.first:
+            print(stopped, flush=True)
     finally:
         job.leave()
+
+
+@contextmanager
+def claimed(folder: Path, job: Job) -> Iterator[None]:
+    """Keep other runs out of a run folder as long as this one lasts, however it ends.
+
+    Raises:
+        ConfigError: on the first rank, if another run is at work in it.
+        OtherRankError: on the others.
+    """
+    with ExitStack() as held:
+        job.agree(lambda: held.enter_context(_locked(folder)) if job.first else None)
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"{folder}: {file.read().strip() or 'another process'} is training in it; wait "
+                "for it, or choose another folder by --set run=FOLDER"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 @dataclass(frozen=True)
@@ -54,6 +99,7 @@ class Run:
     config: Config
     where: str
     job: Job
+    stop: StopSignal
     manifest: Manifest
     vocab: Vocabulary
     checkpoints: Checkpoints
@@ -64,12 +110,28 @@ class Run:
         return Path(self.config.run)
 
     @classmethod
-    def prepare(cls, config: Config, where: str, job: Job, *, resume: bool) -> Run:
+    def prepare(
+        cls, config: Config, where: str, job: Job, stop: StopSignal, *, resume: bool
+    ) -> Run:
         """Check everything that can be wrong before anything trains, and say what will run."""
+        run = job.agree(lambda: cls.check(config, where, job, stop, resume=resume))
+        if job.first:
+            run.announce()
+            write_down(config, run.vocab, run.manifest)
+        job.barrier()
+        return run
+
+    @classmethod
+    def check(cls, config: Config, where: str, job: Job, stop: StopSignal, *, resume: bool) -> Run:
+        """The run, if config, shards and run folder fit each other.
+
+        Raises:
+            ConfigError, ShardError: if they do not.
+        """
         manifest = Manifest.load(config.data.shards)
         manifest.split(config.validation.split)
         vocab = count_words(manifest, config.data.min_count)
-        run = cls(config, where, job, manifest, vocab, Checkpoints(Path(config.run), job))
+        run = cls(config, where, job, stop, manifest, vocab, Checkpoints(Path(config.run), job))
         last = find_checkpoint(run.folder, "last")
         if last and not resume:
             raise ConfigError(
@@ -79,12 +141,10 @@ class Run:
         model = run.new_model()
         check_needs(manifest, model.needs, config.model["name"])
         run.check_stages(model)
+        for stage in config.stages:
+            run.batches(stage)
         if last:
             run.check_last(last)
-        if job.first:
-            run.announce(model)
-            write_down(config, vocab, manifest)
-        job.barrier()
         return run
 
     def check_stages(self, model: CaptionModel[Any]) -> None:
@@ -120,9 +180,9 @@ class Run:
                 "resume with as many"
             )
 
-    def announce(self, model: CaptionModel[Any]) -> None:
+    def announce(self) -> None:
         """Say what will be trained, and which scores will be absent and why."""
-        count = sum(parameter.numel() for parameter in model.parameters())
+        count = sum(parameter.numel() for parameter in self.new_model().parameters())
         train = sum(shard.samples for shard in self.manifest.split("train"))
         print(
             f"{self.where}: {self.config.model['name']}, {count / 1e6:.2f} M parameters; "
@@ -144,7 +204,7 @@ class Run:
         last = find_checkpoint(self.folder, "last")
         cursor = read_cursor(last) if last else Cursor()
         journal = Journal(self.folder, enabled=self.job.first)
-        journal.truncate_after(cursor.step)
+        journal.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
         torch.manual_seed(self.config.seed + self.job.ranks.rank)
         for number in range(cursor.stage, len(self.config.stages)):
             cursor = self.stage(number, cursor, journal)
@@ -163,7 +223,7 @@ class Run:
             model.load_state_dict(read_weights(best, self.vocab))
             cursor = Cursor(stage=number, step=cursor.step, skipped=cursor.skipped)
         objective = XeObjective(model, stage)
-        engine = make_engine(objective, self.config, stage, self.job)
+        engine = self.job.agree(lambda: make_engine(objective, self.config, stage, self.job))
         if last and not begins:
             self.checkpoints.load(last, engine)
         trainer = Trainer(
@@ -175,6 +235,7 @@ class Run:
             Validation(self.config, self.job, self.manifest, self.vocab, self.new_model()),
             self.checkpoints,
             journal,
+            self.stop,
             self.job,
         )
         return trainer.run(cursor)

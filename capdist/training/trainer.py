@@ -15,10 +15,11 @@ from capdist.config import Config, XeStage
 from capdist.data.dataset import Batches
 from capdist.reporting.journal import Journal
 from capdist.reporting.progress import Progress
-from capdist.training.checkpoint import Checkpoints, Cursor
+from capdist.signals import StopSignal
+from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint
 from capdist.training.engine import Engine, StepResult
 from capdist.training.export import write_export
-from capdist.training.job import Job
+from capdist.training.job import Job, OtherRankError
 from capdist.training.schedule import rate
 from capdist.training.stages import XeObjective
 from capdist.training.validation import Validation
@@ -26,6 +27,10 @@ from capdist.training.validation import Validation
 
 class TrainingError(RuntimeError):
     """Training that can't go on; the message says where and what to do."""
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: everything is saved
+    """The run was asked to stop, and has saved its state; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Trainer:
     validation: Validation
     checkpoints: Checkpoints
     journal: Journal
+    stop: StopSignal
     job: Job
 
     @property
@@ -69,16 +75,20 @@ class Trainer:
         """Epochs up to the last, or up to ``patience`` evaluations without a better one.
 
         Raises:
-            TrainingError: if the loss is not a number.
+            TrainingError: if the loss or a weight is not a number.
+            CheckpointError: if the state can't be saved.
+            Stopped: if a signal asked for it, once the state is saved.
         """
         with Progress(self.steps, initial=cursor.stage_step, enabled=self.job.first) as progress:
             while not self.done(cursor):
-                for record, after in self.epoch(cursor):
+                for record, after, asked in self.epoch(cursor):
                     cursor = after
                     self.journal.write(asdict(record))
                     progress.update(record)
                     self.save_between(cursor)
+                    self.stop_if(asked, cursor)
                 cursor = self.end_epoch(cursor, progress)
+                self.stop_if(sum(self.job.sum(self.stop.asked)) > 0, cursor)
         return cursor
 
     def done(self, cursor: Cursor) -> bool:
@@ -86,18 +96,25 @@ class Trainer:
         patience = self.stage.patience
         return cursor.epoch >= self.stage.epochs or bool(patience and cursor.waited >= patience)
 
-    def epoch(self, cursor: Cursor) -> Iterator[tuple[StepRecord, Cursor]]:
-        """The rest of the cursor's epoch: what each step did, and the cursor after it."""
+    def epoch(self, cursor: Cursor) -> Iterator[tuple[StepRecord, Cursor, bool]]:
+        """The rest of the cursor's epoch, step by step.
+
+        What the step did, the cursor after it, and whether a rank was asked to stop.
+        """
         self.objective.begin_epoch(cursor.epoch)
         started = time.perf_counter()
         for batches in self.batches.epoch(cursor.epoch, cursor.consumed):
             lr = self.rate(cursor.stage_step)
             result = self.engine.step(batches, lr)
             self.check(result, cursor, batches)
-            captions = self.job.sum(sum(batch.caption_count for batch in batches))
+            # Signals reach the ranks at different times: they stop behind the same step.
+            captions, asked = self.job.sum(
+                sum(batch.caption_count for batch in batches), self.stop.asked
+            )
             cursor = self.advance(cursor, result.skipped)
             now = time.perf_counter()
-            yield self.record(cursor, result, lr, captions / (now - started)), cursor
+            speed = captions / (now - started)
+            yield self.record(cursor, result, lr, speed), cursor, asked > 0
             started = time.perf_counter()
 
     def rate(self, step: int) -> float:
@@ -109,10 +126,13 @@ class Trainer:
         """Stop at a loss that is not a number, unless the loss scaler caught it."""
         if result.skipped or math.isfinite(result.loss):
             return
-        keys = ", ".join(key for batch in batches for key in batch.keys)
+        parts = zip(result.parts, batches, strict=True)
+        keys = [key for part, batch in parts if not math.isfinite(part) for key in batch.keys]
+        if not keys:
+            raise OtherRankError("the samples are those of another rank")
         raise TrainingError(
-            f"step {cursor.step + 1}: the loss is {result.loss}; lower the learning rate or look "
-            f"at the samples of rank {self.job.ranks.rank}: {keys}"
+            f"step {cursor.step + 1}: the loss is {result.loss} for samples {', '.join(keys)}; "
+            f"look at them, or lower the learning rate; {self.saved()}"
         )
 
     def advance(self, cursor: Cursor, skipped: bool) -> Cursor:
@@ -142,9 +162,11 @@ class Trainer:
     def end_epoch(self, cursor: Cursor, progress: Progress) -> Cursor:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
-        cursor = replace(cursor, epoch=cursor.epoch + 1, consumed=0)
+        before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0)
         due = cursor.epoch % self.config.validation.every_epochs == 0
         if due or cursor.epoch == self.stage.epochs:
+            # Killed while it is evaluated, the epoch is not lost.
+            self.save(before, weights, best=False)
             cider = self.validation.score(weights, cursor.step)
             cursor, best = judge(cursor, cider)
             self.journal.write({"step": cursor.step, "epoch": cursor.epoch, "val_cider": cider})
@@ -163,13 +185,32 @@ class Trainer:
             self.save(cursor, self.engine.weights(), best=False)
 
     def save(self, cursor: Cursor, weights: dict[str, Tensor], *, best: bool) -> None:
-        """Write a checkpoint with its portable export."""
+        """Write a checkpoint with its portable export, unless the weights are spoilt."""
+        spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if spoilt and self.job.first:
+            raise TrainingError(
+                f"step {cursor.step}: {len(spoilt)} weights hold values that are not numbers, "
+                f"{spoilt[0]} first; lower the learning rate; {self.saved()}"
+            )
+        if spoilt:
+            raise OtherRankError("the first rank names the weights")
 
         def export(folder: Path) -> None:
             manifest = self.validation.manifest
             write_export(folder, weights, self.config, self.validation.vocab, manifest)
 
         self.checkpoints.save(cursor, self.engine, export, best=best)
+
+    def stop_if(self, asked: bool, cursor: Cursor) -> None:
+        """Save and stop, where a rank was asked to."""
+        if asked:
+            self.save(cursor, self.engine.weights(), best=False)
+            raise Stopped(f"stopped at step {cursor.step}; {self.saved()}")
+
+    def saved(self) -> str:
+        """What the run can go on from."""
+        last = find_checkpoint(Path(self.config.run), "last")
+        return f"{last} is whole, go on by --resume auto" if last else "nothing is saved yet"
 
 
 def judge(cursor: Cursor, cider: float) -> tuple[Cursor, bool]:

@@ -95,6 +95,24 @@ def test_tar_cut_between_samples_is_named(tiny: Manifest, tmp_path: Path) -> Non
         keys(manifest)
 
 
+@pytest.mark.parametrize("suffix", ["regions.npy", "json", "concepts.json"])
+def test_a_flipped_bit_is_named(tiny: Manifest, tmp_path: Path, suffix: str) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    entry = manifest.index(manifest.split("train")[2])[1]
+    data, member = bytearray(tar.read_bytes()), entry.members[suffix]
+    data[member.offset + member.size - 1] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(ShardError, match=f"{tar.name}.*{entry.key}: {suffix} has another checksum"):
+        keys(manifest)
+
+
+def test_a_tar_of_another_build_is_named(tiny: Manifest, tmp_path: Path) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    shutil.copy(manifest.root / manifest.split("train")[1].name, tar)
+    with pytest.raises(ShardError, match=f"{tar.name}: sample 0+\\d+, expected 0+\\d+"):
+        keys(manifest)
+
+
 def test_missing_shard_is_named(tiny: Manifest, tmp_path: Path) -> None:
     manifest, tar = damaged(tiny, tmp_path)
     tar.unlink()

@@ -7,34 +7,42 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from capdist.reporting.journal import read_records
+from capdist.training.checkpoint import find_checkpoint
 from shards.index import Manifest
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
 
 
-@pytest.fixture
-def config(tiny: Manifest, tmp_path: Path) -> Path:
-    """A run of two short epochs in plain torch."""
-    path = tmp_path / "config.json"
-    stage = {
-        "objective": "xe",
-        "epochs": 2,
-        "batch": {"images": 16, "micro": 8},
-        "optimizer": {"lr": 0.01},
-    }
-    described = {
+@pytest.fixture(scope="session")
+def tiny_config(tiny: Manifest) -> dict[str, Any]:
+    """A run of two short epochs in plain torch, without its folder."""
+    return {
         "description": "a test",
-        "run": str(tmp_path / "run"),
         "engine": "torch",
         "data": {"shards": str(tiny.root), "min_count": 1, "lanes": 8, "workers": 0},
         "model": SMALL,
-        "stages": [stage],
+        "stages": [
+            {
+                "objective": "xe",
+                "epochs": 2,
+                "batch": {"images": 16, "micro": 8},
+                "optimizer": {"lr": 0.01},
+            }
+        ],
     }
-    path.write_text(json.dumps(described))
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any], tmp_path: Path) -> Path:
+    """The same as a file; the run's folder is ``run`` beside it."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**tiny_config, "run": str(tmp_path / "run")}))
     return path
 
 
@@ -52,6 +60,26 @@ def launch(
         text=True,
         timeout=300,
     )
+
+
+def train(
+    config: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return launch("train.py", "--config", str(config), *arguments, env=env)
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return read_records(run / "metrics.jsonl")
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in records(run) if "loss" in record]
+
+
+def checkpoint(run: Path, name: str) -> Path:
+    found = find_checkpoint(run, name)
+    assert found
+    return found
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:

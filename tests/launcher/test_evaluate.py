@@ -12,7 +12,7 @@ from capdist.reporting.results import Results, ResultsError
 from shards.index import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
-from tests.launcher.conftest import launch, refused
+from tests.launcher.conftest import checkpoint, launch, refused
 
 
 @pytest.fixture
@@ -55,11 +55,9 @@ def test_results_page(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_exported_model_loads_without_the_run(run: Path, tmp_path: Path) -> None:
-    from capdist.training.checkpoint import find_checkpoint
     from capdist.training.export import read_export
 
-    best = find_checkpoint(run, "best")
-    assert best is not None
+    best = checkpoint(run, "best")
     for name in ("model.safetensors", "config.json", "vocab.json"):
         shutil.copy(best / name, tmp_path / name)
     exported = read_export(tmp_path)
@@ -76,7 +74,7 @@ def test_withheld_captions_are_decoded_only(run: Path, tiny: Manifest, tmp_path:
                 yield dataclasses.replace(sample, captions=(), tokens=())
 
     shards = write(Withheld(sizes=(("test", 3),)), tmp_path / "withheld", workers=1).root
-    config = run / "checkpoints" / (run / "checkpoints" / "best").read_text() / "config.json"
+    config = checkpoint(run, "best") / "config.json"
     config.write_text(config.read_text().replace(str(tiny.root), str(shards)))
     result = launch("evaluate.py", "--run", str(run), "--split", "test")
     assert result.returncode == 0, result.stderr
@@ -92,7 +90,7 @@ def test_bad_input_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
 
 
 def test_another_vocabulary_is_refused(run: Path) -> None:
-    best = run / "checkpoints" / (run / "checkpoints" / "best").read_text()
+    best = checkpoint(run, "best")
     vocab = best / "vocab.json"
     vocab.write_text(vocab.read_text().replace('"dog"', '"god"'))
     line = refused(launch("evaluate.py", "--run", str(run)))
@@ -101,7 +99,7 @@ def test_another_vocabulary_is_refused(run: Path) -> None:
 
 
 def test_another_extractor_is_refused(run: Path, tiny: Manifest, tmp_path: Path) -> None:
-    best = run / "checkpoints" / (run / "checkpoints" / "best").read_text()
+    best = checkpoint(run, "best")
     config = best / "config.json"
     config.write_text(config.read_text().replace("tiny-v1", "other-v2"))
     assert "use shards of the same extractor" in refused(launch("evaluate.py", "--run", str(run)))

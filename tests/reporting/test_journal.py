@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,12 +26,28 @@ def test_restored_run_forgets_later_steps_and_the_torn_line(tmp_path):
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 2, 3)) + '{"ste')
     assert steps(path) == [1, 2, 2, 3]
     journal = Journal(tmp_path)
-    journal.truncate_after(2)
+    journal.truncate_after(2, evaluated=True)
     assert steps(path) == [1, 2, 2]
     journal.write({"step": 3, "loss": 1.0})
     journal.close()
     assert steps(path) == [1, 2, 2, 3]
     assert {file.name for file in tmp_path.iterdir()} == {JOURNAL, "tensorboard"}
+
+
+def test_an_evaluation_that_comes_again_is_forgotten(tmp_path):
+    journal = Journal(tmp_path)
+    for record in ({"loss": 1.0}, {"val_cider": 5.0}):
+        journal.write({"step": 1, **record})
+    journal.truncate_after(1, evaluated=False)
+    assert read_records(tmp_path / JOURNAL) == [{"step": 1, "loss": 1.0}]
+    journal.close()
+
+
+def test_a_full_disk_is_said(tmp_path):
+    journal = Journal(tmp_path)
+    journal._file = Path("/dev/full").open("a")  # noqa: SIM115
+    with pytest.raises(JournalError, match=r"metrics\.jsonl: No space left on device; make room"):
+        journal.write({"step": 1})
 
 
 def test_torn_line_is_not_glued_to_the_next_record(tmp_path):
@@ -51,7 +68,7 @@ def test_broken_line_is_named(tmp_path, line):
 
 def test_other_ranks_write_nothing(tmp_path):
     journal = Journal(tmp_path / "run", enabled=False)
-    journal.truncate_after(0)
+    journal.truncate_after(0, evaluated=True)
     journal.write({"step": 1, "loss": 1.0})
     journal.close()
     assert not (tmp_path / "run").exists()
@@ -64,7 +81,7 @@ def test_tensorboard_shows_each_step_once_after_a_restore(tmp_path):
         first.write({"step": step, "stage": "xe", "loss": float(step), "grad_norm": None})
     first.close()
     second = Journal(tmp_path)
-    second.truncate_after(1)
+    second.truncate_after(1, evaluated=True)
     for step in (2, 3):
         second.write({"step": step, "stage": "xe", "loss": 10.0 * step, "grad_norm": None})
     second.close()

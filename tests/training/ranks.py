@@ -29,6 +29,7 @@ def run_ranks(module: str, world: int, arguments: dict[str, Any], timeout: float
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
         "WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": free_port(),

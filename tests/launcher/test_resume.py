@@ -1,0 +1,218 @@
+"""Killed, stopped or out of disk, a run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
+from tests.training.ranks import free_port
+
+SAVING = ["--set", "checkpoint.every_steps=1", "--set", "stages.0.epochs=4"]
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    return [str(ROOT / "launcher/train.py"), "--config", str(config), *SAVING, *arguments]
+
+
+@contextmanager
+def started(config: Path, *arguments: str, world: int = 1) -> Iterator[list[subprocess.Popen[str]]]:
+    """The ranks of a run, as a launcher would start them."""
+    place = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *command(config, *arguments)],
+            env=environment(**place, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+def finish(config: Path, *arguments: str, world: int = 1) -> None:
+    with started(config, *arguments, world=world) as ranks:
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=200)
+            assert rank.returncode == 0, errors
+
+
+def wait_for(moment: Callable[[], bool], rank: subprocess.Popen[str]) -> None:
+    latest = time.monotonic() + 120
+    while not moment():
+        assert rank.poll() is None, rank.communicate()
+        assert time.monotonic() < latest
+        time.sleep(0.001)
+
+
+def steps_done(run: Path) -> int:
+    return len(losses(run)) if (run / "metrics.jsonl").is_file() else 0
+
+
+def same_run(run: Path, whole: Path) -> None:
+    def kept(record: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in record.items() if name != "captions_per_s"}
+
+    assert [kept(record) for record in records(run)] == [kept(record) for record in records(whole)]
+    mine, its = (checkpoint(folder, "best") / "model.safetensors" for folder in (run, whole))
+    assert mine.read_bytes() == its.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("world", "settings"),
+    [
+        (1, ["engine=deepspeed"]),
+        (2, ["engine=torch"]),
+        (2, ["engine=deepspeed", "deepspeed.zero_optimization.stage=1"]),
+        (2, ["engine=deepspeed", "deepspeed.zero_optimization.stage=3"]),
+    ],
+    ids=lambda value: value if isinstance(value, int) else value[-1].rpartition(".")[2],
+)
+def test_killed_and_resumed_it_is_the_same_run(
+    config: Path, tmp_path: Path, world: int, settings: list[str]
+) -> None:
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    finish(config, *chosen, "--set", f"run={whole}", world=world)
+    with started(config, *chosen, world=world) as ranks:
+        wait_for(lambda: steps_done(run) >= 6, ranks[0])
+        for rank in ranks:
+            rank.kill()
+    finish(config, *chosen, "--resume", "auto", world=world)
+    same_run(run, whole)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, Any]) -> Path:
+    """An undisturbed run of one rank in plain torch."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = folder / "config.json"
+    config.write_text(json.dumps({**tiny_config, "run": str(folder / "run")}))
+    finish(config)
+    return folder / "run"
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "at a step": lambda run: steps_done(run) >= 6,
+    "while it saves": lambda run: steps_done(run) > 4 and any(run.glob("checkpoints/.writing-*/*")),
+    "while it evaluates": lambda run: (run / "checkpoints/step-00000008-inside").is_dir(),
+    "after an evaluation": lambda run: any("val_cider" in r for r in records(run)[5:]),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment(config: Path, tmp_path: Path, whole: Path, moment: str) -> None:
+    run = tmp_path / "run"
+    with started(config) as (rank,):
+        wait_for(lambda: steps_done(run) > 0 and MOMENTS[moment](run), rank)
+        rank.kill()
+    finish(config, "--resume", "auto")
+    same_run(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_ends(
+    config: Path, tmp_path: Path, whole: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    # Saved at a signal only, with a reader that the signal reaches as well.
+    settings = ["--set", "checkpoint.every_steps=1000", "--set", "data.workers=1"]
+    with started(config, *settings) as (rank,):
+        wait_for(lambda: steps_done(run) >= 6, rank)
+        for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
+            process.send_signal(number)
+        said, errors = rank.communicate(timeout=60)
+    assert rank.returncode == 0, errors
+    done = steps_done(run)
+    assert f"stopped at step {done}; " in said
+    assert "go on by --resume auto" in said
+    finish(config, *settings, "--resume", "auto")
+    same_run(run, whole)
+    assert done < steps_done(run)
+
+
+def test_ranks_stop_behind_the_same_step(config: Path, tmp_path: Path) -> None:
+    with started(config, world=2) as ranks:
+        wait_for(lambda: steps_done(tmp_path / "run") >= 6, ranks[0])
+        ranks[1].send_signal(signal.SIGTERM)
+        said = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert ["stopped at step" in words for words in said] == [True, False]
+
+
+def test_the_deepspeed_launcher_passes_the_signal_on(config: Path, tmp_path: Path) -> None:
+    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+    job = [deepspeed, "--num_gpus", "2", "--master_port", free_port(), *command(config)]
+    process = subprocess.Popen(
+        job, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: steps_done(tmp_path / "run") >= 6, process)
+    # As a scheduler does it: to every process of the job.
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert "stopped at step" in said
+    assert "Traceback" not in said
+
+
+def no_more_than(size: int) -> Callable[[], None]:
+    """Let the system refuse larger files, which reaches a program as a full disk does."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    config: Path, tmp_path: Path, whole: Path, engine: str
+) -> None:
+    chosen = ["--set", f"engine={engine}"]
+    assert train(config, *SAVING, *chosen, "--set", "stages.0.epochs=1").returncode == 0
+    result = subprocess.run(
+        [sys.executable, *command(config, *chosen, "--resume", "auto")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        preexec_fn=no_more_than(20_000),
+    )
+    line = refused(result)
+    assert "step-00000005-inside: not written, with" in line
+    assert "step-00000004 is whole: make room, then go on by --resume auto" in line
+    finish(config, *chosen, "--resume", "auto")
+    if engine == "torch":
+        assert losses(tmp_path / "run")[4:] == losses(whole)[4:]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(config: Path, tmp_path: Path) -> None:
+    with started(config, "--set", "stages.0.epochs=400") as (rank,):
+        wait_for(lambda: steps_done(tmp_path / "run") > 0, rank)
+        line = refused(train(config, "--resume", "auto"))
+        assert f"process {rank.pid} on " in line
+        assert "is training in it" in line
+
+
+def test_a_killed_rank_is_told_by_the_other(config: Path, tmp_path: Path) -> None:
+    with started(config, "--set", "stages.0.epochs=400", world=2) as ranks:
+        wait_for(lambda: steps_done(tmp_path / "run") > 4, ranks[0])
+        ranks[1].kill()
+        _, errors = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode == 2
+    assert "another rank is gone" in errors
+    assert "Traceback" not in errors
