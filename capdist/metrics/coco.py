@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from capdist.metrics.coco_worker import Texts, WorkerError, run_worker
@@ -120,10 +121,18 @@ def cider(
     Raises:
         ScoreError: if the ids differ, an image has no reference, or no reference has a word.
     """
+    return fmean(cider_each(references, captions).values())
+
+
+def cider_each(
+    references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
+) -> dict[int, float]:
+    """The same of every image: `cider` is its mean."""
     _check_images(references, captions)
     gold = {key: [" ".join(tokens) for tokens in references[key]] for key in sorted(references)}
     _check_words(gold)
-    return 100 * _cider(gold, {key: [" ".join(captions[key])] for key in gold})
+    scores = _ciders(gold, {key: [" ".join(captions[key])] for key in gold})
+    return {key: 100 * score for key, score in zip(gold, scores, strict=True)}
 
 
 def write_results(path: Path | str, captions: Mapping[int, str]) -> None:
@@ -228,11 +237,11 @@ def _score_here(gold: Texts, guesses: Texts, metrics: Sequence[str]) -> dict[str
     if "ROUGE-L" in metrics:
         found["ROUGE-L"] = float(Rouge().compute_score(gold, guesses)[0])
     if "CIDEr" in metrics:
-        found["CIDEr"] = _cider(gold, guesses)
+        found["CIDEr"] = fmean(_ciders(gold, guesses))
     return found
 
 
-def _cider(gold: Texts, guesses: Texts) -> float:
+def _ciders(gold: Texts, guesses: Texts) -> list[float]:
     from pycocoevalcap.cider.cider import Cider
 
-    return float(Cider().compute_score(gold, guesses)[0])
+    return [float(score) for score in Cider().compute_score(gold, guesses)[1]]

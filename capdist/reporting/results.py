@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves
 from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
@@ -18,6 +20,11 @@ from shards.index import Manifest
 
 #: Captions shown beside their references.
 SHOWN = 5
+
+#: Captions shown that missed their references.
+FAILURES = 2
+
+DISCUSSION = "\n## Discussion\n"
 
 
 class ResultsError(ValueError):
@@ -34,12 +41,17 @@ class Results:
     def write(self, out: Path) -> None:
         """Write the page as Markdown, and its curves as a PNG beside it.
 
+        A discussion at the end of a page that is there already is kept.
+
         Raises:
             ResultsError: if the split was not scored.
         """
         curves = out.with_name(f"{out.stem}_curves.png")
         text = "\n".join(self.lines(curves.name)) + "\n"
         out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_file():
+            # What a person wrote about the figures outlives them.
+            text += "".join(out.read_text(encoding="utf-8").partition(DISCUSSION)[1:])
         draw_curves(self.run / JOURNAL, curves)
         out.write_text(text, encoding="utf-8")
 
@@ -52,7 +64,10 @@ class Results:
         yield f"\n![training loss and validation CIDEr]({curves})\n"
         yield from self._facts()
         yield f"\n## {SHOWN} captions of the {self.split} split, beam {max(self._scored())}\n"
-        yield from self._captions()
+        annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
+        yield from self._captions(annotations[:: len(annotations) // SHOWN][:SHOWN])
+        yield f"\n## The {FAILURES} captions with the lowest CIDEr\n"
+        yield from self._captions(self._failures(annotations))
         yield "\n## Commands\n"
         yield f"```\n{self._command()}\n"
         arguments = f"--run {self.config['run']} --split {self.split}"
@@ -120,6 +135,7 @@ class Results:
         speed = median(record["captions_per_s"] for record in steps)
         versions = json.loads((self.run / "versions.json").read_text())
         known = ("python", "torch", "deepspeed", "webdataset", "git")
+        yield f"- parameters: {self._parameters() / 1e6:.2f} M"
         yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
         yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
         yield "  (greedy, on the shards' own tokens)"
@@ -136,12 +152,28 @@ class Results:
         times = [e.wall_time for name in ("loss", "val_cider") for e in events.Scalars(name)]
         return (max(times) - min(times)) / 3600
 
-    def _captions(self) -> Iterator[str]:
+    def _parameters(self) -> int:
+        from safetensors import safe_open
+
+        best = json.loads((self.run / "checkpoints" / "names.json").read_text())["best"]
+        with safe_open(self.run / "checkpoints" / best / "model.safetensors", "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        return sum(math.prod(shape) for shape in shapes)
+
+    @cached_property
+    def captions(self) -> dict[int, str]:
+        """What the widest beam wrote, by image id."""
         file = self.run / "captions" / f"{self.split}-beam{max(self._scored())}.json"
-        captions = {entry["image_id"]: entry["caption"] for entry in json.loads(file.read_text())}
-        annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
-        for sample in annotations[:: len(annotations) // SHOWN][:SHOWN]:
-            yield f"- **{captions[sample['image_id']]}** (image {sample['image_id']})"
+        return {entry["image_id"]: entry["caption"] for entry in json.loads(file.read_text())}
+
+    def _failures(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        tokens = {sample["image_id"]: sample["tokens"] for sample in annotations}
+        scores = cider_each(tokens, {image: c.split() for image, c in self.captions.items()})
+        return sorted(annotations, key=lambda sample: scores[sample["image_id"]])[:FAILURES]
+
+    def _captions(self, annotations: list[dict[str, Any]]) -> Iterator[str]:
+        for sample in annotations:
+            yield f"- **{self.captions[sample['image_id']]}** (image {sample['image_id']})"
             yield from (f"  - {reference}" for reference in sample["captions"])
 
     def _command(self) -> str:

@@ -152,6 +152,8 @@ class DeepSpeedEngine:
         here = Path(sys.executable).parent
         os.environ["PATH"] = os.pathsep.join([str(here), os.environ.get("PATH", "")])
         import deepspeed
+        from deepspeed.runtime.config import DeepSpeedConfigError
+        from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
         try:
             self.engine, self.optimizer, *_ = deepspeed.initialize(
@@ -160,7 +162,12 @@ class DeepSpeedEngine:
                 config=config,
                 dist_init_required=False,
             )
-        except (AssertionError, ValueError) as error:
+        except (
+            AssertionError,
+            ValueError,
+            DeepSpeedConfigError,
+            ZeRORuntimeException,
+        ) as error:
             # DeepSpeed's refusals of its own section, fp16 on a CPU among them.
             reason = " ".join(str(error).split())
             raise ConfigError(f"deepspeed: {reason}; change the config's section") from error

@@ -43,7 +43,11 @@ def test_results_page(run: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     text = page.read_text()
     assert "| constant caption |" in text
-    assert text.count("\n- **") == 5
+    assert text.count("\n- **") == 7
+    page.write_text(text + "\n## Discussion\n\nBoth failures are hard.\n")
+    again = launch("results.py", "--run", str(run), "--split", "val", "--out", str(page))
+    assert again.returncode == 0, again.stderr
+    assert page.read_text() == text + "\n## Discussion\n\nBoth failures are hard.\n"
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- results:x -->\nold\n<!-- /results -->\nb\n")
     Results(run, "val").fill(readme, "x")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,29 @@ IMAGES = 16
 STAGES = (0, 1, 2, 3)
 ACCUMULATIONS = (1, 4)
 KINDS = ("fp32", "bf16", "fp16")
+
+#: Other sections of DeepSpeed's JSON, tried on two ranks.
+SECTIONS: tuple[dict[str, Any], ...] = (
+    {"zero_optimization": {"stage": 2, "overlap_comm": True}},
+    {"zero_optimization": {"stage": 3, "overlap_comm": True}},
+    {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
+    {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+    {
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+        "zero_force_ds_cpu_optimizer": False,
+    },
+    {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}},
+    {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+    {"zero_optimization": {"stage": 3, "zero_quantized_gradients": True}},
+    {"zero_optimization": {"stage": 1}, "communication_data_type": "fp16"},
+    {
+        "zero_optimization": {"stage": 1},
+        "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
+    },
+    {"zero_optimization": {"stage": 1}, "compile": {"deepcompile": True}},
+    {"sparse_gradients": True},
+    {"amp": {"enabled": True}},
+)
 
 Given = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -87,6 +111,16 @@ def row(cell: Cell, found: Given, expected: Given) -> str:
     return f"{start} {loss:.1e} | {gradient:.1e} | {sum(found[0]['skipped'])} |"
 
 
+def section_row(section: dict[str, Any], found: Given, expected: Given) -> str:
+    """A line of the second table."""
+    start = f"| `{json.dumps(section)}` |"
+    if "refused" in found[0]:
+        # The first sentence says what it is.
+        reason = found[0]["refused"].removeprefix("deepspeed: ").partition(". ")[0]
+        return f"{start} refused: {reason} | |"
+    return f"{start} {loss_difference(found, expected):.1e} | {found[0]['gradient']:.1e} |"
+
+
 PAGE = """# Precision and ZeRO, on CPU processes
 
 An epoch of a small GLIED without dropout, {steps} steps of {images} images, the last one uneven, by
@@ -99,6 +133,12 @@ initial loss scale was 2^8. [Training](../training.md#precision-and-zero) explai
 | precision | ZeRO | ranks | accumulation | loss | gradient | skipped steps |
 | --- | --: | --: | --: | --: | --: | --: |
 {rows}
+
+## Other sections, on two ranks
+
+| section | loss | gradient |
+| --- | --: | --: |
+{sections}
 
 Measured by `python -m tests.training.matrix > docs/results/precision.md`;
 `tests/training/test_matrix.py` holds every cell to its bound.
@@ -115,7 +155,19 @@ def main() -> None:
         for world in (1, 2):
             given = take(folder, world, [cell.run(shards) for cell in cells(world)])
             lines += [row(cell, g, expected) for cell, g in zip(cells(world), given, strict=True)]
-    print(PAGE.format(steps=len(expected[0]["losses"]), images=IMAGES, rows="\n".join(lines)))
+        sections = []
+        half = {**plain(shards), "engine": "deepspeed", "micro": IMAGES // 2}
+        for section in SECTIONS:
+            (found,) = take(folder, 2, [{**half, "deepspeed": section}])
+            sections.append(section_row(section, found, expected))
+    print(
+        PAGE.format(
+            steps=len(expected[0]["losses"]),
+            images=IMAGES,
+            rows="\n".join(lines),
+            sections="\n".join(sections),
+        )
+    )
 
 
 if __name__ == "__main__":

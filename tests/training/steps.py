@@ -76,14 +76,17 @@ def seen_gradient(engine: Engine, objective: XeObjective) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     optimizer: Any = engine.optimizer  # type: ignore[attr-defined]
-    # Without ZeRO, DeepSpeed keeps fp32 masters of half-precision weights in lists of its own.
-    groups = (getattr(optimizer, name, []) for name in ("fp16_groups", "fp32_groups"))
-    masters = dict(zip(*(chain(*group) for group in groups), strict=True))
+
+    def master(parameter: Tensor) -> Tensor:
+        # Without ZeRO, DeepSpeed keeps fp32 masters of half-precision weights in lists.
+        groups = (getattr(optimizer, name, []) for name in ("fp16_groups", "fp32_groups"))
+        pairs = zip(*(chain(*group) for group in groups), strict=True)
+        return next((high for low, high in pairs if low is parameter), parameter)
 
     def moment(parameter: Tensor) -> Tensor:
         found = safe_get_full_optimizer_state(parameter, "exp_avg")
         if found is None:
-            found = optimizer.state[masters.get(parameter, parameter)]["exp_avg"]
+            found = optimizer.state[master(parameter)]["exp_avg"]
         return found.float() / (1 - 0.9)
 
     return {name: moment(p) for name, p in objective.model.named_parameters()}
@@ -139,7 +142,7 @@ def main() -> None:
     for run in arguments["runs"]:
         try:
             given.append(take_steps(run, job))
-        except ConfigError as error:
+        except (ConfigError, ValueError) as error:
             given.append(({"refused": str(error)}, {}))
     if job.first:
         torch.save(given, arguments["out"])
