@@ -125,12 +125,32 @@ class XeStage(Section):
     )
 
 
+class LengthConfig(Section):
+    """What a score is divided by where hypotheses compete; scores stay sums."""
+
+    name: Literal["none", "average", "gnmt"] = Field(
+        "none", description="1; the length with its end; or ((5 + length) / 6)^alpha."
+    )
+    alpha: float = Field(0.6, gt=0, description="Of gnmt (Wu et al. 2016, Eq. 14).")
+
+
 class DecodingConfig(Section):
     """How captions are decoded when they are scored."""
 
     beam: Positive = Field(3, description="Hypotheses an image; 1 is greedy.")
     max_words: Positive = 20
+    min_words: int = Field(0, ge=0)
+    length: LengthConfig = LengthConfig()
+    no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: may be.")
+    no_immediate_repeat: bool = Field(False, description="No word twice in a row.")
+    forbidden: tuple[str, ...] = Field((), description="Words that are never written.")
     batch: Positive = Field(50, description="Images decoded at a time on one rank.")
+
+    @model_validator(mode="after")
+    def _room(self) -> DecodingConfig:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is more than max_words {self.max_words}")
+        return self
 
 
 class ValidationConfig(Section):

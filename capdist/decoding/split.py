@@ -28,16 +28,15 @@ def caption_split(
         model: in evaluation mode, on ``device``.
         batches: of the split.
         vocab: the model's.
-        decoding: beam and longest caption.
+        decoding: beam, lengths and what may not be written.
         device: where to decode.
         on_images: told the number of images after every batch, for a progress bar.
     """
     captions: dict[int, list[str]] = {}
+    forbidden = [vocab.id(word) for word in decoding.forbidden]
     for step in batches.epoch(0):
         for batch in step:
-            found = beam_search(
-                model, batch.to(device), beam=decoding.beam, max_words=decoding.max_words
-            )
+            found = beam_search(model, batch.to(device), decoding, forbidden)
             best = found.tokens[:, 0].tolist()
             # A batch that stands in for images that a rank lacks has no keys.
             for _, image, ids in zip(batch.keys, batch.image_ids.tolist(), best, strict=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -33,20 +33,26 @@ MemoryT = TypeVar("MemoryT")
 
 @dataclass(frozen=True)
 class State(Generic[MemoryT]):
-    """Where K hypotheses of every image stand.
+    """Where K hypotheses of every image stand; a step may write into its tensors.
 
-    ``memory`` exists once per image; every tensor of ``cache`` is (B, K, ...);
-    ``position`` counts the tokens read.
+    ``memory`` exists once per image. ``cache``, each (B, K, ...), is what a hypothesis takes along
+    from its parent. ``written``, each (B, L, K, ...), stays where it was written, position by
+    position, and ``ancestors`` (B, K, L, K) says which of it is a hypothesis's own past: at a
+    position, the slot of its ancestor there. ``position`` counts the tokens read.
     """
 
     memory: MemoryT
-    cache: dict[str, Tensor]
+    cache: dict[str, Tensor] = field(default_factory=dict)
+    written: dict[str, Tensor] = field(default_factory=dict)
+    ancestors: Tensor | None = None
     position: int = 0
 
     def select(self, parents: Tensor) -> State[MemoryT]:
         """The state whose hypothesis k goes on from hypothesis ``parents[b, k]``; (B, K)."""
         rows = torch.arange(len(parents), device=parents.device)[:, None]
-        return replace(self, cache={name: t[rows, parents] for name, t in self.cache.items()})
+        cache = {name: t[rows, parents] for name, t in self.cache.items()}
+        ancestors = None if self.ancestors is None else self.ancestors[rows, parents]
+        return replace(self, cache=cache, ancestors=ancestors)
 
 
 class CaptionModel(nn.Module, ABC, Generic[MemoryT]):

@@ -167,25 +167,37 @@ class Glied(CaptionModel[GliedMemory]):
         return self.output(aspect).unflatten(1, tokens.shape[1:])
 
     def start(self, memory: GliedMemory, beams: int, length: int) -> State[GliedMemory]:
-        """Empty caches of the self-attention's keys and values, (B, K, length, D)."""
+        """Room for the self-attention's keys and values, (B, length, K, D)."""
         keys = memory["visual"].keys
-        shape = (len(keys), beams, length, self.config.width)
-        return State(memory, {name: keys.new_zeros(shape) for name in ("k", "v")})
+        shape = (len(keys), length, beams, self.config.width)
+        return State(
+            memory,
+            written={name: keys.new_zeros(shape) for name in ("k", "v")},
+            ancestors=keys.new_zeros((len(keys), beams, length, beams), dtype=torch.bool),
+        )
 
     def step(self, state: State[GliedMemory], token: Tensor) -> tuple[Tensor, State[GliedMemory]]:
-        """One position of `forward`, reading x̃ from the caches (Eq. 3 or 9)."""
+        """One position of `forward`, with x̃ (Eq. 3 or 9) from the keys written so far.
+
+        All hypotheses of an image look at the keys of all, and see those of their ancestors.
+        """
         memory, at = state.memory, state.position
         x = self._embed(token, at)
         t = self.distil_attributes(memory, x)
-        keys, values = self.attend_x.project(t)
-        cache = {"k": _put(state.cache["k"], keys, at), "v": _put(state.cache["v"], values, at)}
-        seen = torch.ones(1, at + 1, dtype=torch.bool, device=token.device)
+        keys, values, seen = state.written["k"], state.written["v"], state.ancestors
+        assert seen is not None
+        keys[:, at], values[:, at] = self.attend_x.project(t)
+        seen[:, :, at] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
+        past = slice(at + 1)
         attended = self.attend_x(
-            t[:, :, None], cache["k"][:, :, : at + 1], cache["v"][:, :, : at + 1], seen
+            t,
+            keys[:, past].flatten(1, 2),
+            values[:, past].flatten(1, 2),
+            seen[:, :, past].flatten(2),
         )
-        context = self.norm_x(attended[:, :, 0], t)
+        context = self.norm_x(attended, t)
         logits = self.output(self.distil_local(memory, self.aspect(memory, context, x)))
-        return logits, replace(state, cache=cache, position=at + 1)
+        return logits, replace(state, position=at + 1)
 
     def attention(self, memory: GliedMemory, tokens: Tensor) -> dict[str, Tensor]:
         """Weights of the last look at regions and at attributes before each word."""
@@ -225,10 +237,3 @@ class Glied(CaptionModel[GliedMemory]):
 def _look(attend: MultiHeadAttention, query: Tensor, source: Projected) -> Tensor:
     """An attention of (B, N, D) queries over parts of the image."""
     return attend(query, source.keys, source.values, source.mask)
-
-
-def _put(cache: Tensor, row: Tensor, position: int) -> Tensor:
-    """The cache (B, K, L, D) with ``row`` (B, K, D) at a position."""
-    cache = cache.clone()
-    cache[:, :, position] = row
-    return cache

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Callable
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
 
-from capdist.batch import Batch
-from capdist.decoding.beam import beam_search
+from capdist.batch import Batch, Hypotheses
+from capdist.config import DecodingConfig, LengthConfig
+from capdist.decoding.beam import DecodingError, beam_search, length_weights
 from capdist.models.base import CaptionModel, Dims, build, registered
 from capdist.vocab import BOS, EOS, PAD, UNK
 from tests.contract.test_models import B, make_batch
@@ -30,6 +32,14 @@ def batch_of(v: int) -> Batch:
     batch.tokens.clamp_(max=v - 1)
     batch.concepts.clamp_(max=v - 1)
     return batch
+
+
+def search(
+    model: CaptionModel[Any], batch: Batch, beam: int, max_words: int, **options: Any
+) -> Hypotheses:
+    forbidden = options.pop("never", ())
+    decoding = DecodingConfig(beam=beam, max_words=max_words, **options)
+    return beam_search(model, batch, decoding, forbidden)
 
 
 def enumerate_all(model: CaptionModel[Any], batch: Batch) -> list[list[tuple[float, list[int]]]]:
@@ -56,7 +66,7 @@ def test_a_wide_beam_finds_the_true_best(name: str) -> None:
     model, batch = make(name), batch_of(V)
     truth = enumerate_all(model, batch)
     # Wide enough to hold every hypothesis of every length, so that nothing is ever pruned.
-    found = beam_search(model, batch, beam=4**WORDS * 2, max_words=WORDS)
+    found = search(model, batch, 4**WORDS * 2, WORDS)
     for image in range(B):
         for k in range(10):
             score, caption = truth[image][k]
@@ -68,7 +78,7 @@ def test_a_wide_beam_finds_the_true_best(name: str) -> None:
 @pytest.mark.parametrize("name", registered())
 def test_one_beam_is_greedy(name: str) -> None:
     model, batch = make(name), batch_of(V)
-    found = beam_search(model, batch, beam=1, max_words=6).tokens[:, 0]
+    found = search(model, batch, 1, 6).tokens[:, 0]
     prefix = torch.full((B, 1, 1), BOS)
     with torch.inference_mode():
         memory = model.encode(batch)
@@ -85,10 +95,10 @@ def test_one_beam_is_greedy(name: str) -> None:
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_a_batch_equals_its_images(name: str, beam: int) -> None:
     model, batch = make(name), batch_of(V)
-    together = beam_search(model, batch, beam=beam, max_words=5)
+    together = search(model, batch, beam, 5)
     for i in range(B):
         parts = {n: v[i : i + 1] for n, v in vars(batch).items() if n != "keys"}
-        alone = beam_search(model, Batch(batch.keys[i : i + 1], **parts), beam=beam, max_words=5)
+        alone = search(model, Batch(batch.keys[i : i + 1], **parts), beam, 5)
         assert torch.equal(alone.tokens[0], together.tokens[i])
         torch.testing.assert_close(alone.scores[0], together.scores[i])
 
@@ -96,7 +106,7 @@ def test_a_batch_equals_its_images(name: str, beam: int) -> None:
 @pytest.mark.parametrize("name", registered())
 def test_scores_are_those_of_the_tokens(name: str) -> None:
     model, batch = make(name), batch_of(V)
-    found = beam_search(model, batch, beam=3, max_words=5)
+    found = search(model, batch, 3, 5)
     inputs = torch.cat([torch.full((B, 3, 1), BOS), found.tokens[..., :-1]], -1)
     with torch.inference_mode():
         log_probs = model(model.encode(batch), inputs).log_softmax(-1)
@@ -104,3 +114,80 @@ def test_scores_are_those_of_the_tokens(name: str) -> None:
     scores = chosen.masked_fill(found.tokens == PAD, 0).sum(-1)
     torch.testing.assert_close(scores, found.scores, rtol=1e-4, atol=1e-4)
     assert (found.scores.diff(dim=1) <= 0).all()
+
+
+def captions_of(found: Hypotheses) -> list[list[int]]:
+    return [[t for t in row if t != PAD] for row in found.tokens.flatten(0, 1).tolist()]
+
+
+@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("length", [{"name": "average"}, {"name": "gnmt", "alpha": 0.9}])
+def test_length_normalisation_finds_the_true_best(name: str, length: dict[str, Any]) -> None:
+    model, batch = make(name), batch_of(V)
+    truth = enumerate_all(model, batch)
+    found = search(model, batch, 4**WORDS * 2, WORDS, length=length)
+    weights = length_weights(LengthConfig(**length), WORDS + 1, torch.device("cpu")).tolist()
+    for image in range(B):
+        ranked = sorted(truth[image], key=lambda pair: -pair[0] * weights[len(pair[1])])
+        for k in range(10):
+            tokens = [t for t in found.tokens[image, k].tolist() if t != PAD]
+            assert tokens == ranked[k][1]
+            assert found.scores[image, k].item() == pytest.approx(ranked[k][0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"min_words": 2}, lambda words: len(words) >= 2),
+        ({"no_immediate_repeat": True}, lambda words: all(a != b for a, b in pairwise(words))),
+        ({"no_repeat_ngram": 1}, lambda words: len(set(words)) == len(words)),
+        ({"never": [5, 6]}, lambda words: not {5, 6} & set(words)),
+        (
+            {"min_words": 3, "no_repeat_ngram": 1, "never": [7]},
+            lambda words: sorted(words) == [4, 5, 6],
+        ),
+    ],
+)
+def test_options_leave_the_true_best_of_what_is_allowed(
+    options: dict[str, Any], kept: Callable[[list[int]], bool]
+) -> None:
+    model, batch = make("glied"), batch_of(V)
+    truth = enumerate_all(model, batch)
+    found = search(model, batch, 4**WORDS * 2, WORDS, **options)
+    for image in range(B):
+        allowed = [
+            (score, caption)
+            for score, caption in truth[image]
+            if kept([t for t in caption if t != EOS])
+        ]
+        for k in range(min(5, len(allowed))):
+            tokens = [t for t in found.tokens[image, k].tolist() if t != PAD]
+            assert tokens == allowed[k][1]
+
+
+def test_no_ngram_comes_twice() -> None:
+    model, batch = make("lstm"), batch_of(V)
+    found = search(model, batch, 3, 12, no_repeat_ngram=2, min_words=10)
+    free = search(model, batch, 3, 12, min_words=10)
+    repeated = [
+        [len(set(pairwise(words))) < len(words) - 1 for words in captions_of(hypotheses)]
+        for hypotheses in (found, free)
+    ]
+    assert not any(repeated[0])
+    assert any(repeated[1])
+
+
+def test_a_beam_wider_than_what_can_be_said_leaves_dead_hypotheses() -> None:
+    model, batch = make("glied"), batch_of(V)
+    found = search(model, batch, 9, 1, never=[5, 6, 7])
+    # Only EOS; 4; 4 EOS; 4 4 can be said.
+    alive = found.scores > -torch.inf
+    assert alive.sum(1).tolist() == [3] * B
+    assert not alive[:, 3:].any()
+
+
+def test_logits_that_are_not_numbers_are_refused() -> None:
+    model, batch = make("glied"), batch_of(V)
+    batch.regions[1, 0] = torch.nan
+    with pytest.raises(DecodingError, match="image 1: the logits of word 1 are not numbers"):
+        search(model, batch, 3, 5)

@@ -1,0 +1,1 @@
+"""Fused steps on the GPU, each beside the plain torch that specifies it."""

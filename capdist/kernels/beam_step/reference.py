@@ -1,0 +1,128 @@
+"""The beam step in plain torch: the specification, and what runs where there is no GPU.
+
+Numbers in comments are those of README.md's semantics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capdist.vocab import BOS, EOS, PAD
+
+#: Logits whose maximum is taken at once, in search of the largest.
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Beams:
+    """The hypotheses of every image, each (B, K).
+
+    ``scores`` fp32 sums of log-probabilities, −inf where dead; ``lengths`` int64 tokens with EOS;
+    ``tokens`` int64 the last ones.
+    """
+
+    scores: Tensor
+    lengths: Tensor
+    tokens: Tensor
+
+    @property
+    def finished(self) -> Tensor:
+        """Whose caption has its end."""
+        return (self.tokens == EOS) | ((self.tokens == PAD) & (self.lengths > 0))
+
+    @property
+    def alive(self) -> Tensor:
+        """Who can still go on."""
+        return ~self.finished & (self.scores > -torch.inf)
+
+
+def first_beams(images: int, beam: int, device: torch.device) -> Beams:
+    """One empty hypothesis an image; the others are dead (1)."""
+    scores = torch.full((images, beam), -torch.inf, device=device)
+    scores[:, 0] = 0.0
+    lengths = torch.zeros(images, beam, dtype=torch.long, device=device)
+    return Beams(scores, lengths, torch.full_like(lengths, BOS))
+
+
+def beam_step(
+    logits: Tensor,
+    beams: Beams,
+    weights: Tensor,
+    forbidden: Tensor,
+    banned: Tensor | None = None,
+) -> tuple[Beams, Tensor, Tensor]:
+    """The next hypotheses.
+
+    Args:
+        logits: (B, K, V) of any float type; overwritten where tokens are forbidden.
+        beams: the hypotheses before.
+        weights: (L + 1,) fp32 w by length, L the longest caption with EOS.
+        forbidden: (T,) token ids that are never written, PAD and BOS among them.
+        banned: (B, K, N) token ids that a hypothesis may not write now, -1 where there is none.
+
+    Returns:
+        The hypotheses after, best first; the beams (B, K) that they come from; and whether an
+        image had a NaN logit (B,).
+    """
+    logits = logits.float()
+    normaliser = logits.logsumexp(-1)
+    spoilt = (normaliser.isnan() & beams.alive).any(-1)
+    logits[..., forbidden] = -torch.inf
+    if banned is not None:
+        logits = _ban(logits, banned)
+    best, tokens = _largest(logits, logits.shape[1])
+    # A row of −inf has no candidates, and one with a NaN has none either.
+    gain = (best - normaliser[..., None]).nan_to_num(-torch.inf, neginf=-torch.inf)
+    return (*_merge(beams, gain, tokens, weights), spoilt)
+
+
+def _merge(beams: Beams, gain: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Beams, Tensor]:
+    """The K best of each beam's M <= K best, (B, K, M) log-probabilities and tokens in order."""
+    beam, kept = gain.shape[1:]
+    finished = beams.finished[..., None]
+    itself = torch.arange(kept, device=gain.device) == 0
+    gain = torch.where(finished, torch.where(itself, 0.0, -torch.inf), gain)  # 3
+    tokens = torch.where(finished, PAD, tokens)
+    scores = beams.scores[..., None] + gain
+    lengths = beams.lengths[..., None] + (~finished).long()
+    keys = (scores * weights[lengths]).masked_fill(scores == -torch.inf, -torch.inf).flatten(1)
+    # Candidates stand in the order of (5), and equal ones stay in it.
+    chosen = _first_largest(keys, beam)
+    scores, tokens = scores.flatten(1).gather(1, chosen), tokens.flatten(1).gather(1, chosen)
+    lengths = lengths.expand_as(gain).flatten(1).gather(1, chosen)
+    dead = scores == -torch.inf  # 6
+    after = Beams(scores, lengths.masked_fill(dead, 0), tokens.masked_fill(dead, PAD))
+    return after, (chosen // kept).masked_fill(dead, 0)
+
+
+def _largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of the last dimension and where they are; the first of equal ones.
+
+    They lie in the ``count`` blocks with the largest maxima, so that only those are sorted.
+    """
+    size = rows.shape[-1]
+    whole = size // BLOCK * BLOCK
+    maxima = rows[..., :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
+    if whole < size:
+        maxima = torch.cat([maxima, rows[..., whole:].amax(-1, keepdim=True)], -1)
+    blocks = _first_largest(maxima, min(count, maxima.shape[-1])).sort(-1).values
+    places = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=rows.device)).flatten(-2)
+    values = rows.gather(-1, places.clamp(max=size - 1)).masked_fill(places >= size, -torch.inf)
+    chosen = _first_largest(values, count)
+    return values.gather(-1, chosen), places.gather(-1, chosen)
+
+
+def _first_largest(values: Tensor, count: int) -> Tensor:
+    """Where the ``count`` largest are, largest first, the first of equal ones first."""
+    return values.sort(stable=True, dim=-1, descending=True).indices[..., :count]
+
+
+def _ban(logits: Tensor, banned: Tensor) -> Tensor:
+    """−inf at the banned tokens of every row."""
+    # -1 becomes a column of its own, that is cut off again.
+    spare = torch.nn.functional.pad(logits, (0, 1))
+    places = banned.masked_fill(banned < 0, logits.shape[-1])
+    return spare.scatter(-1, places, -torch.inf)[..., :-1]
