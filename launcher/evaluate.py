@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from capdist.config import ConfigError
+from capdist.decoding.beam import DecodingError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.journal import JournalError
 from capdist.training.evaluation import Evaluation
@@ -21,7 +22,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         Evaluation.open(args.run, args.split, args.checkpoint, args.beam).evaluate()
-    except (ConfigError, ShardError, ScoreError, JournalError) as error:
+    except (ConfigError, ShardError, ScoreError, JournalError, DecodingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -8,12 +8,23 @@ import argparse
 import sys
 
 from capdist.config import ConfigError, load_config
+from capdist.decoding.beam import DecodingError
 from capdist.reporting.journal import JournalError
 from capdist.training.checkpoint import CheckpointError
 from capdist.training.job import OtherRankError, end_process, lost_rank
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from shards.schema import ShardError
+
+
+REFUSALS = (
+    ConfigError,
+    ShardError,
+    TrainingError,
+    CheckpointError,
+    DecodingError,
+    JournalError,
+)
 
 
 def main() -> int:
@@ -43,7 +54,7 @@ def main() -> int:
         train(config, args.config, resume=args.resume == "auto")
     except OtherRankError:
         return 2
-    except (ConfigError, ShardError, TrainingError, CheckpointError, JournalError) as error:
+    except REFUSALS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:

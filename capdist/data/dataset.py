@@ -57,13 +57,13 @@ def count_words(manifest: Manifest, min_count: int) -> Vocabulary:
     return Vocabulary.count((caption for image in captions for caption in image), min_count)
 
 
-def check_needs(manifest: Manifest, needs: frozenset[str], model: str) -> None:
-    """Refuse shards that lack what a model reads, before anything trains.
+def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: str) -> None:
+    """Refuse shards that lack what a model reads, before anything starts.
 
     Raises:
         ShardError: naming the member.
     """
-    first = manifest.index(manifest.split("train")[0])[0]
+    first = manifest.index(manifest.split(split)[0])[0]
     have = {suffix.partition(".")[0] for suffix in first.members}
     for need in sorted(needs - have):
         raise ShardError(

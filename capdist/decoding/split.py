@@ -1,45 +1,54 @@
-"""Captions of a whole split."""
+"""Captions of many images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from capdist.batch import Batch
 from capdist.config import DecodingConfig
-from capdist.data.dataset import Batches
 from capdist.decoding.beam import beam_search
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 
 
-def caption_split(
+@dataclass(frozen=True)
+class Caption:
+    """Words, and the sum of the log-probabilities of their tokens."""
+
+    words: list[str]
+    score: float
+
+
+def caption_images(
     model: CaptionModel[Any],
-    batches: Batches,
+    batches: Iterable[Batch],
     vocab: Vocabulary,
     decoding: DecodingConfig,
     device: torch.device,
-    on_images: Callable[[int], None] = lambda images: None,
-) -> dict[int, list[str]]:
-    """The best caption of every image that this rank reads, as words by image id.
+) -> Iterator[tuple[int, list[Caption]]]:
+    """Every image's id and captions, best first: at most ``decoding.beam``.
 
     Args:
         model: in evaluation mode, on ``device``.
-        batches: of the split.
+        batches: the images.
         vocab: the model's.
         decoding: beam, lengths and what may not be written.
         device: where to decode.
-        on_images: told the number of images after every batch, for a progress bar.
+
+    Raises:
+        DecodingError: if a logit is not a number.
     """
-    captions: dict[int, list[str]] = {}
     forbidden = [vocab.id(word) for word in decoding.forbidden]
-    for step in batches.epoch(0):
-        for batch in step:
-            found = beam_search(model, batch.to(device), decoding, forbidden)
-            best = found.tokens[:, 0].tolist()
-            # A batch that stands in for images that a rank lacks has no keys.
-            for _, image, ids in zip(batch.keys, batch.image_ids.tolist(), best, strict=False):
-                captions[image] = vocab.decode(ids)
-            on_images(len(batch.keys))
-    return captions
+    for batch in batches:
+        found = beam_search(model, batch.to(device), decoding, forbidden)
+        rows = zip(found.tokens.tolist(), found.scores.tolist(), strict=True)
+        # A batch that stands in for images that a rank lacks has no keys.
+        for _, image, (tokens, scores) in zip(
+            batch.keys, batch.image_ids.tolist(), rows, strict=False
+        ):
+            captions = zip(tokens, scores, strict=True)
+            yield image, [Caption(vocab.decode(t), s) for t, s in captions if s > -torch.inf]

@@ -10,22 +10,21 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config import DecodingConfig
 from capdist.data.dataset import References, evaluation_batches, references
 from capdist.data.stream import Ranks
-from capdist.decoding.split import caption_split
+from capdist.decoding.split import caption_images
 from capdist.metrics.coco import Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
-from capdist.training.checkpoint import find_checkpoint
-from capdist.training.export import Exported, read_export
+from capdist.training.export import Exported, read_run
 from shards.index import Manifest
 
 #: Images that the report shows.
@@ -56,12 +55,7 @@ class Evaluation:
             ConfigError: if the run has no such checkpoint, or it is damaged.
             ShardError: if the shards are not there, or have no such split.
         """
-        folder = find_checkpoint(run, checkpoint)
-        if folder is None:
-            raise ConfigError(
-                f"{run}: no {checkpoint} checkpoint; train first, or give another --run"
-            )
-        exported = read_export(folder)
+        exported = read_run(run, checkpoint)
         manifest = Manifest.load(exported.config.data.shards)
         exported.check_features(manifest)
         manifest.split(split)
@@ -99,12 +93,14 @@ class Evaluation:
         batches = evaluation_batches(self.manifest, self.split, data, batch, vocab, Ranks())
         images, started = batches.stream.order.samples, time.perf_counter()
         with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
-            found = caption_split(
-                exported.model.to(device), batches, vocab, self.decoding, device, progress.advance
-            )
+            model, parts = exported.model.to(device), chain.from_iterable(batches.epoch(0))
+            found = {}
+            for image, captions in caption_images(model, parts, vocab, self.decoding, device):
+                found[image] = " ".join(captions[0].words)
+                progress.advance(1)
         speed = images / (time.perf_counter() - started)
         print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
-        return {image: " ".join(words) for image, words in found.items()}
+        return found
 
     def score(self, known: References, captions: dict[int, str]) -> dict[str, Scores]:
         """Scores of the model and of the constant caption, best known first."""

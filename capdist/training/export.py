@@ -15,6 +15,7 @@ from torch import Tensor
 
 from capdist.config import Config, ConfigError, read_json, validate
 from capdist.models.base import CaptionModel, Dims, build
+from capdist.training.checkpoint import find_checkpoint
 from capdist.vocab import Vocabulary
 from shards.index import Features, Manifest
 
@@ -79,6 +80,18 @@ def read_export(folder: Path) -> Exported:
     model = build(config.model, Dims(features.dim, len(vocab)), str(folder))
     model.load_state_dict(weights)
     return Exported(model.eval(), config, vocab, features)
+
+
+def read_run(run: Path, checkpoint: str = "best") -> Exported:
+    """The model of the ``best`` or ``last`` checkpoint of a run folder.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    folder = find_checkpoint(run, checkpoint)
+    if folder is None:
+        raise ConfigError(f"{run}: no {checkpoint} checkpoint; train first, or give another --run")
+    return read_export(folder)
 
 
 def read_weights(folder: Path, vocab: Vocabulary) -> dict[str, Tensor]:

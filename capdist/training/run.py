@@ -139,7 +139,7 @@ class Run:
                 "or choose another folder by --set run=FOLDER"
             )
         model = run.new_model()
-        check_needs(manifest, model.needs, config.model["name"])
+        check_needs(manifest, "train", model.needs, config.model["name"])
         run.check_stages(model)
         for stage in config.stages:
             run.batches(stage)

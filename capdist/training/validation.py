@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from capdist.config import Config, DecodingConfig
 from capdist.data.dataset import captioned, evaluation_batches
-from capdist.decoding.split import caption_split
+from capdist.decoding.split import caption_images
 from capdist.metrics.coco import cider, write_results
 from capdist.models.base import CaptionModel
 from capdist.training.job import Job
@@ -59,7 +60,9 @@ class Validation:
         The captions are kept as ``captions/<split>-<step>.json`` in the run folder.
         """
         self.model.load_state_dict(weights)
-        mine = caption_split(self.model, self.batches, self.vocab, self.decoding, self.job.device)
+        device, batches = self.job.device, chain.from_iterable(self.batches.epoch(0))
+        found = caption_images(self.model, batches, self.vocab, self.decoding, device)
+        mine = {image: captions[0].words for image, captions in found}
         captions = {image: words for part in self.job.gather(mine) for image, words in part.items()}
         score = 0.0
         if self.job.first:

@@ -73,6 +73,10 @@ class FeatureSource(Protocol):
     def dim(self) -> int:
         """The feature width F."""
 
+    @property
+    def image_ids(self) -> list[int]:
+        """All images, in the files' order."""
+
     def __contains__(self, image_id: int) -> bool:
         """Whether the image has features."""
 

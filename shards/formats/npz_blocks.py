@@ -70,6 +70,11 @@ class NpzBlocks:
         """The feature width F."""
         return self._dim
 
+    @property
+    def image_ids(self) -> list[int]:
+        """All images, in the files' order."""
+        return list(self._rows)
+
     def __contains__(self, image_id: int) -> bool:
         return image_id in self._rows
 

@@ -70,9 +70,9 @@ def test_uneven_tails_keep_every_token(tiny: Manifest, world: int, micro: int) -
 
 
 def test_shards_without_what_a_model_reads_are_refused(tiny: Manifest) -> None:
-    check_needs(tiny, frozenset({"concepts", "boxes"}), "glied")
+    check_needs(tiny, "train", frozenset({"concepts", "boxes"}), "glied")
     with pytest.raises(ShardError, match="no classes, which model 'x' reads"):
-        check_needs(tiny, frozenset({"classes"}), "x")
+        check_needs(tiny, "train", frozenset({"classes"}), "x")
 
 
 def test_moving_keeps_everything() -> None:

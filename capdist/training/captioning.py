@@ -1,0 +1,152 @@
+"""Captions for images of one's own: of shards, or of feature files, by one model or several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capdist.batch import Batch
+from capdist.config import ConfigError, DecodingConfig
+from capdist.data.collate import Collate
+from capdist.data.dataset import check_needs, evaluation_batches
+from capdist.data.stream import Ranks
+from capdist.decoding.ensemble import Ensemble
+from capdist.decoding.split import Caption, caption_images
+from capdist.models.base import CaptionModel
+from capdist.reporting.progress import Progress
+from capdist.training.export import Exported, read_run
+from shards.atomic import replacing
+from shards.formats import FEATURE_FORMATS, RegionFeatures, find_files, recognise
+from shards.index import Manifest
+from shards.schema import Sample
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """One trained model, or several that average their probabilities."""
+
+    members: tuple[Exported, ...]
+    decoding: DecodingConfig
+
+    @classmethod
+    def open(cls, runs: Sequence[Path], beam: int | None) -> Captioner:
+        """The best checkpoints of runs; how to decode is the first one's, but for ``beam``.
+
+        Raises:
+            ConfigError: if one is missing, or they differ in vocabulary or features.
+        """
+        members = tuple(read_run(run) for run in runs)
+        first = members[0]
+        for run, other in zip(runs, members, strict=True):
+            if other.vocab.hash != first.vocab.hash or other.features != first.features:
+                raise ConfigError(
+                    f"{run}: another vocabulary or other features than {runs[0]}; models that "
+                    "decode together must have both in common"
+                )
+        decoding = first.config.decoding
+        if beam is not None:
+            decoding = decoding.model_copy(update={"beam": beam})
+        return cls(members, decoding)
+
+    @property
+    def first(self) -> Exported:
+        """Whose vocabulary and features are those of all."""
+        return self.members[0]
+
+    @property
+    def model(self) -> CaptionModel[Any]:
+        """All members as one."""
+        models = [member.model for member in self.members]
+        return models[0] if len(models) == 1 else Ensemble(models).eval()
+
+    def caption(self, batches: Iterator[Batch], images: int) -> dict[int, list[Caption]]:
+        """Captions of every image, best first, with a progress bar."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, vocab, found = self.model.to(device), self.first.vocab, {}
+        with Progress(images, title="captioning", unit="image") as progress:
+            for image, captions in caption_images(model, batches, vocab, self.decoding, device):
+                found[image] = captions
+                progress.advance(1)
+        return found
+
+    def of_shards(self, folder: str, split: str) -> dict[int, list[Caption]]:
+        """Captions of a split.
+
+        Raises:
+            ShardError: if the shards lack what a model reads.
+            ConfigError: if their features are of another extractor.
+        """
+        manifest = Manifest.load(folder)
+        for member in self.members:
+            member.check_features(manifest)
+            check_needs(manifest, split, member.model.needs, member.config.model["name"])
+        data, vocab = self.first.config.data, self.first.vocab
+        batches = evaluation_batches(manifest, split, data, self.decoding.batch, vocab, Ranks())
+        samples = batches.stream.order.samples
+        return self.caption(chain.from_iterable(batches.epoch(0)), samples)
+
+    def of_features(self, files: str) -> dict[int, list[Caption]]:
+        """Captions of all images of feature files, in a format that shards are built from.
+
+        Raises:
+            ShardError: if the files are of no known format.
+            ConfigError: if the features have another width, or a model reads more than features.
+        """
+        found = find_files(files)
+        source = recognise(FEATURE_FORMATS, found)[1](found)
+        for member in self.members:
+            if lacking := member.model.needs - {"boxes", "classes"}:
+                raise ConfigError(
+                    f"{files}: feature files have no {', '.join(sorted(lacking))}, which model "
+                    f"{member.config.model['name']!r} reads; build shards and give them as --shards"
+                )
+        trained = self.first.features
+        if source.dim != trained.dim:
+            raise ConfigError(
+                f"{files}: features of width {source.dim}, but the model was trained on "
+                f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
+            )
+
+        def batches() -> Iterator[Batch]:
+            collate, size = Collate(self.first.vocab, 1, 1), self.decoding.batch
+            for start in range(0, len(source.image_ids), size):
+                ids = source.image_ids[start : start + size]
+                yield collate([_sample(image, source.read(image)) for image in ids])
+
+        return self.caption(batches(), len(source.image_ids))
+
+
+def _sample(image: int, read: RegionFeatures) -> Sample:
+    return Sample(
+        key=f"{image:012d}",
+        image_id=image,
+        width=read.width,
+        height=read.height,
+        split="",
+        captions=(),
+        tokens=(),
+        regions=read.regions,
+        boxes=read.boxes,
+        classes=read.classes,
+    )
+
+
+def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> None:
+    """COCO results, sorted by image id; with ``n_best`` > 1 every entry lists its best, scored."""
+    entries: list[dict[str, Any]] = []
+    for image in sorted(found):
+        captions = [
+            {"caption": " ".join(caption.words), "score": caption.score}
+            for caption in found[image][:n_best]
+        ]
+        entry = {"image_id": image, "caption": captions[0]["caption"]}
+        entries.append({**entry, "n_best": captions} if n_best > 1 else entry)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write((json.dumps(entries, ensure_ascii=False, indent=0) + "\n").encode())
