@@ -16,7 +16,7 @@ from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from shards.schema import ShardError
 
-
+#: What is said in one line.
 REFUSALS = (
     ConfigError,
     ShardError,

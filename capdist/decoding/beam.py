@@ -44,13 +44,15 @@ def beam_search(
     length, images, device = decoding.max_words + 1, len(batch.image_ids), batch.regions.device
     weights = length_weights(decoding.length, length, device)
     never = torch.tensor([PAD, BOS, UNK, *forbidden], device=device)
+    not_yet = torch.tensor([PAD, BOS, UNK, EOS, *forbidden], device=device)
     state = model.start(model.encode(batch), decoding.beam, length)
     beams = first_beams(images, decoding.beam, device)
     past = Past(decoding)
     for position in range(length):
         logits, state = model.step(state, beams.tokens)
         banned = past.banned(beams.tokens, position)
-        beams, parents, spoilt = beam_step(logits, beams, weights, never, banned)
+        out = not_yet if position < decoding.min_words else never
+        beams, parents, spoilt = beam_step(logits, beams, weights, out, banned)
         past.append(beams.tokens, parents, spoilt)
         # A GPU goes on rather than wait for the host to look.
         if device.type == "cpu" and not beams.alive.any():
@@ -101,8 +103,6 @@ class Past:
     def banned(self, last: Tensor, position: int) -> Tensor | None:
         """(B, K, N) what hypotheses may not write at a position, -1 for nothing."""
         n, parts = self.decoding.no_repeat_ngram, []
-        if position < self.decoding.min_words:
-            parts.append(torch.full_like(last, EOS)[..., None])
         if self.decoding.no_immediate_repeat and position:
             parts.append(last[..., None])
         if n and position >= n:

@@ -68,15 +68,15 @@ def beam_step(
         image had a NaN logit (B,).
     """
     logits = logits.float()
-    normaliser = logits.logsumexp(-1)
-    spoilt = (normaliser.isnan() & beams.alive).any(-1)
-    logits[..., forbidden] = -torch.inf
+    log_probs = logits.log_softmax(-1)
+    logits.index_fill_(-1, forbidden, -torch.inf)
     if banned is not None:
         logits = _ban(logits, banned)
     best, tokens = _largest(logits, logits.shape[1])
-    # A row of −inf has no candidates, and one with a NaN has none either.
-    gain = (best - normaliser[..., None]).nan_to_num(-torch.inf, neginf=-torch.inf)
-    return (*_merge(beams, gain, tokens, weights), spoilt)
+    # A row of −inf has no log-probabilities, and one with a NaN has none either.
+    gain = log_probs.gather(-1, tokens).masked_fill(best == -torch.inf, -torch.inf)
+    spoilt = (gain.isnan().any(-1) & beams.alive).any(-1)
+    return (*_merge(beams, gain.nan_to_num(-torch.inf, neginf=-torch.inf), tokens, weights), spoilt)
 
 
 def _merge(beams: Beams, gain: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Beams, Tensor]:
@@ -110,14 +110,21 @@ def _largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
         maxima = torch.cat([maxima, rows[..., whole:].amax(-1, keepdim=True)], -1)
     blocks = _first_largest(maxima, min(count, maxima.shape[-1])).sort(-1).values
     places = (blocks[..., None] * BLOCK + torch.arange(BLOCK, device=rows.device)).flatten(-2)
-    values = rows.gather(-1, places.clamp(max=size - 1)).masked_fill(places >= size, -torch.inf)
+    inside = places.clamp(max=size - 1)
+    values = rows.gather(-1, inside).masked_fill(places >= size, -torch.inf)
     chosen = _first_largest(values, count)
-    return values.gather(-1, chosen), places.gather(-1, chosen)
+    return values.gather(-1, chosen), inside.gather(-1, chosen)
 
 
 def _first_largest(values: Tensor, count: int) -> Tensor:
     """Where the ``count`` largest are, largest first, the first of equal ones first."""
-    return values.sort(stable=True, dim=-1, descending=True).indices[..., :count]
+    # What is taken falls below everything, −inf included. Sorting would cost more.
+    left = values.clamp(min=torch.finfo(values.dtype).min)
+    found = []
+    for _ in range(min(count, values.shape[-1])):
+        found.append(left.argmax(-1, keepdim=True))
+        left.scatter_(-1, found[-1], -torch.inf)
+    return torch.cat(found, -1)
 
 
 def _ban(logits: Tensor, banned: Tensor) -> Tensor:
