@@ -24,6 +24,7 @@ setup(
     ],
     extras_require={
         "train": ["deepspeed", "matplotlib", "pycocoevalcap", "tensorboard", "webdataset"],
+        "bench": ["transformers"],
         "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "types-tqdm"],
     },
 )

@@ -1,0 +1,184 @@
+"""Decoding beside the bare model, and beside Hugging Face's generate.
+
+All decode the same number of steps with the same rows: ends are forbidden before the last step.
+The bare model takes the steps without any bookkeeping: nobody reads its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from capdist.batch import Batch
+from capdist.benchmarks.timing import Timing, interleave
+from capdist.config import DecodingConfig
+from capdist.decoding.beam import beam_search
+from capdist.models.base import CaptionModel, Dims, build
+from capdist.reporting.table import format_markdown, format_table
+from capdist.vocab import BOS
+
+#: COCO's usual sizes: V with specials, F, R, A.
+VOCABULARY, FEATURES, REGIONS, CONCEPTS = 9_488, 2_048, 36, 36
+STEPS, ROUNDS = 20, 9
+COLUMNS = ("images/s", "slowest", "fastest", "of bare %")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is decoded."""
+
+    model: str
+    batch: int
+    beam: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured; speeds in images/s."""
+
+    setting: Setting
+    timings: dict[str, Timing]
+
+    def speed(self, name: str) -> float:
+        """Images/s of the median round."""
+        return self.setting.batch / self.timings[name].median
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, and the ratios that count."""
+        images = {
+            name: {
+                "median": self.speed(name),
+                "slowest": self.setting.batch / timing.spread[1],
+                "fastest": self.setting.batch / timing.spread[0],
+            }
+            for name, timing in self.timings.items()
+        }
+        found: dict[str, Any] = {
+            **vars(self.setting),
+            "steps": STEPS,
+            "threads": torch.get_num_threads(),
+            "images_per_s": images,
+            "fraction_of_bare": self.speed("capdist") / self.speed("bare model"),
+        }
+        if "transformers" in self.timings:
+            found["ratio_vs_transformers"] = self.speed("capdist") / self.speed("transformers")
+        return found
+
+    @property
+    def rows(self) -> dict[str, dict[str, float]]:
+        """The same as a table's."""
+        return {
+            name: {
+                "images/s": speeds["median"],
+                "slowest": speeds["slowest"],
+                "fastest": speeds["fastest"],
+                "of bare %": 100 * speeds["median"] / self.speed("bare model"),
+            }
+            for name, speeds in self.to_json()["images_per_s"].items()
+        }
+
+    def table(self) -> str:
+        """For a terminal."""
+        return format_table(self.rows, COLUMNS)
+
+    def page(self, command: str) -> str:
+        """As Markdown, with the command that measures it."""
+        setting, threads = self.setting, torch.get_num_threads()
+        return (
+            f"# Decoding: {setting.model}, beam {setting.beam}, batches of {setting.batch}\n\n"
+            f"{STEPS} steps, V = {VOCABULARY}, {REGIONS} regions, {CONCEPTS} concepts, random "
+            f"weights, fp32, {threads} CPU thread(s), torch {torch.__version__}. Median, slowest "
+            f"and fastest of {ROUNDS} rounds in which all took turns. The bare model takes the "
+            "same steps with the same rows and no bookkeeping.\n\n"
+            f"{format_markdown(self.rows, COLUMNS)}\n\n```\n{command}\n```\n"
+        )
+
+
+def measure(setting: Setting) -> Figures:
+    """All contestants in turn.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
+    torch.manual_seed(1)
+    model = build({"name": setting.model}, Dims(FEATURES, VOCABULARY), "--model").eval()
+    batch = make_batch(setting.batch)
+    decoding = DecodingConfig(beam=setting.beam, max_words=STEPS - 1, min_words=STEPS - 1)
+    contestants: dict[str, Callable[[], Any]] = {
+        "bare model": lambda: bare(model, batch, setting.beam),
+        "capdist": lambda: beam_search(model, batch, decoding),
+    }
+    peer = transformers_peer(model, setting)
+    if peer is not None:
+        contestants["transformers"] = peer
+    return Figures(setting, interleave(contestants, ROUNDS))
+
+
+def make_batch(images: int) -> Batch:
+    """Random images of the usual size."""
+    return Batch(
+        keys=tuple(str(i) for i in range(images)),
+        image_ids=torch.arange(images),
+        regions=torch.randn(images, REGIONS, FEATURES),
+        region_mask=torch.ones(images, REGIONS, dtype=torch.bool),
+        boxes=torch.rand(images, REGIONS, 4),
+        concepts=torch.randint(4, VOCABULARY, (images, CONCEPTS)),
+        concept_mask=torch.ones(images, CONCEPTS, dtype=torch.bool),
+        tokens=torch.full((images, 1, 2), BOS),
+    )
+
+
+@torch.inference_mode()
+def bare(model: CaptionModel[Any], batch: Batch, beam: int) -> None:
+    """The same steps with the same rows, and nothing else."""
+    state = model.start(model.encode(batch), beam, STEPS)
+    token = torch.full((len(batch.image_ids), beam), BOS)
+    for _ in range(STEPS):
+        _, state = model.step(state, token)
+
+
+def transformers_peer(model: CaptionModel[Any], setting: Setting) -> Callable[[], Any] | None:
+    """Beam search of Hugging Face's generate on an encoder-decoder of no more parameters.
+
+    BART with the model's width, heads and feed-forward, one encoder layer over as many positions
+    as regions, and as many decoder layers as fit into the model's number of parameters.
+    """
+    try:
+        from transformers import BartConfig, BartForConditionalGeneration
+    except ImportError:
+        print("transformers is not installed: pip install -e '.[bench]' for its row")
+        return None
+    limit = sum(parameter.numel() for parameter in model.parameters())
+
+    def bart(layers: int) -> Any:
+        config = BartConfig(
+            vocab_size=VOCABULARY,
+            d_model=512,
+            encoder_layers=1,
+            decoder_layers=layers,
+            encoder_attention_heads=8,
+            decoder_attention_heads=8,
+            encoder_ffn_dim=2048,
+            decoder_ffn_dim=2048,
+            max_position_embeddings=64,
+            forced_eos_token_id=None,
+        )
+        peer: Any = BartForConditionalGeneration(config)
+        return peer.eval()
+
+    layers = 1
+    while sum(p.numel() for p in bart(layers + 1).parameters()) <= limit:
+        layers += 1
+    peer = bart(layers)
+    inputs = torch.randint(4, VOCABULARY, (setting.batch, REGIONS))
+    lengths = {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
+
+    def generate() -> None:
+        with torch.inference_mode():
+            peer.generate(inputs, num_beams=setting.beam, do_sample=False, **lengths)
+
+    print(f"transformers: BART, 1 encoder layer, {layers} decoder layer(s)")
+    return generate

@@ -1,0 +1,43 @@
+"""Contestants timed in turn, so that all meet the same machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contestant's rounds."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return median(self.rounds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The fastest and the slowest round."""
+        return min(self.rounds), max(self.rounds)
+
+
+def interleave(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
+    """Every contestant once a round, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in tqdm(range(rounds + 1), desc="measuring", unit="round"):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(found)) for name, found in seconds.items()}
