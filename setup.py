@@ -25,6 +25,6 @@ setup(
     extras_require={
         "train": ["deepspeed", "matplotlib", "pycocoevalcap", "tensorboard", "webdataset"],
         "bench": ["transformers"],
-        "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "types-tqdm"],
+        "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
     },
 )

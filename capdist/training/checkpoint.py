@@ -98,7 +98,7 @@ class Checkpoints:
         # Not a temporary directory: all ranks must write into the same one.
         aside = self.folder / f".writing-{final.name}"
         if self.job.first:
-            shutil.rmtree(aside, ignore_errors=True)
+            self._remove_torn()
             aside.mkdir(parents=True)
         self.job.barrier()
         engine.save(aside)
@@ -122,6 +122,11 @@ class Checkpoints:
         engine.load(folder)
         _restore(torch.load(folder / f"rank-{self.job.ranks.rank}.pt", weights_only=True))
 
+    def _remove_torn(self) -> None:
+        """What a kill, or a full disk, left half written."""
+        for torn in self.folder.glob(".writing-*"):
+            shutil.rmtree(torn, ignore_errors=True)  # another rank may still write
+
     def _prune(self) -> None:
         kept = _read_names(self.folder).values()
         for folder in self.folder.glob("step-*"):
@@ -141,6 +146,7 @@ class Checkpoints:
             free = shutil.disk_usage(self.folder).free
             last = find_checkpoint(self.run, "last")
             reason = " ".join(str(error).split())
+            self._remove_torn()
             raise CheckpointError(
                 f"{final}: not written, with {free / 1e6:.0f} MB free on its disk: {reason}; "
                 + (f"{last} is whole: " if last else "")

@@ -195,6 +195,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     line = refused(result)
     assert "step-00000005-inside: not written, with" in line
     assert "step-00000004 is whole: make room, then go on by --resume auto" in line
+    assert not list((tmp_path / "run").glob("checkpoints/.writing-*"))
     finish(config, *chosen, "--resume", "auto")
     if engine == "torch":
         assert losses(tmp_path / "run")[4:] == losses(whole)[4:]

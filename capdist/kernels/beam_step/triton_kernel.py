@@ -202,23 +202,24 @@ def _merge(
     length = tl.load(lengths + row, mask=here, other=0)
     finished, alive = _state(score, length, tl.load(tokens + row, mask=here, other=_PAD))
     places, there = row[:, None] * splits + column, alive[:, None] & (column < splits)
-    normaliser = _log_sum_exp(
+    maximum, log_sum = _normaliser(
         tl.load(maxima + places, mask=there, other=_DEAD), tl.load(sums + places, there, other=0.0)
     )
-    spoils = alive & (normaliser != normaliser)
-    tl.store(spoilt + image, tl.max(spoils.to(tl.int32), axis=0) != 0)
+    # Rows that nobody read have −∞.
+    nan = log_sum != log_sum
+    tl.store(spoilt + image, tl.max(nan.to(tl.int32), axis=0) != 0)
     places, there = row[:, None] * splits * K + column, alive[:, None] & (column < splits * K)
     candidates = tl.load(best + places, mask=there, other=_NONE)
-    # 3: one candidate, that changes neither score nor length.
-    candidates = tl.where(finished[:, None] & (column == 0), _ITSELF, candidates)
-    normaliser = tl.where(finished, 0.0, normaliser)
+    # 3: one candidate, all columns together, that changes neither score nor length.
+    candidates = tl.where(finished[:, None], _ITSELF, candidates)
+    log_sum = tl.where(finished, 0.0, log_sum)
     length += tl.where(finished, 0, 1)
     weight = tl.load(weights + length, mask=score > _DEAD, other=0.0)
     # 5: the hypotheses' best candidates compete, K times, and the winner's makes room for its next.
     for rank in range(K):
         heads = tl.max(candidates, axis=1)
         logit, token = _unpack(heads)
-        gain = logit - normaliser
+        gain = logit - maximum - log_sum
         # NaN isn't larger either: no row with one, and no row of −∞, has candidates.
         total = tl.where(gain > _DEAD, score + gain, _DEAD)
         lives = total > _DEAD
@@ -243,15 +244,18 @@ def _state(scores: tl.tensor, lengths: tl.tensor, tokens: tl.tensor) -> tuple[tl
 
 @triton.jit
 def _shift(maximum: tl.tensor) -> tl.tensor:
-    """What exponents are relative to: the maximum, but ∞ − ∞ would be NaN."""
-    return tl.where(tl.abs(maximum) == float("inf"), 0.0, maximum)
+    """What exponents are relative to: the maximum, but −∞ + ∞ would be NaN."""
+    return tl.where(maximum == _DEAD, 0.0, maximum)
 
 
 @triton.jit
-def _log_sum_exp(maxima: tl.tensor, sums: tl.tensor) -> tl.tensor:
-    """Of rows, from their blocks' m and Σ exp(x − m), which is 0 where m is −∞."""
+def _normaliser(maxima: tl.tensor, sums: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Of rows, m and log Σ exp(x − m), from their blocks', whose Σ is 0 where m is −∞.
+
+    They stay apart, for their sum would round the log away where m is large.
+    """
     shift = _shift(tl.max(maxima, axis=1))
-    return shift + tl.log(tl.sum(sums * tl.exp(maxima - shift[:, None]), axis=1))
+    return shift, tl.log(tl.sum(sums * tl.exp(maxima - shift[:, None]), axis=1))
 
 
 @triton.jit
