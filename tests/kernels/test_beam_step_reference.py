@@ -114,6 +114,28 @@ def test_nan_marks_the_image_of_a_living_hypothesis() -> None:
     assert not after.scores.isnan().any()
 
 
+def test_the_least_number_is_not_minus_infinity() -> None:
+    logits = torch.full((1, 2, 8), -torch.inf)
+    logits[..., 7] = torch.finfo(torch.float32).min
+    beams = Beams(torch.tensor([[-1.0, -2.0]]), torch.tensor([[1, 1]]), torch.tensor([[4, 5]]))
+    after, parents, spoilt = beam_step(logits, beams, torch.ones(4), torch.tensor(NEVER))
+    assert after.tokens.tolist() == [[7, 7]]
+    assert after.scores.tolist() == [[-1.0, -2.0]]
+    assert parents.tolist() == [[0, 1]]
+    assert not spoilt.any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_is_marked_at_a_forbidden_token_too(value: float) -> None:
+    logits = torch.full((2, 1, 9), -torch.inf)
+    logits[1, 0, PAD] = value
+    after, _, spoilt = beam_step(
+        logits, first_beams(2, 1, logits.device), torch.ones(4), torch.tensor(NEVER)
+    )
+    assert spoilt.tolist() == [False, True]
+    assert (after.scores == -torch.inf).all()
+
+
 def test_all_finished_stay_as_they_are() -> None:
     beams = Beams(
         torch.tensor([[-1.0, -1.0, -3.0]]),

@@ -69,13 +69,14 @@ def beam_step(
     """
     logits = logits.float()
     log_probs = logits.log_softmax(-1)
+    # A row of −inf has no log-probabilities either, but is in order.
+    nan = log_probs[..., 0].isnan() & (logits.amax(-1) != -torch.inf)
+    spoilt = (nan & beams.alive).any(-1)
     logits.index_fill_(-1, forbidden, -torch.inf)
     if banned is not None:
         logits = _ban(logits, banned)
     best, tokens = _largest(logits, logits.shape[1])
-    # A row of −inf has no log-probabilities, and one with a NaN has none either.
     gain = log_probs.gather(-1, tokens).masked_fill(best == -torch.inf, -torch.inf)
-    spoilt = (gain.isnan().any(-1) & beams.alive).any(-1)
     return (*_merge(beams, gain.nan_to_num(-torch.inf, neginf=-torch.inf), tokens, weights), spoilt)
 
 
@@ -118,8 +119,9 @@ def _largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _first_largest(values: Tensor, count: int) -> Tensor:
     """Where the ``count`` largest are, largest first, the first of equal ones first."""
-    # What is taken falls below everything, −inf included. Sorting would cost more.
-    left = values.clamp(min=torch.finfo(values.dtype).min)
+    # What is taken falls below everything, −inf included, which fp64 has room for between it and
+    # fp32's least. Sorting would cost more.
+    left = values.double().clamp(min=torch.finfo(torch.float64).min)
     found = []
     for _ in range(min(count, values.shape[-1])):
         found.append(left.argmax(-1, keepdim=True))
