@@ -86,10 +86,16 @@ def draw(logits: Tensor, key: list[Any], *, gumbel: bool) -> Tensor:
         u = uniform(*[part[..., None] if torch.is_tensor(part) else part for part in key], every)
         return (logits - (-u.log()).log()).argmax(-1)
     cumulative = logits.softmax(-1).cumsum(-1)
+    return invert(cumulative, uniform(*key))
+
+
+def invert(cumulative: Tensor, u: Tensor) -> Tensor:
+    """The token whose share of (..., V) cumulative probabilities u lies in."""
     # Scaled by the whole, for rounding leaves the sum a little beside 1.
-    u = uniform(*key) * cumulative[..., -1]
-    chosen = torch.searchsorted(cumulative, u[..., None], right=True)[..., 0]
-    return chosen.clamp(max=logits.shape[-1] - 1)
+    whole = cumulative[..., -1]
+    chosen = torch.searchsorted(cumulative, (u * whole)[..., None], right=True)[..., 0]
+    # A product that was rounded up to the whole is the last token's that has a share.
+    return chosen.minimum((cumulative < whole[..., None]).sum(-1))
 
 
 def uniform(*key: Any) -> Tensor:
@@ -97,7 +103,15 @@ def uniform(*key: Any) -> Tensor:
     state = torch.zeros((), dtype=torch.long)
     for part in key:
         state = _mix(state.to(part.device) ^ part if torch.is_tensor(part) else state ^ part)
-    return ((_shift(state, 40)).float() + 0.5) / 2**24
+    return unit(_shift(state, 41))
+
+
+def unit(bits: Tensor) -> Tensor:
+    """Integers of 23 bits to the middles of as many parts of (0, 1).
+
+    With one bit more fp32 would round the last to 1, whose Gumbel noise is infinite.
+    """
+    return (bits.float() + 0.5) / 2**23
 
 
 def _mix(x: Tensor) -> Tensor:

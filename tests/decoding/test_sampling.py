@@ -9,7 +9,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config import SamplingConfig
-from capdist.decoding.sampling import draw, restrict, sample, uniform
+from capdist.decoding.sampling import draw, invert, restrict, sample, uniform, unit
 from capdist.models.base import registered
 from capdist.vocab import BOS, EOS, PAD, UNK
 from tests.contract.test_models import B
@@ -29,6 +29,19 @@ def test_uniform_numbers_are_uniform_and_independent() -> None:
     assert float(((counts - 4000) ** 2 / 4000).sum()) < 100
     for other in (uniform(4, torch.arange(500)[:, None], torch.arange(400), 7), u.roll(1, 0)):
         assert abs(float(torch.corrcoef(torch.stack([u.flatten(), other.flatten()]))[0, 1])) < 0.01
+
+
+def test_the_ends_are_left_out() -> None:
+    ends = unit(torch.tensor([0, 2**23 - 1]))
+    assert ends[0] > 0
+    assert ends[1] < 1
+    assert (-(-ends.log()).log()).isfinite().all()
+
+
+def test_what_has_no_share_is_never_drawn() -> None:
+    cumulative = torch.tensor([0.0, 0.4, 0.9, 0.9])
+    drawn = invert(cumulative.repeat(4, 1), torch.tensor([1e-8, 0.4, 0.5, 1.0]))
+    assert drawn.tolist() == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("gumbel", [False, True])
