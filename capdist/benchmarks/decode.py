@@ -14,7 +14,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import DecodingConfig
+from capdist.config import DecodingConfig, validate
 from capdist.decoding.beam import beam_search
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.table import format_markdown, format_table
@@ -101,12 +101,13 @@ def measure(setting: Setting) -> Figures:
     """All contestants in turn.
 
     Raises:
-        ConfigError: if there is no such model.
+        ConfigError: if there is no such model, or that is no beam.
     """
     torch.manual_seed(1)
     model = build({"name": setting.model}, Dims(FEATURES, VOCABULARY), "--model").eval()
     batch = make_batch(setting.batch)
-    decoding = DecodingConfig(beam=setting.beam, max_words=STEPS - 1, min_words=STEPS - 1)
+    words = {"beam": setting.beam, "max_words": STEPS - 1, "min_words": STEPS - 1}
+    decoding = validate(DecodingConfig, words, "command line")
     contestants: dict[str, Callable[[], Any]] = {
         "bare model": lambda: bare(model, batch, setting.beam),
         "capdist": lambda: beam_search(model, batch, decoding),

@@ -49,10 +49,7 @@ class Captioner:
                     f"{run}: another vocabulary or other features than {runs[0]}; models that "
                     "decode together must have both in common"
                 )
-        decoding = first.config.decoding
-        if beam is not None:
-            decoding = decoding.model_copy(update={"beam": beam})
-        return cls(members, decoding)
+        return cls(members, first.decoding(beam))
 
     @property
     def first(self) -> Exported:

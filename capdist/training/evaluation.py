@@ -59,10 +59,7 @@ class Evaluation:
         manifest = Manifest.load(exported.config.data.shards)
         exported.check_features(manifest)
         manifest.split(split)
-        decoding = exported.config.decoding
-        if beam is not None:
-            decoding = decoding.model_copy(update={"beam": beam})
-        return cls(run, exported, manifest, split, decoding)
+        return cls(run, exported, manifest, split, exported.decoding(beam))
 
     @property
     def name(self) -> str:

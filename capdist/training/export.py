@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from capdist.config import Config, ConfigError, read_json, validate
+from capdist.config import Config, ConfigError, DecodingConfig, read_json, validate
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.checkpoint import find_checkpoint
 from capdist.vocab import Vocabulary
@@ -28,6 +28,15 @@ class Exported:
     config: Config
     vocab: Vocabulary
     features: Features
+
+    def decoding(self, beam: int | None) -> DecodingConfig:
+        """How its config decodes, with another beam where one is given.
+
+        Raises:
+            ConfigError: if that is no beam.
+        """
+        chosen = self.config.decoding.model_dump() | ({} if beam is None else {"beam": beam})
+        return validate(DecodingConfig, chosen, "command line")
 
     def check_features(self, manifest: Manifest) -> None:
         """Refuse shards whose features another extractor made.

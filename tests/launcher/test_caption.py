@@ -92,6 +92,10 @@ def test_feature_files(runs: list[Path], tmp_path: Path) -> None:
         (["--features", "nothing.npz"], "nothing.npz"),
         (["--shards", "nowhere"], "nowhere/manifest.json: no manifest"),
         (["--shards", "SHARDS", "--split", "tset"], "no split 'tset'"),
+        (
+            ["--shards", "SHARDS", "--beam", "0"],
+            "command line: beam: Input should be greater than 0",
+        ),
         (["--shards", "SHARDS", "--n-best", "4"], "--n-best 4 is more than the 3 hypotheses"),
     ],
 )
