@@ -44,7 +44,6 @@ class GliedConfig(ModelConfig):
     heads: int = Field(8, description="Heads, but for the cross-modal attentions, which have one.")
     hidden: int = Field(2048, description="Width inside the feed-forward layers.")
     dropout: float = Field(0.1, ge=0, lt=1)
-    source_dropout: float = Field(0.0, ge=0, lt=1, description="Of projected regions, attributes.")
     global_visual: bool = Field(True, description="Global visual distilling, Eq. 7.")
     global_attribute: bool = Field(True, description="Global attribute distilling, Eq. 8.")
     local: bool = Field(True, description="Local cross-modal distilling, Eq. 11.")
@@ -91,7 +90,6 @@ class Glied(CaptionModel[GliedMemory]):
         self.words = WordEmbedding(dims.vocabulary, config.embedding, width)
         self.regions = nn.Linear(dims.features, width)
         self.dropout = nn.Dropout(dropout)
-        self.source_dropout = nn.Dropout(config.source_dropout)
         self.attend_x = MultiHeadAttention(width, heads, dropout)
         self.norm_x = AddNorm(width, dropout)
         self.attend_cross = MultiHeadAttention(width, 1, dropout)
@@ -112,8 +110,7 @@ class Glied(CaptionModel[GliedMemory]):
     def encode(self, batch: Batch) -> GliedMemory:
         """Project I and A for every attention that looks at them; they are the same each step."""
         regions = self.regions(batch.regions.to(self.regions.weight.dtype))
-        regions = self.source_dropout(regions)
-        attributes = self.source_dropout(self.words(batch.concepts))
+        attributes = self.words(batch.concepts)
         in_image, in_list = batch.region_mask[:, None], batch.concept_mask[:, None]
         looks = {"visual": (self.attend_cross, self.distil_visual(regions, in_image), in_image)}
         if self.config.global_attribute:
