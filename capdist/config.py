@@ -171,6 +171,21 @@ class ValidationConfig(Section):
     every_epochs: Positive = 1
 
 
+class RewardConfig(Section):
+    """What self-critical training maximises, and who computes it."""
+
+    metrics: dict[str, float] = Field({"cider_d": 1.0}, description="Weight of each reward.")
+    actors: int = Field(1, ge=0, description="Ray actors; 0: in the trainer's own process.")
+    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for an actor.")
+
+
+class RayConfig(Section):
+    """The Ray cluster that rewards and evaluations are computed on."""
+
+    address: str = Field("local", description="local starts one; else a running cluster's.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds a cluster has to answer.")
+
+
 class CheckpointConfig(Section):
     """When the state is saved, besides at the end of every epoch."""
 
