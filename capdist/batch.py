@@ -6,7 +6,7 @@ D model width, L length, V vocabulary. Tensors may carry it as a suffix: ``logit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,8 +79,10 @@ class Hypotheses:
     """Decoded captions, best first.
 
     ``tokens`` (B, K, L) word ids, EOS, then PAD; ``scores`` (B, K) float32 summed
-    log-probabilities.
+    log-probabilities; ``attention``, where it was asked for, the weights (B, K, L, R) or
+    (B, K, L, A) of the look at image parts before each token, by the parts' name.
     """
 
     tokens: Tensor
     scores: Tensor
+    attention: dict[str, Tensor] = field(default_factory=dict)

@@ -144,12 +144,19 @@ class DecodingConfig(Section):
     no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: may be.")
     no_immediate_repeat: bool = Field(False, description="No word twice in a row.")
     forbidden: tuple[str, ...] = Field((), description="Words that are never written.")
+    forced: tuple[tuple[str, ...], ...] = Field(
+        (), description="Sets of words; every caption has a word of each."
+    )
+    groups: Positive = Field(1, description="Groups of hypotheses that shun each other's words.")
+    diversity: float = Field(0.5, ge=0, description="λ, what a group pays for a shunned word.")
     batch: Positive = Field(50, description="Images decoded at a time on one rank.")
 
     @model_validator(mode="after")
     def _room(self) -> DecodingConfig:
         if self.min_words > self.max_words:
             raise ValueError(f"min_words {self.min_words} is more than max_words {self.max_words}")
+        if self.beam % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide a beam of {self.beam}")
         return self
 
 

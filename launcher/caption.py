@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--split", default="test", help="of the shards")
     parser.add_argument("--features", help="feature files, a path or a glob, instead of shards")
     parser.add_argument("--beam", type=int, help="hypotheses an image, instead of the config's")
+    parser.add_argument("--forced", type=Path, help="JSON of words that images' captions must have")
     parser.add_argument("--n-best", type=int, default=1, help="captions an image, with scores")
     parser.add_argument("--submission", metavar="NAME", help="pack results for the COCO server")
     parser.add_argument("--results", type=Path, nargs=2, metavar=("VAL", "TEST"))
@@ -46,7 +47,7 @@ def main() -> int:
 
 def caption(args: argparse.Namespace) -> None:
     """Caption as the command line says."""
-    captioner = Captioner.open(args.run, args.beam)
+    captioner = Captioner.open(args.run, args.beam, args.forced)
     if args.n_best > captioner.decoding.beam:
         raise ConfigError(
             f"--n-best {args.n_best} is more than the {captioner.decoding.beam} hypotheses of an "

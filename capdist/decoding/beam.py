@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,9 +10,14 @@ from torch import Tensor
 
 from capdist.batch import Batch, Hypotheses
 from capdist.config import DecodingConfig, LengthConfig
-from capdist.kernels.beam_step import beam_step, first_beams
+from capdist.decoding.forced import Forced
+from capdist.decoding.groups import Competition, Groups
+from capdist.decoding.limits import Limits
+from capdist.kernels.beam_step import Rules
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
+
+NO_LIMITS = Limits()
 
 
 class DecodingError(RuntimeError):
@@ -24,7 +29,9 @@ def beam_search(
     model: CaptionModel[Any],
     batch: Batch,
     decoding: DecodingConfig,
-    forbidden: Sequence[int] = (),
+    limits: Limits = NO_LIMITS,
+    *,
+    attention: bool = False,
 ) -> Hypotheses:
     """The ``decoding.beam`` best captions of every image; UNK is never written.
 
@@ -32,7 +39,8 @@ def beam_search(
         model: in evaluation mode.
         batch: its captions are not read.
         decoding: beam, lengths and what may not repeat.
-        forbidden: ids of ``decoding.forbidden``.
+        limits: ids of the words that ``decoding`` forbids and forces.
+        attention: whether to return where the model looked.
 
     Returns:
         tokens (B, K, max_words + 1), and scores (B, K) that are sums of log-probabilities, best
@@ -41,25 +49,89 @@ def beam_search(
     Raises:
         DecodingError: if a logit is not a number.
     """
-    length, images, device = decoding.max_words + 1, len(batch.image_ids), batch.regions.device
-    weights = length_weights(decoding.length, length, device)
-    never = torch.tensor([PAD, BOS, UNK, *forbidden], device=device)
-    not_yet = torch.tensor([PAD, BOS, UNK, EOS, *forbidden], device=device)
-    state = model.start(model.encode(batch), decoding.beam, length)
-    beams = first_beams(images, decoding.beam, device)
-    past = Past(decoding)
-    for position in range(length):
-        logits, state = model.step(state, beams.tokens)
-        banned = past.banned(beams.tokens, position)
-        out = not_yet if position < decoding.min_words else never
-        beams, parents, spoilt = beam_step(logits, beams, weights, out, banned)
-        past.append(beams.tokens, parents, spoilt)
-        # A GPU goes on rather than wait for the host to look.
-        if device.type == "cpu" and not beams.alive.any():
-            break
-        state = state.select(parents)
-    past.check(batch)
-    return Hypotheses(past.captions(length), beams.scores)
+    found = Search(model, batch, decoding, limits).run(batch)
+    found.check(batch)
+    looks = look_back(model, batch, found.tokens) if attention else {}
+    return Hypotheses(found.tokens, found.scores, looks)
+
+
+def look_back(model: CaptionModel[Any], batch: Batch, tokens: Tensor) -> dict[str, Tensor]:
+    """The attention before each of (B, K, L) tokens, by the model's twin for teacher forcing."""
+    return model.attention(model.encode(batch), torch.nn.functional.pad(tokens, (1, -1), value=BOS))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Tokens (B, K, L), scores (B, K) and which images had a NaN at which step, (L, B)."""
+
+    tokens: Tensor
+    scores: Tensor
+    spoilt: Tensor
+
+    def check(self, batch: Batch) -> None:
+        """Refuse captions behind a logit that is not a number.
+
+        Raises:
+            DecodingError: naming the first image and the word.
+        """
+        spoilt = self.spoilt.cpu()
+        if spoilt.any():
+            position, image = spoilt.nonzero()[0].tolist()
+            raise DecodingError(
+                f"image {int(batch.image_ids[image])}: the logits of word {position + 1} are not "
+                "numbers; look at its features, or at the checkpoint's weights"
+            )
+
+
+class Search:
+    """A search whose tables are on the device already, so that it never waits for the host.
+
+    Args:
+        model: in evaluation mode.
+        batch: its image ids say what is forced.
+        decoding: beam, lengths and what may not repeat.
+        limits: ids of the words that ``decoding`` forbids and forces.
+    """
+
+    def __init__(
+        self, model: CaptionModel[Any], batch: Batch, decoding: DecodingConfig, limits: Limits
+    ) -> None:
+        device = batch.regions.device
+        self.model = model
+        self.decoding = decoding
+        self.length = decoding.max_words + 1
+        self.competition = compete(batch, decoding, limits)
+        weights = length_weights(decoding.length, self.length, device)
+        never = [PAD, BOS, UNK, *limits.forbidden]
+        self.rules = Rules(weights, torch.tensor(never, device=device))
+        self.not_yet = replace(self.rules, forbidden=torch.tensor([*never, EOS], device=device))
+
+    def run(self, batch: Batch) -> Found:
+        """The hypotheses of a batch of the same images, or of one without forced words."""
+        competition, past = self.competition, Past(self.decoding)
+        state = self.model.start(self.model.encode(batch), competition.slots, self.length)
+        beams = competition.first(len(batch.image_ids), batch.regions.device)
+        for position in range(self.length):
+            logits, state = self.model.step(state, beams.tokens)
+            rules = self.not_yet if position < self.decoding.min_words else self.rules
+            rules = replace(rules, banned=past.banned(beams.tokens, position))
+            beams, parents, spoilt = competition.step(logits, beams, rules)
+            past.append(beams.tokens, parents, spoilt)
+            # A GPU goes on rather than wait for the host to look.
+            if logits.device.type == "cpu" and not beams.alive.any():
+                break
+            state = state.select(parents)
+        best = competition.best(beams, self.rules)
+        tokens = past.captions(self.length, best)
+        return Found(tokens, beams.scores.gather(1, best), torch.stack(past.spoilt))
+
+
+def compete(batch: Batch, decoding: DecodingConfig, limits: Limits) -> Competition:
+    """In states where words are forced, else in groups."""
+    sets = [limits.sets(image) for image in batch.image_ids.tolist()]
+    if any(sets):
+        return Forced(decoding.beam, sets, batch.regions.device)
+    return Groups(decoding.beam, decoding.groups, decoding.diversity)
 
 
 def length_weights(config: LengthConfig, length: int, device: torch.device) -> Tensor:
@@ -89,10 +161,8 @@ class Past:
         self.parents.append(parents)
         self.spoilt.append(spoilt)
 
-    def captions(self, length: int) -> Tensor:
-        """(B, K, length) the tokens of every hypothesis, PAD behind its end."""
-        slot = torch.arange(self.tokens[0].shape[1], device=self.tokens[0].device)
-        slot = slot.expand_as(self.tokens[0])
+    def captions(self, length: int, slot: Tensor) -> Tensor:
+        """(B, K, length) the tokens of the hypotheses in places (B, K), PAD behind their ends."""
         words = []
         for tokens, parents in zip(reversed(self.tokens), reversed(self.parents), strict=True):
             words.append(tokens.gather(1, slot))
@@ -106,22 +176,9 @@ class Past:
         if self.decoding.no_immediate_repeat and position:
             parts.append(last[..., None])
         if n and position >= n:
-            parts.append(repeats(self.captions(position), n))
+            every = torch.arange(last.shape[1], device=last.device).expand_as(last)
+            parts.append(repeats(self.captions(position, every), n))
         return torch.cat(parts, -1) if parts else None
-
-    def check(self, batch: Batch) -> None:
-        """Refuse captions behind a logit that is not a number.
-
-        Raises:
-            DecodingError: naming the first image and the word.
-        """
-        spoilt = torch.stack(self.spoilt).cpu()
-        if spoilt.any():
-            position, image = spoilt.nonzero()[0].tolist()
-            raise DecodingError(
-                f"image {int(batch.image_ids[image])}: the logits of word {position + 1} are not "
-                "numbers; look at its features, or at the checkpoint's weights"
-            )
 
 
 def repeats(captions: Tensor, n: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from capdist.batch import Batch
 from capdist.config import DecodingConfig
 from capdist.decoding.beam import beam_search
+from capdist.decoding.limits import Limits, Wanted
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 
@@ -29,6 +30,7 @@ def caption_images(
     vocab: Vocabulary,
     decoding: DecodingConfig,
     device: torch.device,
+    wanted: Wanted | None = None,
 ) -> Iterator[tuple[int, list[Caption]]]:
     """Every image's id and captions, best first: at most ``decoding.beam``.
 
@@ -38,13 +40,15 @@ def caption_images(
         vocab: the model's.
         decoding: beam, lengths and what may not be written.
         device: where to decode.
+        wanted: words that single images' captions must have.
 
     Raises:
+        ConfigError: if no caption could be what is asked for.
         DecodingError: if a logit is not a number.
     """
-    forbidden = [vocab.id(word) for word in decoding.forbidden]
+    limits = Limits.of(decoding, vocab, wanted)
     for batch in batches:
-        found = beam_search(model, batch.to(device), decoding, forbidden)
+        found = beam_search(model, batch.to(device), decoding, limits)
         rows = zip(found.tokens.tolist(), found.scores.tolist(), strict=True)
         # A batch that stands in for images that a rank lacks has no keys.
         for _, image, (tokens, scores) in zip(

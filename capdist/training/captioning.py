@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from capdist.batch import Batch
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config import ConfigError, DecodingConfig, read_json
 from capdist.data.collate import Collate
-from capdist.data.dataset import check_needs, evaluation_batches
+from capdist.data.dataset import check_needs, evaluation_batches, references
 from capdist.data.stream import Ranks
 from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.split import Caption, caption_images
@@ -28,15 +30,55 @@ from shards.schema import Sample
 
 
 @dataclass(frozen=True)
+class ForcedWords:
+    """Words that single images' captions must have: of each set of an image, one."""
+
+    where: str = ""
+    words: dict[int, list[list[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path | None) -> ForcedWords:
+        """Read a JSON file, ``{"image id": [["dog", "puppy"], ["ball"]], ...}``.
+
+        Raises:
+            ConfigError: if it does not read like that.
+        """
+        if path is None:
+            return cls()
+        try:
+            return cls(
+                str(path), TypeAdapter(dict[int, list[list[str]]]).validate_python(read_json(path))
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(
+                f'{path}: {place}: {first["msg"]}; expected {{"image id": [["word", ...], ...]}}'
+            ) from error
+
+    def check(self, images: Collection[int]) -> None:
+        """Refuse words for images that are not captioned.
+
+        Raises:
+            ConfigError: naming the first.
+        """
+        for image in sorted(self.words.keys() - set(images)):
+            raise ConfigError(f"{self.where}: image {image} is not among the images; remove it")
+
+
+@dataclass(frozen=True)
 class Captioner:
     """One trained model, or several that average their probabilities."""
 
     members: tuple[Exported, ...]
     decoding: DecodingConfig
+    forced: ForcedWords
 
     @classmethod
-    def open(cls, runs: Sequence[Path], beam: int | None) -> Captioner:
+    def open(cls, runs: Sequence[Path], beam: int | None, forced: Path | None = None) -> Captioner:
         """The best checkpoints of runs; how to decode is the first one's, but for ``beam``.
+
+        ``forced`` is a file of words that images' captions must have, see `ForcedWords`.
 
         Raises:
             ConfigError: if one is missing, or they differ in vocabulary or features.
@@ -49,7 +91,7 @@ class Captioner:
                     f"{run}: another vocabulary or other features than {runs[0]}; models that "
                     "decode together must have both in common"
                 )
-        return cls(members, first.decoding(beam))
+        return cls(members, first.decoding(beam), ForcedWords.load(forced))
 
     @property
     def first(self) -> Exported:
@@ -62,12 +104,14 @@ class Captioner:
         models = [member.model for member in self.members]
         return models[0] if len(models) == 1 else Ensemble(models).eval()
 
-    def caption(self, batches: Iterator[Batch], images: int) -> dict[int, list[Caption]]:
+    def caption(self, batches: Iterator[Batch], images: Sequence[int]) -> dict[int, list[Caption]]:
         """Captions of every image, best first, with a progress bar."""
+        self.forced.check(images)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, vocab, found = self.model.to(device), self.first.vocab, {}
-        with Progress(images, title="captioning", unit="image") as progress:
-            for image, captions in caption_images(model, batches, vocab, self.decoding, device):
+        decode = partial(caption_images, model, batches, vocab, self.decoding, device)
+        with Progress(len(images), title="captioning", unit="image") as progress:
+            for image, captions in decode(self.forced.words):
                 found[image] = captions
                 progress.advance(1)
         return found
@@ -85,8 +129,8 @@ class Captioner:
             check_needs(manifest, split, member.model.needs, member.config.model["name"])
         data, vocab = self.first.config.data, self.first.vocab
         batches = evaluation_batches(manifest, split, data, self.decoding.batch, vocab, Ranks())
-        samples = batches.stream.order.samples
-        return self.caption(chain.from_iterable(batches.epoch(0)), samples)
+        images = list(references(manifest, split).raw)
+        return self.caption(chain.from_iterable(batches.epoch(0)), images)
 
     def of_features(self, files: str) -> dict[int, list[Caption]]:
         """Captions of all images of feature files, in a format that shards are built from.
@@ -116,7 +160,7 @@ class Captioner:
                 ids = source.image_ids[start : start + size]
                 yield collate([_sample(image, source.read(image)) for image in ids])
 
-        return self.caption(batches(), len(source.image_ids))
+        return self.caption(batches(), source.image_ids)
 
 
 def _sample(image: int, read: RegionFeatures) -> Sample:

@@ -24,10 +24,11 @@ from capdist.kernels.beam_step import triton_kernel
 VOCABULARY = 9487
 BEAMS = (1, 3, 5, 16)
 TARGETS = (80, 90)
-POINTERS = {
+TYPES = {
     **dict.fromkeys(("scores", "weights", "next_scores", "maxima", "sums"), "*fp32"),
+    "charge": "fp32",
     **dict.fromkeys(("lengths", "tokens", "next_lengths", "next_tokens", "parents"), "*i64"),
-    **dict.fromkeys(("forbidden", "banned", "best"), "*i64"),
+    **dict.fromkeys(("forbidden", "banned", "charged", "best"), "*i64"),
     "spoilt": "*i1",
 }
 
@@ -60,24 +61,26 @@ def compile_read(dtype: str, beam: int, target: int) -> Compiled:
     """Stage 1 for logits of a type, "fp32" or "bf16"."""
     sizes = triton_kernel.plan(beam, VOCABULARY)
     fixed = {"token_stride": 1, "K": beam, "BLOCK": sizes.block}
-    pointers = {**POINTERS, "logits": f"*{dtype}"}
-    return _compile(triton_kernel._read, pointers, fixed, sizes.read_warps, target)
+    types = {**TYPES, "logits": f"*{dtype}"}
+    return _compile(triton_kernel._read, types, fixed, sizes.read_warps, target)
 
 
 def compile_merge(beam: int, target: int) -> Compiled:
     """Stage 2, which sees no logits."""
     sizes = triton_kernel.plan(beam, VOCABULARY)
     fixed = {"K": beam, "BEAMS": sizes.beams, "COLUMNS": sizes.columns}
-    return _compile(triton_kernel._merge, POINTERS, fixed, sizes.merge_warps, target)
+    return _compile(triton_kernel._merge, TYPES, fixed, sizes.merge_warps, target)
 
 
 def _compile(
-    kernel: Any, pointers: dict[str, str], fixed: dict[str, int], warps: int, target: int
+    kernel: Any, types: dict[str, str], fixed: dict[str, int], warps: int, target: int
 ) -> Compiled:
     """As a launch with 16-byte aligned tensors compiles it; what is not fixed is an i32."""
     names = kernel.arg_names
-    signature = {n: "constexpr" if n in fixed else pointers.get(n, "i32") for n in names}
-    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in names if n in pointers}
+    signature = {n: "constexpr" if n in fixed else types.get(n, "i32") for n in names}
+    aligned = {
+        (names.index(n),): [["tt.divisibility", 16]] for n in names if types.get(n, "")[:1] == "*"
+    }
     with _ptxas_log() as log:
         compiled = triton.compile(
             ASTSource(kernel, signature, fixed, aligned),

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from capdist.kernels.beam_step import reference
-from capdist.kernels.beam_step.reference import Beams, first_beams
+from capdist.kernels.beam_step.reference import Beams, Rules, first_beams
 from capdist.vocab import BOS, EOS, PAD, UNK
 
 Run = Callable[..., None]
@@ -70,7 +70,11 @@ def on_gpu(check: Run, *arguments: Any) -> None:
 
 
 def agree(
-    logits: Tensor, beams: Beams, weights: str = "none", banned: Tensor | None = None
+    logits: Tensor,
+    beams: Beams,
+    weights: str = "none",
+    banned: Tensor | None = None,
+    charged: Tensor | None = None,
 ) -> None:
     """The twins give the same, and the kernel leaves the logits alone."""
     from capdist.kernels.beam_step import triton_kernel
@@ -78,8 +82,9 @@ def agree(
     table = torch.tensor([WEIGHTS[weights](length) for length in range(LONGEST + 1)])
     forbidden = torch.tensor([token for token in (PAD, BOS, UNK) if token < logits.shape[-1]])
     before = logits.clone()
-    after, parents, spoilt = triton_kernel.beam_step(logits, beams, table, forbidden, banned)
-    expected = reference.beam_step(before.clone(), beams, table, forbidden, banned)
+    rules = Rules(table, forbidden, banned, charged, 0.75)
+    after, parents, spoilt = triton_kernel.beam_step(logits, beams, rules)
+    expected = reference.beam_step(before.clone(), beams, rules)
     same = partial(assert_close, rtol=0, atol=0, equal_nan=True)
     same(logits, before)
     same(after.tokens, expected[0].tokens)
@@ -258,6 +263,19 @@ def test_everything_banned(run: Run) -> None:
     run(everything_banned)
 
 
+def charged(beam: int, weights: str) -> None:
+    torch.manual_seed(9)
+    listed = torch.tensor([[-1, EOS, 4, 5, 4], [7, 7, 7, -1, 9], [-1] * 5])
+    agree(rows(3, beam, 12), mixed(3, beam), weights, charged=listed)
+    agree(rows(3, beam, 1030), live(3, beam), weights, torch.full((3, beam, 1), 4), listed)
+
+
+@pytest.mark.parametrize("weights", ["none", "average"])
+@pytest.mark.parametrize("beam", [1, 3, 16])
+def test_charged(run: Run, beam: int, weights: str) -> None:
+    run(charged, beam, weights)
+
+
 def strides() -> None:
     torch.manual_seed(6)
     logits, beams = rows(3, 2, 2300), mixed(2, 3)
@@ -278,8 +296,8 @@ def test_a_graph_captures_it() -> None:
     torch.manual_seed(7)
     with torch.device("cuda"):
         logits, beams, table = rows(4, 3, 9487, BF16), mixed(4, 3), torch.ones(LONGEST + 1)
-        forbidden = torch.tensor([PAD, BOS, UNK])
-        step = partial(triton_kernel.beam_step, logits, beams, table, forbidden)
+        rules = Rules(table, torch.tensor([PAD, BOS, UNK]))
+        step = partial(triton_kernel.beam_step, logits, beams, rules)
         step()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

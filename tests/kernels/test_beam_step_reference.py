@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from capdist.kernels.beam_step import Beams, beam_step, first_beams
+from capdist.kernels.beam_step import Beams, Rules, beam_step, first_beams
 from capdist.vocab import BOS, EOS, PAD
 
 NEVER = [PAD, BOS]
+CHARGE = 0.75
 
 
 def literal(
-    logits: Tensor, beams: Beams, weights: list[float], banned: list[list[list[int]]]
+    logits: Tensor,
+    beams: Beams,
+    weights: list[float],
+    banned: list[list[list[int]]],
+    charged: list[list[int]],
 ) -> list[list[tuple[int, int, int, float]]]:
     """(beam, token, length, score) of every image's next hypotheses, by README.md."""
     after = []
@@ -37,8 +42,9 @@ def literal(
             for v in range(size):
                 if v in NEVER or v in banned[b][k] or row[v] == -math.inf:
                     continue
-                new = score + row[v] - total
-                candidates.append((-new * weights[length + 1], k, -row[v], v, length + 1, new))
+                new, toll = score + row[v] - total, CHARGE * charged[b].count(v)
+                key = -(new - toll) * weights[length + 1]
+                candidates.append((key, k, toll - row[v], v, length + 1, new))
         candidates.sort()
         best = [(k, v, length, score) for _, k, _, v, length, score in candidates[:beam]]
         after.append(best + [(0, PAD, 0, -math.inf)] * (beam - len(best)))
@@ -69,10 +75,12 @@ def test_equals_the_semantics(size: int, beam: int, weights: list[float]) -> Non
     beams = middle(6, beam, generator)
     beams.tokens[2], beams.scores[2], beams.lengths[2] = 7, -1.0, 3
     banned = torch.randint(-1, size, (6, beam, 3), generator=generator)
-    expected = literal(logits, beams, weights, banned.tolist())
-    after, parents, spoilt = beam_step(
-        logits.clone(), beams, torch.tensor(weights), torch.tensor(NEVER), banned
-    )
+    charged = torch.randint(1, size, (6, 4), generator=generator)
+    charged[:2] = -1
+    charged[4] = charged[4, 0]
+    expected = literal(logits, beams, weights, banned.tolist(), charged.tolist())
+    rules = Rules(torch.tensor(weights), torch.tensor(NEVER), banned, charged, CHARGE)
+    after, parents, spoilt = beam_step(logits.clone(), beams, rules)
     assert not spoilt.any()
     for b in range(6):
         for k, (parent, token, length, score) in enumerate(expected[b]):
@@ -85,8 +93,8 @@ def test_equals_the_semantics(size: int, beam: int, weights: list[float]) -> Non
 def test_half_precision_is_read_as_fp32(kind: torch.dtype) -> None:
     logits = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(1)).to(kind)
     beams, weights = middle(2, 3, torch.Generator().manual_seed(2)), torch.ones(8)
-    half, _, _ = beam_step(logits.clone(), beams, weights, torch.tensor(NEVER))
-    full, _, _ = beam_step(logits.float(), beams, weights, torch.tensor(NEVER))
+    half, _, _ = beam_step(logits.clone(), beams, Rules(weights, torch.tensor(NEVER)))
+    full, _, _ = beam_step(logits.float(), beams, Rules(weights, torch.tensor(NEVER)))
     assert half.scores.dtype == torch.float32
     assert torch.equal(half.scores, full.scores)
     assert torch.equal(half.tokens, full.tokens)
@@ -95,7 +103,7 @@ def test_half_precision_is_read_as_fp32(kind: torch.dtype) -> None:
 def test_the_first_step_has_one_parent() -> None:
     logits = torch.randn(2, 4, 50, generator=torch.Generator().manual_seed(3))
     after, parents, _ = beam_step(
-        logits, first_beams(2, 4, logits.device), torch.ones(5), torch.tensor(NEVER)
+        logits, first_beams(2, 4, logits.device), Rules(torch.ones(5), torch.tensor(NEVER))
     )
     assert not parents.any()
     assert (after.lengths == 1).all()
@@ -108,7 +116,7 @@ def test_nan_marks_the_image_of_a_living_hypothesis() -> None:
     beams = first_beams(3, 2, logits.device)
     beams.scores[0, 1] = -1.0  # image 0: alive
     beams.scores[1, 1], beams.tokens[1, 1], beams.lengths[1, 1] = -1.0, EOS, 2  # 1: finished
-    after, parents, spoilt = beam_step(logits, beams, torch.ones(5), torch.tensor(NEVER))
+    after, parents, spoilt = beam_step(logits, beams, Rules(torch.ones(5), torch.tensor(NEVER)))
     assert spoilt.tolist() == [True, False, False]
     assert not parents[0].any()
     assert not after.scores.isnan().any()
@@ -118,7 +126,7 @@ def test_the_least_number_is_not_minus_infinity() -> None:
     logits = torch.full((1, 2, 8), -torch.inf)
     logits[..., 7] = torch.finfo(torch.float32).min
     beams = Beams(torch.tensor([[-1.0, -2.0]]), torch.tensor([[1, 1]]), torch.tensor([[4, 5]]))
-    after, parents, spoilt = beam_step(logits, beams, torch.ones(4), torch.tensor(NEVER))
+    after, parents, spoilt = beam_step(logits, beams, Rules(torch.ones(4), torch.tensor(NEVER)))
     assert after.tokens.tolist() == [[7, 7]]
     assert after.scores.tolist() == [[-1.0, -2.0]]
     assert parents.tolist() == [[0, 1]]
@@ -130,7 +138,7 @@ def test_what_is_no_number_is_marked_at_a_forbidden_token_too(value: float) -> N
     logits = torch.full((2, 1, 9), -torch.inf)
     logits[1, 0, PAD] = value
     after, _, spoilt = beam_step(
-        logits, first_beams(2, 1, logits.device), torch.ones(4), torch.tensor(NEVER)
+        logits, first_beams(2, 1, logits.device), Rules(torch.ones(4), torch.tensor(NEVER))
     )
     assert spoilt.tolist() == [False, True]
     assert (after.scores == -torch.inf).all()
@@ -142,7 +150,9 @@ def test_all_finished_stay_as_they_are() -> None:
         torch.tensor([[2, 4, 3]]),
         torch.tensor([[EOS, PAD, EOS]]),
     )
-    after, parents, _ = beam_step(torch.randn(1, 3, 30), beams, torch.ones(6), torch.tensor(NEVER))
+    after, parents, _ = beam_step(
+        torch.randn(1, 3, 30), beams, Rules(torch.ones(6), torch.tensor(NEVER))
+    )
     assert torch.equal(after.scores, beams.scores)
     assert torch.equal(after.lengths, beams.lengths)
     assert parents.tolist() == [[0, 1, 2]]

@@ -142,3 +142,23 @@ def test_what_the_server_would_refuse(tmp_path: Path, entries: Any, message: str
     results = ["--results", str(path), str(path)]
     result = launch("caption.py", "--submission", "x", *results, "--out", str(tmp_path / "x.zip"))
     assert message in refused(result)
+
+
+def test_forced_words(runs: list[Path], tiny: Manifest, tmp_path: Path) -> None:
+    vocab = json.loads((runs[0] / "vocab.json").read_text())["words"]
+    free = captions("--run", str(runs[0]), "--shards", str(tiny.root), out=tmp_path / "free.json")
+    image, said = free[0]["image_id"], free[0]["caption"].split()
+    word = next(w for w in vocab if w not in said)
+    wanted = tmp_path / "wanted.json"
+    arguments = ["--run", str(runs[0]), "--shards", str(tiny.root), "--forced", str(wanted)]
+    wanted.write_text(json.dumps({image: [[word]]}))
+    found = captions(*arguments, out=tmp_path / "forced.json")
+    assert word in found[0]["caption"].split()
+    assert found[1:] == free[1:]
+    for content, message in (
+        ({999: [["a"]]}, f"{wanted}: image 999 is not among the images"),
+        ({image: [["xyz"]]}, f"forced words of image {image}: 'xyz' is not in the vocabulary"),
+        ({image: ["a"]}, f"{wanted}: {image}.0: Input should be a valid list; expected"),
+    ):
+        wanted.write_text(json.dumps(content))
+        assert message in refused(launch("caption.py", *arguments, "--out", "never.json"))

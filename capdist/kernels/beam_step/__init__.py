@@ -5,23 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from capdist.kernels.beam_step import reference
-from capdist.kernels.beam_step.reference import Beams, first_beams
+from capdist.kernels.beam_step.reference import Beams, Rules, first_beams, first_largest
 
-__all__ = ["Beams", "beam_step", "first_beams"]
+__all__ = ["Beams", "Rules", "beam_step", "first_beams", "first_largest"]
 
 #: Beams that the kernel takes.
 WIDEST = 16
 
 
-def beam_step(
-    logits: Tensor,
-    beams: Beams,
-    weights: Tensor,
-    forbidden: Tensor,
-    banned: Tensor | None = None,
-) -> tuple[Beams, Tensor, Tensor]:
+def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor, Tensor]:
     """`reference.beam_step`, by the Triton kernel where the logits are on a GPU."""
     step = reference.beam_step
     if logits.is_cuda and logits.shape[1] <= WIDEST:
         from capdist.kernels.beam_step.triton_kernel import beam_step as step
-    return step(logits, beams, weights, forbidden, banned)
+    return step(logits, beams, rules)

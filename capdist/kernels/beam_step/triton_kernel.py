@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from capdist.kernels.beam_step.reference import Beams
+from capdist.kernels.beam_step.reference import Beams, Rules
 from capdist.vocab import EOS, PAD
 
 _EOS, _PAD = tl.constexpr(EOS), tl.constexpr(PAD)
@@ -54,13 +54,7 @@ def plan(beam: int, vocabulary: int) -> Plan:
     return Plan(block, splits, beams, columns, max(block // 256, 1), merge_warps)
 
 
-def beam_step(
-    logits: Tensor,
-    beams: Beams,
-    weights: Tensor,
-    forbidden: Tensor,
-    banned: Tensor | None = None,
-) -> tuple[Beams, Tensor, Tensor]:
+def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor, Tensor]:
     """The next hypotheses: `reference.beam_step`, except that the logits stay as they are.
 
     Nothing waits for the GPU, and a CUDA graph can capture it after a first call.
@@ -68,10 +62,7 @@ def beam_step(
     Args:
         logits: (B, K, V) fp32, fp16 or bf16, on the current GPU, with any strides; K at most 16.
         beams: the hypotheses before.
-        weights: (L + 1,) fp32 w by length, L the longest caption with EOS.
-        forbidden: (T,) int64 token ids that are never written, PAD and BOS among them.
-        banned: (B, K, N) int64 token ids that a hypothesis may not write now, -1 where there is
-            none.
+        rules: what may be written, and how candidates compare.
 
     Returns:
         The hypotheses after, best first; the beams (B, K) that they come from; and whether an
@@ -80,8 +71,10 @@ def beam_step(
     images, beam, vocabulary = logits.shape
     sizes = plan(beam, vocabulary)
     before = [state.contiguous() for state in (beams.scores, beams.lengths, beams.tokens)]
-    # Without banned tokens none is read, whatever it points to.
-    banned = forbidden[:0] if banned is None else banned.contiguous()
+    # Of an empty list nothing is read, whatever it points to.
+    none = rules.forbidden[:0]
+    banned = none if rules.banned is None else rules.banned.contiguous()
+    charged = none if rules.charged is None else rules.charged.contiguous()
     maxima = logits.new_empty(images * beam, sizes.splits, dtype=torch.float32)
     sums = torch.empty_like(maxima)
     best = logits.new_empty(images * beam, sizes.splits, beam, dtype=torch.long)
@@ -90,10 +83,13 @@ def beam_step(
         *logits.stride(),
         vocabulary,
         *before,
-        forbidden.contiguous(),
-        len(forbidden),
+        rules.forbidden.contiguous(),
+        len(rules.forbidden),
         banned,
         banned.shape[-1],
+        charged,
+        charged.shape[-1],
+        rules.charge,
         maxima,
         sums,
         best,
@@ -111,7 +107,10 @@ def beam_step(
         best,
         sizes.splits,
         *before,
-        weights.contiguous(),
+        rules.weights.contiguous(),
+        charged,
+        charged.shape[-1],
+        rules.charge,
         after.scores,
         after.lengths,
         after.tokens,
@@ -126,8 +125,11 @@ def beam_step(
     return after, parents, spoilt
 
 
-# Its number changes from step to step; a version for 1 and one for multiples of 16 would be late.
-@triton.jit(do_not_specialize=["banned_count"])
+# Numbers that change from step to step; a version for 1 and one for multiples of 16 would be late.
+_COUNTS = ["banned_count", "charged_count"]
+
+
+@triton.jit(do_not_specialize=_COUNTS)
 def _read(
     logits: tl.tensor,
     image_stride: tl.tensor,
@@ -141,6 +143,9 @@ def _read(
     forbidden_count: tl.tensor,
     banned: tl.tensor,
     banned_count: tl.tensor,
+    charged: tl.tensor,
+    charged_count: tl.tensor,
+    charge: tl.tensor,
     maxima: tl.tensor,
     sums: tl.tensor,
     best: tl.tensor,
@@ -166,6 +171,8 @@ def _read(
     tl.store(sums + place, tl.sum(tl.exp(x - _shift(maximum)), axis=0))
     x = _without(x, token, forbidden, forbidden_count)
     x = _without(x, token, banned + row * banned_count, banned_count)
+    for index in range(charged_count):
+        x -= tl.where(token == tl.load(charged + row // K * charged_count + index), charge, 0.0)
     candidates = _pack(x, token)
     for rank in range(K):
         first = tl.max(candidates, axis=0)
@@ -173,7 +180,7 @@ def _read(
         candidates = tl.where(candidates == first, _NONE, candidates)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_COUNTS[1:])
 def _merge(
     maxima: tl.tensor,
     sums: tl.tensor,
@@ -183,6 +190,9 @@ def _merge(
     lengths: tl.tensor,
     tokens: tl.tensor,
     weights: tl.tensor,
+    charged: tl.tensor,
+    charged_count: tl.tensor,
+    charge: tl.tensor,
     next_scores: tl.tensor,
     next_lengths: tl.tensor,
     next_tokens: tl.tensor,
@@ -219,11 +229,15 @@ def _merge(
     for rank in range(K):
         heads = tl.max(candidates, axis=1)
         logit, token = _unpack(heads)
-        gain = logit - maximum - log_sum
+        toll = tl.zeros_like(logit)
+        for index in range(charged_count):
+            toll += tl.where(token == tl.load(charged + image * charged_count + index), charge, 0.0)
+        gain = logit + toll - maximum - log_sum
         # NaN isn't larger either: no row with one, and no row of −∞, has candidates.
         total = tl.where(gain > _DEAD, score + gain, _DEAD)
         lives = total > _DEAD
-        _, parent = _unpack(tl.max(_pack(tl.where(lives, total * weight, _DEAD), beam), axis=0))
+        key = tl.where(lives, (total - toll) * weight, _DEAD)
+        _, parent = _unpack(tl.max(_pack(key, beam), axis=0))
         won = beam == parent
         # 6: the best is dead only if all are, and then it is beam 0's.
         place = image * K + rank + tl.zeros_like(beam)
