@@ -1,7 +1,8 @@
 """Decoding beside the bare model, and beside Hugging Face's generate.
 
-All decode the same number of steps with the same rows: ends are forbidden before the last step.
-The bare model takes the steps without any bookkeeping: nobody reads its logits.
+The reference is the beam step in plain torch; where there is a GPU, the kernel in a captured graph
+is beside it. All decode the same number of steps with the same rows: ends are forbidden before the
+last step. The bare model takes the steps without any bookkeeping: nobody reads its logits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -16,6 +18,9 @@ from capdist.batch import Batch
 from capdist.benchmarks.timing import Timing, interleave
 from capdist.config import DecodingConfig, validate
 from capdist.decoding.beam import beam_search
+from capdist.decoding.limits import Limits
+from capdist.decoding.replay import searcher
+from capdist.kernels import beam_step
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.table import format_markdown, format_table
 from capdist.vocab import BOS
@@ -46,6 +51,11 @@ class Figures:
         """Images/s of the median round."""
         return self.setting.batch / self.timings[name].median
 
+    @property
+    def ours(self) -> str:
+        """The row that users get."""
+        return "kernel" if "kernel" in self.timings else "reference"
+
     def to_json(self) -> dict[str, Any]:
         """All figures, and the ratios that count."""
         images = {
@@ -61,10 +71,10 @@ class Figures:
             "steps": STEPS,
             "threads": torch.get_num_threads(),
             "images_per_s": images,
-            "fraction_of_bare": self.speed("capdist") / self.speed("bare model"),
+            "fraction_of_bare": self.speed(self.ours) / self.speed("bare model"),
         }
         if "transformers" in self.timings:
-            found["ratio_vs_transformers"] = self.speed("capdist") / self.speed("transformers")
+            found["ratio_vs_transformers"] = self.speed(self.ours) / self.speed("transformers")
         return found
 
     @property
@@ -86,12 +96,12 @@ class Figures:
 
     def page(self, command: str) -> str:
         """As Markdown, with the command that measures it."""
-        setting, threads = self.setting, torch.get_num_threads()
+        setting = self.setting
         return (
             f"# Decoding: {setting.model}, beam {setting.beam}, batches of {setting.batch}\n\n"
             f"{STEPS} steps, V = {VOCABULARY}, {REGIONS} regions, {CONCEPTS} concepts, random "
-            f"weights, fp32, {threads} CPU thread(s), torch {torch.__version__}. Median, slowest "
-            f"and fastest of {ROUNDS} rounds in which all took turns. The bare model takes the "
+            f"weights, fp32, {machine()}, torch {torch.__version__}. Median, slowest and "
+            f" fastest of {ROUNDS} rounds in which all took turns. The bare model takes the "
             "same steps with the same rows and no bookkeeping.\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n```\n{command}\n```\n"
         )
@@ -108,14 +118,26 @@ def measure(setting: Setting) -> Figures:
     batch = make_batch(setting.batch)
     words = {"beam": setting.beam, "max_words": STEPS - 1, "min_words": STEPS - 1}
     decoding = validate(DecodingConfig, words, "command line")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, batch = model.to(device), batch.to(device)
     contestants: dict[str, Callable[[], Any]] = {
         "bare model": lambda: bare(model, batch, setting.beam),
-        "capdist": lambda: beam_search(model, batch, decoding),
+        "reference": lambda: with_reference(model, batch, decoding),
     }
+    if device.type == "cuda":
+        replay = searcher(model, decoding, Limits(), device)
+        contestants["kernel"] = lambda: replay(batch)
     peer = transformers_peer(model, setting)
     if peer is not None:
         contestants["transformers"] = peer
     return Figures(setting, interleave(contestants, ROUNDS))
+
+
+def machine() -> str:
+    """The GPU, or how many CPU threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU thread(s)"
 
 
 def make_batch(images: int) -> Batch:
@@ -132,11 +154,17 @@ def make_batch(images: int) -> Batch:
     )
 
 
+def with_reference(model: CaptionModel[Any], batch: Batch, decoding: DecodingConfig) -> None:
+    """The search as it is where there is no GPU."""
+    with patch.object(beam_step, "WIDEST", 0):
+        beam_search(model, batch, decoding)
+
+
 @torch.inference_mode()
 def bare(model: CaptionModel[Any], batch: Batch, beam: int) -> None:
     """The same steps with the same rows, and nothing else."""
     state = model.start(model.encode(batch), beam, STEPS)
-    token = torch.full((len(batch.image_ids), beam), BOS)
+    token = torch.full((len(batch.image_ids), beam), BOS, device=batch.regions.device)
     for _ in range(STEPS):
         _, state = model.step(state, token)
 
@@ -173,8 +201,9 @@ def transformers_peer(model: CaptionModel[Any], setting: Setting) -> Callable[[]
     layers = 1
     while sum(p.numel() for p in bart(layers + 1).parameters()) <= limit:
         layers += 1
-    peer = bart(layers)
-    inputs = torch.randint(4, VOCABULARY, (setting.batch, REGIONS))
+    device = next(model.parameters()).device
+    peer = bart(layers).to(device)
+    inputs = torch.randint(4, VOCABULARY, (setting.batch, REGIONS), device=device)
     lengths = {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
 
     def generate() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config import DecodingConfig
-from capdist.decoding.beam import beam_search
 from capdist.decoding.limits import Limits, Wanted
+from capdist.decoding.replay import searcher
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 
@@ -47,8 +47,10 @@ def caption_images(
         DecodingError: if a logit is not a number.
     """
     limits = Limits.of(decoding, vocab, wanted)
+    search = searcher(model, decoding, limits, device)
     for batch in batches:
-        found = beam_search(model, batch.to(device), decoding, limits)
+        found = search(batch.to(device))
+        found.check(batch)
         rows = zip(found.tokens.tolist(), found.scores.tolist(), strict=True)
         # A batch that stands in for images that a rank lacks has no keys.
         for _, image, (tokens, scores) in zip(

@@ -15,7 +15,7 @@ def test_decode(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     figures = json.loads(out.read_text())
     speeds = {name: row["median"] for name, row in figures["images_per_s"].items()}
-    assert figures["fraction_of_bare"] == speeds["capdist"] / speeds["bare model"]
+    assert figures["fraction_of_bare"] == speeds["reference"] / speeds["bare model"]
     assert all(
         row["slowest"] <= row["median"] <= row["fastest"]
         for row in figures["images_per_s"].values()
