@@ -110,19 +110,52 @@ class ScheduledSampling(Section):
     maximum: Share = 0.25
 
 
-class XeStage(Section):
-    """Cross entropy with teacher forcing."""
+class TrainingStage(Section):
+    """What all stages have."""
 
-    objective: Literal["xe"]
     epochs: Positive
     batch: BatchConfig
     optimizer: OptimizerConfig
     schedule: Schedule = ConstantSchedule()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    scheduled_sampling: ScheduledSampling | None = None
     patience: Positive | None = Field(
         None, description="Stop after this many evaluations without a better validation CIDEr."
     )
+
+
+class XeStage(TrainingStage):
+    """Cross entropy with teacher forcing."""
+
+    objective: Literal["xe"]
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    scheduled_sampling: ScheduledSampling | None = None
+
+
+class RewardConfig(Section):
+    """What self-critical training maximises, and who computes it."""
+
+    metrics: dict[str, float] = Field({"cider_d": 1.0}, description="Weight of each reward.")
+    actors: int = Field(1, ge=0, description="Ray actors; 0: in the trainer's own process.")
+    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for an actor.")
+
+
+class ScstStage(TrainingStage):
+    """Self-critical training (Rennie et al. 2017) on captions that the model draws itself."""
+
+    objective: Literal["scst"]
+    samples: Positive = Field(5, description="n, captions drawn of an image.")
+    baseline: Literal["greedy", "leave_one_out"] = Field(
+        "leave_one_out", description="The greedy caption's reward, or the other samples' mean."
+    )
+    reward: RewardConfig = RewardConfig()
+
+    @model_validator(mode="after")
+    def _others(self) -> ScstStage:
+        if self.baseline == "leave_one_out" and self.samples == 1:
+            raise ValueError("baseline leave_one_out needs samples of 2 or more; or take greedy")
+        return self
+
+
+Stage = Annotated[XeStage | ScstStage, Field(discriminator="objective")]
 
 
 class LengthConfig(Section):
@@ -178,14 +211,6 @@ class ValidationConfig(Section):
     every_epochs: Positive = 1
 
 
-class RewardConfig(Section):
-    """What self-critical training maximises, and who computes it."""
-
-    metrics: dict[str, float] = Field({"cider_d": 1.0}, description="Weight of each reward.")
-    actors: int = Field(1, ge=0, description="Ray actors; 0: in the trainer's own process.")
-    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for an actor.")
-
-
 class RayConfig(Section):
     """The Ray cluster that rewards and evaluations are computed on."""
 
@@ -209,10 +234,11 @@ class Config(Section):
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     data: DataConfig
     model: dict[str, Any] = Field(description="name, and what that model's own section knows.")
-    stages: tuple[XeStage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
     validation: ValidationConfig = ValidationConfig()
     decoding: DecodingConfig = DecodingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    ray: RayConfig = RayConfig()
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
         description="DeepSpeed's own JSON, passed through; batch sizes, optimizer and clipping "

@@ -31,9 +31,17 @@ def sample(
         sum of log-probabilities of the model itself, whatever the temperature. A caption without
         EOS was cut at the maximum.
     """
+    return sample_from(model, model.encode(batch), batch, sampling, seed)
+
+
+@torch.inference_mode()
+def sample_from(
+    model: CaptionModel[Any], memory: Any, batch: Batch, sampling: SamplingConfig, seed: int
+) -> Hypotheses:
+    """`sample` of images that are encoded already."""
     samples, length = sampling.samples, sampling.max_words + 1
     images, device = batch.image_ids.to(batch.regions.device), batch.regions.device
-    state = model.start(model.encode(batch), samples, length)
+    state = model.start(memory, samples, length)
     token = torch.full((len(images), samples), BOS, device=device)
     tokens = torch.full((len(images), samples, length), PAD, device=device)
     scores = torch.zeros(len(images), samples, device=device)

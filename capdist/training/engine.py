@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
-from capdist.config import Config, ConfigError, OptimizerConfig, XeStage
+from capdist.config import Config, ConfigError, OptimizerConfig, TrainingStage
 from capdist.models.base import CaptionModel
 from capdist.training.job import Job
 
@@ -58,11 +58,27 @@ class Objective(nn.Module, ABC):
     model: CaptionModel[Any]
 
     @abstractmethod
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch (from 0)."""
+
+    def prepare(self, batches: Sequence[Batch], step: int, device: torch.device) -> list[Batch]:
+        """What a step (from 0) of the run learns from this rank's micro-batches."""
+        return list(batches)
+
+    @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """A scalar that is zero for a batch of no weight."""
 
+    def sums(self) -> list[float]:
+        """Of the last step on this rank, as many numbers as on every other."""
+        return []
 
-def make_engine(objective: Objective, config: Config, stage: XeStage, job: Job) -> Engine:
+    def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
+        """What the journal keeps of a step besides its loss, from the sums over all ranks."""
+        return {}
+
+
+def make_engine(objective: Objective, config: Config, stage: TrainingStage, job: Job) -> Engine:
     """The engine that ``config.engine`` names."""
     accumulation = stage.batch.accumulation(job.ranks.world)
     if config.engine == "torch":

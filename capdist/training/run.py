@@ -8,28 +8,28 @@ checkpoints/                            see `checkpoint.py`
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from capdist.config import Config, ConfigError, XeStage, read_json
+from capdist.config import Config, ConfigError, Stage, XeStage, read_json
 from capdist.data.dataset import Batches, check_needs, count_words, training_batches
 from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build, parse
 from capdist.reporting.journal import Journal
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
-from capdist.training.engine import make_engine
+from capdist.training.claim import claimed
+from capdist.training.engine import Objective, make_engine
 from capdist.training.export import read_weights
 from capdist.training.job import Job
 from capdist.training.provenance import write_down
+from capdist.training.rewards import Rewards
+from capdist.training.scst import ScstObjective
 from capdist.training.stages import XeObjective
 from capdist.training.trainer import Stopped, Trainer
 from capdist.training.validation import Validation
@@ -59,37 +59,6 @@ def train(config: Config, where: str, *, resume: bool) -> None:
             print(stopped, flush=True)
     finally:
         job.leave()
-
-
-@contextmanager
-def claimed(folder: Path, job: Job) -> Iterator[None]:
-    """Keep other runs out of a run folder as long as this one lasts, however it ends.
-
-    Raises:
-        ConfigError: on the first rank, if another run is at work in it.
-        OtherRankError: on the others.
-    """
-    with ExitStack() as held:
-        job.agree(lambda: held.enter_context(_locked(folder)) if job.first else None)
-        yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ConfigError(
-                f"{folder}: {file.read().strip() or 'another process'} is training in it; wait "
-                "for it, or choose another folder by --set run=FOLDER"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
 
 
 @dataclass(frozen=True)
@@ -154,7 +123,7 @@ class Run:
             ConfigError: naming the stage.
         """
         for number, stage in enumerate(self.config.stages):
-            if stage.scheduled_sampling and not model.recurrent:
+            if isinstance(stage, XeStage) and stage.scheduled_sampling and not model.recurrent:
                 raise ConfigError(
                     f"{self.where}: stages.{number}.scheduled_sampling needs a recurrent model, "
                     f"{self.config.model['name']} is none; remove it"
@@ -216,31 +185,55 @@ class Run:
 
     def stage(self, number: int, cursor: Cursor, journal: Journal) -> Cursor:
         """Train one stage, from the best of the one before or from where it was stopped."""
-        stage, model = self.config.stages[number], self.new_model()
+        model = self.new_model()
         last, best = (find_checkpoint(self.folder, name) for name in ("last", "best"))
         begins = cursor.stage < number
         if begins and best:
             model.load_state_dict(read_weights(best, self.vocab))
-            cursor = Cursor(stage=number, step=cursor.step, skipped=cursor.skipped)
-        objective = XeObjective(model, stage)
-        engine = self.job.agree(lambda: make_engine(objective, self.config, stage, self.job))
-        if last and not begins:
-            self.checkpoints.load(last, engine)
-        trainer = Trainer(
-            self.config,
-            stage,
-            objective,
-            engine,
-            self.batches(stage),
-            Validation(self.config, self.job, self.manifest, self.vocab, self.new_model()),
-            self.checkpoints,
-            journal,
-            self.stop,
-            self.job,
-        )
-        return trainer.run(cursor)
+            cursor = Cursor(
+                stage=number,
+                step=cursor.step,
+                skipped=cursor.skipped,
+                best_cider=cursor.best_cider,
+            )
+        stage = self.config.stages[number]
+        validation = Validation(self.config, self.job, self.manifest, self.vocab, self.new_model())
+        with self.objective(stage, model, validation, fresh=not cursor.stage_step) as objective:
+            engine = self.job.agree(lambda: make_engine(objective, self.config, stage, self.job))
+            if last and not begins:
+                self.checkpoints.load(last, engine)
+            trainer = Trainer(
+                self.config,
+                stage,
+                objective,
+                engine,
+                self.batches(stage),
+                validation,
+                self.checkpoints,
+                journal,
+                self.stop,
+                self.job,
+            )
+            return trainer.run(cursor)
 
-    def batches(self, stage: XeStage) -> Batches:
+    @contextmanager
+    def objective(
+        self, stage: Stage, model: CaptionModel[Any], validation: Validation, *, fresh: bool
+    ) -> Iterator[Objective]:
+        """What a stage minimises, with whoever computes its rewards; ``fresh`` where it begins."""
+        if isinstance(stage, XeStage):
+            yield XeObjective(model, stage)
+            return
+        rewards = self.job.agree(lambda: Rewards.of(self.config, stage, self.manifest, self.vocab))
+        if fresh:
+            captions = validation.captions(model.state_dict())
+            if self.job.first:
+                print(rewards.compare(captions), flush=True)
+        with rewards.pool(self.job) as pool:
+            words, seed = self.config.decoding.max_words, self.config.seed
+            yield ScstObjective(model, stage, words, seed, pool.submit)
+
+    def batches(self, stage: Stage) -> Batches:
         """The training split for this rank."""
         data, seed = self.config.data, self.config.seed
         return training_batches(self.manifest, data, stage.batch, self.vocab, self.job.ranks, seed)

@@ -7,21 +7,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import Config, XeStage
+from capdist.config import Config, Stage
 from capdist.data.dataset import Batches
 from capdist.reporting.journal import Journal
 from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint
-from capdist.training.engine import Engine, StepResult
+from capdist.training.engine import Engine, Objective, StepResult
 from capdist.training.export import write_export
 from capdist.training.job import Job, OtherRankError
 from capdist.training.schedule import rate
-from capdist.training.stages import XeObjective
 from capdist.training.validation import Validation
 
 
@@ -38,7 +38,7 @@ class StepRecord:
     """One step as the journal keeps it.
 
     ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``skipped`` counts the steps
-    that the loss scaler left out since the run began.
+    that the loss scaler left out since the run began; ``figures`` are the objective's own.
     """
 
     step: int
@@ -49,6 +49,12 @@ class StepRecord:
     grad_norm: float | None
     captions_per_s: float
     skipped: int
+    figures: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat record."""
+        record = asdict(self)
+        return record | record.pop("figures")
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class Trainer:
     """Trains one stage from a cursor on."""
 
     config: Config
-    stage: XeStage
-    objective: XeObjective
+    stage: Stage
+    objective: Objective
     engine: Engine
     batches: Batches
     validation: Validation
@@ -83,7 +89,7 @@ class Trainer:
             while not self.done(cursor):
                 for record, after, asked in self.epoch(cursor):
                     cursor = after
-                    self.journal.write(asdict(record))
+                    self.journal.write(record.to_json())
                     progress.update(record)
                     self.save_between(cursor)
                     self.stop_if(asked, cursor)
@@ -103,18 +109,22 @@ class Trainer:
         """
         self.objective.begin_epoch(cursor.epoch)
         started = time.perf_counter()
-        for batches in self.batches.epoch(cursor.epoch, cursor.consumed):
+        for read in self.batches.epoch(cursor.epoch, cursor.consumed):
+            batches = self.objective.prepare(read, cursor.step, self.job.device)
             lr = self.rate(cursor.stage_step)
             result = self.engine.step(batches, lr)
             self.check(result, cursor, batches)
             # Signals reach the ranks at different times: they stop behind the same step.
-            captions, asked = self.job.sum(
-                sum(batch.caption_count for batch in batches), self.stop.asked
+            captions, asked, *sums = self.job.sum(
+                sum(batch.caption_count for batch in batches),
+                self.stop.asked,
+                *self.objective.sums(),
             )
+            figures = self.objective.figures(sums, self.job.ranks.world)
             cursor = self.advance(cursor, result.skipped)
             now = time.perf_counter()
             speed = captions / (now - started)
-            yield self.record(cursor, result, lr, speed), cursor, asked > 0
+            yield self.record(cursor, result, lr, speed, figures), cursor, asked > 0
             started = time.perf_counter()
 
     def rate(self, step: int) -> float:
@@ -146,7 +156,14 @@ class Trainer:
             skipped=cursor.skipped + skipped,
         )
 
-    def record(self, cursor: Cursor, result: StepResult, lr: float, speed: float) -> StepRecord:
+    def record(
+        self,
+        cursor: Cursor,
+        result: StepResult,
+        lr: float,
+        speed: float,
+        figures: dict[str, float],
+    ) -> StepRecord:
         """What the journal keeps of a step."""
         return StepRecord(
             step=cursor.step,
@@ -157,6 +174,7 @@ class Trainer:
             grad_norm=result.grad_norm,
             captions_per_s=speed,
             skipped=cursor.skipped,
+            figures=figures,
         )
 
     def end_epoch(self, cursor: Cursor, progress: Progress) -> Cursor:
@@ -167,12 +185,13 @@ class Trainer:
         if due or cursor.epoch == self.stage.epochs:
             # Killed while it is evaluated, the epoch is not lost.
             self.save(before, weights, best=False)
-            cider = self.validation.score(weights, cursor.step)
-            cursor, best = judge(cursor, cider)
-            self.journal.write({"step": cursor.step, "epoch": cursor.epoch, "val_cider": cider})
+            found = self.validation.score(weights, cursor.step)
+            cursor, best = judge(cursor, found.cider)
+            self.journal.write({"step": cursor.step, "epoch": cursor.epoch, **found.to_json()})
             progress.say(
-                f"epoch {cursor.epoch}: validation CIDEr {cider:.1f}"
+                f"epoch {cursor.epoch}: validation CIDEr {found.cider:.1f}"
                 + ("" if best else f" (best {cursor.best_cider:.1f})")
+                + f", {100 * found.bad_endings:.1f} % end badly"
             )
         self.save(cursor, weights, best=best)
         return cursor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,36 @@ from capdist.config import Config, DecodingConfig
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.decoding.split import caption_images
 from capdist.metrics.coco import cider, write_results
+from capdist.metrics.endings import bad_endings
 from capdist.models.base import CaptionModel
 from capdist.training.job import Job
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
+
+
+@dataclass(frozen=True)
+class Scored:
+    """CIDEr × 100 of captions; their mean length, words used, and share that ends badly."""
+
+    cider: float
+    words: float
+    vocabulary: int
+    bad_endings: float
+
+    @classmethod
+    def of(cls, cider: float, captions: Mapping[int, Sequence[str]]) -> Scored:
+        """The other figures are of the captions alone."""
+        every = list(captions.values())
+        return cls(
+            cider,
+            sum(map(len, every)) / len(every),
+            len({word for words in every for word in words}),
+            bad_endings(every),
+        )
+
+    def to_json(self) -> dict[str, float]:
+        """As the journal keeps it."""
+        return {f"val_{name}": value for name, value in vars(self).items()}
 
 
 class Validation:
@@ -54,16 +82,12 @@ class Validation:
         )
         self.references = captioned(manifest, self.split).tokens
 
-    def score(self, weights: dict[str, Tensor], step: int) -> float:
-        """CIDEr × 100 of the weights, the same on all ranks, which call it together.
+    def score(self, weights: dict[str, Tensor], step: int) -> Scored:
+        """Greedy captions of the weights, scored; the same on all ranks, which call it together.
 
         The captions are kept as ``captions/<split>-<step>.json`` in the run folder.
         """
-        self.model.load_state_dict(weights)
-        device, batches = self.job.device, chain.from_iterable(self.batches.epoch(0))
-        found = caption_images(self.model, batches, self.vocab, self.decoding, device)
-        mine = {image: captions[0].words for image, captions in found}
-        captions = {image: words for part in self.job.gather(mine) for image, words in part.items()}
+        captions = self.captions(weights)
         score = 0.0
         if self.job.first:
             score = cider(self.references, captions)
@@ -72,4 +96,12 @@ class Validation:
                 self.folder / f"{self.split}-{step:08d}.json",
                 {image: " ".join(words) for image, words in captions.items()},
             )
-        return self.job.gather(score)[0]
+        return Scored.of(self.job.gather(score)[0], captions)
+
+    def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:
+        """The words of every image's greedy caption, on all ranks, which call it together."""
+        self.model.load_state_dict(weights)
+        device, batches = self.job.device, chain.from_iterable(self.batches.epoch(0))
+        found = caption_images(self.model, batches, self.vocab, self.decoding, device)
+        mine = {image: captions[0].words for image, captions in found}
+        return {image: words for part in self.job.gather(mine) for image, words in part.items()}

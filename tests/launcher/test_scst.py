@@ -1,0 +1,182 @@
+"""Self-critical training behind cross entropy, as the command does it, on tiny shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capdist.training.checkpoint import find_checkpoint
+from tests.launcher.conftest import launch, losses, records, refused, train
+from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
+
+SCST = {
+    "objective": "scst",
+    "epochs": 2,
+    "batch": {"images": 16, "micro": 8},
+    "optimizer": {"lr": 0.003},
+    "samples": 3,
+    "reward": {"actors": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def described(tiny_config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **tiny_config,
+        "model": {**tiny_config["model"], "dropout": 0.3},
+        "stages": [*tiny_config["stages"], SCST],
+        "decoding": {"max_words": 8},
+    }
+
+
+def write(folder: Path, described: dict[str, Any], name: str = "run") -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({**described, "run": str(folder / name)}))
+    return path
+
+
+def scst_records(run: Path) -> list[dict[str, Any]]:
+    return [record for record in records(run) if record.get("stage") == "scst"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, described: dict[str, Any]) -> Path:
+    """A run of both stages that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("scst")
+    result = train(write(folder, described))
+    assert result.returncode == 0, result.stderr
+    (folder / "printed").write_text(result.stdout)
+    return folder / "run"
+
+
+def test_the_journal_has_rewards_and_where_the_time_went(whole: Path) -> None:
+    steps = scst_records(whole)
+    assert len(steps) == 2 * 4
+    for step in steps:
+        assert step["reward"] >= 0
+        assert step["reward_std"] >= 0
+        assert step["sample_s"] > 0
+        assert step["greedy_s"] == 0
+    evaluations = [record for record in records(whole) if "val_cider" in record]
+    assert len(evaluations) == 4
+    assert all(0 <= each["val_bad_endings"] <= 1 for each in evaluations)
+    assert all(each["val_vocabulary"] >= 1 for each in evaluations)
+
+
+def test_reward_and_evaluation_are_compared_before_the_first_step(whole: Path) -> None:
+    printed = (whole.parent / "printed").read_text()
+    assert "rewards: 1 cider_d(sigma=6, eos, df=" in printed
+    table = printed.split("without end token   with it\n")[1].splitlines()[:2]
+    by_ids = float(table[0].split()[-2])
+    by_words = float(printed.split("their CIDEr is ")[1].split(".  ")[0].split(". ")[0])
+    assert by_ids == pytest.approx(by_words, abs=1e-3)
+    assert "lose words" not in printed
+
+
+def test_the_best_checkpoint_stays_the_best_of_all_stages(whole: Path) -> None:
+    best = max(r["val_cider"] for r in records(whole) if "val_cider" in r)
+    folder = find_checkpoint(whole, "best")
+    assert folder is not None
+    kept = json.loads((folder / "cursor.json").read_text())["best_cider"]
+    assert kept == best
+
+
+def test_killed_it_goes_on_the_same(
+    whole: Path, described: dict[str, Any], tmp_path: Path
+) -> None:
+    saving = ["--set", "checkpoint.every_steps=1", "--set", "stages.0.epochs=2"]
+    config = write(tmp_path, described)
+    with started(config, *saving) as (rank,):
+        wait_for(lambda: steps_done(tmp_path / "run") >= 10, rank)
+        rank.kill()
+        rank.wait()
+    finish(config, *saving, "--resume", "auto")
+    same_run(tmp_path / "run", whole)
+
+
+def test_two_ranks_draw_and_learn_what_one_does(
+    whole: Path, described: dict[str, Any], tmp_path: Path
+) -> None:
+    stages = [{**stage, "batch": {"images": 16, "micro": 4}} for stage in described["stages"]]
+    config = write(tmp_path, {**described, "stages": stages, "model": SMALL_STILL})
+    finish(config, world=2)
+    alone = write(tmp_path, {**described, "model": SMALL_STILL}, "alone")
+    finish(alone)
+    pairs = list(
+        zip(scst_records(tmp_path / "run"), scst_records(tmp_path / "alone"), strict=True)
+    )
+    assert len(pairs) == 8
+    for two, one in pairs:
+        assert two["reward"] == pytest.approx(one["reward"], rel=1e-9, abs=1e-12)
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-6)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4, abs=1e-6)
+
+
+SMALL_STILL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24, "dropout": 0}
+
+
+def test_ray_actors_change_nothing(whole: Path, described: dict[str, Any], tmp_path: Path) -> None:
+    config = write(tmp_path, described)
+    shutil.copytree(whole, tmp_path / "run")
+    result = train(config, "--set", "stages.1.epochs=3", "--resume", "auto")
+    assert result.returncode == 0, result.stderr
+    shutil.copytree(whole, tmp_path / "ray")
+    config = write(tmp_path, described, "ray")
+    actors = ["--set", "stages.1.epochs=3", "--set", "stages.1.reward.actors=2"]
+    result = train(config, *actors, "--set", "stages.1.reward.cpus=0.5", "--resume", "auto")
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "ray") == losses(tmp_path / "run")
+    assert len(scst_records(tmp_path / "ray")) == 12
+
+
+def test_the_greedy_baseline_and_other_rewards(described: dict[str, Any], tmp_path: Path) -> None:
+    metrics = {"cider_d": 1.0, "bleu_4": 0.5, "rouge_l": 0.5}
+    reward = {"actors": 0, "metrics": metrics}
+    stage = {**SCST, "baseline": "greedy", "samples": 1, "epochs": 1, "reward": reward}
+    config = write(tmp_path, {**described, "stages": [stage]})
+    result = train(config)
+    assert result.returncode == 0, result.stderr
+    steps = scst_records(tmp_path / "run")
+    assert len(steps) == 4
+    assert all(step["greedy_s"] > 0 for step in steps)
+    assert "bleu_4" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stages.1.samples=1"], "baseline leave_one_out needs samples of 2 or more"),
+        (['stages.1.reward.metrics={"cidre": 1}'], "no reward 'cidre'; known: bleu_4, cider_d"),
+        (["stages.1.reward.metrics={}"], "no reward"),
+        (["ray.address=127.0.0.1:1", "stages.1.reward.actors=1"], "127.0.0.1:1"),
+    ],
+)
+def test_what_can_not_be_is_refused(
+    described: dict[str, Any], tmp_path: Path, settings: list[str], message: str
+) -> None:
+    stages = [{**described["stages"][0], "epochs": 1}, SCST]
+    config = write(tmp_path, {**described, "stages": stages})
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert message in refused(train(config, *arguments))
+
+
+def test_a_document_frequency_of_another_vocabulary_is_refused(
+    whole: Path, described: dict[str, Any], tmp_path: Path
+) -> None:
+    from capdist.metrics.document_frequency import DocumentFrequency
+
+    shutil.copytree(whole, tmp_path / "run")
+    df = tmp_path / "run" / "document_frequency.npz"
+    DocumentFrequency.count({1: [[4, 2]]}, "another").save(df)
+    config = write(tmp_path, described)
+    result = train(config, "--set", "stages.1.epochs=3", "--resume", "auto")
+    assert f"{df}: counted for vocabulary another" in refused(result)
+
+
+def test_evaluation_reads_the_run(whole: Path) -> None:
+    result = launch("evaluate.py", "--run", str(whole), "--split", "val")
+    assert result.returncode == 0, result.stderr
