@@ -15,12 +15,17 @@ def main() -> int:
     parser.add_argument("--run", required=True, type=Path, help="folder that train.py wrote")
     parser.add_argument("--split", default="test", help="a split that evaluate.py has scored")
     parser.add_argument("--out", type=Path, help="default: docs/results/<name of the run>.md")
+    parser.add_argument(
+        "--timeline", type=Path, help="also write where self-critical steps' time went"
+    )
     parser.add_argument("--readme", metavar="NAME", help="also fill README.md's table NAME")
     args = parser.parse_args()
     out = args.out or Path("docs/results") / f"{args.run.name}.md"
     try:
         results = Results(args.run, args.split)
         results.write(out)
+        if args.timeline:
+            results.write_timeline(args.timeline)
         if args.readme:
             results.fill(Path("README.md"), args.readme)
     except (ResultsError, JournalError, ShardError) as error:

@@ -13,7 +13,9 @@ _LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}
 
 
 class StepFigures(Protocol):
-    """What is shown of a training step; ``skipped`` counts steps the loss scaler left out."""
+    """What is shown of a training step; ``skipped`` counts steps the loss scaler left out, and
+    ``figures`` has the reward where there is one.
+    """
 
     @property
     def loss(self) -> float: ...  # noqa: D102
@@ -23,6 +25,8 @@ class StepFigures(Protocol):
     def captions_per_s(self) -> float: ...  # noqa: D102
     @property
     def skipped(self) -> int: ...  # noqa: D102
+    @property
+    def figures(self) -> dict[str, float]: ...  # noqa: D102
 
 
 class Progress:
@@ -68,6 +72,8 @@ class Progress:
         """One training step more, and its figures."""
         if self._bar is not None:
             shown = f"loss {step.loss:.3f}, {step.captions_per_s:.0f} captions/s, lr {step.lr:.2e}"
+            if "reward" in step.figures:
+                shown += f", reward {step.figures['reward']:.3f}"
             if step.skipped:
                 shown += f", {step.skipped} skipped"
             self._bar.set_postfix_str(shown, refresh=False)

@@ -16,6 +16,7 @@ from capdist.reporting.curves import draw_curves
 from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
+from capdist.reporting.timeline import REWARDS, timeline
 from shards.index import Manifest
 
 #: Captions shown beside their references.
@@ -54,6 +55,23 @@ class Results:
             text += "".join(out.read_text(encoding="utf-8").partition(DISCUSSION)[1:])
         draw_curves(self.run / JOURNAL, curves)
         out.write_text(text, encoding="utf-8")
+
+    def write_timeline(self, out: Path) -> None:
+        """Write where the time of self-critical steps went.
+
+        Raises:
+            ResultsError: if the run has none.
+        """
+        rows = timeline(read_records(self.run / JOURNAL))
+        if not rows:
+            raise ResultsError(f"{self.run}: no self-critical steps; train a stage scst first")
+        out.write_text(
+            f"# A self-critical step of {self.run.name}\n\n{self.config['description']}\n\n"
+            f"{format_markdown(rows, ('ms', 'share %'))}\n\nMeans of the steps in the run's "
+            f"`{JOURNAL}`, without the first few. Handing over and waiting are what rewards cost "
+            f"the trainer; the actors work beside it.\n\n```\n{self._command()}\n```\n",
+            encoding="utf-8",
+        )
 
     def lines(self, curves: str) -> Iterator[str]:
         """The page's lines; ``curves`` is the picture's name."""
@@ -140,6 +158,9 @@ class Results:
         yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
         yield "  (greedy, on the shards' own tokens)"
         yield f"- training speed: {speed:.0f} captions/s (median step)"
+        if rows := timeline(records):
+            share = rows[REWARDS]["share %"]
+            yield f"- rewards cost the trainer {share:.1f} % of a self-critical step"
         yield f"- wall time: {self._hours():.2f} h, from the first step to the last evaluation"
         yield f"- versions: {', '.join(f'{name} {versions[name]}' for name in known)}"
 

@@ -21,6 +21,7 @@ from capdist.data.stream import Ranks
 from capdist.decoding.split import caption_images
 from capdist.metrics.coco import Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
+from capdist.metrics.endings import bad_endings
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
@@ -71,6 +72,7 @@ class Evaluation:
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}")
         captions = self.decode()
+        print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
         path = self.run / "captions" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
         write_results(path, captions)

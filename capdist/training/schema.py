@@ -1,15 +1,26 @@
-"""The JSON Schema of a config, for editors.
+"""The config as editors and people read it: a JSON Schema, and docs/options.md.
 
-python -m capdist.training.schema > configs/schema.json
+python -m capdist.training.schema writes both anew.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from capdist.config import Config
 from capdist.models.base import registered
+
+SCHEMA, OPTIONS = Path("configs/schema.json"), Path("docs/options.md")
+
+HEAD = """\
+# Every option
+
+An empty default means that the key is required. [training.md](training.md) explains what is behind
+them. This page is made by `python -m capdist.training.schema`.
+"""
 
 
 def config_schema() -> dict[str, Any]:
@@ -23,5 +34,51 @@ def config_schema() -> dict[str, Any]:
     return schema
 
 
+def options_page() -> str:
+    """A table of keys for every section of the tree, each section once."""
+    schema = config_schema()
+    pages = dict(_sections("config", schema, schema["$defs"]))
+    return "\n".join([HEAD, *pages.values()])
+
+
+def _sections(
+    place: str, section: dict[str, Any], known: dict[str, Any], which: str = ""
+) -> Iterator[tuple[str, str]]:
+    """The page of a section and those of the sections in it, by their titles."""
+    yield section["title"], f"## `{place}{which}`\n\n{_table(section)}\n"
+    for key, field in section["properties"].items():
+        for part in _sections_in(field, known):
+            chosen = [part["properties"].get(key, {}).get("const") for key in ("name", "objective")]
+            number = ".N" if "items" in field else ""
+            inside = f"{place}.{key}{number}".removeprefix("config.")
+            yield from _sections(inside, part, known, "".join(f" = {c}" for c in chosen if c))
+
+
+def _table(section: dict[str, Any]) -> str:
+    rows = []
+    for key, field in section["properties"].items():
+        default = f"`{json.dumps(field.get('default', {}))}`"
+        if key in section.get("required", []):
+            default = ""
+        rows.append(f"| `{key}` | {default} | {field.get('description', '')} |")
+    head = f"{section['description'].splitlines()[0]}\n\n| key | default | meaning |\n|---|---|---|"
+    return "\n".join([head, *rows])
+
+
+def _sections_in(field: dict[str, Any], known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The sections that a field may hold, itself or as an item."""
+    items = field.get("items", {})
+    for part in (
+        field,
+        items,
+        *(field | items).get("anyOf", []),
+        *(field | items).get("oneOf", []),
+    ):
+        found = known[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        if "properties" in found:
+            yield found
+
+
 if __name__ == "__main__":
-    print(json.dumps(config_schema(), indent=1))
+    SCHEMA.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
+    OPTIONS.write_text(options_page(), encoding="utf-8")

@@ -125,8 +125,9 @@ class ScstObjective(Objective):
 
     def forward(self, batch: Batch) -> Tensor:
         """The summed loss; zero for a batch that stands in."""
-        log_probs = policy(self.model, batch)
         assert isinstance(batch, Rollout)
+        with self.tally.time("loss", batch.regions.device):
+            log_probs = policy(self.model, batch)
         if batch.earned is None:
             return 0.0 * log_probs.sum()
         with self.tally.time("wait", torch.device("cpu")):
@@ -160,5 +161,6 @@ class ScstObjective(Objective):
         }
 
 
-#: Parts of a step that are timed; what is left is the loss, its gradient and the update.
-PARTS = ("encode", "sample", "greedy", "copy", "submit", "wait")
+#: Parts of a step that are timed. Rewards are what is submitted and waited for; what is left of a
+#: step is the gradient and the update.
+PARTS = ("encode", "sample", "greedy", "copy", "submit", "wait", "loss")

@@ -37,7 +37,8 @@ class Stopped(Exception):  # noqa: N818  # not an error: everything is saved
 class StepRecord:
     """One step as the journal keeps it.
 
-    ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``skipped`` counts the steps
+    ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` are its seconds on
+    the first rank, ``data_s`` those that it waited for its batches; ``skipped`` counts the steps
     that the loss scaler left out since the run began; ``figures`` are the objective's own.
     """
 
@@ -48,6 +49,8 @@ class StepRecord:
     lr: float
     grad_norm: float | None
     captions_per_s: float
+    step_s: float
+    data_s: float
     skipped: int
     figures: dict[str, float]
 
@@ -110,6 +113,7 @@ class Trainer:
         self.objective.begin_epoch(cursor.epoch)
         started = time.perf_counter()
         for read in self.batches.epoch(cursor.epoch, cursor.consumed):
+            waited = time.perf_counter() - started
             batches = self.objective.prepare(read, cursor.step, self.job.device)
             lr = self.rate(cursor.stage_step)
             result = self.engine.step(batches, lr)
@@ -122,9 +126,24 @@ class Trainer:
             )
             figures = self.objective.figures(sums, self.job.ranks.world)
             cursor = self.advance(cursor, result.skipped)
-            now = time.perf_counter()
-            speed = captions / (now - started)
-            yield self.record(cursor, result, lr, speed, figures), cursor, asked > 0
+            took = time.perf_counter() - started
+            yield (
+                StepRecord(
+                    step=cursor.step,
+                    stage=self.stage.objective,
+                    epoch=cursor.epoch + cursor.consumed / self.batches.stream.order.samples,
+                    loss=result.loss,
+                    lr=lr,
+                    grad_norm=result.grad_norm,
+                    captions_per_s=captions / took,
+                    step_s=took,
+                    data_s=waited,
+                    skipped=cursor.skipped,
+                    figures=figures,
+                ),
+                cursor,
+                asked > 0,
+            )
             started = time.perf_counter()
 
     def rate(self, step: int) -> float:
@@ -154,27 +173,6 @@ class Trainer:
             stage_step=cursor.stage_step + 1,
             consumed=min(cursor.consumed + stream.images, stream.order.samples),
             skipped=cursor.skipped + skipped,
-        )
-
-    def record(
-        self,
-        cursor: Cursor,
-        result: StepResult,
-        lr: float,
-        speed: float,
-        figures: dict[str, float],
-    ) -> StepRecord:
-        """What the journal keeps of a step."""
-        return StepRecord(
-            step=cursor.step,
-            stage=self.stage.objective,
-            epoch=cursor.epoch + cursor.consumed / self.batches.stream.order.samples,
-            loss=result.loss,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            captions_per_s=speed,
-            skipped=cursor.skipped,
-            figures=figures,
         )
 
     def end_epoch(self, cursor: Cursor, progress: Progress) -> Cursor:

@@ -9,7 +9,7 @@ import pytest
 
 from capdist.config import load_config
 from capdist.models.base import Dims, build
-from capdist.training.schema import config_schema
+from capdist.training.schema import OPTIONS, config_schema, options_page
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json"})
@@ -29,5 +29,9 @@ def test_no_two_configs_write_into_the_same_folder() -> None:
 
 
 def test_the_schema_is_current() -> None:
-    # python -m capdist.training.schema > configs/schema.json
+    # python -m capdist.training.schema
     assert json.loads((CONFIGS / "schema.json").read_text()) == config_schema()
+
+
+def test_the_page_of_options_is_current() -> None:
+    assert (CONFIGS.parent / OPTIONS).read_text(encoding="utf-8") == options_page()

@@ -85,9 +85,7 @@ def test_the_best_checkpoint_stays_the_best_of_all_stages(whole: Path) -> None:
     assert kept == best
 
 
-def test_killed_it_goes_on_the_same(
-    whole: Path, described: dict[str, Any], tmp_path: Path
-) -> None:
+def test_killed_it_goes_on_the_same(whole: Path, described: dict[str, Any], tmp_path: Path) -> None:
     saving = ["--set", "checkpoint.every_steps=1", "--set", "stages.0.epochs=2"]
     config = write(tmp_path, described)
     with started(config, *saving) as (rank,):
@@ -106,9 +104,7 @@ def test_two_ranks_draw_and_learn_what_one_does(
     finish(config, world=2)
     alone = write(tmp_path, {**described, "model": SMALL_STILL}, "alone")
     finish(alone)
-    pairs = list(
-        zip(scst_records(tmp_path / "run"), scst_records(tmp_path / "alone"), strict=True)
-    )
+    pairs = list(zip(scst_records(tmp_path / "run"), scst_records(tmp_path / "alone"), strict=True))
     assert len(pairs) == 8
     for two, one in pairs:
         assert two["reward"] == pytest.approx(one["reward"], rel=1e-9, abs=1e-12)

@@ -1,0 +1,40 @@
+"""Where the time of self-critical steps goes, from a run's journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+#: Parts of a step by their names in the journal; the rest is the gradient and the update.
+PARTS = {
+    "wait for data": ("data_s",),
+    "encode": ("encode_s",),
+    "sample": ("sample_s",),
+    "greedy baseline": ("greedy_s",),
+    "copy to the host": ("copy_s",),
+    "hand over and wait for rewards": ("submit_s", "wait_s"),
+    "loss, forward": ("loss_s",),
+}
+REWARDS, REST = "hand over and wait for rewards", "gradient and update"
+#: Steps that compile and warm up.
+FIRST = 5
+
+Rows = dict[str, dict[str, float]]
+
+
+def timeline(records: Sequence[dict[str, Any]]) -> Rows:
+    """Mean milliseconds of each part of a self-critical step, and its share; none without any."""
+    steps = [record for record in records if "sample_s" in record][FIRST:]
+    if not steps:
+        return {}
+    whole = mean(step["step_s"] for step in steps)
+    parts = {
+        name: mean(sum(step[key] for key in keys) for step in steps) for name, keys in PARTS.items()
+    }
+    parts[REST] = whole - sum(parts.values())
+    parts["step"] = whole
+    return {
+        name: {"ms": 1000 * seconds, "share %": 100 * seconds / whole}
+        for name, seconds in parts.items()
+    }
