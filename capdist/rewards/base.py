@@ -132,15 +132,24 @@ def build(
         ConfigError: if there is no reward of a name, or none is asked for.
         ScoreError: as `CaptionReward` does.
     """
+    check_names(weights, where)
+    made = References.of(references)
+    parts = {name: (w, _REWARDS[name](made, vocabulary, df)) for name, w in weights.items()}
+    return WeightedSum(parts)
+
+
+def check_names(weights: Mapping[str, float], where: str) -> None:
+    """Refuse rewards that are not there; ``where`` names what chose them.
+
+    Raises:
+        ConfigError: if there is no reward of a name, or none is asked for.
+    """
     known = ", ".join(registered())
     if not weights:
         raise ConfigError(f"{where}: no reward; name at least one of {known}")
     for name in weights:
         if name not in _REWARDS:
             raise ConfigError(f"{where}: no reward {name!r}; known: {known}")
-    made = References.of(references)
-    parts = {name: (w, _REWARDS[name](made, vocabulary, df)) for name, w in weights.items()}
-    return WeightedSum(parts)
 
 
 def unpack(packed: Ints, vocabulary_size: int) -> tuple[Ints, Captions]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +92,7 @@ class Rewards:
         reward = build(stage.reward.metrics, ids, vocab, df)
         return cls(config, stage, vocab, train, val, df, reward)
 
-    def pool(self, job: Job) -> AbstractContextManager[RewardPool]:
+    def pool(self, job: Job) -> RewardPool:
         """Whoever computes the rewards of this rank's captions.
 
         Raises:
