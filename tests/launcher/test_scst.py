@@ -177,3 +177,17 @@ def test_a_document_frequency_of_another_vocabulary_is_refused(
 def test_evaluation_reads_the_run(whole: Path) -> None:
     result = launch("evaluate.py", "--run", str(whole), "--split", "val")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_deepspeed_draws_and_learns_what_torch_does(
+    described: dict[str, Any], tmp_path: Path, stage: int
+) -> None:
+    still = {**described, "model": SMALL_STILL, "stages": [{**SCST, "epochs": 1}]}
+    finish(write(tmp_path, still, "torch"))
+    section = {"zero_optimization": {"stage": stage}}
+    finish(write(tmp_path, {**still, "engine": "deepspeed", "deepspeed": section}))
+    pairs = zip(scst_records(tmp_path / "run"), scst_records(tmp_path / "torch"), strict=True)
+    for ours, twin in pairs:
+        assert ours["reward"] == pytest.approx(twin["reward"], rel=1e-9)
+        assert ours["loss"] == pytest.approx(twin["loss"], rel=1e-4, abs=1e-6)
