@@ -27,8 +27,8 @@ train: install corpus/scenes/manifest.json
 # On a machine with a GPU: builds the kernel, checks it against its twin, measures it.
 gpu:
 	$(PYTHON) -m pytest -q tests/kernels tests/decoding/test_replay.py
-	$(PYTHON) launcher/bench.py gpu --json gpu.json --page docs/results/gpu.md
-	$(PYTHON) launcher/bench.py decode --json decode.json --page docs/results/decode_gpu.md
+	$(PYTHON) launcher/bench.py gpu --page docs/results/gpu.md
+	$(PYTHON) launcher/bench.py decode --page docs/results/decode_gpu.md
 
 lint: install
 	ruff format --check .
