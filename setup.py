@@ -23,7 +23,14 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "train": ["deepspeed", "matplotlib", "pycocoevalcap", "tensorboard", "webdataset"],
+        "train": [
+            "deepspeed",
+            "matplotlib",
+            "pycocoevalcap",
+            "ray",
+            "tensorboard",
+            "webdataset",
+        ],
         "bench": ["transformers"],
         "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
     },
