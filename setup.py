@@ -28,6 +28,7 @@ setup(
             "matplotlib",
             "numba",
             "pycocoevalcap",
+            "ray",
             "tensorboard",
             "webdataset",
         ],
