@@ -64,10 +64,16 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     """
 
     Config: ClassVar[type[ModelConfig]]
-    #: Optional members that the shards must have: "concepts", "classes", "boxes", ...
-    needs: ClassVar[frozenset[str]] = frozenset()
     #: Whether each step reads the last one's state, so that scheduled sampling makes sense.
     recurrent: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional members that the shards must have: "concepts", "classes", "boxes", ...
+
+        A plain class variable will do where the config makes no difference.
+        """
+        return frozenset()
 
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:

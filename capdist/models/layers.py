@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from capdist.models.base import CaptionModel, State
+
+Tensors = dict[str, Tensor]
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax of (..., N) scores over where ``mask`` is True; zeros elsewhere."""
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    # Only rows without anything to look at are changed here: there softmax was uniform.
+    return weights.masked_fill(~mask, 0.0)
+
+
+def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:
+    """(B, D) the mean of those of (B, N, D) rows where ``mask`` (B, N) is True; zeros of none."""
+    count = mask.sum(1, keepdim=True).clamp(min=1)
+    return rows.masked_fill(~mask[..., None], 0).sum(1) / count
 
 
 class MultiHeadAttention(nn.Module):
@@ -50,10 +70,7 @@ class MultiHeadAttention(nn.Module):
     def _weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         q, k = self._split(self.query(query)), self._split(keys)
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-        hidden = ~mask.unsqueeze(-3)
-        weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-1)
-        # Only rows without anything to look at are changed here: there softmax was uniform.
-        return weights.masked_fill(hidden, 0.0)
+        return masked_softmax(scores, mask.unsqueeze(-3))
 
     def _split(self, x: Tensor) -> Tensor:
         """(..., N, D) to (..., heads, N, D / heads)."""
@@ -97,6 +114,56 @@ class WordEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) ids to (..., D)."""
         return self.projection(self.table(tokens))
+
+
+class OpenLoop(CaptionModel[Tensors]):
+    """An LSTM decoder whose inputs are words and the image, never its own state.
+
+    It reads a caption at once, and a single word in the same way. Its memory has the state after
+    what stands before the first word, "h" and "c" (B, 1, D), and whatever else `read` looks at.
+
+    Args:
+        inputs: width of the LSTM's inputs.
+        width: D, of its state.
+    """
+
+    recurrent: ClassVar[bool] = True
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, width, batch_first=True)
+
+    @abstractmethod
+    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+        """(B, N, L) tokens, after states (B, N, D): logits (B, N, L, V), and the states then."""
+
+    def recur(self, x: Tensor, hidden: Tensors | None = None) -> tuple[Tensor, Tensors]:
+        """(B, N, L, inputs) to h_t (B, N, L, D) and the last h and c (B, N, D); zero before."""
+        before = None
+        if hidden is not None:
+            before = (hidden["h"].flatten(0, 1)[None], hidden["c"].flatten(0, 1)[None])
+        states, (h, c) = self.lstm(x.flatten(0, 1), before)
+        rows = x.shape[:2]
+        after = {"h": h[0].unflatten(0, rows), "c": c[0].unflatten(0, rows)}
+        return states.unflatten(0, rows), after
+
+    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
+        """Every caption goes on from what stands before the first word."""
+        state = self.start(memory, tokens.shape[1], tokens.shape[2])
+        return self.read(memory, tokens, state.cache)[0]
+
+    def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
+        """Every hypothesis goes on from there."""
+        return State(memory, {name: memory[name].expand(-1, beams, -1) for name in ("h", "c")})
+
+    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """Captions of one word."""
+        logits, hidden = self.read(state.memory, token[..., None], state.cache)
+        return logits[:, :, 0], replace(state, cache=hidden, position=state.position + 1)
+
+    def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
+        """Nothing, unless the model attends."""
+        return {}
 
 
 def positions(start: int, length: int, width: int, device: torch.device) -> Tensor:

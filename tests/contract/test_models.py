@@ -25,8 +25,25 @@ GLIED_ROWS = {
     "global": {"global_visual": True, "global_attribute": True, "local": False},
     "local": {"global_visual": False, "global_attribute": False, "local": True},
 }
-VARIANTS: list[Any] = [pytest.param({"name": name}, id=name) for name in registered()] + [
-    pytest.param({"name": "glied", **row}, id=f"glied-{name}") for name, row in GLIED_ROWS.items()
+HOSTS = [name for name, model in registered().items() if "refine" in model.Config.model_fields]
+MIA = {"name": "mia", "heads": 4, "hidden": 48}
+MIA_ROWS: dict[str, Any] = {
+    "output": {"output": "visual"},
+    "self": {"output": "visual", "attention": "self"},
+    "start": {"start": "visual", "iterations": 3},
+    "once": {"output": "visual", "iterations": 1},
+}
+VARIANTS: list[Any] = [
+    *(pytest.param({"name": name}, id=name) for name in registered()),
+    *(
+        pytest.param({"name": "glied", **row}, id=f"glied-{name}")
+        for name, row in GLIED_ROWS.items()
+    ),
+    *(pytest.param({"name": name, "refine": MIA}, id=f"{name}-mia") for name in HOSTS),
+    *(
+        pytest.param({"name": "spatial_attention", "refine": MIA | row}, id=f"mia-{name}")
+        for name, row in MIA_ROWS.items()
+    ),
 ]
 
 
@@ -189,7 +206,7 @@ def test_attention_sums_to_one_over_what_is_there(section: dict[str, Any]) -> No
 
 def test_models_import_only_the_contract_and_the_layers() -> None:
     folder = Path(capdist.models.__path__[0])
-    shared = {"base", "layers"}
+    shared = {"base", "layers", "mia"}
     for file in folder.glob("[!_]*.py"):
         nodes = ast.walk(ast.parse(file.read_text()))
         sources = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
