@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install train test lint
+.PHONY: install train test lint gpu
 
 install: .venv/installed
 
@@ -23,6 +23,12 @@ corpus/scenes/manifest.json: | install
 train: install corpus/scenes/manifest.json
 	deepspeed launcher/train.py --config configs/glied.json --resume auto
 	python launcher/evaluate.py --run runs/glied --split test
+
+# On a machine with a GPU: builds the kernel, checks it against its twin, measures it.
+gpu:
+	$(PYTHON) -m pytest -q tests/kernels tests/decoding/test_replay.py
+	$(PYTHON) launcher/bench.py gpu --page docs/results/gpu.md
+	$(PYTHON) launcher/bench.py decode --page docs/results/decode_gpu.md
 
 lint: install
 	ruff format --check .

@@ -23,7 +23,15 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "train": ["deepspeed", "matplotlib", "pycocoevalcap", "tensorboard", "webdataset"],
+        "train": [
+            "deepspeed",
+            "matplotlib",
+            "numba",
+            "pycocoevalcap",
+            "ray",
+            "tensorboard",
+            "webdataset",
+        ],
         "bench": ["transformers"],
         "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
     },

@@ -1,27 +1,19 @@
-"""Measured speed, each figure beside a peer or a floor of the same run: ``bench.py decode``."""
+"""Measured speed, each figure beside a peer or a floor of the same run."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from capdist.config import ConfigError
 
 
 def main() -> int:
     """Read the command line, measure, print a table and write JSON; 2 on bad input."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["decode"])
-    parser.add_argument("--model", default="glied", help="registered model, random weights")
-    parser.add_argument("--batch", type=int, default=50, help="images decoded at a time")
-    parser.add_argument("--beam", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--page", type=Path, help="where to write them as Markdown")
-    args = parser.parse_args()
-    from capdist.benchmarks.decode import Setting, measure
-
+    args = read_arguments()
     try:
-        figures = measure(Setting(args.model, args.batch, args.beam))
+        figures = args.measure(args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -33,6 +25,52 @@ def main() -> int:
         args.page.write_text(figures.page(" ".join(["python", *sys.argv])))
         print(args.page)
     return 0
+
+
+def read_arguments() -> argparse.Namespace:
+    """What to measure, with its own options, and where to write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    subjects = parser.add_subparsers(metavar="what", required=True)
+    decode = subjects.add_parser("decode", help="beam search beside the bare model and a peer")
+    decode.set_defaults(measure=measure_decode)
+    decode.add_argument("--model", default="glied", help="registered model, random weights")
+    decode.add_argument("--batch", type=int, default=50, help="images decoded at a time")
+    decode.add_argument("--beam", type=int, default=3)
+    reward = subjects.add_parser("reward", help="CIDEr-D beside pycocoevalcap's Cider")
+    reward.set_defaults(measure=measure_reward)
+    reward.add_argument("--images", type=int, default=5000, help="with one caption to score each")
+    gpu = subjects.add_parser("gpu", help="the beam step and searches beside the GPU's ceilings")
+    gpu.set_defaults(measure=measure_gpu)
+    gpu.add_argument("--model", default="glied", help="registered model, random weights")
+    for subject in (decode, reward, gpu):
+        subject.add_argument("--json", type=Path, help="where to write the figures")
+        subject.add_argument("--page", type=Path, help="where to write them as Markdown")
+    return parser.parse_args()
+
+
+def measure_decode(args: argparse.Namespace) -> Any:
+    """Decoding, of one setting."""
+    from capdist.benchmarks.decode import Setting, measure
+
+    return measure(Setting(args.model, args.batch, args.beam))
+
+
+def measure_reward(args: argparse.Namespace) -> Any:
+    """Scoring, on one core."""
+    from capdist.benchmarks.reward import measure
+
+    return measure(args.images)
+
+
+def measure_gpu(args: argparse.Namespace) -> Any:
+    """The kernel and whole searches, in bf16.
+
+    Raises:
+        ConfigError: if there is no GPU.
+    """
+    from capdist.benchmarks.gpu import measure
+
+    return measure(args.model)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import sys
 
 from capdist.config import ConfigError, load_config
 from capdist.decoding.beam import DecodingError
+from capdist.metrics.coco import ScoreError
 from capdist.reporting.journal import JournalError
 from capdist.training.checkpoint import CheckpointError
 from capdist.training.job import OtherRankError, end_process, lost_rank
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
+from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError
 
 #: What is said in one line.
@@ -24,6 +26,8 @@ REFUSALS = (
     CheckpointError,
     DecodingError,
     JournalError,
+    ScoreError,
+    PoolError,
 )
 
 

@@ -21,13 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capdist.benchmarks.decode import FEATURES as REGION_WIDTH
 from capdist.benchmarks.decode import STEPS, VOCABULARY, bare, machine, make_batch
-from capdist.config import DecodingConfig
+from capdist.config import ConfigError, DecodingConfig
 from capdist.decoding.beam import Search
 from capdist.decoding.limits import Limits
 from capdist.decoding.replay import searcher
 from capdist.kernels.beam_step import Rules, beam_step, first_beams, reference
 from capdist.models.base import Dims, build
-from capdist.reporting.table import format_markdown
+from capdist.reporting.table import format_markdown, format_table
 from capdist.vocab import BOS, EOS, PAD, UNK
 
 Rows = dict[str, dict[str, float]]
@@ -144,22 +144,64 @@ def search_rows(name: str, sizes: Sizes, ceilings: Ceilings, device: torch.devic
     return rows
 
 
-def page(model: str, command: str, sizes: Sizes, device: torch.device) -> str:
-    """Everything as Markdown."""
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a model's decoding."""
+
+    model: str
+    vocabulary: int
+    ceilings: Ceilings
+    kernel: Rows
+    search: Rows
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {**vars(self), "ceilings": vars(self.ceilings), "machine": machine()}
+
+    def table(self) -> str:
+        """For a terminal."""
+        tables = (format_table(rows, list(next(iter(rows.values())))) for rows in self._tables)
+        return "\n\n".join(tables)
+
+    def page(self, command: str) -> str:
+        """As Markdown, with the command that measures it."""
+        kernel, search = (
+            format_markdown(rows, list(next(iter(rows.values())))) for rows in self._tables
+        )
+        ceilings = self.ceilings
+        return (
+            f"# Decoding on a GPU: {self.model}\n\n{machine()}, torch {torch.__version__}, bf16, "
+            f"V = {self.vocabulary}. Measured ceilings: {ceilings.bytes / 1e12:.2f} TB/s copied, "
+            f"{ceilings.operations / 1e12:.0f} Tflop/s in a matrix product.\n\n"
+            "## The beam step\n\nThe kernel as in a replayed graph; its twin, the reference in "
+            "plain torch, launched; *reading* is the time to read the logits once at the copy's "
+            f"speed.\n\n{kernel}\n\n## {STEPS} steps, in images/s\n\nReplayed as a graph, launched "
+            "step by step, the bare model launched without bookkeeping, and the floor of counted "
+            f"operations and bytes.\n\n{search}\n\n```\n{command}\n```\n"
+        )
+
+    @property
+    def _tables(self) -> tuple[Rows, Rows]:
+        return self.kernel, self.search
+
+
+def measure(model: str) -> Figures:
+    """Everything, on the current GPU.
+
+    Raises:
+        ConfigError: if there is none, or no such model.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError("bench.py gpu: no GPU here; bench.py decode measures on CPUs")
+    return walk(model, Sizes(), torch.device("cuda"))
+
+
+def walk(model: str, sizes: Sizes, device: torch.device) -> Figures:
+    """The ceilings, the step and the searches, one after the other."""
     ceilings = Ceilings.measure(sizes, device)
     kernel = kernel_rows(sizes, ceilings, device)
     search = search_rows(model, sizes, ceilings, device)
-    return (
-        f"# Decoding on a GPU: {model}\n\n{machine()}, torch {torch.__version__}, bf16, "
-        f"V = {sizes.vocabulary}. Measured ceilings: {ceilings.bytes / 1e12:.2f} TB/s copied, "
-        f"{ceilings.operations / 1e12:.0f} Tflop/s in a matrix product.\n\n"
-        "## The beam step\n\nThe kernel as in a replayed graph; its twin, the reference in plain "
-        "torch, launched; *reading* is the time to read the logits once at the copy's speed.\n\n"
-        f"{format_markdown(kernel, tuple(next(iter(kernel.values()))))}\n\n"
-        f"## {STEPS} steps, in images/s\n\nReplayed as a graph, launched step by step, the bare "
-        "model launched without bookkeeping, and the floor of counted operations and bytes.\n\n"
-        f"{format_markdown(search, tuple(next(iter(search.values()))))}\n\n```\n{command}\n```\n"
-    )
+    return Figures(model, sizes.vocabulary, ceilings, kernel, search)
 
 
 def _never(device: torch.device) -> torch.Tensor:

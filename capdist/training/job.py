@@ -14,6 +14,8 @@ from torch import distributed
 
 from capdist.config import ConfigError
 from capdist.data.stream import Ranks
+from capdist.metrics.coco import ScoreError
+from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError
 
 T = TypeVar("T")
@@ -71,13 +73,14 @@ class Job:
         """What ``check`` gives, if no rank refuses; all ranks call it together.
 
         Raises:
-            ConfigError, ShardError: the refusal, on the first rank that had one.
+            ConfigError, ShardError, ScoreError, PoolError: the refusal, on the first rank that had
+                one.
             OtherRankError: on the others.
         """
         refusal: Exception | None = None
         try:
             result = check()
-        except (ConfigError, ShardError) as error:
+        except (ConfigError, ShardError, ScoreError, PoolError) as error:
             refusal = error
         refused = [rank for rank, no in enumerate(self.gather(refusal is not None)) if no]
         if not refused:

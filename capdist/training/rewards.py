@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ class WordIds:
     """Ids of words; those outside the vocabulary get ids behind it, each its own.
 
     So a reference with a rare word scores as it does in words: no two rare words are the same.
+    The ids depend on the words alone, not on the order of the images.
     """
 
     def __init__(self, vocab: Vocabulary) -> None:
@@ -36,14 +36,16 @@ class WordIds:
         self.rare: dict[str, int] = {}
 
     def __call__(self, word: str) -> int:
-        """The word's id."""
-        if word in self.vocab:
-            return self.vocab.id(word)
-        return self.rare.setdefault(word, len(self.vocab) + len(self.rare))
+        """The word's id; one outside the vocabulary must have been in `captions` before."""
+        return self.vocab.id(word) if word in self.vocab else self.rare[word]
 
     def captions(self, tokens: Tokens, *, end: bool) -> Ids:
         """Captions by image, with their end token or without; never clipped."""
         ends = [EOS] if end else []
+        words = {word for captions in tokens.values() for caption in captions for word in caption}
+        for word in sorted(words):
+            if word not in self.vocab:
+                self.rare.setdefault(word, len(self.vocab) + len(self.rare))
         return {
             image: [[*map(self, caption), *ends] for caption in captions]
             for image, captions in tokens.items()
@@ -93,7 +95,7 @@ class Rewards:
         reward = build(stage.reward.metrics, ids, vocab, df)
         return cls(config, stage, vocab, train, val, df, reward)
 
-    def pool(self, job: Job) -> AbstractContextManager[RewardPool]:
+    def pool(self, job: Job) -> RewardPool:
         """Whoever computes the rewards of this rank's captions.
 
         Raises:

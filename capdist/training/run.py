@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from capdist.config import Config, ConfigError, Stage, XeStage, read_json
+from capdist.config import Config, ConfigError, ScstStage, Stage, XeStage, read_json
 from capdist.data.dataset import Batches, check_needs, count_words, training_batches
 from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build, parse
 from capdist.reporting.journal import Journal
+from capdist.rewards.base import check_names
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
 from capdist.training.claim import claimed
@@ -117,12 +118,14 @@ class Run:
         return run
 
     def check_stages(self, model: CaptionModel[Any]) -> None:
-        """Refuse scheduled sampling where no step reads the last one's state.
+        """Refuse rewards that are not there, and scheduled sampling where steps have no state.
 
         Raises:
             ConfigError: naming the stage.
         """
         for number, stage in enumerate(self.config.stages):
+            if isinstance(stage, ScstStage):
+                check_names(stage.reward.metrics, f"{self.where}: stages.{number}.reward.metrics")
             if isinstance(stage, XeStage) and stage.scheduled_sampling and not model.recurrent:
                 raise ConfigError(
                     f"{self.where}: stages.{number}.scheduled_sampling needs a recurrent model, "
@@ -229,7 +232,7 @@ class Run:
             captions = validation.captions(model.state_dict())
             if self.job.first:
                 print(rewards.compare(captions), flush=True)
-        with rewards.pool(self.job) as pool:
+        with self.job.agree(lambda: rewards.pool(self.job)) as pool:
             words, seed = self.config.decoding.max_words, self.config.seed
             yield ScstObjective(model, stage, words, seed, pool.submit)
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from capdist.benchmarks.reward import REFERENCES, VOCABULARY, make_corpus
+from capdist.vocab import EOS, PAD
 from tests.launcher.conftest import launch, refused
 
 
@@ -26,3 +32,52 @@ def test_decode(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there() -> None:
     assert "no model 'gleid'" in refused(launch("bench.py", "decode", "--model", "gleid"))
+
+
+def test_reward(tmp_path: Path) -> None:
+    out, page = tmp_path / "figures.json", tmp_path / "page.md"
+    setting = ["--images", "40"]
+    result = launch("bench.py", "reward", *setting, "--json", str(out), "--page", str(page))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(out.read_text())
+    speeds = {name: row["median"] for name, row in figures["captions_per_s"].items()}
+    ratio = speeds["capdist"] / speeds["pycocoevalcap"]
+    assert figures["ratio_vs_pycocoevalcap"] == ratio
+    assert figures["largest_difference"] < 1e-9
+    assert all(
+        row["slowest"] <= row["median"] <= row["fastest"]
+        for row in figures["captions_per_s"].values()
+    )
+    assert f"{ratio:.1f}" in page.read_text()
+    assert "pycocoevalcap, df counted too" in result.stdout
+
+
+def test_no_images() -> None:
+    refusal = refused(launch("bench.py", "reward", "--images", "0"))
+    assert refusal == "error: --images: expected 1 or more, got 0"
+
+
+def test_options_of_one_subject_are_not_the_others() -> None:
+    result = launch("bench.py", "reward", "--beam", "3")
+    assert result.returncode == 2
+    assert "unrecognized arguments: --beam 3" in result.stderr
+
+
+def test_made_captions_are_the_same_every_time_and_look_like_captions() -> None:
+    corpus, again = make_corpus(300), make_corpus(300)
+    assert again.references == corpus.references
+    assert np.array_equal(again.packed, corpus.packed)
+    captions = [caption for group in corpus.references.values() for caption in group]
+    assert len(captions) == 300 * REFERENCES
+    assert all(caption[-1] == EOS and PAD not in caption for caption in captions)
+    assert 6 <= min(map(len, captions)) - 1 < 10.5 < max(map(len, captions)) - 1 <= 20
+    counts = np.sort(np.bincount(np.concatenate(captions), minlength=VOCABULARY))[::-1]
+    # Zipf's law: the frequency of a word falls as its rank rises (the commonest is EOS).
+    slope = np.polyfit(np.log(np.arange(5, 200)), np.log(counts[5:200]), 1)[0]
+    assert -1.2 < slope < -0.7
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert "no GPU here" in refused(launch("bench.py", "gpu"))

@@ -1,0 +1,118 @@
+"""Captions as token ids in flat arrays, which is how compiled code reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from capdist.metrics.coco import ScoreError
+
+Int32s = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+#: Image id to the token ids of its captions.
+ReferenceIds = Mapping[int, Sequence[Sequence[int]]]
+
+#: Token ids are less than this.
+ID_LIMIT = 2**31
+
+
+class Captions(NamedTuple):
+    """C captions; caption c is ``tokens[starts[c] : starts[c + 1]]``.
+
+    ``tokens`` (T,) int32 ids, ``starts`` (C + 1,) int64.
+    """
+
+    tokens: Int32s
+    starts: Ints
+
+    @classmethod
+    def of(
+        cls, captions: Sequence[Sequence[int]], images: Sequence[int] | Ints, limit: int = ID_LIMIT
+    ) -> Captions:
+        """Captions from lists of ids.
+
+        Args:
+            captions: C of them; one may be empty.
+            images: (C,) ids of their images, for what is said of a wrong one.
+            limit: token ids must be less.
+
+        Raises:
+            ScoreError: if a token id is negative or not less than the limit.
+        """
+        starts = _starts(captions)
+        try:
+            tokens = np.fromiter(chain.from_iterable(captions), np.int64, int(starts[-1]))
+        except OverflowError:
+            raise ScoreError(f"a token id has 64 bits or more; expected 0 to {limit - 1}") from None
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= limit))
+        if len(wrong):
+            caption = np.searchsorted(starts, wrong[0], "right") - 1
+            raise ScoreError(
+                f"image {images[caption]}: token id {tokens[wrong[0]]} in a caption; "
+                f"expected 0 to {limit - 1}"
+            )
+        return cls(tokens.astype(np.int32), starts)
+
+    @property
+    def lengths(self) -> Ints:
+        """(C,) tokens of each."""
+        return np.diff(self.starts)
+
+
+class References(NamedTuple):
+    """The reference captions of M images, ``first[m]`` to ``first[m + 1] - 1`` those of image m.
+
+    ``images`` (M,) int64 ids in rising order, ``first`` (M + 1,) int64.
+    """
+
+    captions: Captions
+    images: Ints
+    first: Ints
+
+    @classmethod
+    def of(cls, references: ReferenceIds | References) -> References:
+        """References from lists of ids; what already is some stays as it is.
+
+        Raises:
+            ScoreError: if there is no image, an image has no caption, or a token id is not in
+                0..2**31 - 1.
+        """
+        if isinstance(references, References):
+            return references
+        if not references:
+            raise ScoreError("no image has references; expected at least one")
+        images = np.array(sorted(references), np.int64)
+        groups = [references[image] for image in images.tolist()]
+        first = _starts(groups)
+        if not np.diff(first).all():
+            bare = images[np.diff(first).argmin()]
+            raise ScoreError(f"image {bare} has no reference caption; expected at least one")
+        captions = list(chain.from_iterable(groups))
+        return cls(Captions.of(captions, np.repeat(images, np.diff(first))), images, first)
+
+    def places(self, image_ids: Sequence[int] | Ints) -> Ints:
+        """(N,) where images stand here.
+
+        Raises:
+            ScoreError: if an image has no references here.
+        """
+        wanted = np.asarray(image_ids, np.int64)
+        places = np.searchsorted(self.images, wanted).clip(max=len(self.images) - 1)
+        unknown = wanted[self.images[places] != wanted]
+        if len(unknown):
+            raise ScoreError(
+                f"image {unknown[0]} has no references among the {len(self.images)} images that "
+                "this scorer was built for; build it with all that it scores"
+            )
+        return places
+
+
+def _starts(parts: Sequence[Sequence[object]]) -> Ints:
+    """Where each of some sequences begins when they are joined, and where the last ends."""
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)

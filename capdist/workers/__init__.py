@@ -1,0 +1,1 @@
+"""Work that is done beside the trainer; the only room that imports Ray."""

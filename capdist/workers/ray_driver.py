@@ -1,0 +1,113 @@
+"""Ray's driver, a child of the trainer: see `ray_pool`.
+
+``python -m capdist.workers.ray_driver FD`` reads a `Job`, a reward and then calls from the pipe.
+It answers with pairs: connected, ready; for every call in turn scores or raised; log at any time;
+failed, and that is its end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import pickle
+import secrets
+import shutil
+import signal
+import sys
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from capdist.workers.ray_actors import Actors, one_line
+from capdist.workers.ray_pool import Job
+from capdist.workers.reward_pool import Packed, PoolError
+
+
+def main() -> None:
+    """Serve one trainer until it says None or is gone; Ray ends with this process."""
+    pipe = Connection(int(sys.argv[1]))
+    os.set_inheritable(pipe.fileno(), False)  # Ray's processes would keep it open
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    calls: SimpleQueue[Packed] = SimpleQueue()
+    try:
+        job: Job = pipe.recv()
+        reward = pipe.recv_bytes()
+        Thread(target=_read, args=(pipe, calls), daemon=True).start()
+        _connect(job, len(reward))
+        pipe.send(("connected", None))
+        actors = Actors(job, pickle.loads(reward), lambda line: pipe.send(("log", line)))
+        del reward  # it is in shared memory now
+        pipe.send(("ready", None))
+        while True:
+            pipe.send(_answer(actors, calls.get()))
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        pipe.send(("failed", str(error) if isinstance(error, PoolError) else one_line(error)))
+
+
+def _read(pipe: Any, calls: SimpleQueue[Packed]) -> None:
+    """Take calls off the pipe as they come, so that the trainer never waits to send one."""
+    try:
+        while (packed := pipe.recv()) is not None:
+            calls.put(packed)
+    except (EOFError, OSError):
+        pass
+    # Ends the main thread, whatever it waits for. Of SIGTERM, Ray would make an abort.
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _answer(actors: Actors, packed: Packed) -> tuple[str, Any]:
+    from ray.exceptions import RayTaskError
+
+    try:
+        return "scores", actors.score(packed)
+    except RayTaskError as error:
+        return "raised", (error.cause, str(error))
+
+
+def _connect(job: Job, size: int) -> None:
+    """Join the cluster, or start a Ray that has room for ``size`` bytes of reward.
+
+    Raises:
+        PoolError: if Ray is not installed, can't start, or the cluster refuses.
+    """
+    # Runs after Ray's own, which is registered later.
+    atexit.register(shutil.rmtree, job.folder, ignore_errors=True)
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # would ship the working directory to the actors
+        # Ray ends this process when the cluster's head has been away for so long.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(math.ceil(job.timeout_s)),
+    }
+    own: dict[str, Any] = {}
+    if job.address == "local":
+        own = {
+            # At least what the actors want, or they would never find a place on few cores.
+            "num_cpus": math.ceil(job.actors * job.cpus),
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": 2 * size + 2**27,
+            "_temp_dir": job.folder,
+        }
+        # Of the job that `ray job submit` has made this; its files are in another cluster.
+        os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
+        # A password of its own: ranks that start at once would overwrite each other's in ~/.ray.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        import ray
+
+        ray.init(job.address, log_to_driver=False, **own)
+    except ModuleNotFoundError as error:
+        raise PoolError(
+            f"reward.actors {job.actors} needs Ray ({error}); pip install -e '.[train]', or set "
+            "reward.actors to 0 to score in the trainer's own process"
+        ) from error
+    except Exception as error:
+        raise PoolError(f"ray.address {job.address}: Ray refuses: {one_line(error)}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What every registered reward fulfils; a new reward's file is picked up by itself."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from capdist.metrics.coco import ScoreError
+from capdist.metrics.document_frequency import DocumentFrequency
+from capdist.rewards.base import CaptionReward, build, registered
+from capdist.vocab import EOS, PAD, Vocabulary
+from tests.launcher.conftest import environment
+from tests.rewards.made_rewards import (
+    VOCABULARY,
+    Caption,
+    Packed,
+    V,
+    made_hypotheses,
+    made_references,
+    make,
+    pack,
+)
+
+REFERENCES = made_references(1)
+
+
+@pytest.fixture(params=registered())
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture
+def reward(name: str) -> CaptionReward:
+    return make(name, REFERENCES)
+
+
+@pytest.fixture
+def packed() -> Packed:
+    return pack(*made_hypotheses(2, REFERENCES))
+
+
+def test_one_number_a_row(reward: CaptionReward, packed: Packed) -> None:
+    found = reward(packed)
+    assert (found.shape, found.dtype) == ((len(packed),), np.float64)
+    assert np.isfinite(found).all()
+    assert len(set(found.tolist())) > 10
+    assert reward(packed[:0]).shape == (0,)
+    assert reward(packed[:, :1]).shape == (len(packed),)
+
+
+def test_rows_do_not_see_each_other(reward: CaptionReward, packed: Packed) -> None:
+    together = reward(packed)
+    order = np.random.default_rng(3).permutation(len(packed))
+    assert reward(packed[order]).tobytes() == together[order].tobytes()
+    alone = [reward(packed[row : row + 1])[0] for row in range(len(packed))]
+    assert np.array(alone).tobytes() == together.tobytes()
+
+
+def test_padding_changes_nothing(reward: CaptionReward, packed: Packed) -> None:
+    wider = np.pad(packed, ((0, 0), (0, 3)), constant_values=PAD)
+    assert reward(wider).tobytes() == reward(packed).tobytes()
+
+
+def test_a_copy_gives_the_same_bits(reward: CaptionReward, packed: Packed) -> None:
+    copy = pickle.loads(pickle.dumps(reward))
+    assert copy(packed).tobytes() == reward(packed).tobytes()
+    assert copy.signature == reward.signature
+
+
+def test_scoring_changes_nothing(reward: CaptionReward, packed: Packed) -> None:
+    before, kept = pickle.dumps(reward), packed.copy()
+    first = reward(packed)
+    assert pickle.dumps(reward) == before
+    assert np.array_equal(packed, kept)
+    assert reward(packed).tobytes() == first.tobytes()
+
+
+def test_a_reference_is_worth_more_than_the_same_one_cut(name: str) -> None:
+    # Truncated endings are what policies learn where the end token is left out. One reference an
+    # image: BLEU takes the closest of several lengths, so a shorter one would excuse the cut.
+    references = {
+        image: [caption]
+        for image, (caption, *_) in made_references(4, images=600).items()
+        if len(caption) > 4 and max(caption) < V
+    }
+    captions = [caption for (caption,) in references.values()]
+    reward = make(name, references)
+    ended = reward(pack(list(references), captions))
+    cut = reward(pack(list(references), [caption[:-1] for caption in captions]))
+    assert len(ended) > 20
+    assert (ended > cut).all()
+
+
+def test_the_signature_says_that_the_end_token_counts(reward: CaptionReward, name: str) -> None:
+    assert reward.signature.startswith(f"{name}(")
+    assert "eos" in reward.signature
+
+
+def test_starts_light() -> None:
+    code = "import capdist.rewards, sys; print({'torch', 'ray', 'deepspeed'} & {*sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout == "set()\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("array", "line"),
+    [
+        (np.zeros(3, np.int64), r"packed captions are int64 \(3,\); expected int64 \(N, 1 \+ L\)"),
+        (np.zeros((3, 0), np.int64), r"packed captions are int64 \(3, 0\)"),
+        (np.zeros((1, 2), np.float32), r"packed captions are float32 \(1, 2\)"),
+        (pack([7, 7], [[5, EOS], [V, EOS]]), r"row 1 \(image 7\): token id 20 at place 0; .* 0 to"),
+        (pack([7], [[5, -2, EOS]]), r"row 0 \(image 7\): token id -2 at place 1; .* 0 to 19"),
+        (pack([7], [[5, PAD, 6]]), "token id 6 at place 2; expected nothing but PAD behind"),
+        (pack([7], [[5, EOS, 6]]), "token id 6 at place 2; expected nothing but PAD behind"),
+        (pack([7], [[5, EOS, EOS]]), "token id 2 at place 2; expected nothing but PAD behind"),
+        (pack([1001], [[5, EOS]]), "image 1001 has no references"),
+    ],
+)
+def test_bad_captions(reward: CaptionReward, array: Packed, line: str) -> None:
+    with pytest.raises(ScoreError, match=line):
+        reward(array)
+
+
+@pytest.mark.parametrize(
+    ("references", "line"),
+    [
+        ({3: [[5, EOS]], 4: [[5, EOS], [5]]}, r"image 4: a reference does not end with EOS \(id 2"),
+        ({3: [[5, EOS]], 4: [[]]}, r"image 4: a reference does not end with EOS"),
+        ({3: [[5, EOS], [6, EOS, PAD]]}, r"image 3: a reference does not end with EOS"),
+        ({3: []}, "image 3 has no reference caption"),
+    ],
+)
+def test_bad_references(name: str, references: dict[int, list[Caption]], line: str) -> None:
+    with pytest.raises(ScoreError, match=line):
+        make(name, references)
+
+
+def test_a_document_frequency_of_another_vocabulary(name: str) -> None:
+    df = DocumentFrequency.count(REFERENCES, Vocabulary(["other"]).hash)
+    with pytest.raises(ScoreError, match=r"document frequency: counted for vocabulary .* again"):
+        build({name: 1.0}, REFERENCES, VOCABULARY, df)

@@ -1,0 +1,58 @@
+"""Tiny references and packed captions for rewards."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from capdist.metrics.document_frequency import DocumentFrequency
+from capdist.rewards.base import CaptionReward, registered
+from capdist.vocab import EOS, PAD, Vocabulary
+
+VOCABULARY = Vocabulary([f"w{i}" for i in range(4, 20)])
+V = len(VOCABULARY)
+
+Caption = list[int]
+Packed = npt.NDArray[np.int64]
+
+
+def made_references(seed: int, images: int = 12) -> dict[int, list[Caption]]:
+    """1 to 5 an image, all with EOS; some words are outside the vocabulary."""
+    random = np.random.default_rng(seed)
+    return {
+        image: [
+            [*random.integers(4, V + 5, random.integers(0, 9)).tolist(), EOS]
+            for _ in range(random.integers(1, 6))
+        ]
+        for image in random.choice(1000, images, replace=False).tolist()
+    }
+
+
+def made_hypotheses(
+    seed: int, references: dict[int, list[Caption]]
+) -> tuple[list[int], list[Caption]]:
+    """Five an image: a changed reference, the same cut, strange words, one often, nothing."""
+    random = np.random.default_rng(seed)
+    images, captions = [], []
+    for image, (first, *_) in references.items():
+        words = [int(word) if word < V else 3 for word in first[:-1]]
+        changed = [int(random.integers(4, V)) if random.random() < 0.2 else w for w in words]
+        strange = random.integers(4, V, random.integers(0, 12)).tolist()
+        found = [[*changed, EOS], words, [*strange, EOS], [*words[:1] * 6, EOS], []]
+        images += [image] * len(found)
+        captions += found
+    return images, captions
+
+
+def pack(images: list[int], captions: list[Caption]) -> Packed:
+    width = max(map(len, captions), default=0)
+    rows = [
+        [image, *caption, *[PAD] * (width - len(caption))]
+        for image, caption in zip(images, captions, strict=True)
+    ]
+    return np.array(rows, np.int64).reshape(len(rows), 1 + width)
+
+
+def make(name: str, references: dict[int, list[Caption]]) -> CaptionReward:
+    df = DocumentFrequency.count(references, VOCABULARY.hash)
+    return registered()[name](references, VOCABULARY, df)

@@ -1,0 +1,51 @@
+"""What the tests of the pool share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capdist.config import RayConfig, RewardConfig
+from capdist.workers.reward_pool import Packed, RewardPool, Scores, open_pool
+from tests.workers import toy
+from tests.workers.toy import SLOW, captions
+
+#: For what must succeed, however busy the machine is.
+PATIENT_S = 60.0
+
+
+def at(address: str, timeout_s: float = PATIENT_S) -> RayConfig:
+    return RayConfig(address=address, timeout_s=timeout_s)
+
+
+def in_process(packed: Packed, folder: Path = Path()) -> Scores:
+    """By the plain twin, which hurries."""
+    with open_pool(toy.toy(folder, seconds=0), RewardConfig(actors=0), RayConfig(), print) as pool:
+        return pool.submit(packed).result()
+
+
+def until(happened: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENT_S
+    while not happened():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+
+
+def slow(rows: int) -> Packed:
+    """Captions of which each takes 0.4 s."""
+    packed = captions(rows)
+    packed[:, 3:5] = SLOW
+    return packed
+
+
+def compare(pool: RewardPool) -> None:
+    """Bit for bit, for any number of rows, answers asked for in any order."""
+    calls = [captions(rows) for rows in (0, 1, 2, 3, 4, 7, 50, 6000)]
+    pending = [pool.submit(call) for call in calls]
+    for call, one in reversed(list(zip(calls, pending, strict=True))):
+        assert one.result().tobytes() == in_process(call).tobytes()
+        assert one.result().dtype == np.float64

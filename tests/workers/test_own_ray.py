@@ -1,0 +1,149 @@
+"""A Ray of one's own shares nothing and leaves nothing; where Ray can't, one line says so."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capdist.config import RayConfig, RewardConfig
+from capdist.workers import ray_pool
+from capdist.workers.reward_pool import PoolError, open_pool
+from tests.workers import toy
+from tests.workers.pools import at, compare, slow, until
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_nobody_answers(listens: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(PoolError) as raised:
+            open_pool(toy.toy(tmp_path), RewardConfig(), at(address, 3), print)
+    assert str(raised.value) == (
+        f"ray.address {address}: no Ray answered within 3 s; start one there (ray start --head), "
+        "correct the address, or raise ray.timeout_s"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = "raise ModuleNotFoundError(\"No module named 'ray'\")"
+    (tmp_path / "ray.py").write_text(absent)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(PoolError) as raised:
+        open_pool(toy.toy(tmp_path), RewardConfig(), RayConfig(), print)
+    assert str(raised.value) == (
+        "reward.actors 1 needs Ray (No module named 'ray'); pip install -e '.[train]', or set "
+        "reward.actors to 0 to score in the trainer's own process"
+    )
+
+
+def test_ray_crashes_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "no number")  # Ray's own segfault
+    with pytest.raises(PoolError, match=r"^ray.address local: Ray is gone; .*$"):
+        open_pool(toy.toy(tmp_path), RewardConfig(), RayConfig(), print)
+
+
+def test_ray_starts_too_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "START_S", 2.0)
+    with pytest.raises(PoolError) as raised:
+        open_pool(toy.toy(tmp_path), RewardConfig(), at("local", 1), print)
+    assert str(raised.value) == (
+        "ray.address local: no Ray answered within 2 s; see whether the machine is overloaded, or "
+        "/tmp is full"
+    )
+
+
+def test_ray_refuses(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refuses: .*$"):
+        open_pool(toy.toy(tmp_path), RewardConfig(), at("nonsense"), print)
+
+
+#: A trainer that is killed while it waits for a reward.
+TRAINER = """
+import sys
+from pathlib import Path
+import numpy as np
+from capdist.config import RayConfig, RewardConfig
+from capdist.workers import ray_pool
+from capdist.workers.reward_pool import open_pool
+from tests.workers import toy
+from tests.workers.pools import slow
+
+folder = Path(sys.argv[1])
+pool = open_pool(toy.toy(folder), RewardConfig(), RayConfig(), print)
+assert "ray" not in sys.modules
+pool.submit(slow(500)).result()
+"""
+
+
+def processes(session: int) -> list[int]:
+    """Whose session it is, zombies left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            _, _, rest = (path / "stat").read_text().rpartition(")")
+            state, _, _, own, *_ = rest.split()
+            if int(own) == session and state != "Z":
+                found.append(int(path.name))
+    return found
+
+
+def folder(session: int) -> Path:
+    """That a Ray of one's own lives in."""
+    texts = (Path(f"/proc/{pid}/cmdline").read_text() for pid in processes(session))
+    (found,) = {name for text in texts for name in re.findall(r"/tmp/capdist-ray-\w+", text)}
+    return Path(found)
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def test_two_own_rays_and_their_ends(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where neither of the two may look
+    job = '{"runtime_env": {"working_dir": "gcs://_ray_pkg_of_the_job.zip"}}'
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)  # as `ray job submit` does
+    long = tmp_path / ("x" * 100)  # too long for a socket's path
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    with subprocess.Popen([sys.executable, "-c", TRAINER, str(tmp_path)]) as trainer:
+        rewards = RewardConfig(cpus=1.5)
+        with open_pool(toy.toy(tmp_path), rewards, at("local", 5), print) as pool:
+            ask = np.array([[toy.PID, 0]])
+            mine = int(pool.submit(ask).result()[0])
+            until(lambda: list(tmp_path.glob("[0-9]*")))
+            other = int(next(tmp_path.glob("[0-9]*")).name)
+            sessions = [os.getsid(mine), os.getsid(other)]
+            assert len({*sessions, os.getsid(0)}) == 3
+            ours, theirs = map(folder, sessions)
+            trainer.kill()
+            until(lambda: not processes(sessions[1]))
+            until(lambda: not theirs.exists())
+            compare(pool)
+            pending = pool.submit(slow(500))
+            until(lambda: (tmp_path / str(mine)).exists())
+            (head,) = (pid for pid in processes(sessions[0]) if command(pid) == "gcs_server")
+            os.kill(head, signal.SIGKILL)
+            with pytest.raises(PoolError, match=r"^ray.address local: Ray is gone; .*$"):
+                pending.result()
+        until(lambda: not processes(sessions[0]))
+        assert not ours.exists()
+        with pytest.raises(PoolError, match=r"Ray is gone|closed"):
+            pool.submit(ask).result()
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,189 @@
+"""Both twins give the same rewards, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capdist.config import RayConfig, RewardConfig
+from capdist.workers.reward_pool import PoolError, open_pool
+from tests.workers import toy
+from tests.workers.pools import at, compare, in_process, slow, until
+from tests.workers.toy import DEADLY, captions
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A running Ray with four CPUs."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "5e" * 32)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster  # reads the environment
+
+        found = Cluster()
+        found.add_node(num_cpus=4, object_store_memory=2**27, temp_dir=folder)
+        yield found
+        found.shutdown()
+
+
+class Three:
+    """Three actors on the running Ray, and what was logged."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.folder, self.logged = folder, list[str]()
+        self.pool = open_pool(
+            toy.toy(folder), RewardConfig(actors=3), at(address), self.logged.append
+        )
+
+    def pids(self) -> set[float]:
+        """Who scores: one row for each."""
+        ask = np.array([[toy.PID, 0]] * 3)
+        return set(self.pool.submit(ask).result())
+
+    def busy(self) -> list[int]:
+        """The processes that score a slow call just now."""
+        until(lambda: len(list(self.folder.iterdir())) == 3)
+        return sorted(int(path.name) for path in self.folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def shared(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
+    found = Three(cluster.address, tmp_path_factory.mktemp("busy"))
+    with found.pool:
+        yield found
+
+
+@pytest.fixture
+def three(shared: Three) -> Three:
+    """The three, those that were killed before replaced."""
+    until(lambda: len(shared.pids()) == 3)
+    for path in shared.folder.iterdir():
+        path.unlink()
+    shared.logged.clear()
+    return shared
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    weights = np.array([0.0, 0.5, 2.0, 4.0])
+    with open_pool(toy.Toy(weights, tmp_path), RewardConfig(actors=0), RayConfig(), print) as pool:
+        packed = np.array([[1, 3, 2, 0], [2, 1, 1, 1]])
+        assert pool.submit(packed).result().tolist() == [9.0, 4.5]
+        assert packed.flags.writeable
+
+
+def test_three_actors_equal_the_twin(three: Three) -> None:
+    compare(three.pool)
+
+
+def test_the_references_lie_in_memory_once(three: Three) -> None:
+    facts = np.tile(np.arange(toy.PID, toy.IMAGES), 3)
+    scores = three.pool.submit(np.stack([facts, facts * 0], 1)).result().reshape(3, -1)
+    pids, inodes, writable, threads, gpus = scores.T
+    assert len(set(pids)) == 3
+    assert len(set(inodes)) == 1
+    assert inodes[0] > 0
+    assert not writable.any()
+    assert (threads == 1).all()
+    assert not gpus.any()
+
+
+def test_what_the_reward_raises_comes_through(three: Three, tmp_path: Path) -> None:
+    unknown, nan, outside = captions(7), captions(7), captions(7)
+    unknown[2, 0] = 5000
+    nan[5, 2] = 7
+    outside[6, 4] = 2**40
+    seen = {}
+    for twin in (three.pool, open_pool(toy.toy(tmp_path), RewardConfig(actors=0), at(""), print)):
+        for packed, kind in ((unknown, ValueError), (nan, ValueError), (outside, IndexError)):
+            pending = twin.submit(packed)
+            with pytest.raises(kind) as raised:
+                pending.result()
+            assert type(raised.value) is kind
+            seen.setdefault(str(raised.value), []).append(twin)
+        with pytest.raises(ValueError, match=r"float64 \(3,\); expected int64 \(N, 1 \+ L\)"):
+            twin.submit(np.zeros(3))  # type: ignore[arg-type]
+    assert len(seen) == 3
+    first, second, _ = seen
+    assert first == "image 5000: no references; the last is 904"
+    assert second.startswith(f"image {nan[5, 0]}: the reward of a caption is nan;")
+    assert not any("\n" in line for line in seen)
+    assert not three.logged
+    compare(three.pool)
+
+
+def test_a_killed_actor_is_replaced_in_mid_call(three: Three) -> None:
+    packed = slow(6)
+    pending = three.pool.submit(packed)
+    os.kill(three.busy()[1], signal.SIGKILL)
+    assert pending.result().tobytes() == in_process(packed, three.folder).tobytes()
+    (line,) = three.logged
+    assert line.startswith("reward actor ")
+    assert line.endswith(
+        " of 3 is lost: its worker process has died; what it was scoring is scored again, and a "
+        "new one starts"
+    )
+    compare(three.pool)
+
+
+def test_all_actors_are_killed_in_mid_call(three: Three) -> None:
+    packed = slow(6)
+    pending, behind = three.pool.submit(packed), three.pool.submit(captions(5))
+    for pid in three.busy():
+        os.kill(pid, signal.SIGKILL)
+    assert pending.result().tobytes() == in_process(packed, three.folder).tobytes()
+    assert behind.result().tobytes() == in_process(captions(5)).tobytes()
+    assert sorted(line[:19] for line in three.logged) == [
+        f"reward actor {n} of 3" for n in (1, 2, 3)
+    ]
+
+
+def test_a_node_dies_in_mid_call(cluster: Any, three: Three, tmp_path: Path) -> None:
+    assert three.pool  # it leaves the head one CPU
+    node = cluster.add_node(num_cpus=1, object_store_memory=2**27)
+    logged: list[str] = []
+    rewards = RewardConfig(actors=2)
+    with open_pool(toy.toy(tmp_path), rewards, at(cluster.address), logged.append) as pool:
+        compare(pool)
+        packed = slow(6)
+        pending = pool.submit(packed)
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        cluster.remove_node(node, allow_graceful=False)
+        assert pending.result().tobytes() == in_process(packed, tmp_path).tobytes()
+        # The other has no room to start again; the pool goes on without it.
+        compare(pool)
+    (line,) = logged
+    assert line.startswith("reward actor ")
+    assert " of 2 is lost: it" in line
+
+
+def test_captions_that_kill_every_actor_end_in_an_error(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    with open_pool(toy.toy(tmp_path), RewardConfig(actors=1), at("auto"), print) as pool:
+        compare(pool)
+        packed = captions(3)
+        packed[1, 1] = DEADLY
+        pending, behind = pool.submit(packed), pool.submit(captions(1))
+        with pytest.raises(PoolError, match="died 3 times over the same captions"):
+            pending.result()
+        with pytest.raises(PoolError, match="died 3 times"):
+            behind.result()
+
+
+def test_too_few_cpus(cluster: Any, tmp_path: Path) -> None:
+    rewards = RewardConfig(actors=2, cpus=4)
+    with pytest.raises(PoolError) as raised:
+        open_pool(toy.toy(tmp_path), rewards, at(cluster.address, 10), print)
+    assert str(raised.value).endswith(
+        "of 2 reward actors with 4 CPUs each found a place within 10 s; free CPUs, or lower "
+        "reward.actors or reward.cpus"
+    )

@@ -1,0 +1,80 @@
+"""A reward with known values that actors can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from capdist.workers.reward_pool import Packed, Scores
+
+#: Tokens that take time, and that kill whoever scores them.
+SLOW, DEADLY = 5, 6
+#: Images that ask for facts about the process; those below are ordinary.
+PID, INODE, WRITABLE, THREADS, GPUS, IMAGES = 900, 901, 902, 903, 904, 905
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Σ over tokens of weight[token], times 1 + weight[image]; hardly ever a round number.
+
+    Whoever meets slow tokens first leaves a file with its process id in ``folder``.
+    """
+
+    weights: Scores
+    folder: Path
+    seconds: float = 0.2
+
+    def __call__(self, packed: Packed) -> Scores:
+        if (packed[:, 1:] == DEADLY).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if slow := int((packed[:, 1:] == SLOW).sum()):
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(self.seconds * slow)
+        for image in packed[:, 0]:
+            if image >= IMAGES:
+                raise ValueError(f"image {image}: no references; the last is {IMAGES - 1}")
+        scores = self.weights[packed[:, 1:]].sum(1) * (1 + self.weights[packed[:, 0]])
+        for row, image in enumerate(packed[:, 0]):
+            if image >= PID:
+                scores[row] = self._fact(int(image), packed)
+        return scores
+
+    def _fact(self, image: int, packed: Packed) -> float:
+        return {
+            PID: os.getpid(),
+            INODE: inode(self.weights),
+            WRITABLE: self.weights.flags.writeable or packed.flags.writeable,
+            THREADS: int(os.environ["OMP_NUM_THREADS"]),
+            GPUS: len(os.environ["CUDA_VISIBLE_DEVICES"]),
+        }[image]
+
+
+def inode(array: Scores) -> int:
+    """The file that the memory of an array is mapped from; 0 is the process's own memory."""
+    address = array.__array_interface__["data"][0]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, number, *_ = line.split()
+        start, end = (int(part, 16) for part in span.split("-"))
+        if start <= address < end:
+            return int(number)
+    raise AssertionError("an array must lie somewhere")
+
+
+def toy(folder: Path, seconds: float = 0.2) -> Toy:
+    """A megabyte of weights; that of token 7 is no number."""
+    weights = np.random.default_rng(0).random(2**17)
+    weights[7] = np.nan
+    return Toy(weights, folder, seconds)
+
+
+def captions(rows: int, length: int = 21) -> Packed:
+    """Ordinary ones: (rows, length) int64."""
+    rng = np.random.default_rng(rows)
+    packed = rng.integers(8, 900, (rows, length))
+    packed[:, -1] = 0
+    return packed
