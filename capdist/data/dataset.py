@@ -70,6 +70,11 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
             f"{manifest.root}: its samples have no {need}, which model {model!r} reads; "
             "build the shards with them or choose another model"
         )
+    if "classes" in needs and not manifest.class_names:
+        raise ShardError(
+            f"{manifest.root}: its classes have no names, so model {model!r} can't know how many "
+            "there are; build the shards again with --class-names"
+        )
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,10 @@ def training_batches(
     vocab: Vocabulary,
     ranks: Ranks,
     seed: int,
+    *,
+    grounding: bool = False,
 ) -> Batches:
-    """The training split, shuffled.
+    """The training split, shuffled; with ``grounding`` it brings where captions' objects lie.
 
     Raises:
         ConfigError: if the ranks do not divide the batch or the lanes.
@@ -118,7 +125,7 @@ def training_batches(
             "train on no more ranks than images"
         )
     order = Order(sizes, seed, data.lanes, data.window)
-    return _batches(manifest, "train", data, batch, vocab, ranks, order)
+    return _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
 
 
 def evaluation_batches(
@@ -139,7 +146,8 @@ def _batches(
     vocab: Vocabulary,
     ranks: Ranks,
     order: Order,
+    grounding: bool = False,
 ) -> Batches:
-    stream = Stream(manifest, split, order, ranks, batch.images, data.workers)
-    collate = Collate(vocab, data.max_words, data.max_concepts)
+    stream = Stream(manifest, split, order, ranks, batch.images, data.workers, grounding)
+    collate = Collate(vocab, data.max_words, data.max_concepts, len(manifest.class_names))
     return Batches(stream, collate, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -109,3 +110,55 @@ def positions(start: int, length: int, width: int, device: torch.device) -> Tens
 def causal_mask(length: int, device: torch.device) -> Tensor:
     """(length, length): position i may look at positions up to i."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+class AdditiveAttention(nn.Module):
+    """a_i = w^T f(W_v v_i + W_h h), α = softmax(a): how much a query h looks at every region.
+
+    Xu et al., ICML 2015, Eq. 4 and 5; Lu et al., CVPR 2017, Eq. 6 and 7; Anderson et al., CVPR
+    2018, Eq. 3 and 4.
+
+    Args:
+        region: width of v.
+        query: width of h.
+        hidden: width inside.
+        function: f.
+    """
+
+    def __init__(
+        self, region: int, query: int, hidden: int, function: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.key = nn.Linear(region, hidden, bias=False)
+        self.query = nn.Linear(query, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
+        self.function = function
+
+    def scores(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """A (B, N, R) of queries (B, N, ...) and keys (B, R, H), which are ``self.key(regions)``.
+
+        Where ``mask`` (B, R) has no region it is the least number, whose exponential is 0.
+        """
+        hidden = self.function(keys[:, None] + self.query(query)[:, :, None])
+        scores = self.score(hidden)[..., 0]
+        return scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+
+    def forward(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """α (B, N, R), of the same."""
+        return self.scores(query, keys, mask).softmax(-1)
+
+
+def mean_regions(regions: Tensor, mask: Tensor) -> Tensor:
+    """(B, F) the mean of those (B, R, F) regions that ``mask`` (B, R) says are there."""
+    return regions.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """H' = σ(o) ⊙ tanh(c') and c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g), both (..., D).
+
+    ``gates`` (..., 4 D) are what all inputs add up to, in the order i, f, o, g. A model projects
+    its inputs apart, so that what no step changes is projected once.
+    """
+    i, f, o, g = gates.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell

@@ -168,7 +168,8 @@ class Run:
         """A freshly initialised model: the same on every rank, whatever was drawn before."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            dims = Dims(self.manifest.features.dim, len(self.vocab))
+            manifest = self.manifest
+            dims = Dims(manifest.features.dim, len(self.vocab), len(manifest.class_names))
             return build(self.config.model, dims, self.where)
 
     def go(self) -> None:
