@@ -63,9 +63,7 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
     Raises:
         ShardError: naming the member.
     """
-    first = manifest.index(manifest.split(split)[0])[0]
-    have = {suffix.partition(".")[0] for suffix in first.members}
-    for need in sorted(needs - have):
+    for need in sorted(needs - members(manifest, split)):
         raise ShardError(
             f"{manifest.root}: its samples have no {need}, which model {model!r} reads; "
             "build the shards with them or choose another model"
@@ -75,6 +73,12 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
             f"{manifest.root}: its classes have no names, so model {model!r} can't know how many "
             "there are; build the shards again with --class-names"
         )
+
+
+def members(manifest: Manifest, split: str) -> set[str]:
+    """What the samples of a split have, by its first: "regions", "boxes", "classes", ..."""
+    first = manifest.index(manifest.split(split)[0])[0]
+    return {suffix.partition(".")[0] for suffix in first.members}
 
 
 @dataclass(frozen=True)

@@ -200,12 +200,12 @@ class SpatialSemantic(nn.Module):
         self.score = nn.Linear(2, 1, bias=False)
 
     def forward(self, batch: Batch, regions: Tensor) -> Tensor:
-        """Log β (B, R); the least number where there is no region."""
+        """Log β (B, R) in fp32; about the least number where there is no region."""
         c = self.classes(batch.class_ids if self.config.semantic else regions)
         if self.config.semantic:
             c = (batch.class_probs.to(c.dtype)[..., None] * c).sum(2)
         p = self.place(locations(batch.boxes).to(c.dtype) if self.config.spatial else regions)
-        scores = self.score(torch.cat([c, p], -1).relu())[..., 0]
+        scores = self.score(torch.cat([c, p], -1).relu())[..., 0].float()
         scores = scores.masked_fill(~batch.region_mask, torch.finfo(scores.dtype).min)
         return scores.log_softmax(-1)
 
@@ -244,7 +244,8 @@ class SsUpDown(UpDown):
     def encode(self, batch: Batch) -> UpDownMemory:
         """Up-Down's memory, and β."""
         memory = super().encode(batch)
-        return replace(memory, beta=self.spatial_semantic(batch, memory.regions).exp())
+        beta = self.spatial_semantic(batch, memory.regions).exp()
+        return replace(memory, beta=beta.to(memory.regions.dtype))
 
     def look(self, memory: UpDownMemory, h: Tensor) -> Tensor:
         """γ_t = α_t + λ β, which sums to 1 + λ."""
