@@ -22,10 +22,11 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that the data decides: F and V."""
+    """Sizes that the data decides: F, V, and how many classes a detector tells apart."""
 
     features: int
     vocabulary: int
+    classes: int = 0
 
 
 MemoryT = TypeVar("MemoryT")
@@ -69,7 +70,7 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Optional members that the shards must have: "concepts", "classes", "boxes", ...
+        """Optional members that the shards must have: "concepts", "classes".
 
         A plain class variable will do where the config makes no difference.
         """

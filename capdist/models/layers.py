@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -176,3 +177,45 @@ def positions(start: int, length: int, width: int, device: torch.device) -> Tens
 def causal_mask(length: int, device: torch.device) -> Tensor:
     """(length, length): position i may look at positions up to i."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+class AdditiveAttention(nn.Module):
+    """a_i = w^T f(W_v v_i + W_h h), α = softmax(a): how much a query h looks at every region.
+
+    Xu et al., ICML 2015, Eq. 4 and 5; Lu et al., CVPR 2017, Eq. 6 and 7; Anderson et al., CVPR
+    2018, Eq. 3 and 4.
+
+    Args:
+        region: width of v.
+        query: width of h.
+        hidden: width inside.
+        function: f.
+    """
+
+    def __init__(
+        self, region: int, query: int, hidden: int, function: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.key = nn.Linear(region, hidden, bias=False)
+        self.query = nn.Linear(query, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
+        self.function = function
+
+    def forward(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """α (B, N, R) of queries (B, N, ...) and keys (B, R, H), which are ``self.key(regions)``.
+
+        It is 0 where ``mask`` (B, R) has no region.
+        """
+        hidden = self.function(keys[:, None] + self.query(query)[:, :, None])
+        return masked_softmax(self.score(hidden)[..., 0], mask[:, None])
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """H' = σ(o) ⊙ tanh(c') and c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g), both (..., D).
+
+    ``gates`` (..., 4 D) are what all inputs add up to, in the order i, f, o, g. A model projects
+    its inputs apart, so that what no step changes is projected once.
+    """
+    i, f, o, g = gates.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
