@@ -168,7 +168,7 @@ class OpenLoop(CaptionModel[Tensors]):
 
 
 class Stepwise(CaptionModel[Tensors]):
-    """An LSTM decoder that goes word by word, because a step reads what the last one found.
+    """An LSTM decoder that goes word by word, because a step needs what the last one found.
 
     What words add to the gates is computed for whole captions, and so is what is written from the
     states. The memory has the first state, "h" and "c" (B, 1, D), and whatever else `advance` and

@@ -11,13 +11,15 @@
 Soft attention expects, φ = β_t Σ_i α_ti v_i with β_t = σ(w_β^T h_{t-1}) (Eq. 13, section 4.2.1).
 Hard attention chooses, φ = v_s with s drawn from α_t (Eq. 8 and 9).
 
-How this differs from the paper: regions are embedded first, as all models of GLIED's comparison
-embed them. Eq. 14's penalty on weights that do not cover the image is no part of the loss. Hard
-attention learns where to look by the straight-through estimator (Bengio et al., 2013): a region is
-drawn, and the gradient is that of the expectation. That is biased. The paper's estimator (Eq. 12)
-is REINFORCE, which is not, but has to know each caption's likelihood, a running baseline, an
-entropy bonus and, half of the time, the expectation in the draw's place. Outside of training hard
-attention takes the likeliest region, so that a caption does not depend on chance.
+How this differs from the paper: regions are embedded first, as in Lu et al. (CVPR 2017). Words,
+regions, and what the output reads go through dropout. Eq. 14's penalty on weights that do not cover
+the image is no part of the loss.
+
+Hard attention learns where to look by the straight-through estimator (Bengio et al., 2013): a
+region is drawn, and the gradient is that of the expectation. That is biased. The paper's estimator
+(Eq. 12), REINFORCE, needs each caption's likelihood, a running baseline, an entropy bonus and, half
+of the time, the expectation in the draw's place. Outside of training hard attention takes the
+likeliest region, so that a caption does not depend on chance.
 
 Parameters of soft attention at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 256;
 hard attention has no w_β, 513 fewer):

@@ -19,8 +19,8 @@ Parameters at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 25
     a block: two attentions 2.10 M + F 1.05 M = 3.16 M
     six blocks 18.9 M, together 27.4 M (GLIED's Table 2: 27.5 M)
 
-The width inside F is nowhere told. 1,024 gives that table's figure; with Vaswani et al.'s 2,048 the
-model has 33.7 M.
+GLIED does not tell the width inside F. 1,024 gives its figure; with Vaswani et al.'s 2,048 it is
+33.7 M.
 """
 
 from __future__ import annotations

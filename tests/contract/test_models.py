@@ -44,6 +44,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "glied": GLIED_ROWS,
     "ss_updown": SS_ROWS,
     "updown": {"embedded": {"regions": 12}},
+    "soft_attention": {"state": {"deep_output": False}},
+    "hard_attention": {"state": {"deep_output": False}},
     "spatial_attention": {name: {"refine": MIA | row} for name, row in MIA_ROWS.items()},
     **{name: {"mia": {"refine": MIA}} for name in HOSTS if name != "spatial_attention"},
 }
