@@ -1,7 +1,8 @@
 """What the parts hand each other, and the legend of shapes.
 
 Legend: B images, S captions of an image, K beams, R regions, A concepts, F feature width,
-D model width, L length, V vocabulary. Tensors may carry it as a suffix: ``logits_BSLV``.
+D model width, L length, V vocabulary, T likeliest classes of a region, G grounded objects.
+Tensors may carry it as a suffix: ``logits_BSLV``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from capdist.vocab import PAD
 class Batch:
     """Images with all their captions, padded.
 
-    ``regions`` (B, R, F) float32 and ``boxes`` (B, R, 4) are real where ``region_mask`` (B, R);
+    ``regions`` (B, R, F) float32 and ``boxes`` (B, R, 4), x1 y1 x2 y2 in 0..1, are real where
+    ``region_mask`` (B, R); so are ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0
+    where the shards have no classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A);
-    ``tokens`` (B, S, L) run BOS, words, EOS, PAD, and a caption that an image lacks is all PAD.
+    ``tokens`` (B, S, L) run BOS, words, EOS, PAD, and a caption that an image lacks is all PAD;
+    ``objects`` (B, G, 4) are boxes of what captions speak of, where grounding was asked for, and
+    ``object_captions`` (B, G) the number of the caption that does, -1 behind the last.
     """
 
     keys: tuple[str, ...]
@@ -29,9 +34,13 @@ class Batch:
     regions: Tensor
     region_mask: Tensor
     boxes: Tensor
+    class_ids: Tensor
+    class_probs: Tensor
     concepts: Tensor
     concept_mask: Tensor
     tokens: Tensor
+    objects: Tensor
+    object_captions: Tensor
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
@@ -42,9 +51,13 @@ class Batch:
             regions=torch.zeros(1, 1, feature_dim),
             region_mask=torch.ones(1, 1, dtype=torch.bool),
             boxes=torch.zeros(1, 1, 4),
+            class_ids=torch.zeros(1, 1, 0, dtype=torch.long),
+            class_probs=torch.zeros(1, 1, 0),
             concepts=torch.zeros(1, 1, dtype=torch.long),
             concept_mask=torch.ones(1, 1, dtype=torch.bool),
             tokens=torch.full((1, 1, 2), PAD),
+            objects=torch.zeros(1, 0, 4),
+            object_captions=torch.zeros(1, 0, dtype=torch.long),
         )
 
     @property

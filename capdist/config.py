@@ -122,12 +122,22 @@ class TrainingStage(Section):
     )
 
 
+class GroundingConfig(Section):
+    """The grounding loss of Spatial-Semantic attention, on shards that have grounding."""
+
+    weight: float = Field(1.0, gt=0, description="μ.")
+    iou: float = Field(
+        0.0, ge=0, lt=1, description="An object's best region overlaps it by more, or is none."
+    )
+
+
 class XeStage(TrainingStage):
     """Cross entropy with teacher forcing."""
 
     objective: Literal["xe"]
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     scheduled_sampling: ScheduledSampling | None = None
+    grounding: GroundingConfig | None = None
 
 
 class RewardConfig(Section):

@@ -168,8 +168,20 @@ def check(sample: Sample) -> None:
             f"sample {sample.key}: {len(sample.captions)} captions but {len(sample.tokens)} "
             "token lists; they must run in parallel"
         )
+    for phrase in sample.grounding or ():
+        _check_phrase(sample, phrase)
     if "." in sample.key or "/" in sample.key or not sample.key:
         raise ShardError(f"sample key {sample.key!r}: a key is not empty and has no '.' and no '/'")
+
+
+def _check_phrase(sample: Sample, phrase: Phrase) -> None:
+    known = 0 <= phrase.caption < len(sample.tokens)
+    length = len(sample.tokens[phrase.caption]) if known else 0
+    if not 0 <= phrase.start <= phrase.head < phrase.end <= length:
+        raise ShardError(
+            f"sample {sample.key}: grounding.json: tokens {phrase.start} to {phrase.end} with head "
+            f"{phrase.head} are no phrase of caption {phrase.caption}, which has {length} tokens"
+        )
 
 
 def _expect(

@@ -26,7 +26,7 @@ from capdist.reporting.table import format_markdown, format_table
 from capdist.vocab import BOS
 
 #: COCO's usual sizes: V with specials, F, R, A.
-VOCABULARY, FEATURES, REGIONS, CONCEPTS = 9_488, 2_048, 36, 36
+VOCABULARY, FEATURES, REGIONS, CONCEPTS, CLASSES = 9_488, 2_048, 36, 36, 1_601
 STEPS, ROUNDS = 20, 9
 COLUMNS = ("images/s", "slowest", "fastest", "of bare %")
 
@@ -114,7 +114,7 @@ def measure(setting: Setting) -> Figures:
         ConfigError: if there is no such model, or that is no beam.
     """
     torch.manual_seed(1)
-    model = build({"name": setting.model}, Dims(FEATURES, VOCABULARY), "--model").eval()
+    model = build({"name": setting.model}, Dims(FEATURES, VOCABULARY, CLASSES), "--model").eval()
     batch = make_batch(setting.batch)
     words = {"beam": setting.beam, "max_words": STEPS - 1, "min_words": STEPS - 1}
     decoding = validate(DecodingConfig, words, "command line")
@@ -148,9 +148,13 @@ def make_batch(images: int) -> Batch:
         regions=torch.randn(images, REGIONS, FEATURES),
         region_mask=torch.ones(images, REGIONS, dtype=torch.bool),
         boxes=torch.rand(images, REGIONS, 4),
+        class_ids=torch.randint(CLASSES, (images, REGIONS, 8)),
+        class_probs=torch.full((images, REGIONS, 8), 1 / 8),
         concepts=torch.randint(4, VOCABULARY, (images, CONCEPTS)),
         concept_mask=torch.ones(images, CONCEPTS, dtype=torch.bool),
         tokens=torch.full((images, 1, 2), BOS),
+        objects=torch.zeros(images, 0, 4),
+        object_captions=torch.zeros(images, 0, dtype=torch.long),
     )
 
 

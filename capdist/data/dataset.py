@@ -63,13 +63,22 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
     Raises:
         ShardError: naming the member.
     """
-    first = manifest.index(manifest.split(split)[0])[0]
-    have = {suffix.partition(".")[0] for suffix in first.members}
-    for need in sorted(needs - have):
+    for need in sorted(needs - members(manifest, split)):
         raise ShardError(
             f"{manifest.root}: its samples have no {need}, which model {model!r} reads; "
             "build the shards with them or choose another model"
         )
+    if "classes" in needs and not manifest.class_names:
+        raise ShardError(
+            f"{manifest.root}: its classes have no names, so model {model!r} can't know how many "
+            "there are; build the shards again with --class-names"
+        )
+
+
+def members(manifest: Manifest, split: str) -> set[str]:
+    """What the samples of a split have, by its first: "regions", "boxes", "classes", ..."""
+    first = manifest.index(manifest.split(split)[0])[0]
+    return {suffix.partition(".")[0] for suffix in first.members}
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,10 @@ def training_batches(
     vocab: Vocabulary,
     ranks: Ranks,
     seed: int,
+    *,
+    grounding: bool = False,
 ) -> Batches:
-    """The training split, shuffled.
+    """The training split, shuffled; with ``grounding`` it brings where captions' objects lie.
 
     Raises:
         ConfigError: if the ranks do not divide the batch or the lanes.
@@ -118,7 +129,7 @@ def training_batches(
             "train on no more ranks than images"
         )
     order = Order(sizes, seed, data.lanes, data.window)
-    return _batches(manifest, "train", data, batch, vocab, ranks, order)
+    return _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
 
 
 def evaluation_batches(
@@ -139,7 +150,8 @@ def _batches(
     vocab: Vocabulary,
     ranks: Ranks,
     order: Order,
+    grounding: bool = False,
 ) -> Batches:
-    stream = Stream(manifest, split, order, ranks, batch.images, data.workers)
-    collate = Collate(vocab, data.max_words, data.max_concepts)
+    stream = Stream(manifest, split, order, ranks, batch.images, data.workers, grounding)
+    collate = Collate(vocab, data.max_words, data.max_concepts, len(manifest.class_names))
     return Batches(stream, collate, batch)

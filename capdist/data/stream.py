@@ -18,7 +18,7 @@ from capdist.signals import ignore_stop
 from shards.index import Manifest, SampleIndex
 from shards.schema import MEMBERS, Sample, ShardError, decode
 
-#: Members that training reads; the others' bytes are passed over.
+#: Members that are always read; the others' bytes are passed over.
 READ = frozenset(MEMBERS) - {"grounding.json", "png"}
 
 
@@ -41,6 +41,7 @@ class Stream:
         ranks: this process's place; ``world`` must divide ``order.lanes``.
         images: samples of a step, over all ranks; ``world`` must divide them.
         workers: reader processes; 0 reads in this one.
+        grounding: whether to read where phrases lie, which takes as long as all the rest.
     """
 
     manifest: Manifest
@@ -49,6 +50,7 @@ class Stream:
     ranks: Ranks
     images: int
     workers: int = 0
+    grounding: bool = False
 
     def __post_init__(self) -> None:
         if self.order.lanes % self.ranks.world:
@@ -61,6 +63,11 @@ class Stream:
                 f"{self.ranks.world} ranks do not divide a batch of {self.images} images: "
                 "set stages.N.batch.images to a multiple of the ranks"
             )
+
+    @property
+    def members(self) -> frozenset[str]:
+        """What is read of a sample."""
+        return READ | {"grounding.json"} if self.grounding else READ
 
     @property
     def steps(self) -> int:
@@ -152,7 +159,7 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
     try:
         with gopen(str(path)) as file:
             file.seek(entries[0].offset)
-            for members in group_by_keys(_files(file, str(path))):
+            for members in group_by_keys(_files(file, str(path), stream.members)):
                 _check(members, entries[found])
                 yield _decode(members, stream.manifest.features.dim)
                 found += 1
@@ -168,10 +175,10 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
 _REMEDY = "'python -m shards verify' names all damage"
 
 
-def _files(file: BinaryIO, url: str) -> Iterator[dict[str, Any]]:
+def _files(file: BinaryIO, url: str, wanted: frozenset[str]) -> Iterator[dict[str, Any]]:
     from webdataset.tariterators import tar_file_iterator
 
-    for member in tar_file_iterator(file, select_files=lambda name: _suffix(name) in READ):
+    for member in tar_file_iterator(file, select_files=lambda name: _suffix(name) in wanted):
         yield {**member, "__url__": url}
 
 
@@ -184,7 +191,7 @@ def _check(members: Mapping[str, Any], entry: SampleIndex) -> None:
     if members["__key__"] != entry.key:
         raise ShardError(f"sample {members['__key__']}, expected {entry.key}")
     for name, data in members.items():
-        if name in READ and zlib.crc32(data) != entry.members[name].crc32:
+        if name in MEMBERS and zlib.crc32(data) != entry.members[name].crc32:
             raise ShardError(f"sample {entry.key}: {name} has another checksum than in the index")
 
 

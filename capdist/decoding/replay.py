@@ -59,7 +59,7 @@ class Replay:
     def __call__(self, batch: Batch) -> Found:
         """What `Search.run` finds."""
         batch = pad(batch)
-        shape = (*batch.region_mask.shape, batch.concept_mask.shape[1])
+        shape = (*batch.class_ids.shape, batch.concept_mask.shape[1])
         if shape not in self.graphs:
             search = Search(self.model, batch, self.decoding, self.limits)
             self.graphs[shape] = Captured(search, batch, self.pool)
@@ -92,7 +92,7 @@ class Captured:
 
 
 def pad(batch: Batch) -> Batch:
-    """A batch with as many regions and concepts as one of few shapes, and without captions."""
+    """A batch with as many regions and concepts as one of few shapes, and nothing of captions."""
     regions = -batch.regions.shape[1] % STRIDE
     concepts = -batch.concepts.shape[1] % STRIDE
     widen = torch.nn.functional.pad
@@ -101,9 +101,13 @@ def pad(batch: Batch) -> Batch:
         regions=widen(batch.regions, (0, 0, 0, regions)),
         region_mask=widen(batch.region_mask, (0, regions)),
         boxes=widen(batch.boxes, (0, 0, 0, regions)),
+        class_ids=widen(batch.class_ids, (0, 0, 0, regions)),
+        class_probs=widen(batch.class_probs, (0, 0, 0, regions)),
         concepts=widen(batch.concepts, (0, concepts)),
         concept_mask=widen(batch.concept_mask, (0, concepts)),
         tokens=batch.tokens[:, :1, :2],
+        objects=batch.objects[:, :0],
+        object_captions=batch.object_captions[:, :0],
     )
 
 

@@ -22,10 +22,11 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that the data decides: F and V."""
+    """Sizes that the data decides: F, V, and how many classes a detector tells apart."""
 
     features: int
     vocabulary: int
+    classes: int = 0
 
 
 MemoryT = TypeVar("MemoryT")
@@ -64,10 +65,16 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     """
 
     Config: ClassVar[type[ModelConfig]]
-    #: Optional members that the shards must have: "concepts", "classes", "boxes", ...
-    needs: ClassVar[frozenset[str]] = frozenset()
     #: Whether each step reads the last one's state, so that scheduled sampling makes sense.
     recurrent: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional members that the shards must have: "concepts", "classes".
+
+        A plain class variable will do where the config makes no difference.
+        """
+        return frozenset()
 
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:

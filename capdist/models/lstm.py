@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
+from capdist.models.layers import masked_mean
 
 
 class LstmConfig(ModelConfig):
@@ -52,9 +53,7 @@ class Lstm(CaptionModel[Tensor]):
     def encode(self, batch: Batch) -> Tensor:
         """The pooled image, v = ReLU(W_v mean(I)), over the regions that are there."""
         regions = batch.regions.to(self.image.weight.dtype)
-        count = batch.region_mask.sum(1, keepdim=True)
-        mean = regions.masked_fill(~batch.region_mask[..., None], 0).sum(1) / count
-        return self.dropout(self.image(mean).relu())
+        return self.dropout(self.image(masked_mean(regions, batch.region_mask)).relu())
 
     def forward(self, memory: Tensor, tokens: Tensor) -> Tensor:
         """One step after the other; a caption stands where a hypothesis stands in `step`."""

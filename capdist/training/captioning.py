@@ -141,8 +141,9 @@ class Captioner:
         """
         found = find_files(files)
         source = recognise(FEATURE_FORMATS, found)[1](found)
+        bare = source.read(source.image_ids[0]).classes is None
         for member in self.members:
-            if lacking := member.model.needs - {"boxes", "classes"}:
+            if lacking := member.model.needs - (set() if bare else {"classes"}):
                 raise ConfigError(
                     f"{files}: feature files have no {', '.join(sorted(lacking))}, which model "
                     f"{member.config.model['name']!r} reads; build shards and give them as --shards"
@@ -155,7 +156,8 @@ class Captioner:
             )
 
         def batches() -> Iterator[Batch]:
-            collate, size = Collate(self.first.vocab, 1, 1), self.decoding.batch
+            classes = max(member.classes for member in self.members)
+            collate, size = Collate(self.first.vocab, 1, 1, classes), self.decoding.batch
             for start in range(0, len(source.image_ids), size):
                 ids = source.image_ids[start : start + size]
                 yield collate([_sample(image, source.read(image)) for image in ids])

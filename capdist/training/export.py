@@ -28,6 +28,7 @@ class Exported:
     config: Config
     vocab: Vocabulary
     features: Features
+    classes: int
 
     def decoding(self, beam: int | None) -> DecodingConfig:
         """How its config decodes, with another beam where one is given.
@@ -39,7 +40,7 @@ class Exported:
         return validate(DecodingConfig, chosen, "command line")
 
     def check_features(self, manifest: Manifest) -> None:
-        """Refuse shards whose features another extractor made.
+        """Refuse shards whose features, or the classes that the model reads, are others.
 
         Raises:
             ConfigError: naming both.
@@ -50,6 +51,11 @@ class Exported:
                 f"{manifest.root}: features {found.name!r} of width {found.dim}, but the model was "
                 f"trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
+            )
+        if "classes" in self.model.needs and self.classes != len(manifest.class_names):
+            raise ConfigError(
+                f"{manifest.root}: {len(manifest.class_names)} names of classes, but the model was "
+                f"trained with {self.classes}; build the shards with the same --class-names"
             )
 
 
@@ -66,6 +72,7 @@ def write_export(
     save_file(weights, folder / "model.safetensors", metadata={"vocabulary": vocab.hash})
     described = {
         "features": asdict(manifest.features),
+        "classes": len(manifest.class_names),
         "run": config.model_dump(mode="json", by_alias=True),
     }
     (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
@@ -85,10 +92,10 @@ def read_export(folder: Path) -> Exported:
     config = validate(Config, described["run"], str(folder / "config.json"))
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
-    features = Features(**described["features"])
-    model = build(config.model, Dims(features.dim, len(vocab)), str(folder))
+    features, classes = Features(**described["features"]), described.get("classes", 0)
+    model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
     model.load_state_dict(weights)
-    return Exported(model.eval(), config, vocab, features)
+    return Exported(model.eval(), config, vocab, features, classes)
 
 
 def read_run(run: Path, checkpoint: str = "best") -> Exported:

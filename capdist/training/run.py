@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from capdist.config import Config, ConfigError, ScstStage, Stage, XeStage, read_json
-from capdist.data.dataset import Batches, check_needs, count_words, training_batches
+from capdist.data.dataset import Batches, check_needs, count_words, members, training_batches
+from capdist.losses.grounding import Salient
 from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build, parse
 from capdist.reporting.journal import Journal
@@ -118,7 +119,7 @@ class Run:
         return run
 
     def check_stages(self, model: CaptionModel[Any]) -> None:
-        """Refuse rewards that are not there, and scheduled sampling where steps have no state.
+        """Refuse rewards that are not there, and what model or shards have nothing for.
 
         Raises:
             ConfigError: naming the stage.
@@ -131,6 +132,25 @@ class Run:
                     f"{self.where}: stages.{number}.scheduled_sampling needs a recurrent model, "
                     f"{self.config.model['name']} is none; remove it"
                 )
+            if isinstance(stage, XeStage) and stage.grounding:
+                self.check_grounding(f"{self.where}: stages.{number}.grounding", model)
+
+    def check_grounding(self, option: str, model: CaptionModel[Any]) -> None:
+        """Refuse the grounding loss where nothing can be told, or there is nothing to tell.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        if not isinstance(model, Salient):
+            raise ConfigError(
+                f"{option} needs a model that says which regions captions speak of, as ss_updown "
+                f"does; {self.config.model['name']} does not; remove it"
+            )
+        if "grounding" not in members(self.manifest, "train"):
+            raise ConfigError(
+                f"{option}: {self.manifest.root}: its samples have no grounding; remove it, or "
+                "choose other shards"
+            )
 
     def check_last(self, last: Path) -> None:
         """Refuse to go on with a checkpoint of another vocabulary, model or number of ranks.
@@ -168,7 +188,8 @@ class Run:
         """A freshly initialised model: the same on every rank, whatever was drawn before."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            dims = Dims(self.manifest.features.dim, len(self.vocab))
+            manifest = self.manifest
+            dims = Dims(manifest.features.dim, len(self.vocab), len(manifest.class_names))
             return build(self.config.model, dims, self.where)
 
     def go(self) -> None:
@@ -239,4 +260,13 @@ class Run:
     def batches(self, stage: Stage) -> Batches:
         """The training split for this rank."""
         data, seed = self.config.data, self.config.seed
-        return training_batches(self.manifest, data, stage.batch, self.vocab, self.job.ranks, seed)
+        grounding = isinstance(stage, XeStage) and stage.grounding is not None
+        return training_batches(
+            self.manifest,
+            data,
+            stage.batch,
+            self.vocab,
+            self.job.ranks,
+            seed,
+            grounding=grounding,
+        )

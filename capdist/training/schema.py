@@ -26,10 +26,13 @@ them. This page is made by `python -m capdist.training.schema`.
 def config_schema() -> dict[str, Any]:
     """The schema of the whole tree, with every registered model's own section."""
     schema = Config.model_json_schema()
-    sections = {name: model.Config.model_json_schema() for name, model in registered().items()}
+    sections = [model.Config.model_json_schema() for model in registered().values()]
+    # References are from the root of the file.
+    for section in sections:
+        schema["$defs"] |= section.pop("$defs", {})
     schema["properties"]["model"] = {
         "description": schema["properties"]["model"]["description"],
-        "oneOf": list(sections.values()),
+        "oneOf": sections,
     }
     return schema
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.config import ScheduledSampling, XeStage
 from capdist.losses.cross_entropy import cross_entropy
+from capdist.losses.grounding import Salient, grounding
 from capdist.models.base import CaptionModel
 from capdist.training.engine import Objective
 
@@ -28,13 +29,18 @@ class XeObjective(Objective):
         self.sampled = sampled_share(self.stage.scheduled_sampling, epoch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The summed loss of `cross_entropy`."""
-        return cross_entropy(
+        """The summed loss of `cross_entropy`, and μ times that of `grounding` where it is on."""
+        loss = cross_entropy(
             self.model,
             batch,
             label_smoothing=self.stage.label_smoothing,
             sampled=self.sampled,
         )
+        if self.stage.grounding is None:
+            return loss
+        assert isinstance(self.model, Salient)
+        options = self.stage.grounding
+        return loss + options.weight * grounding(self.model.saliency(batch), batch, options.iou)
 
 
 def sampled_share(sampling: ScheduledSampling | None, epoch: int) -> float:

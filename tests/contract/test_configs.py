@@ -18,7 +18,7 @@ FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json"})
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_parses_and_builds(path: Path) -> None:
     config = load_config(path)
-    build(config.model, Dims(features=8, vocabulary=10), str(path))
+    build(config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
     assert config.schema_ is not None
     assert (path.parent / config.schema_).resolve() == CONFIGS / "schema.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from capdist.losses.cross_entropy import cross_entropy
 from capdist.models.base import CaptionModel, Dims, build, registered
 from capdist.vocab import BOS
 
-DIMS = Dims(features=7, vocabulary=23)
-B, S, R, A, L = 3, 2, 5, 4, 6
+DIMS = Dims(features=7, vocabulary=23, classes=9)
+B, S, R, A, L, T = 3, 2, 5, 4, 6, 3
 
 GLIED_ROWS = {
     "base": {"global_visual": False, "global_attribute": False, "local": False},
@@ -25,8 +26,43 @@ GLIED_ROWS = {
     "global": {"global_visual": True, "global_attribute": True, "local": False},
     "local": {"global_visual": False, "global_attribute": False, "local": True},
 }
-VARIANTS: list[Any] = [pytest.param({"name": name}, id=name) for name in registered()] + [
-    pytest.param({"name": "glied", **row}, id=f"glied-{name}") for name, row in GLIED_ROWS.items()
+HOSTS = [name for name, model in registered().items() if "refine" in model.Config.model_fields]
+MIA = {"name": "mia", "heads": 4, "hidden": 48}
+MIA_ROWS: dict[str, dict[str, str | int]] = {
+    "mia": {},
+    "output": {"output": "visual"},
+    "self": {"output": "visual", "attention": "self"},
+    "start": {"start": "visual", "iterations": 3},
+    "once": {"output": "visual", "iterations": 1},
+}
+SS_ROWS = {
+    "spatial": {"semantic": False},
+    "semantic": {"spatial": False},
+    "neither": {"spatial": False, "semantic": False},
+}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "glied": GLIED_ROWS,
+    "ss_updown": SS_ROWS,
+    "updown": {"embedded": {"regions": 12}},
+    "soft_attention": {"state": {"deep_output": False}},
+    "hard_attention": {"state": {"deep_output": False}},
+    "spatial_attention": {name: {"refine": MIA | row} for name, row in MIA_ROWS.items()},
+    **{name: {"mia": {"refine": MIA}} for name in HOSTS if name != "spatial_attention"},
+}
+#: Sizes, of whatever has such, that make a model quick to run.
+SMALL = {"width": 24, "embedding": 10, "hidden": 20, "attention": 9}
+
+
+def small(name: str, **options: Any) -> dict[str, Any]:
+    """The section of a small model."""
+    known = registered()[name].Config.model_fields
+    return {"name": name, **{key: SMALL[key] for key in SMALL if key in known}, **options}
+
+
+VARIANTS: list[Any] = [pytest.param(small(name), id=name) for name in registered()] + [
+    pytest.param(small(name, **row), id=f"{name}-{kind}")
+    for name, rows in ROWS.items()
+    for kind, row in rows.items()
 ]
 
 
@@ -49,9 +85,13 @@ def make_batch() -> Batch:
         regions=regions,
         region_mask=region_mask,
         boxes=torch.rand(B, R, 4, generator=generator),
+        class_ids=torch.randint(9, (B, R, T), generator=generator),
+        class_probs=torch.rand(B, R, T, generator=generator).softmax(-1),
         concepts=concepts,
         concept_mask=concept_mask,
         tokens=tokens,
+        objects=torch.rand(B, 4, 4, generator=generator),
+        object_captions=torch.tensor([[0, 0, 1, 1], [1, 0, -1, -1], [-1, -1, -1, -1]]),
     )
 
 
@@ -111,15 +151,15 @@ def test_no_word_sees_a_later_one(section: dict[str, Any]) -> None:
 
 def test_padding_changes_nothing(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
-    padded = Batch(
-        keys=batch.keys,
-        image_ids=batch.image_ids,
+    padded = replace(
+        batch,
         regions=torch.cat([batch.regions, torch.full((B, 2, 7), 1e3)], 1),
         region_mask=torch.cat([batch.region_mask, torch.zeros(B, 2, dtype=torch.bool)], 1),
         boxes=torch.cat([batch.boxes, torch.rand(B, 2, 4)], 1),
+        class_ids=torch.cat([batch.class_ids, torch.ones(B, 2, T, dtype=torch.long)], 1),
+        class_probs=torch.cat([batch.class_probs, torch.rand(B, 2, T)], 1),
         concepts=torch.cat([batch.concepts, torch.full((B, 3), 9)], 1),
         concept_mask=torch.cat([batch.concept_mask, torch.zeros(B, 3, dtype=torch.bool)], 1),
-        tokens=batch.tokens,
     )
     torch.testing.assert_close(
         logits_of(model, padded), logits_of(model, batch), rtol=1e-5, atol=1e-5
@@ -142,9 +182,18 @@ def test_images_do_not_see_each_other(section: dict[str, Any]) -> None:
 def test_reads_what_it_says_it_needs(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     before = logits_of(model, batch)
-    batch.concepts.copy_(batch.concepts.flip(0).clamp_min(4))
-    batch.concept_mask.fill_(True)
-    assert torch.allclose(logits_of(model, batch), before) != ("concepts" in model.needs)
+    others = {
+        "concepts": replace(
+            batch,
+            concepts=batch.concepts.flip(0).clamp_min(4),
+            concept_mask=torch.ones_like(batch.concept_mask),
+        ),
+        "classes": replace(batch, class_ids=8 - batch.class_ids),
+    }
+    assert model.needs <= set(others)
+    for name, other in others.items():
+        same = torch.allclose(logits_of(model, other), before, rtol=1e-6, atol=1e-7)
+        assert same != (name in model.needs)
 
 
 def test_every_parameter_learns(section: dict[str, Any]) -> None:
@@ -189,7 +238,7 @@ def test_attention_sums_to_one_over_what_is_there(section: dict[str, Any]) -> No
 
 def test_models_import_only_the_contract_and_the_layers() -> None:
     folder = Path(capdist.models.__path__[0])
-    shared = {"base", "layers"}
+    shared = {"base", "layers", "mia"}
     for file in folder.glob("[!_]*.py"):
         nodes = ast.walk(ast.parse(file.read_text()))
         sources = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

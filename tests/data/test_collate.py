@@ -17,7 +17,7 @@ from capdist.data.dataset import captioned, check_needs, count_words, training_b
 from capdist.data.stream import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.index import Manifest
-from shards.schema import Sample, ShardError
+from shards.schema import CLASS_DTYPE, Phrase, Sample, ShardError
 from shards.writer import write
 from tests.conftest import WORDS, TinySource, tiny_sample
 
@@ -49,6 +49,73 @@ def test_tokens_run_bos_words_eos_pad() -> None:
     assert batch.caption_count == 2 + 1
 
 
+def with_classes(number: int, ids: list[int]) -> Sample:
+    """A sample whose regions all have these classes, the first one's likelier by the region."""
+    sample = tiny_sample(number)
+    classes = np.zeros((len(sample.regions), len(ids)), CLASS_DTYPE)
+    classes["id"] = ids
+    classes["prob"] = 0.5 / (1 + np.arange(classes.size).reshape(classes.shape))
+    return replace(sample, classes=classes)
+
+
+def test_classes_are_those_of_their_regions() -> None:
+    samples = [with_classes(4, [3, 1, 2]), with_classes(1, [0, 4])]
+    batch = Collate(VOCAB, 20, 3, classes=5)(samples)
+    assert batch.class_ids.shape == batch.class_probs.shape == (2, 5, 3)
+    for i, sample in enumerate(samples):
+        assert sample.classes is not None
+        kept = sample.classes.shape[1]
+        real = batch.region_mask[i]
+        np.testing.assert_array_equal(batch.class_ids[i][real][:, :kept], sample.classes["id"])
+        np.testing.assert_array_equal(batch.class_probs[i][real][:, :kept], sample.classes["prob"])
+    assert not batch.class_probs[1, :, 2:].any()
+    assert not batch.class_probs[~batch.region_mask].any()
+
+
+def test_classes_without_names_are_left_out() -> None:
+    assert Collate(VOCAB, 20, 3)([with_classes(4, [3])]).class_ids.shape == (1, 5, 0)
+    assert Collate(VOCAB, 20, 3, classes=5)([tiny_sample(4)]).class_ids.shape == (1, 5, 0)
+
+
+@pytest.mark.parametrize(("ids", "wrong"), [([1, 5], 5), ([-1, 2], -1)])
+def test_a_class_without_a_name_is_refused(ids: list[int], wrong: int) -> None:
+    samples = [with_classes(4, [0]), with_classes(7, ids)]
+    with pytest.raises(ShardError, match=f"sample 0+7: class {wrong}, but there are names for 5"):
+        Collate(VOCAB, 20, 3, classes=5)(samples)
+
+
+def test_a_sample_that_lacks_its_classes_is_refused() -> None:
+    with pytest.raises(ShardError, match=r"sample 0+7: no classes\.npy"):
+        Collate(VOCAB, 20, 3, classes=5)([with_classes(4, [0]), tiny_sample(7)])
+
+
+def test_objects_bring_their_captions() -> None:
+    left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+    phrases = (Phrase(1, 0, 1, 0, "dog", (left, right)), Phrase(0, 0, 1, 0, "cat", (right,)))
+    samples = [tiny_sample(3), replace(tiny_sample(4), grounding=phrases)]
+    batch = Collate(VOCAB, 20, 3)(samples)
+    assert batch.object_captions.tolist() == [[-1, -1, -1], [1, 1, 0]]
+    assert batch.objects[1].tolist() == [list(left), list(right), list(right)]
+    assert Collate(VOCAB, 20, 3)(samples[:1]).objects.shape == (1, 0, 4)
+
+
+def test_grounding_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    box = (0.25, 0.0, 0.5, 1.0)
+
+    class Grounded(TinySource):
+        def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+            for sample in super().load(split, ids):
+                yield replace(sample, grounding=(Phrase(0, 0, 2, 1, "dog", (box,)),))
+
+    manifest = write(Grounded(sizes=(("train", 5),)), tmp_path, workers=1)
+    vocab, data = count_words(manifest, 1), DataConfig(shards="", lanes=1, workers=0)
+    sizes = BatchConfig(images=5, micro=5)
+    for grounding in (False, True):
+        batches = training_batches(manifest, data, sizes, vocab, Ranks(), 1, grounding=grounding)
+        ((batch,),) = batches.epoch(0)
+        assert batch.objects.tolist() == ([[list(box)]] * 5 if grounding else [[]] * 5)
+
+
 def test_a_batch_of_no_weight_has_no_tokens() -> None:
     assert Batch.empty(6).token_count == 0
     assert Batch.empty(6).caption_count == 0
@@ -73,6 +140,16 @@ def test_shards_without_what_a_model_reads_are_refused(tiny: Manifest) -> None:
     check_needs(tiny, "train", frozenset({"concepts", "boxes"}), "glied")
     with pytest.raises(ShardError, match="no classes, which model 'x' reads"):
         check_needs(tiny, "train", frozenset({"classes"}), "x")
+
+
+def test_classes_must_have_names(tmp_path: Path) -> None:
+    class Nameless(TinySource):
+        def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+            yield from (with_classes(number, [0]) for number in ids)
+
+    manifest = write(Nameless(sizes=(("train", 2),)), tmp_path, workers=1)
+    with pytest.raises(ShardError, match=r"its classes have no names.*--class-names"):
+        check_needs(manifest, "train", frozenset({"classes"}), "x")
 
 
 def test_moving_keeps_everything() -> None:

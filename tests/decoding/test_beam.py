@@ -15,14 +15,14 @@ from capdist.decoding.beam import DecodingError, beam_search, length_weights
 from capdist.decoding.limits import Limits
 from capdist.models.base import CaptionModel, Dims, build, registered
 from capdist.vocab import BOS, EOS, PAD, UNK
-from tests.contract.test_models import B, make_batch
+from tests.contract.test_models import B, make_batch, small
 
 V, WORDS = 8, 3
 
 
 def make(name: str) -> CaptionModel[Any]:
     torch.manual_seed(4)
-    model = build({"name": name}, Dims(7, V)).eval()
+    model = build(small(name), Dims(7, V, 9)).eval()
     # Spread the probabilities, so that captions differ by more than rounding.
     model.get_parameter("output.weight").data.mul_(4)
     return model

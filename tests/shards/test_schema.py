@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from shards.schema import REQUIRED_MEMBERS, Sample, ShardError, decode, encode
+from shards.schema import REQUIRED_MEMBERS, Phrase, Sample, ShardError, decode, encode
 from tests.shards.made import make_sample
 
 
@@ -71,6 +71,9 @@ def test_damaged_member_is_named(suffix: str) -> None:
         ({"boxes": np.zeros((2, 5), np.float32)}, r"boxes.npy is float32 \(2, 5\)"),
         ({"classes": np.zeros((2, 3), np.int16)}, "classes.npy is int16"),
         ({"captions": ("one",)}, "1 captions but 2 token lists"),
+        ({"grounding": (Phrase(2, 0, 1, 0, "dog", ()),)}, "no phrase of caption 2.* 0 tokens"),
+        ({"grounding": (Phrase(0, 1, 5, 2, "dog", ()),)}, "1 to 5 .* caption 0, which has 4"),
+        ({"grounding": (Phrase(0, 1, 3, 3, "dog", ()),)}, "with head 3 are no phrase"),
         ({"key": "a.b"}, "no '.'"),
         ({"key": ""}, "not empty"),
     ],

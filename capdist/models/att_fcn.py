@@ -1,0 +1,111 @@
+"""ATT-FCN: semantic attention (You et al., CVPR 2016), a host of MIA.
+
+Concepts y^i are attended to twice a step, before the LSTM by the last word and behind it by its
+state; the image is seen once, before the first word:
+
+    x_0 = W^{x,v} v                                                                        (1)
+    α_t^i ∝ exp((E y_{t-1})^T U E y^i)                                                     (6)
+    x_t = W^{x,Y} (E y_{t-1} + diag(w^{x,A}) Σ_i α_t^i E y^i)                              (7)
+    β_t^i ∝ exp(h_t^T V σ(E y^i))                                                          (8)
+    p_t ∝ exp(E^T W^{Y,h} (h_t + diag(w^{Y,A}) Σ_i β_t^i σ(E y^i)))                        (9)
+
+with σ = tanh, as in the LSTM that makes h_t, and one matrix E for words, concepts and output.
+Words and state have one width, as Eq. 9 asks. v is the mean of the regions, to each of which
+W^{x,v} is applied. The paper's penalty that spreads attention over a caption's length is left out.
+
+With MIA (its Table 2, which counts the model among those on concepts) T* or MIA(I, T) stands in
+place of E y^i in all of Eq. 6 to 9; v stays the plain image.
+
+Parameters (V = 9,487 words, F = 2048, D = 512): E 4.86 M + W^{x,v} 1.05 M + U, V, W^{x,Y} and
+W^{Y,h} 1.05 M + LSTM 2.10 M = 9.1 M; with MIA 15.4 M.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capdist.batch import Batch
+from capdist.models.base import Dims, ModelConfig, register
+from capdist.models.layers import OpenLoop, Tensors, masked_mean, masked_softmax
+from capdist.models.mia import TextualMiaConfig, refiner
+
+
+class AttFcnConfig(ModelConfig):
+    """Sizes as in MIA's comparison."""
+
+    name: Literal["att_fcn"]
+    width: int = Field(512, description="D, of words, concepts, image and state.")
+    dropout: float = Field(0.5, ge=0, lt=1)
+    refine: TextualMiaConfig | None = Field(None, description="What refines the concepts.")
+
+
+@register("att_fcn")
+class AttFcn(OpenLoop):
+    """The memory is the state behind the image, the concepts with their mask, and two keys each."""
+
+    Config = AttFcnConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
+
+    def __init__(self, config: AttFcnConfig, dims: Dims) -> None:
+        width = config.width
+        super().__init__(width, width)
+        self.regions = nn.Linear(dims.features, width)
+        self.refine = refiner(config.refine, width)
+        self.key_in = nn.Linear(width, width, bias=False)  # U
+        self.key_out = nn.Linear(width, width, bias=False)  # V
+        self.scale_in = nn.Parameter(torch.ones(width))  # w^{x,A}
+        self.scale_out = nn.Parameter(torch.ones(width))  # w^{Y,A}
+        self.project_in = nn.Linear(width, width, bias=False)  # W^{x,Y}
+        self.project_out = nn.Linear(width, width, bias=False)  # W^{Y,h}
+        self.output = nn.Linear(width, dims.vocabulary, bias=False)  # E^T
+        self.dropout = nn.Dropout(config.dropout)
+
+    def words(self, tokens: Tensor) -> Tensor:
+        """E y, (..., D)."""
+        return functional.embedding(tokens, self.output.weight)
+
+    def encode(self, batch: Batch) -> Tensors:
+        """The state after x_0 (Eq. 1), and what both attentions look at."""
+        regions = self.regions(batch.regions.to(self.regions.weight.dtype))
+        image = self.dropout(masked_mean(regions, batch.region_mask))
+        _, concepts = self.refine(
+            regions, batch.region_mask, self.words(batch.concepts), batch.concept_mask
+        )
+        return {
+            **self.recur(image[:, None, None])[1],
+            "concepts": concepts,
+            "mask": batch.concept_mask[:, None],
+            "keys_in": self.key_in(concepts),
+            "keys_out": self.key_out(concepts.tanh()),
+        }
+
+    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+        """Eq. 6 to 9."""
+        states, hidden = self.recur(self._inputs(memory, tokens), hidden)
+        states = states.flatten(1, 2)
+        context = self._look(memory, "keys_out", states) @ memory["concepts"].tanh()
+        seen = self.project_out(states + self.scale_out * context)
+        return self.output(self.dropout(seen)).unflatten(1, tokens.shape[1:]), hidden
+
+    def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
+        """β_t, the last look before each word."""
+        cache = self.start(memory, tokens.shape[1], tokens.shape[2]).cache
+        states, _ = self.recur(self._inputs(memory, tokens), cache)
+        looks = self._look(memory, "keys_out", states.flatten(1, 2))
+        return {"concepts": looks.unflatten(1, tokens.shape[1:])}
+
+    def _inputs(self, memory: Tensors, tokens: Tensor) -> Tensor:
+        """x_t (Eq. 6 and 7), (B, N, L, D)."""
+        words = self.words(tokens.flatten(1))
+        context = self._look(memory, "keys_in", words) @ memory["concepts"]
+        x = self.project_in(words + self.scale_in * context)
+        return self.dropout(x).unflatten(1, tokens.shape[1:])
+
+    def _look(self, memory: Tensors, keys: str, queries: Tensor) -> Tensor:
+        """α or β, (B, N·L, A), of queries (B, N·L, D)."""
+        return masked_softmax(queries @ memory[keys].transpose(1, 2), memory["mask"])

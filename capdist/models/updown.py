@@ -1,0 +1,258 @@
+"""Up-Down (Anderson et al., CVPR 2018), and on it Spatial-Semantic attention (Hu, Wang and Xu).
+
+`UpDown` reads like section 3.2 of "Bottom-Up and Top-Down Attention": an LSTM that decides where to
+look, and one that writes. `SsUpDown` reads like section 2.2 of "Spatial-Semantic Attention for
+Grounded Image Captioning": to where the first one looks it adds where captions look in general, as
+the detector's boxes and classes tell.
+
+What the papers leave open or have otherwise: words, and the states h² that are written from, go
+through dropout. Hu et al. write the attention with ReLU, Anderson et al. with tanh
+(``activation``). A common implementation embeds the regions first, v = ReLU(W_r v), and so does
+whoever counted Up-Down's parameters for GLIED's Table 2 (``regions``).
+
+Parameters at the paper's sizes (V = 9,487 words, F = 2048, LSTMs and words 1000, attention 512):
+
+                                   regions as they are    embedded to 1000
+    word table                                   9.49 M              9.49 M
+    region embedding                             0                   2.05 M
+    attention LSTM, Eq. 2                       20.20 M             16.00 M
+    attention, Eq. 3                             1.56 M              1.02 M
+    language LSTM, Eq. 6                        16.20 M             12.00 M
+    output, Eq. 7                                9.50 M              9.50 M
+                                                56.9 M              50.1 M (GLIED's Table 2: 50.1)
+
+Spatial-Semantic attention adds less than 0.01 M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from capdist.batch import Batch
+from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
+from capdist.models.layers import AdditiveAttention, lstm_cell, masked_mean
+
+#: Hidden and cell states of the two LSTMs, each (B, K, D).
+Cells = dict[str, Tensor]
+
+
+class UpDownSizes(ModelConfig):
+    """Sizes as in Anderson et al., section 4.2."""
+
+    width: int = Field(1000, description="D, of both LSTMs.")
+    embedding: int = Field(1000, description="Width of the word table.")
+    attention: int = Field(512, description="Width inside the attention.")
+    regions: int | None = Field(
+        None, description="Embed regions to this width by ReLU(W v); null: read them as they are."
+    )
+    activation: Literal["tanh", "relu"] = Field("tanh", description="Inside the attention.")
+    dropout: float = Field(0.5, ge=0, lt=1)
+
+
+class UpDownConfig(UpDownSizes):
+    """Up-Down."""
+
+    name: Literal["updown"]
+
+
+class SsUpDownConfig(UpDownSizes):
+    """Up-Down with Spatial-Semantic attention; the two switches are the rows of its Table 2."""
+
+    name: Literal["ss_updown"]
+    spatial: bool = Field(True, description="W_p reads where a region lies; else its features.")
+    semantic: bool = Field(True, description="W_c reads a region's classes; else its features.")
+    share: float = Field(0.5, gt=0, description="λ, how much of β is added to the attention.")
+
+
+@dataclass(frozen=True)
+class UpDownMemory:
+    """What depends on the image alone.
+
+    ``regions`` (B, R, F'), their ``keys`` (B, R, H) in the attention and their ``mask`` (B, R);
+    ``image`` (B, 4 D), what v̄ adds to the attention LSTM's gates; ``beta`` (B, R) of
+    Spatial-Semantic attention.
+    """
+
+    regions: Tensor
+    keys: Tensor
+    mask: Tensor
+    image: Tensor
+    beta: Tensor | None = None
+
+
+@register("updown")
+class UpDown(CaptionModel[UpDownMemory]):
+    """Section 3.2 of Anderson et al."""
+
+    Config: ClassVar[type[ModelConfig]] = UpDownConfig
+    recurrent: ClassVar[bool] = True
+
+    def __init__(self, config: UpDownSizes, dims: Dims) -> None:
+        super().__init__()
+        self.width = width = config.width
+        self.words = nn.Embedding(dims.vocabulary, config.embedding)
+        self.regions: nn.Module = nn.Identity()
+        region = dims.features
+        if config.regions is not None:
+            region = config.regions
+            embed = nn.Linear(dims.features, region)
+            self.regions = nn.Sequential(embed, nn.ReLU(), nn.Dropout(config.dropout))
+        # The gates of an LSTM are sums: every input is projected where it is known.
+        self.word_gates = nn.Linear(config.embedding, 4 * width)
+        self.image_gates = nn.Linear(region, 4 * width, bias=False)
+        self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
+        function = torch.tanh if config.activation == "tanh" else torch.relu
+        self.attend = AdditiveAttention(region, width, config.attention, function)
+        self.language_gates = nn.Linear(region + 2 * width, 4 * width)
+        self.output = nn.Linear(width, dims.vocabulary)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def encode(self, batch: Batch) -> UpDownMemory:
+        """Regions v_i, and v̄, their mean."""
+        regions, mask = self._regions(batch), batch.region_mask
+        image = self.image_gates(masked_mean(regions, mask))
+        return UpDownMemory(regions, self.attend.key(regions), mask, image)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """(..., 4 D) what words W_e Π_t add to the attention LSTM's gates."""
+        return self.word_gates(self.dropout(self.words(tokens)))
+
+    def look(self, memory: UpDownMemory, h: Tensor) -> Tensor:
+        """α_t of h¹_t (B, K, D), Eq. 3 and 4; (B, K, R)."""
+        return self.attend(h, memory.keys, memory.mask)
+
+    def advance(self, memory: UpDownMemory, word: Tensor, past: Cells) -> tuple[Cells, Tensor]:
+        """The states after a word, given as `read` does, and where it looked before the next.
+
+        h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2), v̂_t = Σ α_{i,t} v_i (Eq. 5),
+        h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6).
+        """
+        gates = word + memory.image[:, None]
+        gates = gates + self.state_gates(torch.cat([past["h2"], past["h1"]], -1))
+        h1, c1 = lstm_cell(gates, past["c1"])
+        weights = self.look(memory, h1)
+        attended = weights @ memory.regions
+        gates = self.language_gates(torch.cat([attended, h1, past["h2"]], -1))
+        h2, c2 = lstm_cell(gates, past["c2"])
+        return {"h1": h1, "c1": c1, "h2": h2, "c2": c2}, weights
+
+    def unroll(self, memory: UpDownMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """h² (B, S, L, D) and where it looked (B, S, L, R), at every position of captions."""
+        cells, hidden, looks = self._zeros(memory, tokens.shape[1]), [], []
+        for word in self.read(tokens).unbind(2):
+            cells, weights = self.advance(memory, word, cells)
+            hidden.append(cells["h2"])
+            looks.append(weights)
+        return torch.stack(hidden, 2), torch.stack(looks, 2)
+
+    def forward(self, memory: UpDownMemory, tokens: Tensor) -> Tensor:
+        """W_p h²_t + b_p (Eq. 7 before its softmax) at every position."""
+        return self.output(self.dropout(self.unroll(memory, tokens)[0]))
+
+    def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
+        """States of zeros."""
+        return State(memory, self._zeros(memory, beams))
+
+    def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
+        """One position of `forward`."""
+        cells, _ = self.advance(state.memory, self.read(token), state.cache)
+        logits = self.output(self.dropout(cells["h2"]))
+        return logits, replace(state, cache=cells, position=state.position + 1)
+
+    def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
+        """α_t before each word."""
+        return {"regions": self.unroll(memory, tokens)[1]}
+
+    def _regions(self, batch: Batch) -> Tensor:
+        return self.regions(batch.regions.to(self.output.weight.dtype))
+
+    def _zeros(self, memory: UpDownMemory, beams: int) -> Cells:
+        zeros = memory.regions.new_zeros(len(memory.regions), beams, self.width)
+        return dict.fromkeys(("h1", "c1", "h2", "c2"), zeros)
+
+
+class SpatialSemantic(nn.Module):
+    """b_i = W_b ReLU([W_c c_i; W_p p_i]), β = softmax(b): two values of a region, from one each.
+
+    Without its switch W_c or W_p reads the region's features instead, as in the paper's Table 2.
+    Where c and p are read, which are not negative, weights begin so too: a rectifier of one unit
+    that began shut for a class would get no gradient to open.
+    """
+
+    def __init__(self, config: SsUpDownConfig, region: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.classes: nn.Module = nn.Linear(region, 1)
+        self.place: nn.Module = nn.Linear(region, 1)
+        if config.semantic:
+            # A row for each class: W_c c_i is the sum of the rows times their probabilities.
+            self.classes = nn.Embedding(classes, 1)
+            nn.init.uniform_(self.classes.weight)
+        if config.spatial:
+            self.place = nn.Linear(5, 1)
+            nn.init.uniform_(self.place.weight)
+            nn.init.uniform_(self.place.bias)
+        self.score = nn.Linear(2, 1, bias=False)
+
+    def forward(self, batch: Batch, regions: Tensor) -> Tensor:
+        """Log β (B, R) in fp32; about the least number where there is no region."""
+        c = self.classes(batch.class_ids if self.config.semantic else regions)
+        if self.config.semantic:
+            c = (batch.class_probs.to(c.dtype)[..., None] * c).sum(2)
+        p = self.place(locations(batch.boxes).to(c.dtype) if self.config.spatial else regions)
+        scores = self.score(torch.cat([c, p], -1).relu())[..., 0].float()
+        scores = scores.masked_fill(~batch.region_mask, torch.finfo(scores.dtype).min)
+        return scores.log_softmax(-1)
+
+
+def locations(boxes: Tensor) -> Tensor:
+    """P = [x1, x2, y1, y2, s] (..., 5) of boxes x1 y1 x2 y2 (..., 4); s is their share of the area.
+
+    The order is the paper's, the boxes' that of the shards.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], -1)
+
+
+@register("ss_updown")
+class SsUpDown(UpDown):
+    """Section 2.2 of Hu, Wang and Xu, with Up-Down as the rest of the decoder."""
+
+    Config = SsUpDownConfig
+
+    def __init__(self, config: SsUpDownConfig, dims: Dims) -> None:
+        super().__init__(config, dims)
+        self.config = config
+        self.spatial_semantic = SpatialSemantic(
+            config, config.regions or dims.features, dims.classes
+        )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Classes, unless their switch is off."""
+        return frozenset({"classes"} if self.config.semantic else ())
+
+    def saliency(self, batch: Batch) -> Tensor:
+        """Log β (B, R): which regions captions speak of, whatever the words so far."""
+        return self.spatial_semantic(batch, self._regions(batch))
+
+    def encode(self, batch: Batch) -> UpDownMemory:
+        """Up-Down's memory, and β."""
+        memory = super().encode(batch)
+        beta = self.spatial_semantic(batch, memory.regions).exp()
+        return replace(memory, beta=beta.to(memory.regions.dtype))
+
+    def look(self, memory: UpDownMemory, h: Tensor) -> Tensor:
+        """γ_t = α_t + λ β, which sums to 1 + λ."""
+        assert memory.beta is not None
+        return super().look(memory, h) + self.config.share * memory.beta[:, None]
+
+    def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
+        """γ_t / (1 + λ) before each word: shares, as all models give them."""
+        looks = super().attention(memory, tokens)
+        return {name: weights / (1 + self.config.share) for name, weights in looks.items()}

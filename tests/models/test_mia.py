@@ -1,0 +1,203 @@
+"""MIA against its equations written out anew, row by row and head by head."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from capdist.config import ConfigError
+from capdist.models.base import Dims, build
+from capdist.models.mia import Mia, MiaConfig, refiner
+
+D = 12
+#: Regions and concepts of four images: more, fewer, as many, none.
+REGIONS, CONCEPTS = (5, 2, 3, 4), (2, 7, 3, 0)
+ROWS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "visual": {"output": "visual"},
+    "textual": {"output": "textual"},
+    "reverse": {"start": "visual"},
+    "reverse-visual": {"start": "visual", "output": "visual", "iterations": 1},
+    "reverse-textual": {"start": "visual", "output": "textual", "iterations": 3},
+    "once": {"iterations": 1},
+    "once-visual": {"iterations": 1, "output": "visual"},
+    "self": {"attention": "self"},
+    "self-visual": {"attention": "self", "output": "visual", "iterations": 3},
+    "self-textual": {"attention": "self", "output": "textual"},
+}
+
+
+def make(**options: Any) -> Mia:
+    torch.manual_seed(5)
+    section = {"name": "mia", "heads": 3, "hidden": 10, **options}
+    made = refiner(MiaConfig.model_validate(section), D).eval()
+    assert isinstance(made, Mia)
+    for name, parameter in made.named_parameters():
+        # Norms and biases that do nothing would hide a forgotten one.
+        if "norm" in name or name.endswith("bias"):
+            nn.init.normal_(parameter, 0.5, 0.5)
+    return made
+
+
+def inputs(padding: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(6)
+    made = []
+    for counts in (REGIONS, CONCEPTS):
+        longest = max(counts)
+        mask = torch.arange(longest + padding) < torch.tensor(counts)[:, None]
+        rows = torch.randn(len(counts), longest, D, generator=generator)
+        rows = torch.cat([rows, torch.full((len(counts), padding, D), 1e3)], 1)
+        made += [rows, mask]
+    return made[0], made[1], made[2], made[3]
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer.weight @ x + layer.bias
+
+
+def norm(layer: nn.Module, x: Tensor) -> Tensor:
+    centred = x - x.mean()
+    return layer.weight * centred / (centred.pow(2).mean() + layer.eps).sqrt() + layer.bias
+
+
+def literal_attention(attend: nn.Module, guide: Tensor, values: list[Tensor]) -> Tensor:
+    """Eq. 1 for one query."""
+    q = linear(attend.query, guide)
+    keys = [linear(attend.key, v) for v in values]
+    projected = [linear(attend.value, v) for v in values]
+    d, found = D // attend.heads, torch.zeros(D)
+    for n in range(attend.heads):
+        part = slice(n * d, (n + 1) * d)
+        scores = [math.exp(q[part] @ key[part] / math.sqrt(d)) for key in keys]
+        for score, value in zip(scores, projected, strict=True):
+            found[part] += score / sum(scores) * value[part]
+    return linear(attend.output, found)
+
+
+def literal_layer(layer: nn.Module, guides: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """FFN(MultiHead(Q, V, V)) of Eq. 3 and 4."""
+    refined = []
+    for guide, value in zip(guides, values, strict=True):
+        x = norm(
+            layer.norm_attended.norm, value + literal_attention(layer.attend, guide, list(values))
+        )
+        first, _, second = layer.feed_forward
+        y = linear(second, linear(first, x).clamp(min=0))
+        refined.append(norm(layer.norm.norm, x + y))
+    return refined
+
+
+def wrapped(source: list[Tensor], rows: int) -> list[Tensor]:
+    """A row of the other modality for each of ``rows``, from the beginning again when they end."""
+    return [source[j % len(source)] if source else torch.zeros(D) for j in range(rows)]
+
+
+def literal_mia(m: Mia, regions: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+    """One image's unpadded rows (n, D), by Eq. 3 to 5 as the paper tells them."""
+    i, t = list(regions), list(concepts)
+    layers, alone = m.layers, m.config.attention == "self"
+    for _ in range(m.config.iterations):
+        for part in ("visual", "textual") if m.config.start == "textual" else ("textual", "visual"):
+            if part not in layers:
+                continue
+            if part == "visual":
+                i = literal_layer(layers[part], i if alone else wrapped(t, len(i)), i)
+            else:
+                t = literal_layer(layers[part], t if alone else wrapped(i, len(t)), t)
+    if m.config.output == "visual":
+        return torch.stack(i), concepts
+    if m.config.output == "textual":
+        return regions, torch.stack(t) if t else concepts
+    pairs_i = zip(i, wrapped(t, len(i)), strict=True)
+    pairs_t = zip(t, wrapped(i, len(t)), strict=True)
+    textual = [norm(m.norm, a + b) for a, b in pairs_t]
+    visual = torch.stack([norm(m.norm, a + b) for a, b in pairs_i])
+    return visual, torch.stack(textual) if textual else concepts
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_equations(row: str) -> None:
+    m = make(**ROWS[row])
+    regions, region_mask, concepts, concept_mask = inputs(padding=2)
+    with torch.inference_mode():
+        visual, textual = m(regions, region_mask, concepts, concept_mask)
+        for image, (r, a) in enumerate(zip(REGIONS, CONCEPTS, strict=True)):
+            i, t = literal_mia(m, regions[image, :r], concepts[image, :a])
+            torch.testing.assert_close(visual[image, :r], i, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(textual[image, :a], t, rtol=1e-4, atol=1e-4)
+
+
+def test_as_many_concepts_as_regions_have_one_output() -> None:
+    m = make()
+    rows = inputs()
+    square = [part[2:3, :3] for part in rows]
+    visual, textual = m(*square)
+    torch.testing.assert_close(visual, textual)
+
+
+def test_the_order_of_guidance_matters() -> None:
+    first, second = make(), make(start="visual")
+    second.load_state_dict(first.state_dict())
+    assert not torch.allclose(first(*inputs())[0], second(*inputs())[0], atol=1e-3)
+
+
+def test_one_region_stays_itself_whatever_guides_it() -> None:
+    # The other modality enters through attention weights alone, and one weight is always 1.
+    m = make(output="visual")
+    regions, region_mask, concepts, concept_mask = inputs()
+    one = region_mask.clone()
+    one[:, 1:] = False
+    found = m(regions, one, concepts, concept_mask)[0][:, 0]
+    other = m(regions, one, concepts.flip(0), concept_mask)[0][:, 0]
+    torch.testing.assert_close(found, other)
+    many = m(regions, region_mask, concepts.flip(0), concept_mask)[0]
+    assert not torch.allclose(m(*inputs())[0], many, atol=1e-3)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_gradients_reach_what_is_there_and_nothing_else(row: str) -> None:
+    m = make(**ROWS[row])
+    regions, region_mask, concepts, concept_mask = inputs(padding=1)
+    regions.requires_grad_()
+    concepts.requires_grad_()
+    refined = m(regions, region_mask, concepts, concept_mask)
+    kept = [part[mask] for part, mask in zip(refined, (region_mask, concept_mask), strict=True)]
+    (kept[0].pow(3).sum() + kept[1].pow(3).sum()).backward()
+    for rows, mask in ((regions, region_mask), (concepts, concept_mask)):
+        assert rows.grad is not None
+        assert torch.equal(rows.grad.any(-1), mask)
+    assert all(
+        p.grad is not None and p.grad.any()
+        for name, p in m.named_parameters()
+        if not name.endswith("key.bias")  # It moves all scores of a query alike.
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"name": "nic", "refine": {"name": "mia", "output": "textual"}}, "model.refine.output: "),
+        ({"name": "att_fcn", "refine": {"name": "mia", "output": "visual"}}, "'both' or 'textual'"),
+        ({"name": "nic", "width": 20, "refine": {"name": "mia"}}, "8 heads do not divide"),
+        (
+            {"name": "nic", "refine": {"name": "mia", "attention": "self", "start": "visual"}},
+            "model.refine: start visual",
+        ),
+        ({"name": "nic", "refine": {"name": "mia", "iteration": 1}}, "did you mean"),
+    ],
+)
+def test_what_can_not_be_is_refused(section: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refusal:
+        build(section, Dims(7, 23))
+    assert "\n" not in str(refusal.value)
+
+
+def test_size_at_the_papers_settings() -> None:
+    mia = refiner(MiaConfig(name="mia"), 512)
+    attention, feed_forward, norms = 4 * (512**2 + 512), 2 * 512 * 2048 + 2048 + 512, 2 * 2 * 512
+    expected = 2 * (attention + feed_forward + norms) + 2 * 512
+    assert sum(parameter.numel() for parameter in mia.parameters()) == expected
