@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from capdist.training.checkpoint import find_checkpoint
@@ -95,6 +97,25 @@ def test_killed_it_goes_on_the_same(whole: Path, described: dict[str, Any], tmp_
         rank.wait()
     finish(config, *saving, "--resume", "auto")
     same_run(tmp_path / "run", whole)
+
+
+def test_a_signal_to_the_whole_job_ends_ray_and_not_the_step(
+    whole: Path, described: dict[str, Any], tmp_path: Path
+) -> None:
+    chosen = ["stages.0.epochs=6", "stages.1.epochs=8", "stages.1.reward.actors=1"]
+    settings = [part for setting in chosen for part in ("--set", setting)]
+    config = write(tmp_path, described)
+    with started(config, *settings) as (rank,):
+        wait_for(lambda: steps_done(tmp_path / "run") >= 25, rank)
+        # As a scheduler does it: to every process of the job, those of Ray among them.
+        for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
+            process.send_signal(signal.SIGTERM)
+        said, errors = rank.communicate(timeout=100)
+    assert rank.returncode == 0, errors
+    assert "stopped at step" in said
+    finish(config, *settings, "--resume", "auto")
+    undisturbed = losses(whole)
+    assert losses(tmp_path / "run")[: len(undisturbed)] == undisturbed
 
 
 def test_two_ranks_draw_and_learn_what_one_does(
