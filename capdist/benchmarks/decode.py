@@ -101,7 +101,7 @@ class Figures:
             f"# Decoding: {setting.model}, beam {setting.beam}, batches of {setting.batch}\n\n"
             f"{STEPS} steps, V = {VOCABULARY}, {REGIONS} regions, {CONCEPTS} concepts, random "
             f"weights, fp32, {machine()}, torch {torch.__version__}. Median, slowest and "
-            f" fastest of {ROUNDS} rounds in which all took turns. The bare model takes the "
+            f"fastest of {ROUNDS} rounds in which all took turns. The bare model takes the "
             "same steps with the same rows and no bookkeeping.\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n```\n{command}\n```\n"
         )

@@ -1,6 +1,6 @@
-"""The CIDEr-D reward beside pycocoevalcap's Cider, on one core.
+"""The CIDEr-D reward beside pycocoevalcap's Cider on one core, and in pools of Ray actors.
 
-Both score the same made-up captions, five references an image. Each gets its tokens ready-made:
+All score the same made-up captions, five references an image. Each gets its tokens ready-made:
 the reward packed arrays of ids, pycocoevalcap strings of words.
 """
 
@@ -8,49 +8,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import ConfigError
+from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, Corpus, make_corpus
+from capdist.benchmarks.timing import Contestant, Timing, interleave
+from capdist.config import ConfigError, RayConfig, RewardConfig
 from capdist.metrics.captions import Floats, Ints, References
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.reporting.table import format_markdown, format_table
 from capdist.rewards.base import build
-from capdist.vocab import EOS, PAD, SPECIALS, Vocabulary
+from capdist.vocab import SPECIALS, Vocabulary
+from capdist.workers.reward_pool import Reward, RewardPool, open_pool
 
-#: COCO's usual sizes: V with specials, captions of an image, words of a caption.
-VOCABULARY, REFERENCES, LENGTH = 9_488, 5, (6, 20)
 #: Packed captions of one call, and passes of a round: pycocoevalcap takes about as long for one.
 CALL, PASSES, ROUNDS = 250, 200, 7
+#: The same for a pool, which gets so many at once: calls of training's size, and of one where
+#: handing over counts for little.
+POOL_CALLS = ((250, 40), (20_000, 200))
 COLUMNS = ("captions/s", "slowest", "fastest", "times the peer")
 
 OURS, OURS_WHOLE = "capdist", "capdist, built too"
 PEER, PEER_WHOLE = "pycocoevalcap", "pycocoevalcap, df counted too"
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Captions of M images: ``references`` by image, ``packed`` (M, 1 + L) to be scored."""
-
-    references: dict[int, list[list[int]]]
-    packed: Ints
-
-    @property
-    def hypotheses(self) -> list[list[int]]:
-        """The packed captions as lists, in order of image."""
-        return [row[row != PAD].tolist() for row in self.packed[:, 1:]]
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One that scores so many captions in a round."""
-
-    captions: int
-    score: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -90,6 +74,11 @@ class Figures:
             "captions_per_s": speeds,
             "ratio_vs_pycocoevalcap": median[OURS] / median[PEER],
             "ratio_vs_pycocoevalcap_whole": median[OURS_WHOLE] / median[PEER_WHOLE],
+            "pool_scaling": {
+                actors: median[pool_name(actors, POOL_CALLS[-1][0])]
+                / median[pool_name(1, POOL_CALLS[-1][0])]
+                for actors in pool_sizes()
+            },
             "largest_difference": self.difference,
             "load": self.load,
         }
@@ -115,13 +104,14 @@ class Figures:
     def page(self, command: str) -> str:
         """As Markdown, with what is counted and the command that measures it."""
         return (
-            "# CIDEr-D as a reward, on one core\n\n"
+            "# CIDEr-D as a reward\n\n"
             f"One caption of each of {self.images} images against {REFERENCES} references, end "
-            f"tokens included, made up of {VOCABULARY} words by Zipf's law. Median, slowest and "
-            f"fastest of {ROUNDS} rounds in which all took turns, on a machine of {os.cpu_count()} "
-            f"cores with a load of {self.load:.1f}: if that is well above 1, other programs ran "
-            "beside them, and the figures should be taken again. With the same document "
-            f"frequency no score differs by more than {self.difference:.1e}.\n\n"
+            f"tokens included, made up of {VOCABULARY} words by Zipf's law. All but the pools use "
+            f"one core. Median, slowest and fastest of {ROUNDS} rounds in which all took turns, on "
+            f"a machine of {os.cpu_count()} cores with a load of {self.load:.1f}: if that is well "
+            "above 1, other programs ran beside them, and the figures should be taken again. With "
+            "the same document frequency no score differs by more than "
+            f"{self.difference:.1e}.\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n"
             "What is counted, besides scoring:\n\n"
             f"- **{OURS}**: checking and unpacking, {CALL} packed captions a call. Document "
@@ -131,7 +121,9 @@ class Figures:
             "it at every call; strings are ready too.\n"
             f"- **{OURS_WHOLE}**: everything from lists of ids on: document frequency, tf-idf "
             "vectors.\n"
-            f"- **{PEER_WHOLE}**: its `Cider().compute_score` as it is, from strings on.\n\n"
+            f"- **{PEER_WHOLE}**: its `Cider().compute_score` as it is, from strings on.\n"
+            "- **pool**: what capdist does, by so many Ray actors, with packing, pipe and Ray. "
+            "The calls of a round are handed over at once.\n\n"
             f"```\n{command}\n```\n"
         )
 
@@ -145,58 +137,68 @@ def measure(images: int) -> Figures:
     if images < 1:
         raise ConfigError(f"--images: expected 1 or more, got {images}")
     corpus = make_corpus(images)
+    reward = make_reward(corpus)
     ours, theirs = ours_whole(corpus), peer_whole(corpus)
+    difference = float(np.abs(ours() - theirs()).max())
     contestants = {
-        OURS: Contestant(PASSES * images, ours_ready(corpus)),
+        OURS: Contestant(PASSES * images, ours_ready(reward, corpus)),
         OURS_WHOLE: Contestant(images, ours),
         PEER: Contestant(images, peer_ready(corpus)),
         PEER_WHOLE: Contestant(images, theirs),
     }
-    captions = {name: contestant.captions for name, contestant in contestants.items()}
-    scorers = {name: contestant.score for name, contestant in contestants.items()}
-    difference = float(np.abs(ours() - theirs()).max())
-    timings = interleave(scorers, ROUNDS)
+    with ExitStack() as stack:
+        for actors in pool_sizes():
+            rewards = RewardConfig(actors=actors)
+            pool = stack.enter_context(open_pool(reward, rewards, RayConfig(), tqdm.write))
+            for size, passes in POOL_CALLS:
+                run = pooled(pool, calls(corpus, size, passes))
+                contestants[pool_name(actors, size)] = Contestant(passes * images, run)
+        timings = interleave({name: it.run for name, it in contestants.items()}, ROUNDS)
+    captions = {name: contestant.items for name, contestant in contestants.items()}
     return Figures(images, captions, timings, difference, os.getloadavg()[1])
 
 
-def make_corpus(images: int) -> Corpus:
-    """Made-up captions, the same every time.
-
-    An image has words of its own, place by place, and each caption has about half of them; the
-    others are drawn anew. Both by Zipf's law with Mandelbrot's shift.
-    """
-    random = np.random.default_rng(1)
-    share = 1 / (np.arange(VOCABULARY - len(SPECIALS)) + 2.7)
-
-    def words(*shape: int) -> Ints:
-        return len(SPECIALS) + random.choice(len(share), shape, p=share / share.sum())
-
-    shape = (images, 1 + REFERENCES, LENGTH[1])
-    kept = random.random(shape) < 0.5
-    tokens = np.where(kept, words(images, 1, LENGTH[1]), words(*shape))
-    lengths = random.normal(10.5, 2.4, shape[:2]).round().astype(np.int64).clip(*LENGTH)
-    tokens = np.pad(tokens, ((0, 0), (0, 0), (0, 1)))
-    place = np.arange(LENGTH[1] + 1)
-    tokens[place == lengths[..., None]] = EOS
-    tokens[place > lengths[..., None]] = PAD
-    references = {
-        image: [caption[caption != PAD].tolist() for caption in captions]
-        for image, captions in enumerate(tokens[:, 1:])
-    }
-    return Corpus(references, np.column_stack([np.arange(images), tokens[:, 0]]))
+def pool_sizes() -> list[int]:
+    """1, 2, 4, ... actors, at most one a core."""
+    return [2**i for i in range((os.cpu_count() or 1).bit_length())]
 
 
-def ours_ready(corpus: Corpus) -> Callable[[], None]:
-    """The reward as training calls it."""
+def pool_name(actors: int, size: int) -> str:
+    """Of the row."""
+    return f"pool of {actors}, calls of {size}"
+
+
+def make_reward(corpus: Corpus) -> Reward:
+    """As training has it."""
     references = References.of(corpus.references)
     vocabulary = Vocabulary([f"w{i}" for i in range(len(SPECIALS), VOCABULARY)])
     df = DocumentFrequency.count(references, vocabulary.hash)
-    reward = build({"cider_d": 1.0}, references, vocabulary, df)
-    calls = np.split(corpus.packed, range(CALL, len(corpus.packed), CALL)) * PASSES
+    return build({"cider_d": 1.0}, references, vocabulary, df)
+
+
+def calls(corpus: Corpus, size: int, passes: int) -> list[Ints]:
+    """The captions ``passes`` times over, ``size`` a call."""
+    packed = np.tile(corpus.packed, (passes, 1))
+    return np.split(packed, range(size, len(packed), size))
+
+
+def ours_ready(reward: Reward, corpus: Corpus) -> Callable[[], None]:
+    """The reward as training calls it in-process."""
+    made = calls(corpus, CALL, PASSES)
 
     def score() -> None:
-        for packed in calls:
+        for packed in made:
             reward(packed)
+
+    return score
+
+
+def pooled(pool: RewardPool, made: list[Ints]) -> Callable[[], None]:
+    """The same by a pool: all calls are on their way before the first answer is asked for."""
+
+    def score() -> None:
+        for pending in [pool.submit(packed) for packed in made]:
+            pending.result()
 
     return score
 

@@ -29,6 +29,14 @@ class Timing:
         return min(self.rounds), max(self.rounds)
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """One that deals with so many items in a round."""
+
+    items: int
+    run: Callable[[], Any]
+
+
 def interleave(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
     """Every contestant once a round, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}

@@ -106,9 +106,7 @@ class Evaluation:
         constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
         print(f"constant caption: {constant!r}")
         return {
-            f"{self.exported.config.model['name']}, beam {self.decoding.beam}": score(
-                known.raw, captions
-            ),
+            f"{self.run.resolve().name}, beam {self.decoding.beam}": score(known.raw, captions),
             CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
         }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from capdist.benchmarks.reward import REFERENCES, VOCABULARY, make_corpus
+from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
 from capdist.vocab import EOS, PAD
 from tests.launcher.conftest import launch, refused
 
@@ -44,6 +44,8 @@ def test_reward(tmp_path: Path) -> None:
     ratio = speeds["capdist"] / speeds["pycocoevalcap"]
     assert figures["ratio_vs_pycocoevalcap"] == ratio
     assert figures["largest_difference"] < 1e-9
+    assert figures["pool_scaling"]["1"] == 1.0
+    assert speeds["pool of 1, calls of 250"] > 0
     assert all(
         row["slowest"] <= row["median"] <= row["fastest"]
         for row in figures["captions_per_s"].values()

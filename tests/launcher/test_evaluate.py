@@ -28,9 +28,9 @@ def test_scores_captions_and_report(run: Path, tiny: Manifest) -> None:
     captions = json.loads((run / "captions" / "test-beam3.json").read_text())
     assert [entry["image_id"] for entry in captions] == list(range(2000, 2005))
     scores = json.loads((run / "scores" / "test-beam3.json").read_text())
-    assert set(scores) == {"glied, beam 3", "constant caption"}
-    assert {"BLEU-4", "ROUGE-L", "CIDEr"} <= set(scores["glied, beam 3"]["values"])
-    assert "SPICE" in scores["glied, beam 3"]["absent"] or "SPICE" in result.stdout
+    assert set(scores) == {"run, beam 3", "constant caption"}
+    assert {"BLEU-4", "ROUGE-L", "CIDEr"} <= set(scores["run, beam 3"]["values"])
+    assert "SPICE" in scores["run, beam 3"]["absent"] or "SPICE" in result.stdout
     assert "<html" in (run / "report-test.html").read_text()
 
 
