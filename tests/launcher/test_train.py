@@ -86,7 +86,7 @@ def test_a_finished_run_is_left_alone(config: Path, tmp_path: Path) -> None:
         ("model.widht=8", "model.widht: unknown key; did you mean width?"),
         ("stages.0.epochs=many", "stages.0.epochs: "),
         ("stages.0.batch.images=0", "stages.0.batch.images: "),
-        ("model.name=gleid", "no model 'gleid'; known: glied, lstm"),
+        ("model.name=gleid", "no model 'gleid'; known: "),
         ("data.shards=/nowhere", "/nowhere/manifest.json: no manifest"),
         ("validation.split=dev", "no split 'dev'; it has test, train, val"),
         ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
