@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,44 +15,11 @@ from capdist.losses.grounding import Salient
 from capdist.models.base import build
 from capdist.training.stages import XeObjective
 from shards.index import Manifest
-from shards.schema import CLASS_DTYPE, Phrase, Sample
-from shards.writer import write
-from tests.conftest import TinySource
 from tests.contract.test_models import DIMS, make_batch, small
 from tests.training.matrix import loss_difference, take
 
 MODEL = small("ss_updown", dropout=0.0)
 MU = 0.7
-
-
-@dataclass(frozen=True)
-class GroundedSource(TinySource):
-    """Tiny images whose boxes differ, with classes, and with 0 to 3 boxes of each caption."""
-
-    class_names: tuple[str, ...] = ("background", "dog", "cat", "ball")
-
-    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
-        for sample in super().load(split, ids):
-            rng = np.random.default_rng(sample.image_id)
-            regions = len(sample.regions)
-            corners = rng.uniform(0, 0.5, (2, regions + 3, 2))
-            boxes = np.hstack([corners[0], corners[0] + 0.1 + corners[1] / 2]).astype(np.float32)
-            classes = np.zeros((regions, 2), CLASS_DTYPE)
-            classes["id"], classes["prob"] = rng.integers(0, 4, (regions, 2)), [0.75, 0.125]
-            told = tuple(tuple(map(float, box)) for box in boxes[regions:])
-            counts = rng.integers(0, 4, len(sample.tokens))
-            phrases = (
-                Phrase(caption, 0, 1, 0, "dog", told[:count])
-                for caption, count in enumerate(counts)
-            )
-            yield replace(sample, boxes=boxes[:regions], classes=classes, grounding=tuple(phrases))
-
-
-@pytest.fixture(scope="module")
-def grounded(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return write(
-        GroundedSource(), tmp_path_factory.mktemp("grounded"), samples_per_shard=8, workers=1
-    )
 
 
 def run(root: Path, micro: int, **more: Any) -> dict[str, Any]:
