@@ -167,6 +167,65 @@ class OpenLoop(CaptionModel[Tensors]):
         return {}
 
 
+class Stepwise(CaptionModel[Tensors]):
+    """An LSTM decoder that goes word by word, because a step needs what the last one found.
+
+    What words add to the gates is computed for whole captions, and so is what is written from the
+    states. The memory has the first state, "h" and "c" (B, 1, D), and whatever else `advance` and
+    `write` look at.
+
+    Args:
+        vocabulary: V.
+        embedding: width of the word table.
+        gates: width of all gates together.
+        dropout: of words, and for what a model adds.
+    """
+
+    recurrent: ClassVar[bool] = True
+
+    def __init__(self, vocabulary: int, embedding: int, gates: int, dropout: float) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, embedding)
+        self.word_gates = nn.Linear(embedding, gates)
+        self.dropout = nn.Dropout(dropout)
+
+    @abstractmethod
+    def advance(self, memory: Tensors, word: Tensor, past: Tensors) -> Tensors:
+        """What stands after a word that adds ``word`` (B, K, gates): each (B, K, ...).
+
+        The state, "h" and "c", and whatever `write` and `attention` read.
+        """
+
+    @abstractmethod
+    def write(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
+        """Logits after embedded words (..., E), from what `advance` found, each (..., D)."""
+
+    def unroll(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensors]:
+        """Embedded captions (B, S, L, E), and what stands after each word, (B, S, L, ...)."""
+        words = self.dropout(self.words(tokens))
+        after, steps = self.start(memory, tokens.shape[1], tokens.shape[2]).cache, []
+        for word in self.word_gates(words).unbind(2):
+            after = self.advance(memory, word, after)
+            steps.append(after)
+        return words, {name: torch.stack([step[name] for step in steps], 2) for name in after}
+
+    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
+        """All words, then all logits."""
+        return self.write(memory, *self.unroll(memory, tokens))
+
+    def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
+        """Every hypothesis begins with its image's first state."""
+        return State(memory, {name: memory[name].expand(-1, beams, -1) for name in ("h", "c")})
+
+    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """One position of `forward`."""
+        words = self.dropout(self.words(token))
+        after = self.advance(state.memory, self.word_gates(words), state.cache)
+        cache = {name: after[name] for name in state.cache}
+        logits = self.write(state.memory, words, after)
+        return logits, replace(state, cache=cache, position=state.position + 1)
+
+
 def positions(start: int, length: int, width: int, device: torch.device) -> Tensor:
     """(length, D) sinusoids of positions start, start + 1, ... (Vaswani et al. 2017, 3.5)."""
     place = torch.arange(start, start + length, device=device, dtype=torch.float32)[:, None]

@@ -27,6 +27,10 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())[:400]
 
 
+class DeadlyCaptionsError(PoolError):
+    """Whoever scores these captions dies."""
+
+
 class Scorer:
     """An actor. Its reward's arrays lie in the node's shared memory, once for all its actors."""
 
@@ -90,7 +94,8 @@ class Actors:
 
         Raises:
             RayTaskError: if the reward raised something; its ``cause`` is what.
-            PoolError: if actors keep dying or none comes back in time.
+            DeadlyCaptionsError: if actors keep dying over it.
+            PoolError: if none comes back in time.
         """
         split = np.array_split(packed, self._job.actors)
         parts = {i: part for i, part in enumerate(split) if len(part)}
@@ -99,7 +104,7 @@ class Actors:
             found |= self._attempt({i: parts[i] for i in parts.keys() - found.keys()}, attempt)
             if len(found) == len(parts):
                 return np.concatenate([np.empty(0), *(found[i] for i in parts)])
-        raise PoolError(
+        raise DeadlyCaptionsError(
             f"ray.address {self._job.address}: reward actors died {ATTEMPTS} times over the same "
             "captions; see whether their nodes run out of memory"
         )
@@ -143,7 +148,7 @@ class Actors:
         if not first:
             raise PoolError(
                 f"ray.address {self._job.address}: no reward actor is left, and none came back "
-                f"within {self._job.timeout_s:g} s; see to the cluster's nodes"
+                f"within {self._job.timeout_s:g} s"
             )
         done, _ = ray.wait(list(promises), num_returns=len(promises), timeout=0)
         alive = []

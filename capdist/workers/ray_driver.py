@@ -1,8 +1,8 @@
 """Ray's driver, a child of the trainer: see `ray_pool`.
 
 ``python -m capdist.workers.ray_driver FD`` reads a `Job`, a reward and then calls from the pipe.
-It answers with pairs: connected, ready; for every call in turn scores or raised; log at any time;
-failed, and that is its end.
+It answers with pairs: connected, ready; for every call in turn scores or raised; log at any time.
+Its end is failed, or lost where another could do better.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from capdist.workers.ray_actors import Actors, one_line
+from capdist.workers.ray_actors import Actors, DeadlyCaptionsError, one_line
 from capdist.workers.ray_pool import Job
 from capdist.workers.reward_pool import Packed, PoolError
 
@@ -44,8 +44,10 @@ def main() -> None:
             pipe.send(_answer(actors, calls.get()))
     except KeyboardInterrupt:
         pass
+    except DeadlyCaptionsError as error:
+        pipe.send(("failed", str(error)))
     except Exception as error:
-        pipe.send(("failed", str(error) if isinstance(error, PoolError) else one_line(error)))
+        pipe.send(("lost", str(error) if isinstance(error, PoolError) else one_line(error)))
 
 
 def _read(pipe: Any, calls: SimpleQueue[Packed]) -> None:

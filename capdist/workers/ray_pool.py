@@ -41,8 +41,16 @@ class Job:
     folder: str
 
 
+class RayLostError(PoolError):
+    """Ray is not there, or no longer."""
+
+
 class RayPool(RewardPool):
-    """A pool of Ray actors, behind the child that drives them; for one thread of the trainer."""
+    """A pool of Ray actors, behind the child that drives them; for one thread of the trainer.
+
+    Once it is open, training does not depend on Ray: when Ray is lost, as it is when a scheduler
+    signals all processes of a job, the trainer scores what is left by itself.
+    """
 
     def __init__(
         self,
@@ -51,8 +59,9 @@ class RayPool(RewardPool):
         cluster: RayConfig,
         log: Callable[[str], None],
     ) -> None:
-        self._address, self._log, self._failure = cluster.address, log, ""
-        self._waiting: deque[Pending] = deque()
+        self._reward, self._log = reward, log
+        self._address, self._failure, self._lost = cluster.address, "", False
+        self._waiting: deque[tuple[Pending, Packed]] = deque()
         # The paths of Ray's sockets have room for 107 bytes, and a job's TMPDIR may be long.
         self._folder = tempfile.mkdtemp(prefix="capdist-ray-", dir="/tmp")
         self._pipe, theirs = Pipe()
@@ -79,15 +88,21 @@ class RayPool(RewardPool):
 
     def _submit(self, packed: Packed) -> Pending:
         pending = Pending(self._settle)
-        self._send(packed)
-        self._waiting.append(pending)
+        if self._lost:
+            pending.compute(self._reward, packed)
+        else:
+            self._send(packed)
+            self._waiting.append((pending, packed))
         return pending
 
     def close(self) -> None:
         """End the actors, and Ray where it is the pool's own; what is pending is given up."""
-        if self._pipe.closed:
-            return
-        self._failure = self._failure or "the reward pool is closed"
+        self._lost, self._failure = False, self._failure or "the reward pool is closed"
+        if not self._pipe.closed:
+            self._end()
+
+    def _end(self) -> None:
+        """End the driver and what it has started."""
         self._send(None)
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
@@ -99,15 +114,24 @@ class RayPool(RewardPool):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _settle(self) -> None:
-        """Receive the answer to the oldest call."""
-        kind, value = self._answer(None)
-        future = self._waiting.popleft().future
+        """Receive the answer to the oldest call, or score all that wait if there will be none."""
+        try:
+            kind, value = self._answer(None)
+        except RayLostError as error:
+            self._log(f"{error}; the trainer scores the rewards itself from here on")
+            self._lost = True
+            self._end()
+            while self._waiting:
+                pending, packed = self._waiting.popleft()
+                pending.compute(self._reward, packed)
+            return
+        future = self._waiting.popleft()[0].future
         if kind == "scores":
             future.set_result(value)
         else:
-            error, trace = value
-            error.__cause__ = RuntimeError(trace)  # where in the actor it was
-            future.set_exception(error)
+            cause, trace = value
+            cause.__cause__ = RuntimeError(trace)  # where in the actor it was
+            future.set_exception(cause)
 
     def _send(self, message: Any) -> None:
         with suppress(OSError):  # the driver has ended; its answer will be why
@@ -123,6 +147,8 @@ class RayPool(RewardPool):
                 kind, value = self._pipe.recv()
             except (EOFError, OSError) as error:
                 raise self._gone() from error
+            if kind == "lost":
+                raise RayLostError(value)
             if kind == "failed":
                 self._failure = value
                 raise PoolError(value)
@@ -143,7 +169,7 @@ class RayPool(RewardPool):
             return PoolError(self._failure)
         self._printed.seek(0)
         said = [line for line in self._printed.read().decode(errors="replace").split("\n") if line]
-        return PoolError(
-            f"ray.address {self._address}: Ray is gone; resume the run when it is there again; the "
-            f"last that it said: {said[-1][:300] if said else 'nothing'}"
+        return RayLostError(
+            f"ray.address {self._address}: Ray is gone; the last that it said: "
+            f"{said[-1][:300] if said else 'nothing'}"
         )

@@ -27,7 +27,7 @@ Reward = Callable[[Packed], Scores]
 
 
 class PoolError(RuntimeError):
-    """Ray is not there or is lost; one line that says where and what to do."""
+    """Rewards can't be had; one line that says where and what to do."""
 
 
 class Pending:
@@ -37,11 +37,18 @@ class Pending:
         self._receive = receive
         self.future: Future[Scores] = Future()
 
+    def compute(self, reward: Reward, packed: Packed) -> None:
+        """The result, here and now."""
+        try:
+            self.future.set_result(score(reward, packed))
+        except Exception as error:
+            self.future.set_exception(error)
+
     def result(self) -> Scores:
         """(N,) float64, in the order of the rows; waits for it.
 
         Raises:
-            PoolError: if Ray is lost.
+            PoolError: if the pool is closed, or the captions kill every actor.
             Exception: what the reward raised, of its own type.
         """
         while not self.future.done():
@@ -93,7 +100,7 @@ def open_pool(
             packed ones, read-only.
         rewards: how many actors, with how many CPUs each.
         cluster: where.
-        log: is told of every actor that died, when a result is asked for.
+        log: is told of every actor that died, and of Ray's loss, when a result is asked for.
 
     Raises:
         PoolError: if the actors are not there within about twice ``cluster.timeout_s``.
@@ -135,10 +142,7 @@ class InProcessPool(RewardPool):
 
     def _submit(self, packed: Packed) -> Pending:
         pending = Pending(lambda: None)
-        try:
-            pending.future.set_result(score(self._reward, packed))
-        except Exception as error:
-            pending.future.set_exception(error)
+        pending.compute(self._reward, packed)
         return pending
 
     def close(self) -> None:

@@ -46,6 +46,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "glied": GLIED_ROWS,
     "ss_updown": SS_ROWS,
     **{name: {"mia": {"refine": MIA}} for name in HOSTS},
+    "soft_attention": {"state": {"deep_output": False}},
+    "hard_attention": {"state": {"deep_output": False}},
     "spatial_attention": {name: {"refine": MIA | row} for name, row in MIA_ROWS.items()},
     "updown": {
         "embedded": {"regions": 12},

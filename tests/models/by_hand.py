@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.layers import AdditiveAttention
@@ -37,3 +39,10 @@ def additive(layer: AdditiveAttention, h: Tensor, regions: list[Tensor]) -> Tens
 def mix(weights: Tensor, regions: list[Tensor]) -> Tensor:
     """Σ weights_i v_i."""
     return sum((a * v for a, v in zip(weights, regions, strict=True)), torch.zeros(()))
+
+
+def roughened(model: nn.Module) -> None:
+    """Weights so unlike each other that no part of an equation is small beside the others."""
+    torch.manual_seed(7)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.0, 2 / math.sqrt(parameter.shape[-1]))

@@ -18,7 +18,8 @@ from capdist.config import RayConfig, RewardConfig
 from capdist.workers import ray_pool
 from capdist.workers.reward_pool import PoolError, open_pool
 from tests.workers import toy
-from tests.workers.pools import at, compare, slow, until
+from tests.workers.pools import at, compare, in_process, slow, until
+from tests.workers.toy import captions
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -124,7 +125,8 @@ def test_two_own_rays_and_their_ends(
     monkeypatch.setenv("TMPDIR", str(long))
     with subprocess.Popen([sys.executable, "-c", TRAINER, str(tmp_path)]) as trainer:
         rewards = RewardConfig(cpus=1.5)
-        with open_pool(toy.toy(tmp_path), rewards, at("local", 5), print) as pool:
+        logged: list[str] = []
+        with open_pool(toy.toy(tmp_path), rewards, at("local", 5), logged.append) as pool:
             ask = np.array([[toy.PID, 0]])
             mine = int(pool.submit(ask).result()[0])
             until(lambda: list(tmp_path.glob("[0-9]*")))
@@ -136,14 +138,19 @@ def test_two_own_rays_and_their_ends(
             until(lambda: not processes(sessions[1]))
             until(lambda: not theirs.exists())
             compare(pool)
-            pending = pool.submit(slow(500))
+            packed = slow(20)  # for longer than Ray lives on without its head
+            pending, behind = pool.submit(packed), pool.submit(captions(5))
             until(lambda: (tmp_path / str(mine)).exists())
             (head,) = (pid for pid in processes(sessions[0]) if command(pid) == "gcs_server")
             os.kill(head, signal.SIGKILL)
-            with pytest.raises(PoolError, match=r"^ray.address local: Ray is gone; .*$"):
-                pending.result()
-        until(lambda: not processes(sessions[0]))
-        assert not ours.exists()
-        with pytest.raises(PoolError, match=r"Ray is gone|closed"):
+            assert pending.result().tobytes() == in_process(packed, tmp_path).tobytes()
+            assert behind.result().tobytes() == in_process(captions(5)).tobytes()
+            until(lambda: not processes(sessions[0]))
+            assert not ours.exists()
+            compare(pool)
+        (line,) = logged
+        assert line.startswith("ray.address local: Ray is gone; ")
+        assert line.endswith("; the trainer scores the rewards itself from here on")
+        with pytest.raises(PoolError, match="closed"):
             pool.submit(ask).result()
     assert capfd.readouterr() == ("", "")

@@ -1,0 +1,153 @@
+"""Soft and hard attention: "Show, Attend and Tell" (Xu et al., ICML 2015), on region features.
+
+    v_i  = ReLU(W_v a_i)
+    h_0  = tanh(W_h0 mean(V))        c_0 = tanh(W_c0 mean(V))
+    h_t  = LSTM([E y_{t-1}; ẑ_t], h_{t-1})                                       (1) to (3)
+    e_ti = w^T tanh(W_a v_i + W_h h_{t-1})                                              (4)
+    α_t  = softmax(e_t)                                                                 (5)
+    ẑ_t  = φ(V, α_t)                                                                    (6)
+    p_t  = softmax(L_o (E y_{t-1} + L_h h_t + L_z ẑ_t))                                 (7)
+
+Soft attention expects, φ = β_t Σ_i α_ti v_i with β_t = σ(w_β^T h_{t-1}) (Eq. 13, section 4.2.1).
+Hard attention chooses, φ = v_s with s drawn from α_t (Eq. 8 and 9).
+
+How this differs from the paper: regions are embedded first, as in Lu et al. (CVPR 2017). Words,
+regions, and what the output reads go through dropout. Eq. 14's penalty on weights that do not cover
+the image is no part of the loss.
+
+Hard attention learns where to look by the straight-through estimator (Bengio et al., 2013): a
+region is drawn, and the gradient is that of the expectation. That is biased. The paper's estimator
+(Eq. 12), REINFORCE, needs each caption's likelihood, a running baseline, an entropy bonus and, half
+of the time, the expectation in the draw's place. Outside of training hard attention takes the
+likeliest region, so that a caption does not depend on chance.
+
+Parameters of soft attention at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 256;
+hard attention has no w_β, 513 fewer):
+
+                            Eq. 7    from h_t alone (``deep_output`` off)
+    word table             2.43 M    2.43 M
+    W_v                    1.05 M    1.05 M
+    W_h0 and W_c0          0.53 M    0.53 M
+    attention, Eq. 4       0.53 M    0.53 M
+    LSTM                   2.62 M    2.62 M
+    output                 2.70 M    4.87 M
+                            9.9 M    12.0 M (GLIED's Table 2 estimates 12.1)
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from capdist.batch import Batch
+from capdist.models.base import Dims, ModelConfig, register
+from capdist.models.layers import AdditiveAttention, Stepwise, Tensors, lstm_cell, masked_mean
+
+
+class ShowAttendTellSizes(ModelConfig):
+    """Sizes as in GLIED's comparison."""
+
+    width: int = Field(512, description="D, of regions and state.")
+    embedding: int = Field(256, description="Width of the word table.")
+    attention: int = Field(512, description="Width inside the attention.")
+    deep_output: bool = Field(
+        True, description="Write from word, state and image (Eq. 7); else from the state alone."
+    )
+    dropout: float = Field(0.5, ge=0, lt=1)
+
+
+class SoftAttentionConfig(ShowAttendTellSizes):
+    """Soft attention."""
+
+    name: Literal["soft_attention"]
+
+
+class HardAttentionConfig(ShowAttendTellSizes):
+    """Hard attention."""
+
+    name: Literal["hard_attention"]
+
+
+class ShowAttendTell(Stepwise):
+    """All but φ. The memory is h_0 and c_0, and V with its mask and its keys W_a V."""
+
+    def __init__(self, config: ShowAttendTellSizes, dims: Dims) -> None:
+        width, embedding = config.width, config.embedding
+        super().__init__(dims.vocabulary, embedding, 4 * width, config.dropout)
+        self.deep = config.deep_output
+        self.regions = nn.Linear(dims.features, width)
+        self.first = nn.Linear(width, 2 * width)
+        self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
+        self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
+        if self.deep:
+            self.from_state = nn.Linear(width, embedding)
+            self.from_image = nn.Linear(width, embedding, bias=False)
+        self.output = nn.Linear(embedding if self.deep else width, dims.vocabulary)
+
+    @abstractmethod
+    def glimpse(self, weights: Tensor, regions: Tensor, h: Tensor) -> Tensor:
+        """ẑ_t (Eq. 6), (B, K, D), of α_t (B, K, R), V (B, R, D) and h_{t-1} (B, K, D)."""
+
+    def encode(self, batch: Batch) -> Tensors:
+        """V, and the state that it begins with."""
+        regions = self.regions(batch.regions.to(self.regions.weight.dtype))
+        regions = self.dropout(regions.relu())
+        first = self.first(masked_mean(regions, batch.region_mask)).tanh()
+        h, c = first[:, None].chunk(2, -1)
+        keys = self.attend.key(regions)
+        return {"h": h, "c": c, "regions": regions, "keys": keys, "mask": batch.region_mask}
+
+    def advance(self, memory: Tensors, word: Tensor, past: Tensors) -> Tensors:
+        """Where to look, from h_{t-1}; then the LSTM (Eq. 1 to 6)."""
+        weights = self.attend(past["h"], memory["keys"], memory["mask"])
+        z = self.glimpse(weights, memory["regions"], past["h"])
+        gates = word + self.state_gates(torch.cat([z, past["h"]], -1))
+        h, c = lstm_cell(gates, past["c"])
+        return {"h": h, "c": c, "z": z, "weights": weights}
+
+    def write(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
+        """Eq. 7 before its softmax."""
+        seen = after["h"]
+        if self.deep:
+            seen = words + self.from_state(seen) + self.from_image(after["z"])
+        return self.output(self.dropout(seen))
+
+    def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
+        """α_t, also of hard attention: how likely each choice was."""
+        return {"regions": self.unroll(memory, tokens)[1]["weights"]}
+
+
+@register("soft_attention")
+class SoftAttention(ShowAttendTell):
+    """Section 4.2."""
+
+    Config = SoftAttentionConfig
+
+    def __init__(self, config: SoftAttentionConfig, dims: Dims) -> None:
+        super().__init__(config, dims)
+        self.gate = nn.Linear(config.width, 1)
+
+    def glimpse(self, weights: Tensor, regions: Tensor, h: Tensor) -> Tensor:
+        """β_t Σ_i α_ti v_i."""
+        return self.gate(h).sigmoid() * (weights @ regions)
+
+
+@register("hard_attention")
+class HardAttention(ShowAttendTell):
+    """Section 4.1."""
+
+    Config = HardAttentionConfig
+
+    def glimpse(self, weights: Tensor, regions: Tensor, h: Tensor) -> Tensor:
+        """v_s: the value of one region, with the gradient of Σ_i α_ti v_i."""
+        if self.training:
+            chosen = weights.flatten(0, 1).float().multinomial(1).view(*weights.shape[:2], 1)
+        else:
+            chosen = weights.argmax(-1, keepdim=True)
+        one = torch.zeros_like(weights).scatter(-1, chosen, 1.0)
+        # The bracket is zero, whatever the rounding.
+        return (one + (weights - weights.detach())) @ regions

@@ -1,0 +1,185 @@
+"""Captioning Transformer: a Transformer's decoder over region features.
+
+"Captioning Transformer with Stacked Attention Modules" (Zhu et al., Applied Sciences 2018), which
+is the decoder of Vaswani et al. (NIPS 2017, section 3.1) without an encoder, as GLIED describes it
+for its Table 2: six blocks, visual attention alone. G is GLIED's dropout, shortcut, layer norm.
+
+    v_i = W_v a_i        x⁰_t = E w_t + position_t
+    y_t = G(H(x_t, x_≤t, x_≤t), x_t)         what was written so far
+    z_t = G(H(y_t, V, V), y_t)               what is there
+    x_t = G(F(z_t), z_t)                     in every block, with its own weights
+    p_t = softmax(W_o x⁶_t)
+
+Zhu et al. also let every block predict the words while training (multi-level supervision); here the
+last one alone does.
+
+Parameters at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 256):
+
+    word table 2.43 M + its projection 0.13 M + W_v 1.05 M + output 4.87 M = 8.49 M
+    a block: two attentions 2.10 M + F 1.05 M = 3.16 M
+    six blocks 18.9 M, together 27.4 M (GLIED's Table 2: 27.5 M)
+
+GLIED does not tell the width inside F. 1,024 gives its figure; with Vaswani et al.'s 2,048 it is
+33.7 M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from capdist.batch import Batch
+from capdist.config import ConfigError
+from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
+from capdist.models.layers import (
+    AddNorm,
+    FeedForward,
+    MultiHeadAttention,
+    WordEmbedding,
+    causal_mask,
+    positions,
+)
+
+
+class TransformerConfig(ModelConfig):
+    """Sizes as in GLIED's comparison."""
+
+    name: Literal["transformer"]
+    width: int = Field(512, description="D, the model's width.")
+    embedding: int = Field(256, description="Width of the word table.")
+    layers: int = Field(6, ge=1, description="Blocks.")
+    heads: int = Field(8, description="Heads of every attention; they must divide the width.")
+    hidden: int = Field(1024, description="Width inside the feed-forward layers.")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A block's keys and values of the regions (B, R, D), and where they are real (B, 1, R)."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+#: What each block's visual attention looks at.
+TransformerMemory = tuple[Projected, ...]
+
+
+class Block(nn.Module):
+    """One of the stacked blocks. What it does with the words so far differs by who calls it."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, heads, dropout = config.width, config.heads, config.dropout
+        self.attend_words = MultiHeadAttention(width, heads, dropout)
+        self.norm_words = AddNorm(width, dropout)
+        self.attend_image = MultiHeadAttention(width, heads, dropout)
+        self.norm_image = AddNorm(width, dropout)
+        self.feed_forward = FeedForward(width, config.hidden)
+        self.norm = AddNorm(width, dropout)
+
+    def forward(self, y: Tensor, image: Projected) -> Tensor:
+        """From y_t on, (B, N, D)."""
+        seen = self.attend_image(y, image.keys, image.values, image.mask)
+        z = self.norm_image(seen, y)
+        return self.norm(self.feed_forward(z), z)
+
+
+@register("transformer")
+class Transformer(CaptionModel[TransformerMemory]):
+    """The memory is every block's view of the regions.
+
+    Raises:
+        ConfigError: if the heads do not divide the width.
+    """
+
+    Config = TransformerConfig
+
+    def __init__(self, config: TransformerConfig, dims: Dims) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ConfigError(
+                f"model.heads: {config.heads} heads do not divide the width {config.width}; "
+                "choose a number that does"
+            )
+        self.config = config
+        self.words = WordEmbedding(dims.vocabulary, config.embedding, config.width)
+        self.regions = nn.Linear(dims.features, config.width)
+        blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = cast(list[Block], blocks)  # Its type does not tell what it holds.
+        self.output = nn.Linear(config.width, dims.vocabulary)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def encode(self, batch: Batch) -> TransformerMemory:
+        """V, projected for every block."""
+        regions = self.dropout(self.regions(batch.regions.to(self.regions.weight.dtype)))
+        mask = batch.region_mask[:, None]
+        return tuple(Projected(*block.attend_image.project(regions), mask) for block in self.blocks)
+
+    def forward(self, memory: TransformerMemory, tokens: Tensor) -> Tensor:
+        """Logits at every position."""
+        _, x = self._read(memory, tokens)
+        return self.output(x).unflatten(1, tokens.shape[1:])
+
+    def start(self, memory: TransformerMemory, beams: int, length: int) -> State[TransformerMemory]:
+        """Room for every block's keys and values of words, (B, length, K, D)."""
+        keys = memory[0].keys
+        shape = (len(keys), length, beams, self.config.width)
+        names = [f"{kind}{n}" for n in range(len(memory)) for kind in ("keys", "values")]
+        return State(
+            memory,
+            written={name: keys.new_zeros(shape) for name in names},
+            ancestors=keys.new_zeros((len(keys), beams, length, beams), dtype=torch.bool),
+        )
+
+    def step(
+        self, state: State[TransformerMemory], token: Tensor
+    ) -> tuple[Tensor, State[TransformerMemory]]:
+        """One position of `forward`, from the keys written so far.
+
+        All hypotheses of an image look at the keys of all, and see those of their ancestors.
+        """
+        at, seen = state.position, state.ancestors
+        assert seen is not None
+        seen[:, :, at] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
+        past = slice(at + 1)
+        x = self._embed(token[..., None], at)[:, :, 0]
+        for n, (block, image) in enumerate(zip(self.blocks, state.memory, strict=True)):
+            keys, values = state.written[f"keys{n}"], state.written[f"values{n}"]
+            keys[:, at], values[:, at] = block.attend_words.project(x)
+            attended = block.attend_words(
+                x,
+                keys[:, past].flatten(1, 2),
+                values[:, past].flatten(1, 2),
+                seen[:, :, past].flatten(2),
+            )
+            x = block(block.norm_words(attended, x), image)
+        return self.output(x), replace(state, position=at + 1)
+
+    def attention(self, memory: TransformerMemory, tokens: Tensor) -> dict[str, Tensor]:
+        """Where the last block looks, a mean over its heads."""
+        y, _ = self._read(memory, tokens)
+        weights = self.blocks[-1].attend_image.weights(y, memory[-1].keys, memory[-1].mask)
+        return {"regions": weights.unflatten(1, tokens.shape[1:])}
+
+    def _read(self, memory: TransformerMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """y_t and x_t of the last block, (B, S·L, D)."""
+        mask = causal_mask(tokens.shape[2], tokens.device)
+        x = self._embed(tokens, 0)
+        for block, image in zip(self.blocks, memory, strict=True):
+            attended = block.attend_words(x, *block.attend_words.project(x), mask)
+            y = block.norm_words(attended, x).flatten(1, 2)
+            flat = block(y, image)
+            x = flat.unflatten(1, tokens.shape[1:])
+        return y, flat
+
+    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+        """x⁰ (B, S, L, D) of captions from position ``start`` on."""
+        words = self.words(tokens)
+        place = positions(start, tokens.shape[2], self.config.width, tokens.device)
+        return self.dropout(words + place.to(words.dtype))

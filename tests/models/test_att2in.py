@@ -1,0 +1,59 @@
+"""Att2in against Rennie et al.'s equations, unit by unit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capdist.batch import Batch
+from capdist.models.att2in import Att2in
+from capdist.models.base import Dims, build
+from tests.contract.test_models import DIMS, make_batch, small
+from tests.models.by_hand import additive, mix, regions_of, roughened
+
+
+def test_size_at_the_papers_settings() -> None:
+    model = build({"name": "att2in"}, Dims(2048, 9487 + 3))
+    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert round(count, 1) == 14.4
+
+
+def literal(
+    m: Att2in, batch: Batch, image: int, caption: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Logits after ``length`` words, and α of the last look."""
+    regions = [
+        (m.regions.weight @ a + m.regions.bias).clamp(min=0) for a in regions_of(batch, image)
+    ]
+    width = len(regions[0])
+    h = c = torch.zeros(width)
+    for token in batch.inputs[image, caption, :length]:
+        weights = additive(m.attend, h, regions)
+        seen = mix(weights, regions)
+        total = m.word_gates.weight @ m.words.weight[token] + m.word_gates.bias
+        total = total + m.state_gates.weight @ h
+        image_units = m.image_units.weight @ seen
+        new_h, new_c = torch.empty(width), torch.empty(width)
+        for unit in range(width):
+            i, f, o = (torch.sigmoid(total[part * width + unit]) for part in range(3))
+            z = [total[(3 + n) * width + unit] + image_units[n * width + unit] for n in range(2)]
+            new_c[unit] = i * max(z) + f * c[unit]
+            new_h[unit] = o * torch.tanh(new_c[unit])
+        h, c = new_h, new_c
+    return m.output.weight @ h + m.output.bias, weights
+
+
+def test_equations() -> None:
+    model, batch = build(small("att2in", width=11), DIMS).eval(), make_batch()
+    assert isinstance(model, Att2in)
+    roughened(model)
+    with torch.inference_mode():
+        memory = model.encode(batch)
+        logits = model(memory, batch.inputs)
+        looks = model.attention(memory, batch.inputs)["regions"]
+        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
+            expected, weights = literal(model, batch, image, caption, length)
+            found = logits[image, caption, length - 1]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            shown = looks[image, caption, length - 1][batch.region_mask[image]]
+            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,107 @@
+"""Soft and hard attention against Xu et al.'s equations, and the size of GLIED's Table 2."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from capdist.batch import Batch
+from capdist.models.base import Dims, build
+from capdist.models.soft_attention import HardAttention, ShowAttendTell, SoftAttention
+from tests.contract.test_models import DIMS, make_batch, small
+from tests.models.by_hand import additive, lstm, mix, regions_of, roughened
+
+
+@pytest.mark.parametrize(
+    ("name", "deep", "millions"),
+    # GLIED's Table 2 estimates 12.1 M.
+    [("soft_attention", False, 12.0), ("soft_attention", True, 9.9), ("hard_attention", True, 9.9)],
+)
+def test_size_at_the_papers_settings(name: str, deep: bool, millions: float) -> None:
+    model = build({"name": name, "deep_output": deep}, Dims(2048, 9487 + 3))
+    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert round(count, 1) == millions
+
+
+def literal(
+    m: ShowAttendTell, batch: Batch, image: int, caption: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Logits after ``length`` words, and α of the last look."""
+    regions = [
+        (m.regions.weight @ a + m.regions.bias).clamp(min=0) for a in regions_of(batch, image)
+    ]
+    width = len(regions[0])
+    first = torch.tanh(m.first.weight @ (sum(regions) / len(regions)) + m.first.bias)
+    h, c = first[:width], first[width:]
+    for token in batch.inputs[image, caption, :length]:
+        word = m.words.weight[token]
+        weights = additive(m.attend, h, regions)
+        if isinstance(m, SoftAttention):
+            z = torch.sigmoid(m.gate.weight[0] @ h + m.gate.bias) * mix(weights, regions)
+        else:
+            z = regions[max(range(len(regions)), key=lambda i: float(weights[i]))]
+        gates = m.word_gates.weight @ word + m.word_gates.bias
+        gates = gates + m.state_gates.weight[:, :width] @ z + m.state_gates.weight[:, width:] @ h
+        h, c = lstm(gates, c)
+    seen = h
+    if m.deep:
+        seen = word + m.from_state.weight @ h + m.from_state.bias + m.from_image.weight @ z
+    return m.output.weight @ seen + m.output.bias, weights
+
+
+@pytest.mark.parametrize("name", ["soft_attention", "hard_attention"])
+@pytest.mark.parametrize("deep", [True, False])
+def test_equations(name: str, deep: bool) -> None:
+    model, batch = build(small(name, width=11, deep_output=deep), DIMS).eval(), make_batch()
+    assert isinstance(model, ShowAttendTell)
+    roughened(model)
+    with torch.inference_mode():
+        memory = model.encode(batch)
+        logits = model(memory, batch.inputs)
+        looks = model.attention(memory, batch.inputs)["regions"]
+        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
+            expected, weights = literal(model, batch, image, caption, length)
+            found = logits[image, caption, length - 1]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            shown = looks[image, caption, length - 1][batch.region_mask[image]]
+            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)
+
+
+def hard() -> HardAttention:
+    model = build(small("hard_attention"), DIMS)
+    assert isinstance(model, HardAttention)
+    return model
+
+
+def test_hard_attention_draws_regions_as_often_as_it_is_told() -> None:
+    torch.manual_seed(8)
+    draws = 20_000
+    weights = torch.tensor([0.5, 0.0, 0.3, 0.2]).repeat(1, draws, 1)
+    # With the unit vectors as regions, what is seen is the choice itself.
+    seen = hard().train().glimpse(weights, torch.eye(4)[None], torch.zeros(1, draws, 1))[0]
+    assert torch.equal(seen.sort(-1).values, torch.tensor([0.0, 0, 0, 1]).expand(draws, -1))
+    counts = seen.sum(0)
+    assert counts[1] == 0
+    # χ² of two degrees of freedom exceeds 13.8 once in a thousand seeds.
+    expected = draws * weights[0, 0, [0, 2, 3]]
+    assert ((counts[[0, 2, 3]] - expected) ** 2 / expected).sum() < 13.8
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_choice_has_the_gradient_of_the_expectation(training: bool) -> None:
+    torch.manual_seed(9)
+    weights = torch.rand(2, 3, 5).softmax(-1).requires_grad_()
+    regions, h, pull = torch.randn(2, 5, 7), torch.zeros(2, 3, 24), torch.randn(2, 3, 7)
+    (hard().train(training).glimpse(weights, regions, h) * pull).sum().backward()
+    found = weights.grad
+    weights.grad = None
+    (weights @ regions * pull).sum().backward()
+    torch.testing.assert_close(found, weights.grad)
+
+
+def test_bf16_chooses_one_whole_region() -> None:
+    torch.manual_seed(9)
+    weights = torch.rand(1, 50, 5).softmax(-1).bfloat16()
+    one = hard().train().glimpse(weights, torch.eye(5)[None].bfloat16(), weights)
+    assert set(one.flatten().tolist()) == {0.0, 1.0}
