@@ -29,6 +29,7 @@ setup(
             "numba",
             "pycocoevalcap",
             "ray",
+            "simplemma",
             "tensorboard",
             "webdataset",
         ],

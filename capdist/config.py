@@ -357,8 +357,9 @@ def _tags(section: type[Section]) -> set[str]:
     tags = set()
     for field in section.model_fields.values():
         for part in _sections(field.annotation):
-            name = part.model_fields.get("name")
-            tags |= {str(tag) for tag in get_args(name.annotation)} if name else set()
+            for key in ("name", "objective"):
+                tag = part.model_fields.get(key)
+                tags |= {str(name) for name in get_args(tag.annotation)} if tag else set()
             tags |= _tags(part)
     return tags
 

@@ -19,9 +19,16 @@ def main() -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
     parser.add_argument("--beam", type=int, help="hypotheses an image, instead of the config's")
+    parser.add_argument(
+        "--grounding",
+        action="store_true",
+        help="also score where the model looked (F1_all, F1_loc); published: --beam 1",
+    )
     args = parser.parse_args()
     try:
-        Evaluation.open(args.run, args.split, args.checkpoint, args.beam).evaluate()
+        Evaluation.open(
+            args.run, args.split, args.checkpoint, args.beam, grounding=args.grounding
+        ).evaluate()
     except (ConfigError, ShardError, ScoreError, JournalError, DecodingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

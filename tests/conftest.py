@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shards.index import Features, Manifest
-from shards.schema import Sample
+from shards.schema import CLASS_DTYPE, Phrase, Sample
 from shards.writer import write
 
 WORDS = ("a", "red", "blue", "dog", "cat", "runs", "sits", "near", "two", "balls")
@@ -60,6 +60,45 @@ def tiny_sample(number: int, split: str = "train", dim: int = 6) -> Sample:
         boxes=np.tile(np.array([0.1, 0.2, 0.6, 0.7], np.float32), (regions, 1)),
         concepts=tuple((WORDS[(number + i) % 10], 0.9 - 0.1 * i) for i in range(number % 5)),
     )
+
+
+NAMES = {"dog": "dog", "cat": "cat", "balls": "ball"}
+
+
+@dataclass(frozen=True)
+class GroundedSource(TinySource):
+    """Tiny images whose boxes differ, with classes, and 0 to 3 boxes for every noun."""
+
+    class_names: tuple[str, ...] = ("background", *NAMES.values())
+
+    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+        for sample in super().load(split, ids):
+            rng = np.random.default_rng(sample.image_id)
+            regions = len(sample.regions)
+            classes = np.zeros((regions, 2), CLASS_DTYPE)
+            classes["id"], classes["prob"] = rng.integers(0, 4, (regions, 2)), [0.75, 0.125]
+            phrases = tuple(
+                Phrase(number, at, at + 1, at, NAMES[word], boxes(rng, int(rng.integers(0, 4))))
+                for number, caption in enumerate(sample.tokens)
+                for at, word in enumerate(caption)
+                if word in NAMES
+            )
+            seen = np.array(boxes(rng, regions), np.float32)
+            yield replace(sample, boxes=seen, classes=classes, grounding=phrases)
+
+
+def boxes(rng: np.random.Generator, count: int) -> tuple[tuple[float, float, float, float], ...]:
+    """Boxes of some size, as shares of the picture's."""
+    low = rng.uniform(0, 0.5, (count, 2))
+    both = np.hstack([low, low + rng.uniform(0.2, 0.5, (count, 2))])
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in both.tolist())
+
+
+@pytest.fixture(scope="session")
+def grounded(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The same images with grounding."""
+    root: Path = tmp_path_factory.mktemp("grounded")
+    return write(GroundedSource(), root, samples_per_shard=8, workers=1)
 
 
 @pytest.fixture(scope="session")

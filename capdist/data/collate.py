@@ -33,8 +33,8 @@ class Collate:
         """The batch of at least one sample.
 
         Raises:
-            ShardError: naming a sample whose classes there are no names for, or that lacks those
-                that others have.
+            ShardError: naming a sample whose classes there are no names for, or that lacks the
+                classes or the grounding that others have.
         """
         regions, region_mask = _pad([s.regions for s in samples], np.float32)
         boxes, _ = _pad([s.boxes for s in samples], np.float32)
@@ -97,6 +97,9 @@ class Collate:
 
 def _objects(samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
     """The boxes of all grounded phrases, and the numbers of their captions."""
+    bare = [s.key for s in samples if s.grounding is None]
+    if bare and len(bare) < len(samples):
+        raise ShardError(f"sample {bare[0]}: no grounding.json, which others of its batch have")
     pairs = [
         [(box, phrase.caption) for phrase in s.grounding or () for box in phrase.boxes]
         for s in samples

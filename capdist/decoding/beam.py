@@ -60,6 +60,23 @@ def look_back(model: CaptionModel[Any], batch: Batch, tokens: Tensor) -> dict[st
     return model.attention(model.encode(batch), torch.nn.functional.pad(tokens, (1, -1), value=BOS))
 
 
+@torch.inference_mode()
+def looked_at(model: CaptionModel[Any], batch: Batch, tokens: Tensor) -> Tensor:
+    """(B, K, L, 4) the box of the region that got most attention before each of (B, K, L) tokens.
+
+    Raises:
+        DecodingError: if the model looks at no regions.
+    """
+    looks = look_back(model, batch, tokens)
+    if "regions" not in looks:
+        raise DecodingError(
+            "the model gives regions no attention, so its words can't be found in the picture; "
+            "leave grounding out"
+        )
+    images = torch.arange(len(tokens), device=tokens.device)[:, None, None]
+    return batch.boxes[images, looks["regions"].argmax(-1)]
+
+
 @dataclass(frozen=True)
 class Found:
     """Tokens (B, K, L), scores (B, K) and which images had a NaN at which step, (L, B)."""

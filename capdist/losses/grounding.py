@@ -6,7 +6,11 @@ box g_j of a caption's objects the region with the largest IoU is positive, σ_i
     L_gnd = -Σ_i σ_i log β_i,    L = L_ce + μ L_gnd.
 
 Both are sums: over the captions of a batch here, as the paper's are over one caption's words and
-regions. A region that several boxes of a caption choose counts once.
+regions. The engine divides their sum L by the words and ends of captions of the whole step, over
+all micro-batches and ranks, so that neither says how much a caption's L_gnd weighs against its
+L_ce. A region that several boxes of a caption choose counts once.
+
+The paper's arg max has a region for every box; here a box that overlaps none chooses none.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class ScoreError(ValueError):
 class Scores:
     """What `score` found.
 
-    ``values``: metric to score, × 100, SPICE's sub-categories as "SPICE Object" and so on.
+    ``values``: metric to score, × 100, SPICE's sub-categories as "SPICE Object" and so on; an
+    evaluation adds F1_all and F1_loc of `capdist.metrics.grounding`.
     ``absent``: what was asked for and is not there, and why ("PTB" is the tokeniser).
     ``tokeniser``: scores with "plain" are not comparable with published ones.
     """

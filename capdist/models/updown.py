@@ -8,7 +8,10 @@ the detector's boxes and classes tell.
 What the papers leave open or have otherwise: words, and the states h² that are written from, go
 through dropout. Hu et al. write the attention with ReLU, Anderson et al. with tanh
 (``activation``). A common implementation embeds the regions first, v = ReLU(W_r v), and so does
-whoever counted Up-Down's parameters for GLIED's Table 2 (``regions``).
+whoever counted Up-Down's parameters for GLIED's Table 2 (``regions``). With MIA (its Table 1:
+Up-Down w/ I*, w/ MIA) the embedded regions are refined, so that nothing reads unrefined ones; its
+d_h is the decoder's width, and the concepts that guide are embedded by the word table, which is
+then as wide as they are.
 
 Parameters at the paper's sizes (V = 9,487 words, F = 2048, LSTMs and words 1000, attention 512):
 
@@ -21,7 +24,7 @@ Parameters at the paper's sizes (V = 9,487 words, F = 2048, LSTMs and words 1000
     output, Eq. 7                                9.50 M              9.50 M
                                                 56.9 M              50.1 M (GLIED's Table 2: 50.1)
 
-Spatial-Semantic attention adds less than 0.01 M.
+Spatial-Semantic attention adds less than 0.01 M, MIA 16.2 M at width 1000.
 """
 
 from __future__ import annotations
@@ -30,12 +33,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import AdditiveAttention, lstm_cell, masked_mean
+from capdist.models.mia import VisualMiaConfig, refiner
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
 Cells = dict[str, Tensor]
@@ -58,6 +62,18 @@ class UpDownConfig(UpDownSizes):
     """Up-Down."""
 
     name: Literal["updown"]
+    refine: VisualMiaConfig | None = Field(
+        None, description="What refines the regions, which must be embedded as wide as words."
+    )
+
+    @model_validator(mode="after")
+    def _as_wide(self) -> UpDownConfig:
+        if self.refine and self.regions != self.embedding:
+            raise ValueError(
+                "refine needs regions as wide as the words that guide them; set regions and "
+                f"embedding to the same width, not to {self.regions} and {self.embedding}"
+            )
+        return self
 
 
 class SsUpDownConfig(UpDownSizes):
@@ -102,6 +118,8 @@ class UpDown(CaptionModel[UpDownMemory]):
             region = config.regions
             embed = nn.Linear(dims.features, region)
             self.regions = nn.Sequential(embed, nn.ReLU(), nn.Dropout(config.dropout))
+        refine = config.refine if isinstance(config, UpDownConfig) else None
+        self.refine = refiner(refine, region)
         # The gates of an LSTM are sums: every input is projected where it is known.
         self.word_gates = nn.Linear(config.embedding, 4 * width)
         self.image_gates = nn.Linear(region, 4 * width, bias=False)
@@ -111,6 +129,11 @@ class UpDown(CaptionModel[UpDownMemory]):
         self.language_gates = nn.Linear(region + 2 * width, 4 * width)
         self.output = nn.Linear(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Concepts, where they guide the regions."""
+        return self.refine.needs
 
     def encode(self, batch: Batch) -> UpDownMemory:
         """Regions v_i, and v̄, their mean."""
@@ -169,7 +192,10 @@ class UpDown(CaptionModel[UpDownMemory]):
         return {"regions": self.unroll(memory, tokens)[1]}
 
     def _regions(self, batch: Batch) -> Tensor:
-        return self.regions(batch.regions.to(self.output.weight.dtype))
+        """Embedded, and refined where that is asked for."""
+        regions = self.regions(batch.regions.to(self.output.weight.dtype))
+        concepts = self.words(batch.concepts)
+        return self.refine(regions, batch.region_mask, concepts, batch.concept_mask)[0]
 
     def _zeros(self, memory: UpDownMemory, beams: int) -> Cells:
         zeros = memory.regions.new_zeros(len(memory.regions), beams, self.width)

@@ -89,8 +89,10 @@ class Results:
         yield "\n## Commands\n"
         yield f"```\n{self._command()}\n"
         arguments = f"--run {self.config['run']} --split {self.split}"
-        for beam in self._scored():
-            yield f"python launcher/evaluate.py {arguments} --beam {beam}"
+        for beam, rows in self._scored().items():
+            grounding = any("F1_all" in row["values"] for row in rows.values())
+            more = " --grounding" if grounding else ""
+            yield f"python launcher/evaluate.py {arguments} --beam {beam}{more}"
         yield f"python launcher/results.py {arguments}\n```"
 
     @cached_property
@@ -136,7 +138,8 @@ class Results:
 
     def _table(self, rows: dict[str, dict[str, Any]]) -> str:
         values = {name: row["values"] for name, row in rows.items()}
-        return format_markdown(values, list(next(iter(values.values()))))
+        columns = dict.fromkeys(metric for row in values.values() for metric in row)
+        return format_markdown(values, list(columns))
 
     def _scores(self) -> Iterator[str]:
         rows = self._rows()

@@ -2,6 +2,7 @@
 
 Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
 ``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
+Where it is asked for, F1_all and F1_loc of what the model looked at are among the scores.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from capdist.config import DecodingConfig
 from capdist.data.dataset import References, evaluation_batches, references
 from capdist.data.stream import Ranks
-from capdist.decoding.split import caption_images
+from capdist.decoding.split import Caption, caption_images
 from capdist.metrics.coco import Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings
@@ -26,6 +27,7 @@ from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
 from capdist.training.export import Exported, read_run
+from capdist.training.grounding import Annotated
 from shards.index import Manifest
 
 #: Images that the report shows.
@@ -41,9 +43,12 @@ class Evaluation:
     manifest: Manifest
     split: str
     decoding: DecodingConfig
+    annotated: Annotated | None = None
 
     @classmethod
-    def open(cls, run: Path, split: str, checkpoint: str, beam: int | None) -> Evaluation:
+    def open(
+        cls, run: Path, split: str, checkpoint: str, beam: int | None, *, grounding: bool = False
+    ) -> Evaluation:
         """The ``best`` or ``last`` checkpoint of a run.
 
         Args:
@@ -51,16 +56,18 @@ class Evaluation:
             split: to decode.
             checkpoint: "best" or "last".
             beam: instead of the config's.
+            grounding: whether to score where the model looked, too.
 
         Raises:
             ConfigError: if the run has no such checkpoint, or it is damaged.
-            ShardError: if the shards are not there, or have no such split.
+            ShardError: if the shards are not there, or have no such split or no grounding.
         """
         exported = read_run(run, checkpoint)
         manifest = Manifest.load(exported.config.data.shards)
         exported.check_features(manifest)
         manifest.split(split)
-        return cls(run, exported, manifest, split, exported.decoding(beam))
+        annotated = Annotated.read(manifest, split) if grounding else None
+        return cls(run, exported, manifest, split, exported.decoding(beam), annotated)
 
     @property
     def name(self) -> str:
@@ -71,7 +78,8 @@ class Evaluation:
         """Decode, score where there are references, print the table, write the files."""
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}")
-        captions = self.decode()
+        decoded = self.decode()
+        captions = {image: " ".join(caption.words) for image, caption in decoded.items()}
         print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
         path = self.run / "captions" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
@@ -81,10 +89,11 @@ class Evaluation:
             print(f"{self.split} has no captions to compare with; nothing is scored")
             print(f"captions: {path}")
             return
-        self.report(known, captions, self.score(known, captions))
+        grounding = self.annotated.f1(decoded) if self.annotated else {}
+        self.report(known, captions, self.score(known, captions, grounding))
         print(f"captions: {path}")
 
-    def decode(self) -> dict[int, str]:
+    def decode(self) -> dict[int, Caption]:
         """The best caption of every image of the split."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         exported, batch = self.exported, self.decoding.batch
@@ -93,20 +102,27 @@ class Evaluation:
         images, started = batches.stream.order.samples, time.perf_counter()
         with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
             model, parts = exported.model.to(device), chain.from_iterable(batches.epoch(0))
-            found = {}
-            for image, captions in caption_images(model, parts, vocab, self.decoding, device):
-                found[image] = " ".join(captions[0].words)
+            found, boxes = {}, self.annotated is not None
+            for image, captions in caption_images(
+                model, parts, vocab, self.decoding, device, boxes=boxes
+            ):
+                found[image] = captions[0]
                 progress.advance(1)
         speed = images / (time.perf_counter() - started)
         print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
         return found
 
-    def score(self, known: References, captions: dict[int, str]) -> dict[str, Scores]:
-        """Scores of the model and of the constant caption, best known first."""
+    def score(
+        self, known: References, captions: dict[int, str], grounding: dict[str, float]
+    ) -> dict[str, Scores]:
+        """Scores of the model, with those of its grounding, and of the constant caption."""
         constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
         print(f"constant caption: {constant!r}")
+        own = score(known.raw, captions)
         return {
-            f"{self.run.resolve().name}, beam {self.decoding.beam}": score(known.raw, captions),
+            f"{self.run.resolve().name}, beam {self.decoding.beam}": replace(
+                own, values={**own.values, **grounding}
+            ),
             CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
         }
 

@@ -35,6 +35,8 @@ MIA_ROWS: dict[str, dict[str, str | int]] = {
     "start": {"start": "visual", "iterations": 3},
     "once": {"output": "visual", "iterations": 1},
 }
+#: Up-Down's regions and words where MIA refines them.
+AS_WIDE = {"regions": 12, "embedding": 12}
 SS_ROWS = {
     "spatial": {"semantic": False},
     "semantic": {"spatial": False},
@@ -43,11 +45,14 @@ SS_ROWS = {
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "glied": GLIED_ROWS,
     "ss_updown": SS_ROWS,
-    "updown": {"embedded": {"regions": 12}},
+    **{name: {"mia": {"refine": MIA}} for name in HOSTS},
     "soft_attention": {"state": {"deep_output": False}},
     "hard_attention": {"state": {"deep_output": False}},
     "spatial_attention": {name: {"refine": MIA | row} for name, row in MIA_ROWS.items()},
-    **{name: {"mia": {"refine": MIA}} for name in HOSTS if name != "spatial_attention"},
+    "updown": {
+        "embedded": {"regions": 12},
+        **{name: {**AS_WIDE, "refine": MIA | row} for name, row in MIA_ROWS.items()},
+    },
 }
 #: Sizes, of whatever has such, that make a model quick to run.
 SMALL = {"width": 24, "embedding": 10, "hidden": 20, "attention": 9}

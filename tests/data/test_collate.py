@@ -92,11 +92,17 @@ def test_a_sample_that_lacks_its_classes_is_refused() -> None:
 def test_objects_bring_their_captions() -> None:
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
     phrases = (Phrase(1, 0, 1, 0, "dog", (left, right)), Phrase(0, 0, 1, 0, "cat", (right,)))
-    samples = [tiny_sample(3), replace(tiny_sample(4), grounding=phrases)]
+    samples = [replace(tiny_sample(3), grounding=()), replace(tiny_sample(4), grounding=phrases)]
     batch = Collate(VOCAB, 20, 3)(samples)
     assert batch.object_captions.tolist() == [[-1, -1, -1], [1, 1, 0]]
     assert batch.objects[1].tolist() == [list(left), list(right), list(right)]
     assert Collate(VOCAB, 20, 3)(samples[:1]).objects.shape == (1, 0, 4)
+
+
+def test_a_sample_that_lacks_its_grounding_is_refused() -> None:
+    samples = [replace(tiny_sample(4), grounding=()), tiny_sample(7)]
+    with pytest.raises(ShardError, match=r"sample 0+7: no grounding\.json"):
+        Collate(VOCAB, 20, 3)(samples)
 
 
 def test_grounding_is_read_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -34,6 +34,29 @@ def test_scores_captions_and_report(run: Path, tiny: Manifest) -> None:
     assert "<html" in (run / "report-test.html").read_text()
 
 
+def test_grounding_is_learned_and_scored(config: Path, grounded: Manifest, tmp_path: Path) -> None:
+    described = json.loads(config.read_text())
+    described["data"]["shards"] = str(grounded.root)
+    described["model"] = {"name": "ss_updown", "width": 16, "embedding": 8, "attention": 8}
+    described["stages"][0]["grounding"] = {"weight": 1.0}
+    config.write_text(json.dumps(described))
+    assert launch("train.py", "--config", str(config)).returncode == 0
+    arguments = ["--run", str(tmp_path / "run"), "--split", "val", "--beam", "1"]
+    result = launch("evaluate.py", *arguments, "--grounding")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "run" / "scores" / "val-beam1.json").read_text())
+    assert list(rows["run, beam 1"]["values"])[-2:] == ["F1_all", "F1_loc"]
+    assert "F1_all" not in rows["constant caption"]["values"]
+    (row,) = (line for line in result.stdout.splitlines() if line.startswith("run, beam 1"))
+    values = [f"{rows['run, beam 1']['values'][name]:.1f}" for name in ("F1_all", "F1_loc")]
+    assert row.split()[-2:] == values
+
+
+def test_grounding_that_is_not_there_is_refused(run: Path, tiny: Manifest) -> None:
+    line = refused(launch("evaluate.py", "--run", str(run), "--grounding"))
+    assert f"{tiny.root}: sample 000000002000 of test has no grounding" in line
+
+
 def test_results_page(run: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     line = refused(launch("results.py", "--run", str(run), "--split", "val"))

@@ -86,15 +86,23 @@ def test_a_finished_run_is_left_alone(config: Path, tmp_path: Path) -> None:
         ("model.widht=8", "model.widht: unknown key; did you mean width?"),
         ("stages.0.epochs=many", "stages.0.epochs: "),
         ("stages.0.batch.images=0", "stages.0.batch.images: "),
-        ("model.name=gleid", "no model 'gleid'; known: glied, lstm"),
+        ("model.name=gleid", "no model 'gleid'; known: "),
         ("data.shards=/nowhere", "/nowhere/manifest.json: no manifest"),
         ("validation.split=dev", "no split 'dev'; it has test, train, val"),
         ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
         ("stages.0.scheduled_sampling.increase=0.1", "scheduled_sampling needs a recurrent model"),
+        ("stages.0.grounding.weight=1", "stages.0.grounding needs a model that says which regions"),
+        ("stages.0.grounding.iou=1", "stages.0.grounding.iou: Input should be less than 1"),
     ],
 )
 def test_bad_config_is_refused_in_one_line(config: Path, override: str, message: str) -> None:
     assert message in refused(train(config, "--set", override))
+
+
+def test_grounding_that_the_shards_lack_is_refused(config: Path, tiny: Manifest) -> None:
+    model = 'model={"name": "ss_updown", "semantic": false}'
+    line = refused(train(config, "--set", model, "--set", "stages.0.grounding.weight=1"))
+    assert f"stages.0.grounding: {tiny.root}: its samples have no grounding; remove it" in line
 
 
 def test_a_section_that_deepspeed_refuses_is_refused_in_one_line(config: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia
-from tests.contract.test_models import HOSTS, make_batch
+from tests.contract.test_models import make_batch
 from tests.models.test_mia import D, literal_mia
 
 #: Millions at V = 9,487 words and F = 2048, alone and with MIA, as the models' docstrings add up.
@@ -35,7 +35,7 @@ REFINEMENTS: dict[str, list[dict[str, str]]] = {
     "lstm_a4": [{}, VISUAL, TEXTUAL],
     "lstm_a5": [{}, VISUAL, TEXTUAL],
 }
-CASES = [(name, row) for name in HOSTS for row in [None, *REFINEMENTS.get(name, [])]]
+CASES = [(name, row) for name, rows in REFINEMENTS.items() for row in [None, *rows]]
 
 
 @pytest.mark.parametrize("name", SIZES)

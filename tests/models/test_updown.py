@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
+from capdist.config import ConfigError
 from capdist.models.base import Dims, build
+from capdist.models.mia import Mia
 from capdist.models.updown import SsUpDown, UpDown, locations
 from tests.contract.test_models import DIMS, SS_ROWS, make_batch, small
 from tests.models.by_hand import additive, lstm, mix, regions_of
+from tests.models.test_mia import D, literal_mia
 
 
 @pytest.mark.parametrize(("regions", "millions"), [(None, 56.9), (1000, 50.1)])
@@ -21,6 +24,23 @@ def test_size_at_the_papers_settings(regions: int | None, millions: float) -> No
     model = build({"name": "updown", "regions": regions}, Dims(2048, 9487 + 3))
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert round(count, 1) == millions
+
+
+def test_size_with_mia() -> None:
+    section = {"name": "updown", "regions": 1000, "refine": {"name": "mia"}}
+    count = sum(
+        parameter.numel() for parameter in build(section, Dims(2048, 9487 + 3)).parameters()
+    )
+    assert round(count / 1e6, 1) == 66.3
+
+
+@pytest.mark.parametrize(("regions", "embedding"), [(None, 1000), (500, 1000), (512, 256)])
+def test_mia_needs_regions_as_wide_as_words(regions: int | None, embedding: int) -> None:
+    section = {"name": "updown", "regions": regions, "embedding": embedding}
+    with pytest.raises(ConfigError, match="refine needs regions as wide as the words") as refusal:
+        build({**section, "refine": {"name": "mia"}}, Dims(7, 23))
+    assert f"not to {regions} and {embedding}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def beta(m: SsUpDown, batch: Batch, image: int, regions: list[Tensor]) -> Tensor:
@@ -53,6 +73,9 @@ def literal(
     regions = regions_of(batch, image)
     if isinstance(m.regions, torch.nn.Sequential):
         regions = [(m.regions[0].weight @ v + m.regions[0].bias).clamp(min=0) for v in regions]
+    if isinstance(m.refine, Mia):
+        concepts = batch.concepts[image][batch.concept_mask[image]]
+        regions = list(literal_mia(m.refine, torch.stack(regions), m.words.weight[concepts])[0])
     mean = sum(regions, torch.zeros(())) / len(regions)
     h1 = c1 = h2 = c2 = torch.zeros(m.width)
     for token in batch.inputs[image, caption, :length]:
@@ -67,10 +90,14 @@ def literal(
     return m.output.weight @ h2 + m.output.bias, weights
 
 
+MIA = {"name": "mia", "heads": 3, "hidden": 10}
+AS_WIDE = {"width": 11, "embedding": D, "regions": D}
 SECTIONS: dict[str, dict[str, Any]] = {
     "updown": small("updown", width=11),
     "updown-embedded": small("updown", width=11, regions=13),
     "updown-relu": small("updown", width=11, activation="relu"),
+    "updown-mia": small("updown", **AS_WIDE, refine=MIA),
+    "updown-mia-visual": small("updown", **AS_WIDE, refine={**MIA, "output": "visual"}),
     "ss": small("ss_updown", width=11, share=0.7),
     "ss-embedded": small("ss_updown", width=11, regions=13, activation="relu"),
     **{f"ss-{name}": small("ss_updown", width=11, **row) for name, row in SS_ROWS.items()},
@@ -82,6 +109,7 @@ def test_equations(name: str) -> None:
     torch.manual_seed(5)
     model, batch = build(SECTIONS[name], DIMS).eval(), make_batch()
     assert isinstance(model, UpDown)
+    assert isinstance(model.refine, Mia) == ("mia" in name)
     relu = SECTIONS[name].get("activation") == "relu"
     assert model.attend.function is (torch.relu if relu else torch.tanh)
     with torch.inference_mode():

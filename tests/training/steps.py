@@ -32,14 +32,15 @@ def config(arguments: dict[str, Any]) -> Config:
         ConfigError: if the tree refuses the deepspeed section.
     """
     batch = {"images": 16, "micro": arguments["micro"]}
+    xe = {"objective": "xe", "epochs": 1, **arguments.get("stage", {})}
     optimizer = {"lr": LR, "clip_norm": arguments.get("clip_norm", 0.0)}
     described = {
         "description": "a test",
         "run": "unused",
         "engine": arguments["engine"],
         "data": {"shards": arguments["shards"], "lanes": 8, "workers": 0},
-        "model": MODEL,
-        "stages": [{"objective": "xe", "epochs": 1, "batch": batch, "optimizer": optimizer}],
+        "model": arguments.get("model", MODEL),
+        "stages": [{**xe, "batch": batch, "optimizer": optimizer}],
         "deepspeed": arguments.get("deepspeed", {}),
     }
     return validate(Config, described, "the config")
@@ -49,14 +50,16 @@ def make_objective(run: Config) -> XeObjective:
     """The tiny model, always with the same weights."""
     manifest = Manifest.load(run.data.shards)
     torch.manual_seed(1)
-    dims = Dims(manifest.features.dim, len(count_words(manifest, 1)))
+    words, classes = len(count_words(manifest, 1)), len(manifest.class_names)
+    dims = Dims(manifest.features.dim, words, classes)
     return XeObjective(build(run.model, dims), run.stages[0])
 
 
 def read(run: Config, ranks: Ranks) -> Batches:
     manifest = Manifest.load(run.data.shards)
-    vocab = count_words(manifest, 1)
-    return training_batches(manifest, run.data, run.stages[0].batch, vocab, ranks, 1)
+    vocab, stage = count_words(manifest, 1), run.stages[0]
+    grounding = stage.grounding is not None
+    return training_batches(manifest, run.data, stage.batch, vocab, ranks, 1, grounding=grounding)
 
 
 def true_gradient(run: Config) -> dict[str, Tensor]:
