@@ -25,7 +25,7 @@ from capdist.metrics.endings import bad_endings
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
-from capdist.training.export import Exported, read_run
+from capdist.training.export import Exported, read_run, run_shards
 from shards.index import Manifest
 
 #: Images that the report shows.
@@ -57,7 +57,7 @@ class Evaluation:
             ShardError: if the shards are not there, or have no such split.
         """
         exported = read_run(run, checkpoint)
-        manifest = Manifest.load(exported.config.data.shards)
+        manifest = run_shards(exported.config, run)
         exported.check_features(manifest)
         manifest.split(split)
         return cls(run, exported, manifest, split, exported.decoding(beam))
