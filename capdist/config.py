@@ -382,7 +382,7 @@ def _tags(section: type[Section]) -> set[str]:
     tags = set()
     for field in section.model_fields.values():
         for part in _sections(field.annotation):
-            name = part.model_fields.get("name")
+            name = part.model_fields.get("name") or part.model_fields.get("objective")
             tags |= {str(tag) for tag in get_args(name.annotation)} if name else set()
             tags |= _tags(part)
     return tags

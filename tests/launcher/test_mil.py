@@ -126,8 +126,9 @@ def test_two_ranks_learn_what_one_does(described: dict[str, Any], tmp_path: Path
         finish(write(tmp_path, {**described, "stages": [still]}, name), world=world)
     two, one = (records(tmp_path / n) for n in ("run", "alone"))
     for ours, its in zip(two, one, strict=True):
-        for figure in ("loss", "grad_norm", "val_ap", "val_ap_image"):
-            assert ours.get(figure) == pytest.approx(its.get(figure), rel=1e-5)
+        same = ("loss", "grad_norm") if "loss" in ours else ("val_ap", "val_ap_image")
+        for figure in same:
+            assert ours[figure] == pytest.approx(its[figure], rel=1e-5)
     mine, its_own = (ConceptSet.load(tmp_path / n / "concepts") for n in ("run", "alone"))
     assert list(mine.files) == list(its_own.files)
     for shard in mine.files:
