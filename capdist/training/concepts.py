@@ -72,6 +72,20 @@ class Detector:
         best_ap = read_cursor(folder).best_ap
         return cls(model.eval(), config, stage, tuple(words), features, vocab, digest, best_ap)
 
+    def check(self, stage: MilStage | None, option: str) -> None:
+        """Refuse to go on training it in a stage of other sizes; ``option`` names the stage.
+
+        Raises:
+            ConfigError: naming its sizes.
+        """
+        same = ("words", "folds", "hidden")
+        if stage is None or any(getattr(stage, n) != getattr(self.stage, n) for n in same):
+            raise ConfigError(
+                f"{option} is not that of the detector in {self.config.run}, which has "
+                + ", ".join(f"{name} {getattr(self.stage, name)}" for name in same)
+                + "; resume with its config, or choose another folder by --set run=FOLDER"
+            )
+
     def write(self, manifest: Manifest, root: Path, kept: int, job: Job) -> None:
         """Write the concepts of all samples into a folder, every rank those of its shards.
 

@@ -166,7 +166,8 @@ class Run:
             ConfigError: naming the checkpoint.
         """
         if (last / DETECTOR).is_file():
-            self.check_detector(last)
+            read_weights(last, self.vocab, DETECTOR)
+            Detector.read(last).check(self.config.mil, f"{self.where}: stages.0")
         else:
             self.check_captioner(last)
         ranks = len(list(last.glob("rank-*.pt")))
@@ -174,22 +175,6 @@ class Run:
             raise ConfigError(
                 f"{last}: written by {ranks} rank(s), not {self.job.ranks.world}; "
                 "resume with as many"
-            )
-
-    def check_detector(self, last: Path) -> None:
-        """Refuse to go on with a detector of other sizes.
-
-        Raises:
-            ConfigError: naming its sizes.
-        """
-        read_weights(last, self.vocab, DETECTOR)
-        stage, trained = self.config.mil, Detector.read(last)
-        same = ("words", "folds", "hidden")
-        if stage is None or any(getattr(stage, n) != getattr(trained.stage, n) for n in same):
-            raise ConfigError(
-                f"{self.where}: stages.0 is not the detector's of {last}, which has "
-                + ", ".join(f"{name} {getattr(trained.stage, name)}" for name in same)
-                + "; resume with its config, or choose another folder by --set run=FOLDER"
             )
 
     def check_captioner(self, last: Path) -> None:
@@ -223,6 +208,13 @@ class Run:
             f"{self.manifest.name}, {train} training images, {len(self.vocab)} words; "
             f"{self.config.engine}, {self.job.ranks.world} rank(s) on {self.job.device.type}"
         )
+        if self.config.mil:
+            detection = Detection.of(self.config, self.config.mil, self.manifest)
+            size = sum(parameter.numel() for parameter in detection.new_model().parameters())
+            print(
+                f"stages.0: {1 + self.config.mil.folds} detectors of {len(detection.words)} "
+                f"concepts, together {size / 1e6:.2f} M parameters"
+            )
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}", flush=True)
 

@@ -212,8 +212,8 @@ def test_another_detector_does_not_go_on(
     config = write(tmp_path, {**described, "stages": [MIL]})
     assert train(config, "--set", "stages.0.epochs=1").returncode == 0
     line = refused(train(config, "--set", "stages.0.hidden=13", "--resume", "auto"))
-    assert "stages.0 is not the detector's of" in line
-    assert "which has words 6, folds 3, hidden 12; resume with its config" in line
+    assert f"stages.0 is not that of the detector in {tmp_path / 'run'}, which" in line
+    assert "has words 6, folds 3, hidden 12; resume with its config" in line
     shutil.copytree(whole, tmp_path / "plain")
     xe_only = write(tmp_path, {**described, "stages": described["stages"][1:]}, "plain")
     assert "the model was trained on those of" in refused(train(xe_only, "--resume", "auto"))
