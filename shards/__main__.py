@@ -148,7 +148,7 @@ def _concepts(options: argparse.Namespace) -> int:
     source = ConceptSet.load(options.run / "concepts")
     manifest = Manifest.load(options.shards or source.made_by["shards"])
     installed = install(source, manifest.root, manifest.tars, options.top)
-    print(f"{manifest.root}: {installed.kept} concepts an image, of {installed.made_by}")
+    print(f"{manifest.root}: {installed.kept} concepts an image, of detector {installed.detector}")
     return 0
 
 
