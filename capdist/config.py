@@ -118,7 +118,7 @@ class TrainingStage(Section):
     optimizer: OptimizerConfig
     schedule: Schedule = ConstantSchedule()
     patience: Positive | None = Field(
-        None, description="Stop after this many evaluations without a better validation CIDEr."
+        None, description="Stop after this many evaluations without a better validation score."
     )
 
 
@@ -138,6 +138,17 @@ class XeStage(TrainingStage):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     scheduled_sampling: ScheduledSampling | None = None
     grounding: GroundingConfig | None = None
+
+
+class MilStage(TrainingStage):
+    """Concepts by multiple-instance learning (Fang et al. 2015), before captions."""
+
+    objective: Literal["mil"]
+    words: Positive = Field(1000, description="Commonest content words of the training captions.")
+    kept: Positive = Field(49, description="Best concepts that an image keeps.")
+    folds: int = Field(5, ge=2, description="Training images' concepts are cross-fitted by these.")
+    hidden: Positive = Field(512, description="Width of the layer on a region.")
+    dropout: float = Field(0.5, ge=0, lt=1)
 
 
 class RewardConfig(Section):
@@ -165,7 +176,7 @@ class ScstStage(TrainingStage):
         return self
 
 
-Stage = Annotated[XeStage | ScstStage, Field(discriminator="objective")]
+Stage = Annotated[MilStage | XeStage | ScstStage, Field(discriminator="objective")]
 
 
 class LengthConfig(Section):
@@ -215,7 +226,7 @@ class SamplingConfig(Section):
 
 
 class ValidationConfig(Section):
-    """The validation CIDEr that chooses the best checkpoint; decoded greedily."""
+    """The validation score that chooses the best checkpoint: CIDEr of greedy captions, or AP."""
 
     split: str = "val"
     every_epochs: Positive = 1
@@ -254,6 +265,20 @@ class Config(Section):
         description="DeepSpeed's own JSON, passed through; batch sizes, optimizer and clipping "
         "come from the stage.",
     )
+
+    @property
+    def mil(self) -> MilStage | None:
+        """The stage that trains a detector of concepts for those behind it, if there is one."""
+        return self.stages[0] if isinstance(self.stages[0], MilStage) else None
+
+    @model_validator(mode="after")
+    def _concepts_first(self) -> Config:
+        for number, stage in enumerate(self.stages[1:], 1):
+            if isinstance(stage, MilStage):
+                raise ValueError(
+                    f"stages.{number}: a stage mil makes concepts for the others; it stands first"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_home(self) -> Config:
@@ -357,9 +382,8 @@ def _tags(section: type[Section]) -> set[str]:
     tags = set()
     for field in section.model_fields.values():
         for part in _sections(field.annotation):
-            for key in ("name", "objective"):
-                tag = part.model_fields.get(key)
-                tags |= {str(name) for name in get_args(tag.annotation)} if tag else set()
+            name = part.model_fields.get("name") or part.model_fields.get("objective")
+            tags |= {str(tag) for tag in get_args(name.annotation)} if name else set()
             tags |= _tags(part)
     return tags
 

@@ -1,4 +1,4 @@
-"""Command line: ``python -m shards {build,scenes,inspect,verify}``."""
+"""Command line: ``python -m shards {build,scenes,concepts,inspect,verify}``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ it was when the same command is run again."""
 _SCENES = (
     "Make shards of drawn scenes: pictures, regions, boxes, concepts and captions from a seed."
 )
+_CONCEPTS = """Give shards the concepts that a run's detector (stage mil) predicted for them: files
+beside the tars, which stay as they are. Readers take them for the concepts in the tars."""
 _INSPECT = "Show one sample of a folder of shards, or of one tar, as a person wants to see it."
 _VERIFY = """Check every shard of a folder against its manifest and index, and decode every
 sample. Lists all problems, one a line; exit status 1 if there is any."""
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        status: int = options.run_command(options)
     except (ShardError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -36,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_build(_add_command(commands, "build", _BUILD))
     _add_scenes(_add_command(commands, "scenes", _SCENES))
+    _add_concepts(_add_command(commands, "concepts", _CONCEPTS))
     _add_inspect(_add_command(commands, "inspect", _INSPECT))
     _add_verify(_add_command(commands, "verify", _VERIFY))
     return parser
@@ -61,7 +64,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--feature-name", metavar="NAME", help="the extractor; by default the features' format")
     add("--class-names", metavar="FILE", help="text file, line n (from 0) names class n")
     _add_output(parser)
-    parser.set_defaults(run=_build)
+    parser.set_defaults(run_command=_build)
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +74,15 @@ def _add_scenes(parser: argparse.ArgumentParser) -> None:
     add("--val", type=int, default=250, metavar="N", help="images to validate on")
     add("--test", type=int, default=250, metavar="N", help="images to test on")
     _add_output(parser)
-    parser.set_defaults(run=_scenes)
+    parser.set_defaults(run_command=_scenes)
+
+
+def _add_concepts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--run", required=True, type=Path, metavar="DIR", help="folder that train.py wrote")
+    add("--top", type=int, metavar="N", help="best concepts an image keeps; as in the run")
+    add("--shards", type=Path, metavar="DIR", help="folder of the shards; as in the run")
+    parser.set_defaults(run_command=_concepts)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -89,13 +100,13 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--key", metavar="K", help="the sample with this key")
     which.add_argument("--number", type=int, default=0, metavar="N", help="the Nth sample, from 0")
     add("--picture", type=Path, metavar="OUT.png", help="write the picture, boxes drawn, here")
-    parser.set_defaults(run=_inspect)
+    parser.set_defaults(run_command=_inspect)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="DIR", help="a folder of shards")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; one for each CPU")
-    parser.set_defaults(run=_verify)
+    parser.set_defaults(run_command=_verify)
 
 
 # Each command imports what it needs when it runs: --help and verify start light.
@@ -128,6 +139,16 @@ def _scenes(options: argparse.Namespace) -> int:
         source, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
     )
     print(_summary(manifest))
+    return 0
+
+
+def _concepts(options: argparse.Namespace) -> int:
+    from shards.sidecars import ConceptSet, install
+
+    source = ConceptSet.load(options.run / "concepts")
+    manifest = Manifest.load(options.shards or source.made_by["shards"])
+    installed = install(source, manifest.root, manifest.tars, options.top)
+    print(f"{manifest.root}: {installed.kept} concepts an image, of detector {installed.detector}")
     return 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.schema import SCHEMA_VERSION, ShardError
+from shards.sidecars import CONCEPTS, ConceptSet
 
 MANIFEST = "manifest.json"
 
@@ -55,20 +56,25 @@ class SampleIndex:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds; ``shards`` are in the order in which they were cut."""
+    """What a folder of shards holds; ``shards`` are in the order in which they were cut.
+
+    ``concepts``, where there are some, stand for those in the tars.
+    """
 
     root: Path
     name: str
     features: Features
     shards: tuple[Shard, ...]
     class_names: tuple[str, ...] = ()
+    concepts: ConceptSet | None = None
 
     @classmethod
     def load(cls, root: Path | str) -> Manifest:
-        """Read ``manifest.json`` of a folder.
+        """Read ``manifest.json`` of a folder, and ``concepts.json`` where it has one.
 
         Raises:
-            ShardError: if there is none, or it is of another schema version.
+            ShardError: if there is no manifest, one of the two is of another schema version, or
+                the concepts are those of other shards.
         """
         root = Path(root)
         path = root / MANIFEST
@@ -83,18 +89,35 @@ class Manifest:
                 f"{path}: schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; "
                 "build the shards again with this version"
             )
-        return cls(
+        manifest = cls(
             root=root,
             name=data["name"],
             features=Features(**data["features"]),
             shards=tuple(Shard(**shard) for shard in data["shards"]),
             class_names=tuple(data["class_names"]),
         )
+        if not (root / CONCEPTS).is_file():
+            return manifest
+        return manifest.with_concepts(ConceptSet.load(root))
+
+    def with_concepts(self, concepts: ConceptSet) -> Manifest:
+        """The same shards with these concepts.
+
+        Raises:
+            ShardError: if they are those of other shards.
+        """
+        concepts.check(self.tars)
+        return replace(self, concepts=concepts)
+
+    @property
+    def tars(self) -> dict[str, str]:
+        """SHA-256 of every shard by name."""
+        return {shard.name: shard.sha256 for shard in self.shards}
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as `load` reads it."""
         data = asdict(self)
-        del data["root"]
+        del data["root"], data["concepts"]
         return {"schema_version": SCHEMA_VERSION, **data}
 
     def split(self, name: str) -> tuple[Shard, ...]:
@@ -132,7 +155,7 @@ class Manifest:
         ]
 
     def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
-        """Key and bytes of one member of every sample of a split, without reading the others.
+        """Key and bytes of one member of every sample of a split, as the tars have it.
 
         Samples that lack the member are passed over: only optional members may be lacking.
 

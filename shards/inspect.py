@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,10 @@ def find(
     Raises:
         ShardError: if there is no such sample.
     """
-    tars, class_names = _tars(path, split)
-    for place, sample in enumerate(_samples(tars)):
+    tars, manifest = _tars(path, split)
+    for place, sample in enumerate(_samples(tars, manifest)):
         if sample.key == key if key is not None else place == number:
-            return sample, class_names
+            return sample, manifest.class_names if manifest else ()
     wanted = f"with key {key!r}" if key is not None else f"number {number} (the first is 0)"
     where = f"{path}, split {split}" if split else str(path)
     raise ShardError(f"{where}: no sample {wanted}")
@@ -81,26 +82,29 @@ def draw(sample: Sample, class_names: Sequence[str], path: Path) -> None:
     image.save(path, format="PNG")
 
 
-def _tars(path: Path, split: str | None) -> tuple[list[Path], tuple[str, ...]]:
-    """The tars to look in; a lone tar has the class names of the folder it stands in, if any."""
+def _tars(path: Path, split: str | None) -> tuple[list[Path], Manifest | None]:
+    """The tars to look in; a lone tar has the manifest of the folder it stands in, if any."""
     if path.is_dir():
         manifest = Manifest.load(path)
         shards = manifest.split(split) if split else manifest.shards
-        return [path / shard.name for shard in shards], manifest.class_names
+        return [path / shard.name for shard in shards], manifest
     if not path.is_file():
         raise ShardError(f"{path}: no such folder or tar")
     if split:
         raise ShardError(f"{path}: one tar has no splits to choose from; leave out --split")
     try:
-        return [path], Manifest.load(path.parent).class_names
+        manifest = Manifest.load(path.parent)
     except ShardError:
-        return [path], ()
+        return [path], None
+    return [path], manifest if path.name in manifest.tars else None
 
 
-def _samples(tars: Sequence[Path]) -> Iterator[Sample]:
+def _samples(tars: Sequence[Path], manifest: Manifest | None) -> Iterator[Sample]:
     for tar in tars:
+        concepts = manifest.concepts.read(tar.name) if manifest and manifest.concepts else {}
         for entry, members in read_tar(tar):
-            yield decode(entry.key, members)
+            sample = decode(entry.key, members)
+            yield replace(sample, concepts=concepts.get(entry.key, sample.concepts))
 
 
 def _heading(sample: Sample) -> Iterator[str]:

@@ -47,7 +47,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
     except (AttributeError, KeyError, TypeError) as error:
         return _Report([_line(shard, f"its index is not in the format: {error!r}")], [])
     data = (manifest.root / shard.name).read_bytes()
-    problems = list(_whole(manifest, shard, index, data))
+    problems = [*_whole(manifest, shard, index, data), *_concepts(manifest, shard, index)]
     captions = 0
     for entry in index:
         try:
@@ -76,6 +76,23 @@ def _whole(
         else:
             if not agrees:
                 yield _line(shard, "its index does not describe this tar; build the shard again")
+
+
+def _concepts(manifest: Manifest, shard: Shard, index: list[SampleIndex]) -> Iterator[str]:
+    """That the concepts beside a shard are whole, one list for each of its samples."""
+    if manifest.concepts is None:
+        return
+    try:
+        found = manifest.concepts.read(shard.name)
+    except ShardError as error:
+        yield str(error)
+        return
+    if list(found) != [entry.key for entry in index]:
+        yield _line(shard, "its concepts are of other samples; predict them anew")
+    for key, pairs in found.items():
+        scores = [score for _, score in pairs]
+        if scores != sorted(scores, reverse=True) or not all(0 <= s <= 1 for s in scores):
+            yield _line(shard, f"sample {key}: its concepts are not in 0..1, best first")
 
 
 def _sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sample:

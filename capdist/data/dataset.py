@@ -78,7 +78,8 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
 def members(manifest: Manifest, split: str) -> set[str]:
     """What the samples of a split have, by its first: "regions", "boxes", "classes", ..."""
     first = manifest.index(manifest.split(split)[0])[0]
-    return {suffix.partition(".")[0] for suffix in first.members}
+    beside = {"concepts"} if manifest.concepts else set()
+    return beside | {suffix.partition(".")[0] for suffix in first.members}
 
 
 @dataclass(frozen=True)

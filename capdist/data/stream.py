@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from tarfile import TarError
 from typing import Any, BinaryIO
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from capdist.config import ConfigError
 from capdist.data.order import Order, Span
 from capdist.signals import ignore_stop
+from shards.concepts import Concepts
 from shards.index import Manifest, SampleIndex
 from shards.schema import MEMBERS, Sample, ShardError, decode
 
@@ -66,8 +67,9 @@ class Stream:
 
     @property
     def members(self) -> frozenset[str]:
-        """What is read of a sample."""
-        return READ | {"grounding.json"} if self.grounding else READ
+        """What is read of a sample; concepts that lie beside the tars are not read in them."""
+        beside = {"concepts.json"} if self.manifest.concepts else set()
+        return (READ | {"grounding.json"} if self.grounding else READ) - beside
 
     @property
     def steps(self) -> int:
@@ -155,13 +157,16 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
     shard = stream.manifest.split(stream.split)[span.shard]
     path = stream.manifest.root / shard.name
     entries = stream.manifest.index(shard)[span.start : span.stop]
+    beside = stream.manifest.concepts
+    concepts = beside.read(shard.name) if beside else None
     found = 0
     try:
         with gopen(str(path)) as file:
             file.seek(entries[0].offset)
             for members in group_by_keys(_files(file, str(path), stream.members)):
                 _check(members, entries[found])
-                yield _decode(members, stream.manifest.features.dim)
+                sample = _decode(members, stream.manifest.features.dim)
+                yield sample if concepts is None else _with_concepts(sample, concepts)
                 found += 1
                 if found == len(entries):
                     return
@@ -173,6 +178,12 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
 
 
 _REMEDY = "'python -m shards verify' names all damage"
+
+
+def _with_concepts(sample: Sample, concepts: Mapping[str, Concepts]) -> Sample:
+    if sample.key not in concepts:
+        raise ShardError(f"sample {sample.key}: not among the concepts beside the tar")
+    return replace(sample, concepts=concepts[sample.key])
 
 
 def _files(file: BinaryIO, url: str, wanted: frozenset[str]) -> Iterator[dict[str, Any]]:

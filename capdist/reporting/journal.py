@@ -49,7 +49,7 @@ class Journal:
                 record
                 for record in read_records(self._path)
                 if record["step"] < step
-                or (record["step"] == step and (evaluated or "val_cider" not in record))
+                or (record["step"] == step and (evaluated or "loss" in record))
             ]
             self._file.close()
             part = self._path.with_name(f"{JOURNAL}.part")

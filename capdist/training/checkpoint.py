@@ -5,8 +5,8 @@ checkpoints/step-00000100-inside/   one inside an epoch
   engine's own files         weights and optimizer, DeepSpeed's or torch's
   rank-0.pt ...              random number generators of every rank
   cursor.json                where training goes on
-  model.safetensors config.json vocab.json   the portable export
-checkpoints/names.json       which folder is the last, and which the best
+  model.safetensors config.json vocab.json   the portable export; detector.* in the stage mil
+checkpoints/names.json       which folder is the last, and which the best (best, detector)
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Cursor:
     """Where training goes on.
 
     ``step`` counts optimizer steps of the run, ``stage_step`` those of the stage; ``consumed``
-    counts samples of the epoch; ``waited`` counts evaluations since the best one.
+    counts samples of the epoch; ``waited`` counts evaluations since the best one; ``best_ap`` is a
+    detector's.
     """
 
     stage: int = 0
@@ -46,11 +47,12 @@ class Cursor:
     consumed: int = 0
     skipped: int = 0
     best_cider: float | None = None
+    best_ap: float | None = None
     waited: int = 0
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder that is the ``last`` or the ``best`` of a run folder, if there is one."""
+    """The folder that is the ``last``, the ``best`` or the best ``detector`` of a run, if any."""
     folder = run / "checkpoints"
     found = _read_names(folder).get(name)
     return folder / found if found else None
@@ -65,9 +67,9 @@ class Checkpoints:
         self.job = job
 
     def save(
-        self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: bool
+        self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: str | None
     ) -> None:
-        """Write a checkpoint as ``last``, and as ``best`` where it is; all ranks together.
+        """Write a checkpoint as ``last``, and under the name ``best``; all ranks together.
 
         One that is the last already is left as it is.
 
@@ -75,7 +77,7 @@ class Checkpoints:
             cursor: where training goes on.
             engine: whose state it is.
             export: writes the portable files into a folder; called on the first rank.
-            best: whether no earlier evaluation was better.
+            best: the name of the best, where no earlier evaluation was better.
 
         Raises:
             CheckpointError: if it can't be written; the last one is whole, and still the last.
@@ -93,7 +95,7 @@ class Checkpoints:
         engine: Engine,
         export: Callable[[Path], None],
         *,
-        best: bool,
+        best: str | None,
     ) -> None:
         # Not a temporary directory: all ranks must write into the same one.
         aside = self.folder / f".writing-{final.name}"
@@ -112,7 +114,7 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             # One file for both names: a kill between two would part them.
-            named = dict.fromkeys(["last", "best"] if best else ["last"], final.name)
+            named = dict.fromkeys(["last", best] if best else ["last"], final.name)
             write_json(self.folder / NAMES, {**_read_names(self.folder), **named})
             self._prune()
         self.job.barrier()

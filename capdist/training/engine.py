@@ -15,13 +15,12 @@ from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
 from capdist.config import Config, ConfigError, OptimizerConfig, TrainingStage
-from capdist.models.base import CaptionModel
 from capdist.training.job import Job
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: the loss per token over all ranks, and whether it counted.
+    """What one optimizer step did: its loss per weight over all ranks, and whether it counted.
 
     ``parts`` are what each of this rank's micro-batches added to the loss; ``skipped`` is True
     where the loss scaler saw an overflow and left the weights alone.
@@ -55,7 +54,7 @@ class Engine(Protocol):
 class Objective(nn.Module, ABC):
     """A model with its loss: a batch in, the loss summed over its tokens out."""
 
-    model: CaptionModel[Any]
+    model: nn.Module
 
     @abstractmethod
     def begin_epoch(self, epoch: int) -> None:
@@ -64,6 +63,10 @@ class Objective(nn.Module, ABC):
     def prepare(self, batches: Sequence[Batch], step: int, device: torch.device) -> list[Batch]:
         """What a step (from 0) of the run learns from this rank's micro-batches."""
         return list(batches)
+
+    def weight(self, batch: Batch) -> int:
+        """How many things the loss of a batch is summed over: its tokens."""
+        return batch.token_count
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -112,10 +115,10 @@ class TorchEngine:
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
-        (tokens,) = self.job.sum(sum(batch.token_count for batch in batches))
+        (weight,) = self.job.sum(sum(map(self.objective.weight, batches)))
         parts = []
         for batch in batches:
-            loss = self.objective(batch.to(self.job.device)) / tokens
+            loss = self.objective(batch.to(self.job.device)) / weight
             loss.backward()
             parts.append(float(loss.detach()))
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
@@ -194,11 +197,11 @@ class DeepSpeedEngine:
 
         DeepSpeed averages over the ranks, so the loss carries their number as a factor.
         """
-        (tokens,) = self.job.sum(sum(batch.token_count for batch in batches))
+        (weight,) = self.job.sum(sum(map(self.engine.module.weight, batches)))
         skipped, parts = self.engine.skipped_steps, []
         set_rate(self.optimizer, lr)
         for batch in batches:
-            loss = self.engine(batch.to(self.job.device)) / tokens
+            loss = self.engine(batch.to(self.job.device)) / weight
             self.engine.backward(loss * self.job.ranks.world, scale_wrt_gas=False)
             self.engine.step()
             parts.append(float(loss.detach()))

@@ -26,7 +26,7 @@ from capdist.metrics.endings import bad_endings
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
-from capdist.training.export import Exported, read_run
+from capdist.training.export import Exported, read_run, run_shards
 from capdist.training.grounding import Annotated
 from shards.index import Manifest
 
@@ -63,7 +63,7 @@ class Evaluation:
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
         exported = read_run(run, checkpoint)
-        manifest = Manifest.load(exported.config.data.shards)
+        manifest = run_shards(exported.config, run)
         exported.check_features(manifest)
         manifest.split(split)
         annotated = Annotated.read(manifest, split) if grounding else None

@@ -18,17 +18,26 @@ from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.checkpoint import find_checkpoint
 from capdist.vocab import Vocabulary
 from shards.index import Features, Manifest
+from shards.sidecars import ConceptSet
+
+#: A captioning model's weights, those of detectors, and the words that these detect.
+MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.json"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model in evaluation mode with what is needed to use it."""
+    """A model in evaluation mode with what is needed to use it.
+
+    ``concepts`` names the detector whose concepts it was trained on, where they did not come with
+    the tars.
+    """
 
     model: CaptionModel[Any]
     config: Config
     vocab: Vocabulary
     features: Features
     classes: int
+    concepts: str | None
 
     def decoding(self, beam: int | None) -> DecodingConfig:
         """How its config decodes, with another beam where one is given.
@@ -40,7 +49,7 @@ class Exported:
         return validate(DecodingConfig, chosen, "command line")
 
     def check_features(self, manifest: Manifest) -> None:
-        """Refuse shards whose features, or the classes that the model reads, are others.
+        """Refuse shards whose features, or what else the model reads, are others.
 
         Raises:
             ConfigError: naming both.
@@ -57,6 +66,42 @@ class Exported:
                 f"{manifest.root}: {len(manifest.class_names)} names of classes, but the model was "
                 f"trained with {self.classes}; build the shards with the same --class-names"
             )
+        if "concepts" in self.model.needs:
+            check_concepts(self.concepts, manifest, self.config)
+
+
+def detector_of(manifest: Manifest) -> str | None:
+    """The detector that the concepts of shards come from; None: whatever built the tars."""
+    return manifest.concepts.detector if manifest.concepts else None
+
+
+def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> None:
+    """Refuse shards whose concepts are not those of the detector that a model was trained on.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if trained != (found := detector_of(manifest)):
+        names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
+        remedy = (
+            f"give the shards that detector's by launcher/concepts.py --run {config.run}"
+            if config.mil
+            else "give the shards those"
+        )
+        raise ConfigError(
+            f"{manifest.root}: concepts of {names[0]}, but the model was trained on those of "
+            f"{names[1]}; {remedy}"
+        )
+
+
+def run_shards(config: Config, run: Path) -> Manifest:
+    """The shards of a run, with the concepts of its own detector where it trained one.
+
+    Raises:
+        ShardError: if either is not there.
+    """
+    manifest = Manifest.load(config.data.shards)
+    return manifest.with_concepts(ConceptSet.load(run / "concepts")) if config.mil else manifest
 
 
 def write_export(
@@ -65,14 +110,25 @@ def write_export(
     config: Config,
     vocab: Vocabulary,
     manifest: Manifest,
+    file: str = MODEL,
 ) -> None:
-    """Write the three files; the manifest knows what features the model reads."""
+    """Write the three files; the manifest knows what the model reads.
+
+    Args:
+        folder: that gets them.
+        weights: of the model.
+        config: of the run.
+        vocab: of the run.
+        manifest: of its shards.
+        file: `MODEL` or `DETECTOR`, for the weights.
+    """
     from safetensors.torch import save_file
 
-    save_file(weights, folder / "model.safetensors", metadata={"vocabulary": vocab.hash})
+    save_file(weights, folder / file, metadata={"vocabulary": vocab.hash})
     described = {
         "features": asdict(manifest.features),
         "classes": len(manifest.class_names),
+        "concepts": detector_of(manifest),
         "run": config.model_dump(mode="json", by_alias=True),
     }
     (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
@@ -85,7 +141,7 @@ def read_export(folder: Path) -> Exported:
     Raises:
         ConfigError: if one is missing, or the vocabulary is not the one of the weights.
     """
-    for name in ("model.safetensors", "config.json", "vocab.json"):
+    for name in (MODEL, "config.json", "vocab.json"):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder / name}: no such file; expected a checkpoint's folder")
     described = read_json(folder / "config.json")
@@ -95,7 +151,7 @@ def read_export(folder: Path) -> Exported:
     features, classes = Features(**described["features"]), described.get("classes", 0)
     model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
     model.load_state_dict(weights)
-    return Exported(model.eval(), config, vocab, features, classes)
+    return Exported(model.eval(), config, vocab, features, classes, described.get("concepts"))
 
 
 def read_run(run: Path, checkpoint: str = "best") -> Exported:
@@ -110,7 +166,7 @@ def read_run(run: Path, checkpoint: str = "best") -> Exported:
     return read_export(folder)
 
 
-def read_weights(folder: Path, vocab: Vocabulary) -> dict[str, Tensor]:
+def read_weights(folder: Path, vocab: Vocabulary, file: str = MODEL) -> dict[str, Tensor]:
     """The weights, if they were trained with this vocabulary.
 
     Raises:
@@ -118,11 +174,11 @@ def read_weights(folder: Path, vocab: Vocabulary) -> dict[str, Tensor]:
     """
     from safetensors import safe_open
 
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        trained = file.metadata()["vocabulary"]
+    with safe_open(folder / file, framework="pt") as stored:
+        trained = stored.metadata()["vocabulary"]
         if trained != vocab.hash:
             raise ConfigError(
                 f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
                 f"weights were trained with {trained}; use the checkpoint's own vocab.json"
             )
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

@@ -3,6 +3,7 @@
 config.json vocab.json versions.json    what was run, with what
 metrics.jsonl tensorboard/              every step and every evaluation
 captions/                               what every evaluation decoded
+concepts/                               what its detector says of the shards, if it has one
 checkpoints/                            see `checkpoint.py`
 """
 
@@ -10,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from capdist.config import Config, ConfigError, ScstStage, Stage, XeStage, read_json
+from capdist.config import Config, ConfigError, MilStage, ScstStage, Stage, XeStage, read_json
 from capdist.data.dataset import Batches, check_needs, count_words, members, training_batches
 from capdist.losses.grounding import Salient
 from capdist.metrics.coco import probe
@@ -26,17 +27,20 @@ from capdist.rewards.base import check_names
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
 from capdist.training.claim import claimed
+from capdist.training.concepts import Detector
 from capdist.training.engine import Objective, make_engine
-from capdist.training.export import read_weights
+from capdist.training.export import DETECTOR, MODEL, check_concepts, read_weights
 from capdist.training.job import Job
+from capdist.training.mil import Detection, DetectorValidation
 from capdist.training.provenance import write_down
 from capdist.training.rewards import Rewards
 from capdist.training.scst import ScstObjective
 from capdist.training.stages import XeObjective
-from capdist.training.trainer import Stopped, Trainer
+from capdist.training.trainer import Judge, Stopped, Trainer
 from capdist.training.validation import Validation
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
+from shards.sidecars import ConceptSet
 
 
 def train(config: Config, where: str, *, resume: bool) -> None:
@@ -110,7 +114,8 @@ class Run:
                 "or choose another folder by --set run=FOLDER"
             )
         model = run.new_model()
-        check_needs(manifest, "train", model.needs, config.model["name"])
+        made = {"concepts"} if config.mil else set()
+        check_needs(manifest, "train", model.needs - made, config.model["name"])
         run.check_stages(model)
         for stage in config.stages:
             run.batches(stage)
@@ -125,6 +130,8 @@ class Run:
             ConfigError: naming the stage.
         """
         for number, stage in enumerate(self.config.stages):
+            if isinstance(stage, MilStage):
+                Detection.of(self.config, stage, self.manifest)
             if isinstance(stage, ScstStage):
                 check_names(stage.reward.metrics, f"{self.where}: stages.{number}.reward.metrics")
             if isinstance(stage, XeStage) and stage.scheduled_sampling and not model.recurrent:
@@ -153,23 +160,43 @@ class Run:
             )
 
     def check_last(self, last: Path) -> None:
-        """Refuse to go on with a checkpoint of another vocabulary, model or number of ranks.
+        """Refuse to go on with a checkpoint of another vocabulary, model, detector or ranks.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
-        read_weights(last, self.vocab)
-        trained = read_json(last / "config.json")["run"]["model"]
-        if parse(trained, str(last)) != parse(self.config.model, self.where):
-            raise ConfigError(
-                f"{self.where}: model is not the one of {last}, {trained}; "
-                "resume with its config, or choose another folder by --set run=FOLDER"
-            )
+        if (last / DETECTOR).is_file():
+            read_weights(last, self.vocab, DETECTOR)
+            Detector.read(last).check(self.config.mil, f"{self.where}: stages.0")
+        else:
+            self.check_captioner(last)
         ranks = len(list(last.glob("rank-*.pt")))
         if ranks != self.job.ranks.world:
             raise ConfigError(
                 f"{last}: written by {ranks} rank(s), not {self.job.ranks.world}; "
                 "resume with as many"
+            )
+
+    def check_captioner(self, last: Path) -> None:
+        """Refuse to go on with another model, or with concepts of another detector.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        read_weights(last, self.vocab, MODEL)
+        described = read_json(last / "config.json")
+        if self.config.mil and not find_checkpoint(self.folder, DetectorValidation.kept_as):
+            raise ConfigError(
+                f"{self.where}: stages.0 is mil, but {last} was trained without it; resume with "
+                "its config, or choose another folder by --set run=FOLDER"
+            )
+        if self.config.mil is None and "concepts" in self.new_model().needs:
+            check_concepts(described.get("concepts"), self.manifest, self.config)
+        trained = described["run"]["model"]
+        if parse(trained, str(last)) != parse(self.config.model, self.where):
+            raise ConfigError(
+                f"{self.where}: model is not the one of {last}, {trained}; "
+                "resume with its config, or choose another folder by --set run=FOLDER"
             )
 
     def announce(self) -> None:
@@ -181,6 +208,13 @@ class Run:
             f"{self.manifest.name}, {train} training images, {len(self.vocab)} words; "
             f"{self.config.engine}, {self.job.ranks.world} rank(s) on {self.job.device.type}"
         )
+        if self.config.mil:
+            detection = Detection.of(self.config, self.config.mil, self.manifest)
+            size = sum(parameter.numel() for parameter in detection.new_model().parameters())
+            print(
+                f"stages.0: {1 + self.config.mil.folds} detectors of {len(detection.words)} "
+                f"concepts, together {size / 1e6:.2f} M parameters"
+            )
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}", flush=True)
 
@@ -199,30 +233,54 @@ class Run:
         journal = Journal(self.folder, enabled=self.job.first)
         journal.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
         torch.manual_seed(self.config.seed + self.job.ranks.rank)
+        run = self
         for number in range(cursor.stage, len(self.config.stages)):
-            cursor = self.stage(number, cursor, journal)
+            if number and self.config.mil:
+                run = self.with_concepts()
+            cursor = run.stage(number, cursor, journal)
         journal.close()
+        if cursor.best_cider is None:
+            self.with_concepts()
         if self.job.first:
-            print(f"trained {cursor.step} steps; best validation CIDEr {cursor.best_cider:.1f}")
-            print(f"model: {find_checkpoint(self.folder, 'best')}")
-            print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
+            self.conclude(cursor)
+
+    def with_concepts(self) -> Run:
+        """The run with its detector's concepts, predicted now where that was not done before.
+
+        The shards stay as they are: others may be training on them.
+        """
+        folder = self.folder / "concepts"
+        detector = self.job.agree(lambda: Detector.open(self.folder))
+        detector.write(self.manifest, folder, detector.stage.kept, self.job)
+        manifest = self.job.agree(lambda: self.manifest.with_concepts(ConceptSet.load(folder)))
+        return replace(self, manifest=manifest)
+
+    def conclude(self, cursor: Cursor) -> None:
+        """Say what came of it, and what to do with it."""
+        if cursor.best_cider is None:
+            print(f"trained {cursor.step} steps; best validation AP {cursor.best_ap:.1f}")
+            print(f"concepts: {self.folder / 'concepts'}")
+            print(f"to the shards: python -m shards concepts --run {self.config.run}", flush=True)
+            return
+        print(f"trained {cursor.step} steps; best validation CIDEr {cursor.best_cider:.1f}")
+        print(f"model: {find_checkpoint(self.folder, 'best')}")
+        print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
 
     def stage(self, number: int, cursor: Cursor, journal: Journal) -> Cursor:
         """Train one stage, from the best of the one before or from where it was stopped."""
-        model = self.new_model()
         last, best = (find_checkpoint(self.folder, name) for name in ("last", "best"))
         begins = cursor.stage < number
-        if begins and best:
-            model.load_state_dict(read_weights(best, self.vocab))
+        if begins:
             cursor = Cursor(
                 stage=number,
                 step=cursor.step,
                 skipped=cursor.skipped,
                 best_cider=cursor.best_cider,
+                best_ap=cursor.best_ap,
             )
         stage = self.config.stages[number]
-        validation = Validation(self.config, self.job, self.manifest, self.vocab, self.new_model())
-        with self.objective(stage, model, validation, fresh=not cursor.stage_step) as objective:
+        start = best if begins else None
+        with self.parts(stage, start, fresh=not cursor.stage_step) as (objective, validation):
             engine = self.job.agree(lambda: make_engine(objective, self.config, stage, self.job))
             if last and not begins:
                 self.checkpoints.load(last, engine)
@@ -241,12 +299,24 @@ class Run:
             return trainer.run(cursor)
 
     @contextmanager
-    def objective(
-        self, stage: Stage, model: CaptionModel[Any], validation: Validation, *, fresh: bool
-    ) -> Iterator[Objective]:
-        """What a stage minimises, with whoever computes its rewards; ``fresh`` where it begins."""
+    def parts(
+        self, stage: Stage, start: Path | None, *, fresh: bool
+    ) -> Iterator[tuple[Objective, Judge]]:
+        """What a stage minimises, with whoever computes its rewards, and what judges it.
+
+        It begins with the weights of the checkpoint ``start``; ``fresh`` where it begins.
+        """
+        if isinstance(stage, MilStage):
+            detection = Detection.of(self.config, stage, self.manifest)
+            judge = DetectorValidation(detection, self.job, self.vocab)
+            yield detection.objective(detection.new_model()), judge
+            return
+        model = self.new_model()
+        if start:
+            model.load_state_dict(read_weights(start, self.vocab))
+        validation = Validation(self.config, self.job, self.manifest, self.vocab, self.new_model())
         if isinstance(stage, XeStage):
-            yield XeObjective(model, stage)
+            yield XeObjective(model, stage), validation
             return
         rewards = self.job.agree(lambda: Rewards.of(self.config, stage, self.manifest, self.vocab))
         if fresh:
@@ -255,7 +325,7 @@ class Run:
                 print(rewards.compare(captions), flush=True)
         with self.job.agree(lambda: rewards.pool(self.job)) as pool:
             words, seed = self.config.decoding.max_words, self.config.seed
-            yield ScstObjective(model, stage, words, seed, pool.submit)
+            yield ScstObjective(model, stage, words, seed, pool.submit), validation
 
     def batches(self, stage: Stage) -> Batches:
         """The training split for this rank."""

@@ -72,6 +72,8 @@ class ScstObjective(Objective):
         submit: hands packed captions (N, 1 + L), image id and tokens, to whoever scores them.
     """
 
+    model: CaptionModel[Any]
+
     def __init__(
         self, model: CaptionModel[Any], stage: ScstStage, max_words: int, seed: int, submit: Submit
     ) -> None:

@@ -17,6 +17,8 @@ from capdist.training.engine import Objective
 class XeObjective(Objective):
     """Cross entropy of a stage; ``sampled`` is the epoch's share of scheduled sampling."""
 
+    model: CaptionModel[Any]
+
     def __init__(self, model: CaptionModel[Any], stage: XeStage) -> None:
         super().__init__()
         self.model = model

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,10 +19,8 @@ from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint
 from capdist.training.engine import Engine, Objective, StepResult
-from capdist.training.export import write_export
 from capdist.training.job import Job, OtherRankError
 from capdist.training.schedule import rate
-from capdist.training.validation import Validation
 
 
 class TrainingError(RuntimeError):
@@ -60,6 +58,37 @@ class StepRecord:
         return record | record.pop("figures")
 
 
+class Found(Protocol):
+    """What an evaluation found: the score that chooses the best, its name, and a remark."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def value(self) -> float: ...  # noqa: D102
+    @property
+    def remark(self) -> str: ...  # noqa: D102
+    def to_json(self) -> dict[str, float]: ...  # noqa: D102
+
+
+class Judge(Protocol):
+    """Scores the weights of a stage; all ranks call it together.
+
+    ``measure`` is the cursor's field for its best score, ``kept_as`` the name of the best
+    checkpoint.
+    """
+
+    @property
+    def measure(self) -> str: ...  # noqa: D102
+    @property
+    def kept_as(self) -> str: ...  # noqa: D102
+
+    def score(self, weights: dict[str, Tensor], step: int) -> Found:
+        """What the weights are worth behind a step."""
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write the portable files into a folder."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """Trains one stage from a cursor on."""
@@ -69,7 +98,7 @@ class Trainer:
     objective: Objective
     engine: Engine
     batches: Batches
-    validation: Validation
+    validation: Judge
     checkpoints: Checkpoints
     journal: Journal
     stop: StopSignal
@@ -183,13 +212,13 @@ class Trainer:
         if due or cursor.epoch == self.stage.epochs:
             # Killed while it is evaluated, the epoch is not lost.
             self.save(before, weights, best=False)
-            found = self.validation.score(weights, cursor.step)
-            cursor, best = judge(cursor, found.cider)
+            found, measure = self.validation.score(weights, cursor.step), self.validation.measure
+            cursor, best = judge(cursor, measure, found.value)
             self.journal.write({"step": cursor.step, "epoch": cursor.epoch, **found.to_json()})
             progress.say(
-                f"epoch {cursor.epoch}: validation CIDEr {found.cider:.1f}"
-                + ("" if best else f" (best {cursor.best_cider:.1f})")
-                + f", {100 * found.bad_endings:.1f} % end badly"
+                f"epoch {cursor.epoch}: validation {found.name} {found.value:.1f}"
+                + ("" if best else f" (best {getattr(cursor, measure):.1f})")
+                + f", {found.remark}"
             )
         self.save(cursor, weights, best=best)
         return cursor
@@ -213,10 +242,10 @@ class Trainer:
             raise OtherRankError("the first rank names the weights")
 
         def export(folder: Path) -> None:
-            manifest = self.validation.manifest
-            write_export(folder, weights, self.config, self.validation.vocab, manifest)
+            self.validation.export(folder, weights)
 
-        self.checkpoints.save(cursor, self.engine, export, best=best)
+        name = self.validation.kept_as if best else None
+        self.checkpoints.save(cursor, self.engine, export, best=name)
 
     def stop_if(self, asked: bool, cursor: Cursor) -> None:
         """Save and stop, where a rank was asked to."""
@@ -230,9 +259,10 @@ class Trainer:
         return f"{last} is whole, go on by --resume auto" if last else "nothing is saved yet"
 
 
-def judge(cursor: Cursor, cider: float) -> tuple[Cursor, bool]:
-    """The cursor after an evaluation, and whether it was the best so far."""
-    best = cursor.best_cider is None or cider > cursor.best_cider
-    if best:
-        return replace(cursor, best_cider=cider, waited=0), True
+def judge(cursor: Cursor, measure: str, score: float) -> tuple[Cursor, bool]:
+    """The cursor after an evaluation, and whether it was the best so far by ``measure``."""
+    before = getattr(cursor, measure)
+    if before is None or score > before:
+        better: dict[str, Any] = {measure: score, "waited": 0}
+        return replace(cursor, **better), True
     return replace(cursor, waited=cursor.waited + 1), False

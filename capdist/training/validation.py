@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from capdist.decoding.split import caption_images
 from capdist.metrics.coco import cider, write_results
 from capdist.metrics.endings import bad_endings
 from capdist.models.base import CaptionModel
+from capdist.training.export import write_export
 from capdist.training.job import Job
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
@@ -30,6 +31,8 @@ class Scored:
     vocabulary: int
     bad_endings: float
 
+    name: ClassVar[str] = "CIDEr"
+
     @classmethod
     def of(cls, cider: float, captions: Mapping[int, Sequence[str]]) -> Scored:
         """The other figures are of the captions alone."""
@@ -40,6 +43,16 @@ class Scored:
             len({word for words in every for word in words}),
             bad_endings(every),
         )
+
+    @property
+    def value(self) -> float:
+        """What the best checkpoint is chosen by."""
+        return self.cider
+
+    @property
+    def remark(self) -> str:
+        """What else to look at."""
+        return f"{100 * self.bad_endings:.1f} % end badly"
 
     def to_json(self) -> dict[str, float]:
         """As the journal keeps it."""
@@ -60,6 +73,9 @@ class Validation:
         model: a copy that is decoded with; its weights are replaced at every evaluation.
     """
 
+    measure: ClassVar[str] = "best_cider"
+    kept_as: ClassVar[str] = "best"
+
     def __init__(
         self,
         config: Config,
@@ -68,6 +84,7 @@ class Validation:
         vocab: Vocabulary,
         model: CaptionModel[Any],
     ) -> None:
+        self.config = config
         self.job = job
         self.manifest = manifest
         self.folder = Path(config.run) / "captions"
@@ -97,6 +114,10 @@ class Validation:
                 {image: " ".join(words) for image, words in captions.items()},
             )
         return Scored.of(self.job.gather(score)[0], captions)
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write what `export.read_export` reads."""
+        write_export(folder, weights, self.config, self.vocab, self.manifest)
 
     def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:
         """The words of every image's greedy caption, on all ranks, which call it together."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from capdist.data.order import Order
 from capdist.data.stream import Ranks, Stream
 from shards.index import Manifest
 from shards.schema import ShardError
+from shards.sidecars import ConceptSet, write_sidecar
 
 IMAGES = 16
 
@@ -133,3 +135,30 @@ def test_other_feature_width_is_named(tiny: Manifest, tmp_path: Path) -> None:
 def test_ranks_that_do_not_divide_the_lanes(tiny: Manifest) -> None:
     with pytest.raises(ConfigError, match=r"3 ranks do not divide 8 lanes.*data\.lanes"):
         stream(tiny, world=3)
+
+
+def with_concepts(manifest: Manifest, tmp_path: Path, lost: str = "") -> Manifest:
+    """The shards with concepts beside them, one for every sample but ``lost``."""
+    files = {}
+    for shard in manifest.shards:
+        keys = [entry.key for entry in manifest.index(shard) if entry.key != lost]
+        found = {key: ((f"word{int(key)}", 0.5),) for key in keys}
+        files[shard.name] = write_sidecar(tmp_path, shard.name, shard.sha256, found)
+    return manifest.with_concepts(ConceptSet(tmp_path, "d", {}, 1, files))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_concepts_beside_the_tars_stand_for_those_in_them(
+    tiny: Manifest, tmp_path: Path, workers: int
+) -> None:
+    manifest = with_concepts(tiny, tmp_path)
+    steps = list(stream(manifest, workers=workers).epoch(0))
+    assert sum(map(len, steps)) == 53
+    for sample in chain(*steps):
+        assert sample.concepts == ((f"word{sample.image_id}", 0.5),)
+
+
+def test_a_sample_without_its_concepts_is_named(tiny: Manifest, tmp_path: Path) -> None:
+    manifest = with_concepts(tiny, tmp_path, lost=f"{20:012d}")
+    with pytest.raises(ShardError, match=f"sample {20:012d}: not among the concepts beside"):
+        list(stream(manifest).epoch(0))

@@ -1,0 +1,75 @@
+"""The concept detector of Fang et al. (CVPR 2015), section 3, on region features.
+
+For every word w of a list, the probability that an image's captions have it, from its regions by
+noisy-OR (Eq. 1):
+
+    p_w = 1 - Π_i (1 - σ(u_w · h_i + b_w))
+
+Their h_i are a convolutional network's, fine-tuned with this loss; here the features v_i of the
+regions are given, so one layer is learned on them:
+
+    h_i = ReLU(W_v v_i + b_v),        i = 1..R
+    h_0 = ReLU(W_0 [mean v; max v] + b_0)
+
+The whole image is one more region, for some words are true of a scene and of no part of it. b
+starts at Fang et al.'s -6.58, where hardly a region says anything.
+
+It writes no captions, so it is not in the registry of models and does not fulfil their contract.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from capdist.batch import Batch
+from capdist.models.layers import masked_mean
+
+#: b, before training.
+PRIOR = -6.58
+
+
+class ConceptDetector(nn.Module):
+    """One detector.
+
+    Args:
+        features: F.
+        words: W, how many it tells.
+        hidden: width of h.
+        dropout: of h.
+    """
+
+    def __init__(self, features: int, words: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.region = nn.Linear(features, hidden)
+        self.image = nn.Linear(2 * features, hidden)
+        self.says = nn.Linear(hidden, words)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.constant_(self.says.bias, PRIOR)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, R + 1, W) of the image and its regions, and where they are real (B, R + 1)."""
+        regions, mask = batch.regions.to(self.region.weight.dtype), batch.region_mask
+        highest = regions.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        whole = self.image(torch.cat([masked_mean(regions, mask), highest], -1))
+        hidden = torch.cat([whole[:, None], self.region(regions)], 1).relu()
+        return self.says(self.dropout(hidden)), torch.cat([mask.any(1, keepdim=True), mask], 1)
+
+
+class CrossFitted(nn.Module):
+    """A detector that learns from all training images, and one for each fold that does not see it.
+
+    A captioning model must not be trained on better concepts than it will get: a training image's
+    are those of ``held_out[its fold]``, any other image's those of ``whole``.
+    """
+
+    def __init__(self, features: int, words: int, hidden: int, dropout: float, folds: int) -> None:
+        super().__init__()
+        self.whole = ConceptDetector(features, words, hidden, dropout)
+        self.held_out = nn.ModuleList(
+            ConceptDetector(features, words, hidden, dropout) for _ in range(folds)
+        )
+
+    def forward(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """What `whole` says, then what those of the folds say."""
+        return [detector(batch) for detector in (self.whole, *self.held_out)]
