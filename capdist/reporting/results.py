@@ -131,6 +131,17 @@ class Results:
         table = self._table(self._rows())
         page.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
 
+    def summary(self, beam: int) -> dict[str, float | None]:
+        """Scores, parameters in millions, and speeds."""
+        row = next(row for name, row in self._scored()[beam].items() if name != CONSTANT)
+        steps = [record for record in read_records(self.run / JOURNAL) if "loss" in record]
+        return {
+            **row["values"],
+            "M parameters": self._parameters() / 1e6,
+            "captions/s": median(record["captions_per_s"] for record in steps),
+            "images/s": row["images_per_s"],
+        }
+
     def _rows(self) -> dict[str, dict[str, Any]]:
         rows = {name: row for scores in self._scored().values() for name, row in scores.items()}
         constant = rows.pop(CONSTANT)

@@ -78,7 +78,7 @@ class Evaluation:
         """Decode, score where there are references, print the table, write the files."""
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}")
-        decoded = self.decode()
+        decoded, images_per_s = self.decode()
         captions = {image: " ".join(caption.words) for image, caption in decoded.items()}
         print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
         path = self.run / "captions" / f"{self.name}.json"
@@ -90,11 +90,11 @@ class Evaluation:
             print(f"captions: {path}")
             return
         grounding = self.annotated.f1(decoded) if self.annotated else {}
-        self.report(known, captions, self.score(known, captions, grounding))
+        self.report(known, captions, self.score(known, captions, grounding), images_per_s)
         print(f"captions: {path}")
 
-    def decode(self) -> dict[int, Caption]:
-        """The best caption of every image of the split."""
+    def decode(self) -> tuple[dict[int, Caption], float]:
+        """The best caption of every image of the split, and images/s."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         exported, batch = self.exported, self.decoding.batch
         data, vocab = exported.config.data, exported.vocab
@@ -110,7 +110,7 @@ class Evaluation:
                 progress.advance(1)
         speed = images / (time.perf_counter() - started)
         print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
-        return found
+        return found, speed
 
     def score(
         self, known: References, captions: dict[int, str], grounding: dict[str, float]
@@ -126,7 +126,13 @@ class Evaluation:
             CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
         }
 
-    def report(self, known: References, captions: dict[int, str], rows: dict[str, Scores]) -> None:
+    def report(
+        self,
+        known: References,
+        captions: dict[int, str],
+        rows: dict[str, Scores],
+        images_per_s: float,
+    ) -> None:
         """The table on the terminal, and a page with curves, captions and their pictures."""
         print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
         columns = list(dict.fromkeys(metric for row in rows.values() for metric in row.values))
@@ -135,7 +141,9 @@ class Evaluation:
         for metric, reason in first.absent.items():
             print(f"{metric} is absent: {reason}")
         print(f"references through the {first.tokeniser} tokeniser\n")
-        text = json.dumps({name: row.to_json() for name, row in rows.items()}, indent=1)
+        written = {name: row.to_json() for name, row in rows.items()}
+        next(iter(written.values()))["images_per_s"] = images_per_s
+        text = json.dumps(written, indent=1)
         path = self.run / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
         for target in (path, self.run / SCORES):

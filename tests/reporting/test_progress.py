@@ -1,5 +1,5 @@
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from capdist.reporting.progress import Progress
 
@@ -10,6 +10,7 @@ class Step:
     lr: float = 5e-4
     captions_per_s: float = 1234.4
     skipped: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Terminal(io.StringIO):

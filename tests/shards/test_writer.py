@@ -120,7 +120,7 @@ def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
         write(Numbers(), tmp_path, workers=1)
 
 
-NO_CAPTIONS = {"captions": (), "tokens": ()}
+NO_CAPTIONS = {"captions": (), "tokens": (), "grounding": None}
 WIDE = np.array([[1.0, 2, 3, 4, 5]], np.float16)
 INFINITE = np.array([[1.0, 2, np.inf, 4]], np.float16)
 OUTSIDE = np.array([[0, 0, 1.01, 1]], np.float32)

@@ -1,0 +1,52 @@
+"""Train and score a list of configs: ``python launcher/sweep.py configs/sweeps/glied.json``.
+
+Runs that are done are not done again; others go on from where they were.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from capdist.config import ConfigError
+from capdist.metrics.coco import ScoreError
+from capdist.reporting.progress import Progress
+from capdist.training.sweep import Sweep
+from capdist.workers.commands import run_tasks
+from capdist.workers.reward_pool import PoolError
+
+
+def main() -> int:
+    """Run what is left and print the table; 1 if a run failed, 2 on bad input."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("list", type=Path, help="JSON file; configs/sweeps has examples")
+    parser.add_argument("--page", type=Path, help="where to write the table as Markdown")
+    args = parser.parse_args()
+    try:
+        sweep = Sweep.load(args.list)
+        failed = run(sweep)
+    except (ConfigError, ScoreError, PoolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(sweep.table())
+    if args.page:
+        args.page.write_text(sweep.page(" ".join(["python", *sys.argv])), encoding="utf-8")
+        print(args.page)
+    return 1 if failed else 0
+
+
+def run(sweep: Sweep) -> bool:
+    """Whatever is left of a sweep; whether any run failed."""
+    left = [run.task for run in sweep.runs if not run.done]
+    title, done = f"sweep {sweep.path.stem}", len(sweep.runs) - len(left)
+    failed = False
+    with Progress(len(sweep.runs), initial=done, title=title, unit="run") as progress:
+        for task, status in run_tasks(left, sweep.list.cpus, sweep.list.gpus, sweep.list.ray):
+            progress.advance(1)
+            if status:
+                failed = True
+                progress.say(f"{task.name} failed with {status}; it says why in {task.log}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
