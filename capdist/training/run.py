@@ -17,19 +17,18 @@ from typing import Any
 
 import torch
 
-from capdist.config import Config, ConfigError, MilStage, ScstStage, Stage, XeStage, read_json
-from capdist.data.dataset import Batches, check_needs, count_words, members, training_batches
-from capdist.losses.grounding import Salient
+from capdist.config import Config, ConfigError, MilStage, Stage, XeStage
+from capdist.data.dataset import Batches, check_needs, count_words, training_batches
 from capdist.metrics.coco import probe
-from capdist.models.base import CaptionModel, Dims, build, parse
+from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.journal import Journal
-from capdist.rewards.base import check_names
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
+from capdist.training.checks import Checks
 from capdist.training.claim import claimed
 from capdist.training.concepts import Detector
 from capdist.training.engine import Objective, make_engine
-from capdist.training.export import DETECTOR, MODEL, check_concepts, read_weights
+from capdist.training.export import read_weights
 from capdist.training.job import Job
 from capdist.training.mil import Detection, DetectorValidation
 from capdist.training.provenance import write_down
@@ -116,88 +115,13 @@ class Run:
         model = run.new_model()
         made = {"concepts"} if config.mil else set()
         check_needs(manifest, "train", model.needs - made, config.model["name"])
-        run.check_stages(model)
+        checks = Checks(config, where, job.ranks.world, manifest, vocab, model)
+        checks.stages()
         for stage in config.stages:
             run.batches(stage)
         if last:
-            run.check_last(last)
+            checks.checkpoint(last)
         return run
-
-    def check_stages(self, model: CaptionModel[Any]) -> None:
-        """Refuse rewards that are not there, and what model or shards have nothing for.
-
-        Raises:
-            ConfigError: naming the stage.
-        """
-        for number, stage in enumerate(self.config.stages):
-            if isinstance(stage, MilStage):
-                Detection.of(self.config, stage, self.manifest)
-            if isinstance(stage, ScstStage):
-                check_names(stage.reward.metrics, f"{self.where}: stages.{number}.reward.metrics")
-            if isinstance(stage, XeStage) and stage.scheduled_sampling and not model.recurrent:
-                raise ConfigError(
-                    f"{self.where}: stages.{number}.scheduled_sampling needs a recurrent model, "
-                    f"{self.config.model['name']} is none; remove it"
-                )
-            if isinstance(stage, XeStage) and stage.grounding:
-                self.check_grounding(f"{self.where}: stages.{number}.grounding", model)
-
-    def check_grounding(self, option: str, model: CaptionModel[Any]) -> None:
-        """Refuse the grounding loss where nothing can be told, or there is nothing to tell.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        if not isinstance(model, Salient):
-            raise ConfigError(
-                f"{option} needs a model that says which regions captions speak of, as ss_updown "
-                f"does; {self.config.model['name']} does not; remove it"
-            )
-        if "grounding" not in members(self.manifest, "train"):
-            raise ConfigError(
-                f"{option}: {self.manifest.root}: its samples have no grounding; remove it, or "
-                "choose other shards"
-            )
-
-    def check_last(self, last: Path) -> None:
-        """Refuse to go on with a checkpoint of another vocabulary, model, detector or ranks.
-
-        Raises:
-            ConfigError: naming the checkpoint.
-        """
-        if (last / DETECTOR).is_file():
-            read_weights(last, self.vocab, DETECTOR)
-            Detector.read(last).check(self.config.mil, f"{self.where}: stages.0")
-        else:
-            self.check_captioner(last)
-        ranks = len(list(last.glob("rank-*.pt")))
-        if ranks != self.job.ranks.world:
-            raise ConfigError(
-                f"{last}: written by {ranks} rank(s), not {self.job.ranks.world}; "
-                "resume with as many"
-            )
-
-    def check_captioner(self, last: Path) -> None:
-        """Refuse to go on with another model, or with concepts of another detector.
-
-        Raises:
-            ConfigError: naming both.
-        """
-        read_weights(last, self.vocab, MODEL)
-        described = read_json(last / "config.json")
-        if self.config.mil and not find_checkpoint(self.folder, DetectorValidation.kept_as):
-            raise ConfigError(
-                f"{self.where}: stages.0 is mil, but {last} was trained without it; resume with "
-                "its config, or choose another folder by --set run=FOLDER"
-            )
-        if self.config.mil is None and "concepts" in self.new_model().needs:
-            check_concepts(described.get("concepts"), self.manifest, self.config)
-        trained = described["run"]["model"]
-        if parse(trained, str(last)) != parse(self.config.model, self.where):
-            raise ConfigError(
-                f"{self.where}: model is not the one of {last}, {trained}; "
-                "resume with its config, or choose another folder by --set run=FOLDER"
-            )
 
     def announce(self) -> None:
         """Say what will be trained, and which scores will be absent and why."""
