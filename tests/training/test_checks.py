@@ -39,7 +39,7 @@ def checks(tiny: Manifest, model: dict[str, Any], ranks: int, stage: int, engine
 
 
 def test_zero_3_of_a_recurrent_model_on_several_ranks(tiny: Manifest) -> None:
-    with pytest.raises(ConfigError, match=r"x\.json: .* stage 3 on 2 ranks: .* choose stage 2"):
+    with pytest.raises(ConfigError, match=r"x\.json: .*stage 3 on 2 ranks: .* choose stage 2"):
         checks(tiny, UPDOWN, 2, 3, "deepspeed").stages()
 
 
