@@ -10,9 +10,11 @@ import pytest
 from capdist.config import load_config
 from capdist.models.base import Dims, build
 from capdist.training.schema import OPTIONS, config_schema, options_page
+from capdist.training.sweep import Sweep
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json"})
+SWEEPS = sorted((CONFIGS / "sweeps").iterdir())
+FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json", *SWEEPS})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -21,6 +23,13 @@ def test_parses_and_builds(path: Path) -> None:
     build(config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
     assert config.schema_ is not None
     assert (path.parent / config.schema_).resolve() == CONFIGS / "schema.json"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_row_of_a_sweep_builds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)  # Rows name configs as the command is called.
+    for run in Sweep.load(path).runs:
+        build(run.config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
 
 
 def test_no_two_configs_write_into_the_same_folder() -> None:
