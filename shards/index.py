@@ -132,14 +132,19 @@ class Manifest:
             raise ShardError(f"{self.root / MANIFEST}: no split {name!r}; it has {known}")
         return chosen
 
+    def tar(self, shard: Shard) -> Path:
+        """Where the bytes of a shard lie."""
+        return self.root / shard.name
+
     def index(self, shard: Shard) -> list[SampleIndex]:
         """The offsets of one shard's samples, in tar order.
 
         Raises:
             ShardError: if the shard or its index is missing.
         """
-        path = index_path(self.root / shard.name)
-        for needed in (self.root / shard.name, path):
+        tar = self.tar(shard)
+        path = index_path(tar)
+        for needed in (tar, path):
             if not needed.is_file():
                 raise ShardError(
                     f"{needed}: missing, though {MANIFEST} lists {shard.name}; "
@@ -164,14 +169,14 @@ class Manifest:
         """
         for shard in self.split(split):
             entries = self.index(shard)
-            with (self.root / shard.name).open("rb") as tar:
+            with self.tar(shard).open("rb") as tar:
                 for entry in entries:
                     if member := entry.members.get(suffix):
                         tar.seek(member.offset)
                         data = tar.read(member.size)
                         if zlib.crc32(data) != member.crc32:
                             raise ShardError(
-                                f"{self.root / shard.name}: member {entry.key}.{suffix} is cut "
+                                f"{self.tar(shard)}: member {entry.key}.{suffix} is cut "
                                 "short or damaged; 'python -m shards verify' names all damage"
                             )
                         yield entry.key, data

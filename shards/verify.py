@@ -46,7 +46,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
         return _Report([str(error)], [])
     except (AttributeError, KeyError, TypeError) as error:
         return _Report([_line(shard, f"its index is not in the format: {error!r}")], [])
-    data = (manifest.root / shard.name).read_bytes()
+    data = manifest.tar(shard).read_bytes()
     problems = [*_whole(manifest, shard, index, data), *_concepts(manifest, shard, index)]
     captions = 0
     for entry in index:
@@ -70,7 +70,7 @@ def _whole(
         yield _line(shard, "SHA-256 is not the manifest's: its bytes have changed; copy it again")
     else:
         try:
-            agrees = [entry for entry, _ in read_tar(manifest.root / shard.name)] == index
+            agrees = [entry for entry, _ in read_tar(manifest.tar(shard))] == index
         except ShardError as error:
             yield str(error)
         else:

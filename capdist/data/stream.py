@@ -155,7 +155,7 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
     from webdataset.tariterators import group_by_keys
 
     shard = stream.manifest.split(stream.split)[span.shard]
-    path = stream.manifest.root / shard.name
+    path = stream.manifest.tar(shard)
     entries = stream.manifest.index(shard)[span.start : span.stop]
     beside = stream.manifest.concepts
     concepts = beside.read(shard.name) if beside else None
