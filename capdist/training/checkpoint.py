@@ -58,6 +58,11 @@ def find_checkpoint(run: Path, name: str) -> Path | None:
     return folder / found if found else None
 
 
+def written_by(folder: Path) -> int:
+    """How many ranks wrote a checkpoint."""
+    return len(list(folder.glob("rank-*.pt")))
+
+
 class Checkpoints:
     """Writes and reads the checkpoints of a run folder."""
 
@@ -120,9 +125,14 @@ class Checkpoints:
         self.job.barrier()
 
     def load(self, folder: Path, engine: Engine) -> None:
-        """Bring the engine and the generators back to what `save` wrote."""
-        engine.load(folder)
-        _restore(torch.load(folder / f"rank-{self.job.ranks.rank}.pt", weights_only=True))
+        """Bring the engine and the generators back to what `save` wrote.
+
+        A rank that was not there then keeps the generator that it has.
+        """
+        engine.load(folder, written_by(folder))
+        generators = folder / f"rank-{self.job.ranks.rank}.pt"
+        if generators.is_file():
+            _restore(torch.load(generators, weights_only=True))
 
     def _remove_torn(self) -> None:
         """What a kill, or a full disk, left half written."""

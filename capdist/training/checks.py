@@ -13,6 +13,7 @@ from capdist.models.base import CaptionModel, parse
 from capdist.rewards.base import check_names
 from capdist.training.checkpoint import find_checkpoint
 from capdist.training.concepts import Detector
+from capdist.training.engine import zero_stage
 from capdist.training.export import DETECTOR, MODEL, check_concepts, read_weights
 from capdist.training.mil import Detection, DetectorValidation
 from capdist.vocab import Vocabulary
@@ -71,9 +72,7 @@ class Checks:
 
     def _zero(self) -> None:
         """Refuse ZeRO 3 where ranks would gather weights at different words."""
-        section = self.config.deepspeed.get("zero_optimization")
-        partitions = isinstance(section, dict) and section.get("stage") == 3
-        if self.config.engine != "deepspeed" or not partitions:
+        if self.config.engine != "deepspeed" or zero_stage(self.config.deepspeed) != 3:
             return
         if self.ranks > 1 and self.model.recurrent:
             raise ConfigError(
@@ -83,7 +82,7 @@ class Checks:
             )
 
     def checkpoint(self, last: Path) -> None:
-        """Refuse to go on with a checkpoint of another vocabulary, model, detector or ranks.
+        """Refuse to go on with a checkpoint of another vocabulary, model or detector.
 
         Raises:
             ConfigError: naming the checkpoint.
@@ -93,11 +92,6 @@ class Checks:
             Detector.read(last).check(self.config.mil, f"{self.where}: stages.0")
         else:
             self._captioner(last)
-        ranks = len(list(last.glob("rank-*.pt")))
-        if ranks != self.ranks:
-            raise ConfigError(
-                f"{last}: written by {ranks} rank(s), not {self.ranks}; resume with as many"
-            )
 
     def _captioner(self, last: Path) -> None:
         """Refuse to go on with another model, or with concepts of another detector."""

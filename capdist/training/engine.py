@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -47,8 +49,8 @@ class Engine(Protocol):
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state; all ranks call it together."""
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+    def load(self, folder: Path, ranks: int) -> None:
+        """Read what `save` wrote on so many ranks; all ranks call it together."""
 
 
 class Objective(nn.Module, ABC):
@@ -81,8 +83,18 @@ class Objective(nn.Module, ABC):
         return {}
 
 
-def make_engine(objective: Objective, config: Config, stage: TrainingStage, job: Job) -> Engine:
-    """The engine that ``config.engine`` names."""
+def make_engine(
+    objective: Objective, config: Config, stage: TrainingStage, job: Job, *, elastic: bool = False
+) -> Engine:
+    """The engine that ``config.engine`` names.
+
+    Args:
+        objective: what it minimises.
+        config: of the run.
+        stage: of the run.
+        job: the ranks.
+        elastic: whether it will load what another number of ranks saved.
+    """
     accumulation = stage.batch.accumulation(job.ranks.world)
     if config.engine == "torch":
         return TorchEngine(objective, stage.optimizer, job)
@@ -95,7 +107,16 @@ def make_engine(objective: Objective, config: Config, stage: TrainingStage, job:
     # The progress bar speaks in DeepSpeed's place, unless its own section says otherwise.
     quiet = {"steps_per_print": 1_000_000_000}
     settings = {**quiet, **config.deepspeed, **sizes}
+    # Without ZeRO every rank holds the whole state, and one file has it for any number of ranks.
+    if elastic and zero_stage(config.deepspeed):
+        settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
     return DeepSpeedEngine(objective, stage.optimizer, settings, job)
+
+
+def zero_stage(section: dict[str, Any]) -> int:
+    """The ZeRO stage that DeepSpeed's JSON asks for."""
+    zero = section.get("zero_optimization")
+    return int(zero.get("stage", 0)) if isinstance(zero, dict) else 0
 
 
 def make_optimizer(objective: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -146,8 +167,8 @@ class TorchEngine:
             }
             torch.save(state, folder / "engine.pt")
 
-    def load(self, folder: Path) -> None:
-        """The same file, on every rank."""
+    def load(self, folder: Path, ranks: int) -> None:
+        """The same file, on every rank, however many there were."""
         state = torch.load(folder / "engine.pt", self.job.device, weights_only=True)
         self.objective.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -228,9 +249,43 @@ class DeepSpeedEngine:
         """DeepSpeed's own files, in a folder of their own."""
         self.engine.save_checkpoint(str(folder), tag=self.TAG, save_latest=False)
 
-    def load(self, folder: Path) -> None:
-        """Read by the same number of ranks that wrote it."""
-        self.engine.load_checkpoint(str(folder), tag=self.TAG)
+    def load(self, folder: Path, ranks: int) -> None:
+        """By DeepSpeed's universal checkpoint where ZeRO cut it for another number of ranks.
+
+        Raises:
+            ConfigError: with DeepSpeed's own words, if it can't be converted.
+        """
+        if not self.engine.load_universal_checkpoint():
+            self.engine.load_checkpoint(str(folder), tag=self.TAG)
+            return
+        universal = folder / "universal"
+        self.job.agree(
+            lambda: _convert(folder / self.TAG, universal / self.TAG) if self.job.first else None
+        )
+        self.engine.load_checkpoint(str(universal), tag=self.TAG)
+        self.job.barrier()
+        if self.job.first:
+            shutil.rmtree(universal)
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Write a checkpoint anew, parameter by parameter, by DeepSpeed's own command."""
+    shutil.rmtree(target.parent, ignore_errors=True)  # of a conversion that was killed
+    target.mkdir(parents=True)
+    module = "deepspeed.checkpoint.ds_to_universal"
+    folders = ["--input_folder", str(source), "--output_folder", str(target)]
+    done = subprocess.run(
+        # DeepSpeed writes down where the parameters lie only for pipelines: it is to work it out.
+        [sys.executable, "-m", module, *folders, "--inject_missing_state"],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[-1]
+        raise ConfigError(
+            f"{source}: DeepSpeed can't convert it to another number of ranks ({reason}); "
+            "resume with as many ranks as wrote it"
+        )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -23,7 +23,13 @@ from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.journal import Journal
 from capdist.signals import StopSignal
-from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint, read_cursor
+from capdist.training.checkpoint import (
+    Checkpoints,
+    Cursor,
+    find_checkpoint,
+    read_cursor,
+    written_by,
+)
 from capdist.training.checks import Checks
 from capdist.training.claim import claimed
 from capdist.training.concepts import Detector
@@ -156,7 +162,8 @@ class Run:
         cursor = read_cursor(last) if last else Cursor()
         journal = Journal(self.folder, enabled=self.job.first)
         journal.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
-        torch.manual_seed(self.config.seed + self.job.ranks.rank)
+        # Also for a rank that the checkpoint knows nothing of: not what rank 1 began with.
+        torch.manual_seed(self.config.seed + self.job.ranks.rank + 1000 * cursor.step)
         run = self
         for number in range(cursor.stage, len(self.config.stages)):
             if number and self.config.mil:
@@ -205,9 +212,13 @@ class Run:
         stage = self.config.stages[number]
         start = best if begins else None
         with self.parts(stage, start, fresh=not cursor.stage_step) as (objective, validation):
-            engine = self.job.agree(lambda: make_engine(objective, self.config, stage, self.job))
-            if last and not begins:
-                self.checkpoints.load(last, engine)
+            resumed = last if not begins else None
+            elastic = resumed is not None and written_by(resumed) != self.job.ranks.world
+            engine = self.job.agree(
+                lambda: make_engine(objective, self.config, stage, self.job, elastic=elastic)
+            )
+            if resumed:
+                self.checkpoints.load(resumed, engine)
             trainer = Trainer(
                 self.config,
                 stage,

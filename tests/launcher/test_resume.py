@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
 from tests.training.ranks import free_port
@@ -149,13 +150,20 @@ def test_a_signal_saves_and_ends(
     assert done < steps_done(run)
 
 
-def test_ranks_stop_behind_the_same_step(config: Path, tmp_path: Path) -> None:
-    with started(config, world=2) as ranks:
+def test_ranks_stop_behind_the_same_step_and_one_goes_on(config: Path, tmp_path: Path) -> None:
+    # Ranks drop other units than one rank does.
+    still = ["--set", "model.dropout=0"]
+    finish(config, *still, "--set", f"run={tmp_path / 'whole'}")
+    zero = [*still, "--set", "engine=deepspeed", "--set", "deepspeed.zero_optimization.stage=1"]
+    with started(config, *zero, world=2) as ranks:
         wait_for(lambda: steps_done(tmp_path / "run") >= 6, ranks[0])
         ranks[1].send_signal(signal.SIGTERM)
         said = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     assert ["stopped at step" in words for words in said] == [True, False]
+    finish(config, *zero, "--resume", "auto", "--set", "stages.0.batch.micro=4")
+    found, expected = (losses(tmp_path / name) for name in ("run", "whole"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 def test_the_deepspeed_launcher_passes_the_signal_on(config: Path, tmp_path: Path) -> None:

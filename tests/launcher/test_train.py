@@ -192,13 +192,6 @@ def test_another_model_is_refused(config: Path, tmp_path: Path) -> None:
     assert "model is not the one of" in line
 
 
-def test_other_ranks_are_refused(config: Path, tmp_path: Path) -> None:
-    assert train(config).returncode == 0
-    last = checkpoint(tmp_path / "run", "last")
-    shutil.copy(last / "rank-0.pt", last / "rank-1.pt")
-    assert "written by 2 rank(s), not 1" in refused(train(config, "--resume", "auto"))
-
-
 def test_no_java_is_said_at_the_start(config: Path, tmp_path: Path) -> None:
     result = train(config, env=environment(PATH=str(tmp_path)))
     assert result.returncode == 0, result.stderr

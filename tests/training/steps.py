@@ -105,11 +105,13 @@ def take_steps(arguments: dict[str, Any], job: Job) -> tuple[dict[str, Any], dic
     """The steps of ``epochs`` times the same epoch, saved and loaded where it is asked for."""
     run = config(arguments)
     objective = make_objective(run)
-    engine = make_engine(objective, run, run.stages[0], job)
-    steps: list[list[Batch]] = list(read(run, job.ranks).epoch(0))
     load, save = arguments.get("load"), arguments.get("save")
+    ranks = arguments.get("saved_by", job.ranks.world)
+    elastic = ranks != job.ranks.world
+    engine = make_engine(objective, run, run.stages[0], job, elastic=elastic)
+    steps: list[list[Batch]] = list(read(run, job.ranks).epoch(0))
     if load:
-        engine.load(Path(load))
+        engine.load(Path(load), ranks)
     results = [engine.step(steps[0], LR)]
     gradient = None
     if not load and not results[0].skipped:

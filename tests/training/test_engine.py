@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,26 @@ def test_saved_and_loaded_to_the_last_bit(tiny: Manifest, tmp_path: Path) -> Non
     for (before, expected), (after, weights) in zip(saved, loaded, strict=True):
         assert after["losses"] == before["losses"][4:]
         assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
+
+
+def test_two_ranks_then_one_then_two_are_one_run(tiny: Manifest, tmp_path: Path) -> None:
+    (whole,) = take(tmp_path, 1, [{**plain(tiny.root), "epochs": 3}])
+    steps = len(whole[0]["losses"]) // 3
+    engines = [{"engine": "torch"}, zero(0), zero(1), zero(3)]
+
+    def epoch(world: int, micro: int, **places: Any) -> list[list[float]]:
+        runs = []
+        for number, engine in enumerate(engines):
+            run = {**plain(tiny.root), **engine, **places, "micro": micro}
+            for place in {"load", "save"} & set(places):
+                run[place] = str(tmp_path / f"{places[place]}-{number}")
+            runs.append(run)
+        return [found[0]["losses"][:steps] for found in take(tmp_path, world, runs)]
+
+    epochs = (
+        epoch(2, 8, save="first"),
+        epoch(1, 4, save="second", load="first", saved_by=2),
+        epoch(2, 2, load="second", saved_by=1),
+    )
+    for losses in map(chain.from_iterable, zip(*epochs, strict=True)):
+        torch.testing.assert_close(list(losses), whole[0]["losses"], rtol=1e-6, atol=0)
