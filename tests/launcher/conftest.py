@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
 
 from capdist.reporting.journal import read_records
 from capdist.training.checkpoint import find_checkpoint
@@ -50,16 +54,34 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
+#: Processes that have torch and the packages loaded already: half of a short command is imports.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["capdist.training.evaluation", "capdist.training.run"])
+
+
 def launch(
     script: str, *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launcher" / script), *arguments],
-        env=env or environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """A command in a process of its own, from the server."""
+    with TemporaryDirectory() as folder:
+        printed = [Path(folder) / name for name in ("out", "err")]
+        command = [str(ROOT / "launcher" / script), *arguments]
+        process = SERVER.Process(target=run, args=(command, env or environment(), printed))
+        process.start()
+        process.join(300)
+        assert process.exitcode is not None, printed[1].read_text()
+        said = [path.read_text() for path in printed]
+    return subprocess.CompletedProcess(command, process.exitcode, *said)
+
+
+def run(command: list[str], env: dict[str, str], printed: list[Path]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    for number, path in enumerate(printed, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    torch.set_num_threads(1)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def train(
