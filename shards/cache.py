@@ -258,7 +258,7 @@ def _remove(copy: Path) -> bool:
 
 @contextmanager
 def _locked(part: Path, limit_s: float) -> Iterator[FileIO]:
-    """The file, which no other process or thread writes meanwhile.
+    """The file, which no other process or thread writes meanwhile, if it still is at its place.
 
     Raises:
         ShardError: if its writer has written nothing for ``limit_s`` seconds.
@@ -266,7 +266,7 @@ def _locked(part: Path, limit_s: float) -> Iterator[FileIO]:
     handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with FileIO(handle, "r+b") as file:
         began = time.time()
-        while True:
+        while _is_at(file, part):  # until it is whole, and locked by those who read it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

@@ -71,9 +71,10 @@ def read(
             raise
         except Exception as error:  # every library has errors of its own
             last = error
+    said = " ".join(str(last).split())
     raise LostShard(
         f"{url}: {patience.tries} tries failed, the last by {type(last).__name__}"
-        f"{f' ({last})' if str(last) else ''}; see that this machine reaches the server and may "
+        f"{f' ({said})' if said else ''}; see that this machine reaches the server and may "
         "read there, then start again"
     ) from last
 

@@ -14,8 +14,8 @@ class Server(ThreadingHTTPServer):
     """Serves a folder's files, with ranges if ``ranges``, and counts what is asked for.
 
     Every request for a file takes the next of its ``faults``: "503"; "drop", half of the body and
-    the end of the connection; "hang", half of it and nothing more; "wait", all of it after a while;
-    "" for none.
+    the end of the connection; "hang", half of it and nothing more; "wait", all of it once the ``gate``
+    is open; "" for none.
     """
 
     daemon_threads = True
@@ -25,7 +25,7 @@ class Server(ThreadingHTTPServer):
         self.root, self.ranges = root, True
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.asked: list[tuple[str, str]] = []
-        self.over = threading.Event()
+        self.gate, self.over = threading.Event(), threading.Event()
 
     @property
     def url(self) -> str:
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             first, last = wanted.removeprefix("bytes=").split("-")
             data, status = data[int(first) : int(last) + 1], 206
         if fault == "wait":
-            self.server.over.wait(0.3)
+            self.server.gate.wait(20)
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -18,8 +18,9 @@ boto3 = pytest.importorskip("boto3", reason="pip install 'capdist[dev]'")
 server = pytest.importorskip("moto.server", reason="pip install 'capdist[dev]'")
 
 
-@pytest.fixture
-def bucket(tiny: Manifest, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+@pytest.fixture(scope="module")
+def bucket(tiny: Manifest) -> Iterator[object]:
+    monkeypatch = pytest.MonkeyPatch()
     moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     moto.start()
     address, port = moto.get_host_and_port()
@@ -32,6 +33,7 @@ def bucket(tiny: Manifest, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
         bucket.upload_file(str(path), f"sets/tiny/{path.name}")
     yield bucket
     moto.stop()
+    monkeypatch.undo()
 
 
 def test_a_bucket_gives_what_the_folder_gives(
