@@ -35,7 +35,7 @@ setup(
         ],
         "bench": ["transformers"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
-        # flask and flask-cors are what moto's own server needs for S3; moto[server] brings much more.
+        # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
         "dev": [
             "aiohttp",
             "flask",

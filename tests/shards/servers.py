@@ -14,8 +14,8 @@ class Server(ThreadingHTTPServer):
     """Serves a folder's files, with ranges if ``ranges``, and counts what is asked for.
 
     Every request for a file takes the next of its ``faults``: "503"; "drop", half of the body and
-    the end of the connection; "hang", half of it and nothing more; "wait", all of it once the ``gate``
-    is open; "" for none.
+    the end of the connection; "hang", half of it and nothing more; "wait", all of it once the
+    ``gate`` is open; "" for none.
     """
 
     daemon_threads = True
@@ -38,7 +38,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         name, wanted = self.path[1:], self.headers.get("Range", "")
         self.server.asked.append((name, wanted))
         faults = self.server.faults[name]

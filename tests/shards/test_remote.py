@@ -258,7 +258,7 @@ def test_a_missing_library_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ShardError, match=r"s3://none/set/manifest.json.*pip install 'capdist"):
         Manifest.load("s3://none/set", cache)
-    with pytest.raises(ShardError, match="gopher://none/manifest.json: Protocol not known"):
+    with pytest.raises(ShardError, match=r"gopher://none/manifest.json: Protocol not known"):
         Manifest.load("gopher://none", cache)
 
 
