@@ -111,7 +111,8 @@ class Source:
     cache: Cache
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or not _DIGEST.fullmatch(self.sha256):
+        plain = _NAME.fullmatch(self.name) and _DIGEST.fullmatch(self.sha256)
+        if not plain or (self.size or 0) < 0:
             raise ShardError(
                 f"{self.folder}: names a file {self.name!r} with SHA-256 {self.sha256!r}; expected "
                 "a plain name, without folders, that ends in .tar or .json; use no set whose maker "

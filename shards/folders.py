@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from shards.cache import Cache, Source
 from shards.remote import is_url, read
+from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,16 @@ def folder_at(place: Path | str, cache: Cache | None = None) -> LocalFolder | Re
     if is_url(place):
         return RemoteFolder(str(place).rstrip("/"), cache or Cache())
     return LocalFolder(Path(place))
+
+
+@contextmanager
+def in_format(path: str) -> Iterator[None]:
+    """Tell what is amiss in a file of JSON, as its content is taken apart, in one line.
+
+    Raises:
+        ShardError: in place of the error that a wrong type or a missing key makes.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ShardError(f"{path}: not in the format: {error!r}; make or copy it again") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from shards.atomic import write_json
 from shards.cache import AHEAD, Cache, Source, fetch_ahead
-from shards.folders import folder_at
+from shards.folders import folder_at, in_format
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.sidecars import ConceptSet
 
@@ -98,22 +98,23 @@ class Manifest:
                 "or give the folder that holds them as data.shards"
             )
         data = _parse(path, found)
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; "
-                "build the shards again with this version"
+        with in_format(path):
+            if (version := data.get("schema_version")) != SCHEMA_VERSION:
+                raise ShardError(
+                    f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+                    "build the shards again with this version"
+                )
+            manifest = cls(
+                root=folder.root,
+                name=data["name"],
+                features=Features(**data["features"]),
+                shards=tuple(
+                    replace(shard, source=folder.source(shard.name, shard.sha256, shard.bytes))
+                    for shard in (Shard(**entry) for entry in data["shards"])
+                ),
+                class_names=tuple(data["class_names"]),
+                url=folder.url,
             )
-        manifest = cls(
-            root=folder.root,
-            name=data["name"],
-            features=Features(**data["features"]),
-            shards=tuple(
-                replace(shard, source=folder.source(shard.name, shard.sha256, shard.bytes))
-                for shard in (Shard(**entry) for entry in data["shards"])
-            ),
-            class_names=tuple(data["class_names"]),
-            url=folder.url,
-        )
         concepts = ConceptSet.find(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
 

@@ -21,7 +21,7 @@ from typing import Any
 from shards.atomic import replacing, write_json
 from shards.cache import Source
 from shards.concepts import Concepts
-from shards.folders import LocalFolder, RemoteFolder
+from shards.folders import LocalFolder, RemoteFolder, in_format
 from shards.schema import SCHEMA_VERSION, ShardError
 
 CONCEPTS = "concepts.json"
@@ -89,16 +89,17 @@ class ConceptSet:
             data = json.loads(found)
         except ValueError as error:
             raise ShardError(f"{path}: not JSON ({error}); write the concepts again") from error
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; "
-                "write the concepts again with this version"
-            )
-        files = {
-            shard: replace(file, source=folder.source(file.name, file.sha256))
-            for shard, file in ((s, Sidecar(**entry)) for s, entry in data["files"].items())
-        }
-        return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
+        with in_format(path):
+            if (version := data.get("schema_version")) != SCHEMA_VERSION:
+                raise ShardError(
+                    f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+                    "write the concepts again with this version"
+                )
+            files = {
+                shard: replace(file, source=folder.source(file.name, file.sha256))
+                for shard, file in ((s, Sidecar(**entry)) for s, entry in data["files"].items())
+            }
+            return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
 
     def save(self) -> None:
         """Write ``concepts.json``: from then on readers take these concepts."""

@@ -20,7 +20,7 @@ import shards.cache
 from shards.cache import Cache
 from shards.index import MANIFEST, Manifest
 from shards.remote import LostShard, Patience
-from shards.schema import ShardError
+from shards.schema import SCHEMA_VERSION, ShardError
 from shards.sidecars import ConceptSet, write_sidecar
 from shards.verify import verify
 from shards.writer import write
@@ -247,6 +247,26 @@ def test_a_set_that_would_write_elsewhere_is_refused(
     with serving(tmp_path) as server, pytest.raises(ShardError, match="names a file") as refused:
         Manifest.load(server.url, cache)
     assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("<html>", "not JSON"),
+        ("[]", "not in the format: AttributeError"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', "not in the format: KeyError"),
+        ('{"schema_version": 7}', "schema version 7, expected"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_named(
+    cache: Cache, tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with (
+        serving(tmp_path) as server,
+        pytest.raises(ShardError, match=f"{server.url}/{MANIFEST}: {said}"),
+    ):
+        Manifest.load(server.url, cache)
 
 
 def test_nothing_is_written_to_a_server(remote: Manifest) -> None:
