@@ -252,6 +252,7 @@ def _remove(copy: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             copy.with_suffix(".index.json").unlink(missing_ok=True)
             copy.unlink()
+            fcntl.flock(file, fcntl.LOCK_UN)  # as in `_locked`
     except (BlockingIOError, FileNotFoundError):
         return False
     return True
@@ -278,7 +279,11 @@ def _locked(part: Path, limit_s: float) -> Iterator[FileIO]:
                         "end that process"
                     ) from None
                 time.sleep(0.05)
-        yield file
+        try:
+            yield file
+        finally:
+            # Closing is not enough: a process forked meanwhile has the file and its lock too.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _is_at(file: FileIO, path: Path) -> bool:

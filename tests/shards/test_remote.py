@@ -191,6 +191,21 @@ def test_processes_share_one_download(tiny: Manifest, remote: Manifest, server: 
     assert server.count()[FIRST] == 1
 
 
+def test_a_process_that_begins_meanwhile_locks_nothing(
+    tiny: Manifest, remote: Manifest, server: Server
+) -> None:
+    server.faults[FIRST] = ["wait"]
+    remote.fetch_ahead(remote.shards[:1])
+    while not server.count()[FIRST]:
+        time.sleep(0.01)
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    other.start()  # with every file of this one open
+    server.gate.set()
+    assert first(remote) == first(tiny)
+    other.kill()
+    other.join()
+
+
 def test_after_a_kill_the_download_goes_on(
     tiny: Manifest, remote: Manifest, server: Server, cache: Cache
 ) -> None:
