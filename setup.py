@@ -34,6 +34,22 @@ setup(
             "webdataset",
         ],
         "bench": ["transformers"],
-        "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
+        "remote": ["aiohttp", "fsspec", "s3fs"],
+        # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
+        "dev": [
+            "aiohttp",
+            "flask",
+            "flask-cors",
+            "fsspec",
+            "import-linter",
+            "moto[s3]",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "s3fs",
+            "triton",
+            "types-tqdm",
+        ],
     },
 )

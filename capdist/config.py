@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shards.cache import Cache, default_folder
+
 
 class ConfigError(ValueError):
     """A configuration that can't be run; the message names the file and the key."""
@@ -33,13 +35,28 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class DataConfig(Section):
     """Where the shards are and how they are read."""
 
-    shards: str = Field(description="Folder of shards, with its manifest.json.")
+    shards: str = Field(description="Folder of shards, with its manifest.json, or its URL.")
     min_count: Positive = Field(5, description="Rarer words of the training captions become UNK.")
     max_words: Positive = Field(20, description="Training captions are clipped to this many words.")
     max_concepts: Positive = Field(36, description="Best-scored concepts kept for an image.")
     lanes: Positive = Field(64, description="Lanes of the sample order; ranks must divide them.")
     window: Positive = Field(64, description="Samples of a lane that are mixed with each other.")
     workers: int = Field(2, ge=0, description="Reader processes of each rank; 0 reads in-process.")
+    cache_dir: str | None = Field(
+        None,
+        description="Folder of this node's copies of remote shards; none: capdist-<user id> in "
+        "TMPDIR, or capdist in the user's cache folder.",
+    )
+    cache_bytes: Positive = Field(64 * 2**30, description="Most bytes that those copies take.")
+    max_bad_shards: int = Field(
+        0, ge=0, description="Remote shards that training may go on without."
+    )
+
+    @property
+    def cache(self) -> Cache:
+        """Where copies of remote shards are kept."""
+        folder = Path(self.cache_dir) if self.cache_dir else default_folder()
+        return Cache(folder, self.cache_bytes)
 
 
 class OptimizerConfig(Section):

@@ -20,7 +20,7 @@ def main() -> int:
     """Read the command line and predict; 2 on bad input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder that train.py wrote")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of shards")
+    parser.add_argument("--shards", required=True, help="folder of shards")
     parser.add_argument("--top", type=int, help="best concepts an image keeps; as in the run")
     args = parser.parse_args()
     if args.top is not None and args.top < 1:
@@ -29,7 +29,7 @@ def main() -> int:
         detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
         kept = detector.stage.kept if args.top is None else args.top
         job = Job.join()
-        detector.write(manifest, manifest.root, kept, job)
+        detector.write(manifest, manifest.folder, kept, job)
         job.leave()
     except (ConfigError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)

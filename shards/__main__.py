@@ -81,7 +81,7 @@ def _add_concepts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--run", required=True, type=Path, metavar="DIR", help="folder that train.py wrote")
     add("--top", type=int, metavar="N", help="best concepts an image keeps; as in the run")
-    add("--shards", type=Path, metavar="DIR", help="folder of the shards; as in the run")
+    add("--shards", metavar="DIR", help="folder of the shards; as in the run")
     parser.set_defaults(run_command=_concepts)
 
 
@@ -104,7 +104,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="DIR", help="a folder of shards")
+    parser.add_argument("path", metavar="DIR", help="a folder of shards, or its URL")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; one for each CPU")
     parser.set_defaults(run_command=_verify)
 
@@ -147,7 +147,7 @@ def _concepts(options: argparse.Namespace) -> int:
 
     source = ConceptSet.load(options.run / "concepts")
     manifest = Manifest.load(options.shards or source.made_by["shards"])
-    installed = install(source, manifest.root, manifest.tars, options.top)
+    installed = install(source, manifest.folder, manifest.tars, options.top)
     print(f"{manifest.root}: {installed.kept} concepts an image, of detector {installed.detector}")
     return 0
 
@@ -183,7 +183,7 @@ def _summary(manifest: Manifest) -> str:
     )
     features = manifest.features
     return (
-        f"{manifest.root}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}; "
+        f"{manifest.place}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}; "
         f"features {features.name}, width {features.dim}, up to {features.max_regions} regions"
     )
 

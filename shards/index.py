@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shards.atomic import write_json
+from shards.cache import AHEAD, Cache, Source, fetch_ahead
+from shards.folders import folder_at, in_format
 from shards.schema import SCHEMA_VERSION, ShardError
-from shards.sidecars import CONCEPTS, ConceptSet
+from shards.sidecars import ConceptSet
 
 MANIFEST = "manifest.json"
 
@@ -26,7 +29,10 @@ class Features:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file: its name in the folder, its split, counts, size in bytes and SHA-256."""
+    """One tar file: its name in the folder, its split, counts, size in bytes and SHA-256.
+
+    ``source``, no part of ``manifest.json``, is where a shard of a remote set comes from.
+    """
 
     name: str
     split: str
@@ -34,6 +40,7 @@ class Shard:
     captions: int
     bytes: int
     sha256: str
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class SampleIndex:
 class Manifest:
     """What a folder of shards holds; ``shards`` are in the order in which they were cut.
 
-    ``concepts``, where there are some, stand for those in the tars.
+    ``concepts``, where there are some, stand for those in the tars. A remote set has a ``url``; its
+    ``root`` is then only a name, and no folder.
     """
 
     root: Path
@@ -67,38 +75,48 @@ class Manifest:
     shards: tuple[Shard, ...]
     class_names: tuple[str, ...] = ()
     concepts: ConceptSet | None = None
+    url: str | None = None
 
     @classmethod
-    def load(cls, root: Path | str) -> Manifest:
+    def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
         """Read ``manifest.json`` of a folder, and ``concepts.json`` where it has one.
 
+        Args:
+            root: the folder, or its URL.
+            cache: where copies of remote shards are kept, when they are asked for.
+
         Raises:
-            ShardError: if there is no manifest, one of the two is of another schema version, or
-                the concepts are those of other shards.
+            ShardError: if there is no manifest, one of the two is of another schema version, the
+                concepts are those of other shards, or a server does not answer.
         """
-        root = Path(root)
-        path = root / MANIFEST
-        if not path.is_file():
+        folder = folder_at(root, cache)
+        path = f"{folder.place}/{MANIFEST}"
+        found = folder.read(MANIFEST)
+        if found is None:
             raise ShardError(
                 f"{path}: no manifest; make the shards with 'python -m shards build' or 'scenes', "
                 "or give the folder that holds them as data.shards"
             )
-        data = _read_json(path)
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; "
-                "build the shards again with this version"
+        data = _parse(path, found)
+        with in_format(path):
+            if (version := data.get("schema_version")) != SCHEMA_VERSION:
+                raise ShardError(
+                    f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+                    "build the shards again with this version"
+                )
+            manifest = cls(
+                root=folder.root,
+                name=data["name"],
+                features=Features(**data["features"]),
+                shards=tuple(
+                    replace(shard, source=folder.source(shard.name, shard.sha256, shard.bytes))
+                    for shard in (Shard(**entry) for entry in data["shards"])
+                ),
+                class_names=tuple(data["class_names"]),
+                url=folder.url,
             )
-        manifest = cls(
-            root=root,
-            name=data["name"],
-            features=Features(**data["features"]),
-            shards=tuple(Shard(**shard) for shard in data["shards"]),
-            class_names=tuple(data["class_names"]),
-        )
-        if not (root / CONCEPTS).is_file():
-            return manifest
-        return manifest.with_concepts(ConceptSet.load(root))
+        concepts = ConceptSet.find(folder)
+        return manifest.with_concepts(concepts) if concepts else manifest
 
     def with_concepts(self, concepts: ConceptSet) -> Manifest:
         """The same shards with these concepts.
@@ -110,6 +128,22 @@ class Manifest:
         return replace(self, concepts=concepts)
 
     @property
+    def place(self) -> str:
+        """The folder or the URL, for people."""
+        return self.url or str(self.root)
+
+    @property
+    def folder(self) -> Path:
+        """The folder, to write beside the shards.
+
+        Raises:
+            ShardError: if they are on a server.
+        """
+        if self.url:
+            raise ShardError(f"{self.url}: nothing is written there; copy the set to a folder")
+        return self.root
+
+    @property
     def tars(self) -> dict[str, str]:
         """SHA-256 of every shard by name."""
         return {shard.name: shard.sha256 for shard in self.shards}
@@ -117,7 +151,9 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as `load` reads it."""
         data = asdict(self)
-        del data["root"], data["concepts"]
+        del data["root"], data["concepts"], data["url"]
+        for shard in data["shards"]:
+            del shard["source"]
         return {"schema_version": SCHEMA_VERSION, **data}
 
     def split(self, name: str) -> tuple[Shard, ...]:
@@ -129,12 +165,21 @@ class Manifest:
         chosen = tuple(shard for shard in self.shards if shard.split == name)
         if not chosen:
             known = ", ".join(sorted({shard.split for shard in self.shards}))
-            raise ShardError(f"{self.root / MANIFEST}: no split {name!r}; it has {known}")
+            raise ShardError(f"{self.place}/{MANIFEST}: no split {name!r}; it has {known}")
         return chosen
 
     def tar(self, shard: Shard) -> Path:
-        """Where the bytes of a shard lie."""
-        return self.root / shard.name
+        """Where the bytes of a shard lie, on this node's disk; open it soon (`Source.fetch`).
+
+        Raises:
+            LostShard: if the shard is remote and its server does not give it.
+            ShardError: if there is no room for its copy.
+        """
+        return shard.source.fetch() if shard.source else self.root / shard.name
+
+    def fetch_ahead(self, shards: Iterable[Shard]) -> None:
+        """Begin to download shards that will be read next, a few at a time, beside the caller."""
+        fetch_ahead(shard.source for shard in shards if shard.source)
 
     def index(self, shard: Shard) -> list[SampleIndex]:
         """The offsets of one shard's samples, in tar order.
@@ -144,6 +189,8 @@ class Manifest:
         """
         tar = self.tar(shard)
         path = index_path(tar)
+        if shard.source and not path.exists():
+            _make_index(tar, path, shard.source.cache)
         for needed in (tar, path):
             if not needed.is_file():
                 raise ShardError(
@@ -156,7 +203,7 @@ class Manifest:
                 entry["offset"],
                 {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()},
             )
-            for entry in _read_json(path)
+            for entry in _parse(path, path.read_bytes())
         ]
 
     def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
@@ -167,7 +214,9 @@ class Manifest:
         Raises:
             ShardError: naming a member whose bytes are not those that were written.
         """
-        for shard in self.split(split):
+        shards = self.split(split)
+        for number, shard in enumerate(shards):
+            self.fetch_ahead(shards[number + 1 : number + 1 + AHEAD])
             entries = self.index(shard)
             with self.tar(shard).open("rb") as tar:
                 for entry in entries:
@@ -199,8 +248,16 @@ def index_to_json(index: list[SampleIndex]) -> list[dict[str, Any]]:
     ]
 
 
-def _read_json(path: Path) -> Any:
+def _make_index(tar: Path, path: Path, cache: Cache) -> None:
+    """Write the index of a copy from its bytes: those are checked, a server's index is not."""
+    from shards.tars import read_tar  # which imports this file
+
+    with cache.writing():
+        write_json(path, index_to_json([entry for entry, _ in read_tar(tar)]))
+
+
+def _parse(path: Path | str, data: bytes) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except ValueError as error:
         raise ShardError(f"{path}: not JSON ({error}); build the shards again") from error

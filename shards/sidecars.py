@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.atomic import replacing, write_json
+from shards.cache import Source
 from shards.concepts import Concepts
+from shards.folders import LocalFolder, RemoteFolder, in_format
 from shards.schema import SCHEMA_VERSION, ShardError
 
 CONCEPTS = "concepts.json"
@@ -27,11 +29,15 @@ CONCEPTS = "concepts.json"
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The file with a shard's concepts, its SHA-256, and that of the tar it belongs to."""
+    """The file with a shard's concepts, its SHA-256, and that of the tar it belongs to.
+
+    ``source``, no part of ``concepts.json``, is where that of a remote set comes from.
+    """
 
     name: str
     sha256: str
     tar_sha256: str
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -60,27 +66,47 @@ class ConceptSet:
         Raises:
             ShardError: if there is none, or it is of another schema version.
         """
-        path = root / CONCEPTS
-        try:
-            data = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        found = cls.find(LocalFolder(root))
+        if found is None:
             raise ShardError(
-                f"{path}: no such file; a run with a stage mil writes it behind that stage"
-            ) from None
+                f"{root / CONCEPTS}: no such file; a run with a stage mil writes it behind that "
+                "stage"
+            )
+        return found
+
+    @classmethod
+    def find(cls, folder: LocalFolder | RemoteFolder) -> ConceptSet | None:
+        """Read ``concepts.json`` of a folder, if it has one.
+
+        Raises:
+            ShardError: if it is of another schema version, or a server does not answer.
+        """
+        path = f"{folder.place}/{CONCEPTS}"
+        found = folder.read(CONCEPTS)
+        if found is None:
+            return None
+        try:
+            data = json.loads(found)
         except ValueError as error:
             raise ShardError(f"{path}: not JSON ({error}); write the concepts again") from error
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {data.get('schema_version')}, expected {SCHEMA_VERSION}; "
-                "write the concepts again with this version"
-            )
-        files = {shard: Sidecar(**entry) for shard, entry in data["files"].items()}
-        return cls(root, data["detector"], data["made_by"], data["kept"], files)
+        with in_format(path):
+            if (version := data.get("schema_version")) != SCHEMA_VERSION:
+                raise ShardError(
+                    f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+                    "write the concepts again with this version"
+                )
+            files = {
+                shard: replace(file, source=folder.source(file.name, file.sha256))
+                for shard, file in ((s, Sidecar(**entry)) for s, entry in data["files"].items())
+            }
+            return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
 
     def save(self) -> None:
         """Write ``concepts.json``: from then on readers take these concepts."""
         data = asdict(self)
         del data["root"]
+        for file in data["files"].values():
+            del file["source"]
         write_json(self.root / CONCEPTS, {"schema_version": SCHEMA_VERSION, **data})
 
     def check(self, tars: Mapping[str, str]) -> None:
@@ -103,7 +129,7 @@ class ConceptSet:
             ShardError: if the file is missing or damaged.
         """
         entry = self.files[shard]
-        path = self.root / entry.name
+        path = entry.source.fetch() if entry.source else self.root / entry.name
         if not path.is_file():
             raise ShardError(
                 f"{path}: missing, though {CONCEPTS} names it; write the concepts again"

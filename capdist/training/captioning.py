@@ -123,7 +123,7 @@ class Captioner:
             ShardError: if the shards lack what a model reads.
             ConfigError: if their features are of another extractor.
         """
-        manifest = Manifest.load(folder)
+        manifest = Manifest.load(folder, self.first.config.data.cache)
         for member in self.members:
             member.check_features(manifest)
             check_needs(manifest, split, member.model.needs, member.config.model["name"])

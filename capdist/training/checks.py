@@ -66,7 +66,7 @@ class Checks:
             )
         if "grounding" not in members(self.manifest, "train"):
             raise ConfigError(
-                f"{option}: {self.manifest.root}: its samples have no grounding; remove it, or "
+                f"{option}: {self.manifest.place}: its samples have no grounding; remove it, or "
                 "choose other shards"
             )
 

@@ -97,7 +97,7 @@ class Detector:
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
-                f"{manifest.root}: features {found.name!r} of width {found.dim}, but the detector "
+                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the detector "
                 f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
             )
@@ -126,7 +126,7 @@ class Detector:
         """What people may want to know of the concepts."""
         return {
             "run": self.config.run,
-            "shards": str(manifest.root),
+            "shards": manifest.place,
             "words": len(self.words),
             "folds": self.stage.folds,
             "val_ap": self.best_ap,

@@ -57,14 +57,14 @@ class Exported:
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
-                f"{manifest.root}: features {found.name!r} of width {found.dim}, but the model was "
-                f"trained on {trained.name!r} of width {trained.dim}; use shards of the same "
+                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the model "
+                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
             )
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
-                f"{manifest.root}: {len(manifest.class_names)} names of classes, but the model was "
-                f"trained with {self.classes}; build the shards with the same --class-names"
+                f"{manifest.place}: {len(manifest.class_names)} names of classes, but the model "
+                f"was trained with {self.classes}; build the shards with the same --class-names"
             )
         if "concepts" in self.model.needs:
             check_concepts(self.concepts, manifest, self.config)
@@ -89,7 +89,7 @@ def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> N
             else "give the shards those"
         )
         raise ConfigError(
-            f"{manifest.root}: concepts of {names[0]}, but the model was trained on those of "
+            f"{manifest.place}: concepts of {names[0]}, but the model was trained on those of "
             f"{names[1]}; {remedy}"
         )
 
@@ -100,7 +100,7 @@ def run_shards(config: Config, run: Path) -> Manifest:
     Raises:
         ShardError: if either is not there.
     """
-    manifest = Manifest.load(config.data.shards)
+    manifest = Manifest.load(config.data.shards, config.data.cache)
     return manifest.with_concepts(ConceptSet.load(run / "concepts")) if config.mil else manifest
 
 

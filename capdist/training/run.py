@@ -108,7 +108,7 @@ class Run:
         Raises:
             ConfigError, ShardError: if they do not.
         """
-        manifest = Manifest.load(config.data.shards)
+        manifest = Manifest.load(config.data.shards, config.data.cache)
         manifest.split(config.validation.split)
         vocab = count_words(manifest, config.data.min_count)
         run = cls(config, where, job, stop, manifest, vocab, Checkpoints(Path(config.run), job))
