@@ -33,6 +33,7 @@ setup(
             "tensorboard",
             "webdataset",
         ],
+        "formats": ["h5py", "lmdb"],
         "bench": ["transformers"],
         "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
     },

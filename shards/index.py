@@ -6,10 +6,14 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shards.schema import SCHEMA_VERSION, ShardError
+import numpy as np
+
+from shards.fingerprint import UNKNOWN, Fingerprint
+from shards.schema import SCHEMA_VERSION, Array, ShardError
 from shards.sidecars import CONCEPTS, ConceptSet
 
 MANIFEST = "manifest.json"
@@ -17,11 +21,46 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Features:
-    """Which extractor made the region features: its name, F, and the most regions of an image."""
+    """Which extractor made the region features: its name, F, and the most regions of an image.
+
+    ``fingerprint`` is how they are distributed. ``scale``, F numbers, is that of int8 regions;
+    empty: regions are float16.
+    """
 
     name: str
     dim: int
     max_regions: int
+    fingerprint: Fingerprint = UNKNOWN
+    scale: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Features:
+        """What `asdict` made of it."""
+        found = data["fingerprint"]
+        fingerprint = Fingerprint(found["images"], tuple(found["mean"]), tuple(found["deviation"]))
+        return cls(**{**data, "fingerprint": fingerprint, "scale": tuple(data["scale"])})
+
+    def same_extractor(self, other: Features) -> bool:
+        """Whether a model trained on the one may be given the other."""
+        named = (self.name, self.dim) == (other.name, other.dim)
+        return named and not self.fingerprint.difference(other.fingerprint)
+
+    def without_scale(self) -> Features:
+        """The features themselves, however they are stored."""
+        return replace(self, scale=())
+
+    @cached_property
+    def _scale(self) -> Array:
+        return np.array(self.scale, np.float32)
+
+    def widen(self, regions: Array) -> Array:
+        """Regions (R, F) as stored to floats: int8 ones to float32, float16 ones as they are."""
+        return regions * self._scale if self.scale else regions
+
+    @property
+    def stored_as(self) -> str:
+        """The type of ``regions.npy``."""
+        return "int8" if self.scale else "float16"
 
 
 @dataclass(frozen=True)
@@ -58,7 +97,8 @@ class SampleIndex:
 class Manifest:
     """What a folder of shards holds; ``shards`` are in the order in which they were cut.
 
-    ``concepts``, where there are some, stand for those in the tars.
+    ``left_out`` says of each image that was not fit to be written what is wrong. ``concepts``,
+    where there are some, stand for those in the tars.
     """
 
     root: Path
@@ -66,6 +106,7 @@ class Manifest:
     features: Features
     shards: tuple[Shard, ...]
     class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     concepts: ConceptSet | None = None
 
     @classmethod
@@ -92,9 +133,10 @@ class Manifest:
         manifest = cls(
             root=root,
             name=data["name"],
-            features=Features(**data["features"]),
+            features=Features.from_json(data["features"]),
             shards=tuple(Shard(**shard) for shard in data["shards"]),
             class_names=tuple(data["class_names"]),
+            left_out=tuple(data["left_out"]),
         )
         if not (root / CONCEPTS).is_file():
             return manifest
