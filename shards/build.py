@@ -100,7 +100,9 @@ class FileSource:
             if image.image_id not in features
         ]
         _say_bad(bad, recipe.max_bad, total)
-        there = [image for image in self._images if image.image_id in features]
+        # Split by split, as they are written: a block then has to be read once.
+        by_split = [image for images in self.splits().values() for image in images]
+        there = [image for image in by_split if image.image_id in features]
         found = survey(self._load, there, pooling=recipe.concepts > 0, workers=workers)
         self.left_out = bad + list(found.bad.values())
         _say_bad(self.left_out, recipe.max_bad, total)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
 
@@ -78,9 +78,7 @@ class Moments:
     @classmethod
     def of(cls, regions: Array) -> Moments:
         """Those of one image's regions (R, F)."""
-        width = regions.shape[1]
-        chosen = np.linspace(0, width - 1, min(width, DIMENSIONS)).round().astype(int)
-        wide = regions[:, chosen].astype(np.float64)
+        wide = regions[:, _chosen(regions.shape[1])].astype(np.float64)
         return cls(1, len(wide), wide.sum(axis=0), (wide**2).sum(axis=0))
 
     def __add__(self, other: Moments) -> Moments:
@@ -101,6 +99,11 @@ class Moments:
         mean = self.sums / self.regions
         variance = np.maximum(self.squares / self.regions - mean**2, 0)
         return Fingerprint(self.images, _rounded(mean), _rounded(np.sqrt(variance)))
+
+
+@cache
+def _chosen(width: int) -> Array:
+    return np.linspace(0, width - 1, min(width, DIMENSIONS)).round().astype(int)
 
 
 def _rounded(values: Array) -> tuple[float, ...]:
