@@ -99,13 +99,15 @@ class FileSource:
             for image in self._images
             if image.image_id not in features
         ]
-        _say_bad(bad, recipe.max_bad, total)
+        _refuse_more(bad, recipe.max_bad, total)
         # Split by split, as they are written: a block then has to be read once.
         by_split = [image for images in self.splits().values() for image in images]
         there = [image for image in by_split if image.image_id in features]
         found = survey(self._load, there, pooling=recipe.concepts > 0, workers=workers)
         self.left_out = bad + list(found.bad.values())
-        _say_bad(self.left_out, recipe.max_bad, total)
+        _refuse_more(self.left_out, recipe.max_bad, total)
+        for line in self.left_out:
+            print(f"bad: {line}")
         self._images = [image for image in there if image.image_id not in found.bad]
         refuse_mixed(features, found.moments)
         return found
@@ -175,20 +177,20 @@ def _sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[int, tup
     return {image.image_id: (image.width, image.height) for image in known if image.width}
 
 
-def _say_bad(bad: Sequence[str], most: int, images: int) -> None:
-    """Name what is bad.
+def _refuse_more(bad: Sequence[str], most: int, images: int) -> None:
+    """Refuse more bad input than ``most``, and name the first of it.
 
     Raises:
-        ShardError: if it is more than ``most``.
+        ShardError: naming the first, and their number.
     """
-    refused = len(bad) > most
-    for line in bad[: _BAD_SHOWN if refused else None]:
+    if len(bad) <= most:
+        return
+    for line in bad[:_BAD_SHOWN]:
         print(f"bad: {line}")
-    if refused:
-        raise ShardError(
-            f"{bad[0]}; {len(bad)} bad, of {images} annotated images; mend them, or leave them out "
-            f"by --max-bad {len(bad)}"
-        )
+    raise ShardError(
+        f"{bad[0]}; {len(bad)} bad, of {images} annotated images; mend them, or leave them out by "
+        f"--max-bad {len(bad)}"
+    )
 
 
 def _targets(images: Sequence[Annotation], words: Sequence[str]) -> Array:

@@ -16,7 +16,6 @@ Legend: N images, R regions, F feature width, T classes. Arrays of a block:
 from __future__ import annotations
 
 import math
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,11 +47,8 @@ class NpzBlocks:
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether this is a npz file that holds a block's arrays."""
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            return {"imgid.npy", "feat.npy", "scale.npy"} <= set(archive.namelist())
+        """Whether this is a npz file."""
+        return path.is_file() and path.suffix == ".npz"
 
     @property
     def image_ids(self) -> list[int]:

@@ -69,7 +69,7 @@ def test_bad_images_are_counted_and_named(
 
 def test_bad_images_may_be_left_out(tmp_path: Path) -> None:
     captions, tsv = write_tsv(tmp_path)
-    recipe = Recipe(captions, tsv, concepts=0, max_bad=3)
+    recipe = Recipe(captions, tsv, concepts=0, max_bad=4)
     manifest = build(recipe, tmp_path / "out", samples_per_shard=2, workers=1)
     assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
     assert len(manifest.left_out) == 3
@@ -77,10 +77,14 @@ def test_bad_images_may_be_left_out(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "out") == manifest
 
 
-def test_images_without_features_may_be_left_out(tmp_path: Path) -> None:
+def test_images_without_features_may_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     captions, _ = coco_captions(tmp_path, ids=range(1, 11))
     folder = write_folder(tmp_path / "a", IDS)
-    manifest = build(Recipe(str(captions), folder, concepts=0, max_bad=2), tmp_path / "out")
+    recipe = Recipe(str(captions), folder, concepts=0, max_bad=2)
+    manifest = build(recipe, tmp_path / "out", workers=1)
+    assert [line[:4] for line in capsys.readouterr().out.splitlines()[1:]] == ["bad:", "bad:"]
     assert manifest.left_out == tuple(f"no features for image {i} ({i}.jpg)" for i in (9, 10))
 
 
