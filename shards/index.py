@@ -35,7 +35,16 @@ class Features:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Features:
-        """What `asdict` made of it."""
+        """What `asdict` made of it.
+
+        Raises:
+            ShardError: if an older version did, which knew no fingerprints.
+        """
+        if "fingerprint" not in data:
+            raise ShardError(
+                f"features {data['name']!r} have no fingerprint: an older version wrote them down; "
+                "train again, on shards built with this version"
+            )
         found = data["fingerprint"]
         fingerprint = Fingerprint(found["images"], tuple(found["mean"]), tuple(found["deviation"]))
         return cls(**{**data, "fingerprint": fingerprint, "scale": tuple(data["scale"])})

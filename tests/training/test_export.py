@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 
 from capdist.config import ConfigError, load_config
 from capdist.models.base import Dims, build
+from capdist.training.captioning import Captioner, ForcedWords
 from capdist.training.export import Exported, read_export, write_export
 from capdist.vocab import Vocabulary
 from shards.index import Features, Manifest
-from tests.conftest import WORDS
+from shards.schema import ShardError
+from tests.conftest import WORDS, tiny_sample
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs/lstm.json")
 
@@ -43,6 +46,27 @@ def test_features_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Pat
     ):
         with pytest.raises(ConfigError, match=message):
             model.check_features(replace(tiny, features=features))
+
+
+def test_feature_files_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Path) -> None:
+    model = exported(tiny, tmp_path)
+    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for number in range(40):
+        np.savez(folder / f"{number}.npz", feat=tiny_sample(number).regions + 3)
+    with pytest.raises(ConfigError, match="features are distributed otherwise .* 'tiny-v1'"):
+        captioner.of_features(str(folder))
+
+
+def test_an_older_export_is_refused(tiny: Manifest, tmp_path: Path) -> None:
+    exported(tiny, tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    del described["features"]["fingerprint"]
+    path.write_text(json.dumps(described))
+    with pytest.raises(ShardError, match="features 'tiny-v1' have no fingerprint"):
+        read_export(tmp_path)
 
 
 def test_storage_and_most_regions_are_not_the_extractors(tiny: Manifest, tmp_path: Path) -> None:
