@@ -55,7 +55,7 @@ def test_feature_files_of_another_extractor_are_refused(tiny: Manifest, tmp_path
     folder.mkdir()
     for number in range(40):
         np.savez(folder / f"{number}.npz", feat=tiny_sample(number).regions + 3)
-    with pytest.raises(ConfigError, match="features are distributed otherwise .* 'tiny-v1'"):
+    with pytest.raises(ConfigError, match=r"features are distributed otherwise .* 'tiny-v1'"):
         captioner.of_features(str(folder))
 
 
