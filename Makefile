@@ -13,7 +13,7 @@ install: .venv/installed
 # the first training step would wait for the compiler.
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,dev]'
 	$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()'
 	touch $@
 

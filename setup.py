@@ -33,6 +33,7 @@ setup(
             "tensorboard",
             "webdataset",
         ],
+        "formats": ["h5py", "lmdb"],
         "bench": ["transformers"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.

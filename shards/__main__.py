@@ -12,6 +12,12 @@ from shards.schema import ShardError
 
 _BUILD = """Make shards from captions and region features. A build that was stopped goes on where
 it was when the same command is run again."""
+_ANNOTATIONS = """captions: Karpathy or COCO JSON files, or a folder of Flickr30k Entities; paths
+or quoted globs"""
+_FEATURES = """features: bottom-up TSV, HDF5 or npz block files, LMDB databases, folders of npz
+files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
+_SIZES = """COCO JSON files that know the images' sizes, needed where boxes are in pixels and
+neither captions nor features know them"""
 _SCENES = (
     "Make shards of drawn scenes: pictures, regions, boxes, concepts and captions from a seed."
 )
@@ -57,8 +63,11 @@ def _add_command(
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--annotations", required=True, metavar="FILE", help="captions, a Karpathy JSON file")
-    add("--features", required=True, metavar="PATTERN", help="features, a path or a quoted glob")
+    add("--annotations", required=True, nargs="+", metavar="PATH", help=_ANNOTATIONS)
+    add("--features", required=True, nargs="+", metavar="PATH", help=_FEATURES)
+    add("--sizes", nargs="+", default=(), metavar="PATH", help=_SIZES)
+    add("--storage", choices=("fp16", "int8"), default="fp16", help="how features are stored")
+    add("--max-bad", type=int, default=0, metavar="N", help="bad images to leave out at most")
     add("--concepts", type=int, default=500, metavar="N", help="words to predict, 0 for none")
     add("--concepts-kept", type=int, default=49, metavar="N", help="best words an image keeps")
     add("--feature-name", metavar="NAME", help="the extractor; by default the features' format")
@@ -122,6 +131,9 @@ def _build(options: argparse.Namespace) -> int:
         concepts=options.concepts,
         concepts_kept=options.concepts_kept,
         class_names=options.class_names,
+        sizes=options.sizes,
+        storage=options.storage,
+        max_bad=options.max_bad,
     )
     manifest = build(
         recipe, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
@@ -182,9 +194,11 @@ def _summary(manifest: Manifest) -> str:
         f"{split} {sum(shard.samples for shard in manifest.split(split))}" for split in splits
     )
     features = manifest.features
+    left_out = f", {len(manifest.left_out)} left out" if manifest.left_out else ""
     return (
-        f"{manifest.place}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}; "
-        f"features {features.name}, width {features.dim}, up to {features.max_regions} regions"
+        f"{manifest.place}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
+        f"{left_out}; features {features.name}, width {features.dim}, {features.stored_as}, "
+        f"up to {features.max_regions} regions"
     )
 
 

@@ -5,61 +5,71 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from shards import concepts as learning
-from shards.formats import (
-    CAPTION_FORMATS,
-    FEATURE_FORMATS,
-    Annotation,
-    FeatureSource,
-    find_files,
-    recognise,
-)
+from shards.features import Joined
+from shards.formats import CAPTION_FORMATS, Annotation, find_files, recognise
+from shards.formats.coco_captions import CocoCaptions
 from shards.index import Features, Manifest
-from shards.jobs import CAPTIONED_SPLITS
 from shards.schema import Array, Sample, ShardError
+from shards.storage import STORAGES, loss, scale_of
+from shards.survey import Loader, Survey, refuse_mixed, survey
 from shards.writer import write
 
 _CHUNK = 1 << 20
+_BAD_SHOWN = 20
+_LOSS_IMAGES = 256
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What to build shards from.
 
-    ``annotations`` and ``features`` are a path or a glob; ``feature_name`` is the features'
-    format by default. ``concepts`` words are learned, 0 for none, of which each image keeps its
-    ``concepts_kept`` best. ``class_names`` is a text file, its line n (from 0) names class n.
+    ``annotations``, ``features`` and ``sizes`` are paths or globs, one or several; ``sizes`` are
+    COCO files that know images' sizes. ``feature_name`` is the features' format by default.
+    ``concepts`` words are learned, 0 for none, of which each image keeps its ``concepts_kept``
+    best. ``class_names`` is a text file, its line n (from 0) names class n. ``storage`` is fp16 or
+    int8. At most ``max_bad`` images are left out because they or their features are bad.
     """
 
-    annotations: str
-    features: str
+    annotations: str | Sequence[str]
+    features: str | Sequence[str]
     feature_name: str | None = None
     concepts: int = 500
     concepts_kept: int = 49
     class_names: str | None = None
+    sizes: str | Sequence[str] = ()
+    storage: str = "fp16"
+    max_bad: int = 0
 
 
 class FileSource:
-    """Captions joined with features: a `shards.jobs.Source`; ids are the images' annotations."""
+    """Captions joined with features: a `shards.jobs.Source`; ids are the images' annotations.
 
-    def __init__(self, recipe: Recipe) -> None:
-        caption_files, feature_files = find_files(recipe.annotations), find_files(recipe.features)
-        caption_format = recognise(CAPTION_FORMATS, caption_files)[1]
-        feature_format, open_features = recognise(FEATURE_FORMATS, feature_files)
-        self._features: FeatureSource = open_features(feature_files)
-        self._images = caption_format(caption_files).annotations()
-        self._refuse_missing(recipe.features)
+    ``left_out`` says what is wrong with each image that is left out.
+    """
+
+    def __init__(self, recipe: Recipe, workers: int | None) -> None:
+        if recipe.storage not in STORAGES:
+            raise ShardError(f"storage {recipe.storage!r}, expected {' or '.join(STORAGES)}")
+        caption_files, size_files = find_files(recipe.annotations), find_files(recipe.sizes)
+        feature_files = find_files(recipe.features)
+        self._images = _annotations(caption_files)
+        self._load = Loader(
+            Joined(feature_files, _sizes(size_files, self._images)), recipe.storage == "fp16"
+        )
         self.name = caption_files[0].stem
-        self.features = Features(recipe.feature_name or feature_format, self._features.dim, 0)
         self.class_names = _class_names(recipe.class_names)
-        self._fingerprint = _fingerprint(recipe, [*caption_files, *feature_files])
-        self._concepts = self._learn_concepts(recipe) if recipe.concepts else {}
+        found = self._survey(recipe, workers)
+        self.features = self._stored(recipe, found)
+        self._fingerprint = _fingerprint(
+            recipe, [*caption_files, *size_files, *self._load.features.paths]
+        )
+        self._concepts = self._learn_concepts(recipe, found.pooled) if recipe.concepts else {}
 
     def fingerprint(self) -> str:
         """A hash of the files' contents and of the recipe's numbers."""
@@ -73,45 +83,57 @@ class FileSource:
     def load(self, split: str, ids: Sequence[Annotation]) -> Iterator[Sample]:
         """The samples of these images."""
         for image in ids:
-            found = self._features.read(image.image_id)
-            yield Sample(
-                key=f"{image.image_id:012d}",
-                image_id=image.image_id,
-                width=image.width or found.width,
-                height=image.height or found.height,
-                split=split,
-                captions=image.captions,
-                tokens=image.tokens,
-                regions=found.regions,
-                boxes=found.boxes,
-                classes=found.classes,
-                concepts=self._concepts.get(image.image_id),
-            )
+            yield replace(self._load(image), concepts=self._concepts.get(image.image_id))
 
     def _split(self, name: str) -> list[Annotation]:
         return [image for image in self._images if image.split == name]
 
-    def _refuse_missing(self, features: str) -> None:
-        """Refuse now what a worker would find only in the middle of a long build."""
-        if missing := [image for image in self._images if image.image_id not in self._features]:
-            raise ShardError(
-                f"{features}: no features for image {missing[0].image_id} "
-                f"({missing[0].file_name}), {len(missing)} of {len(self._images)} images lack them"
-            )
-        for image in self._images:
-            if not image.captions and image.split in CAPTIONED_SPLITS:
-                raise ShardError(
-                    f"image {image.image_id} ({image.file_name}): an image without captions in "
-                    f"split {image.split}; remove it or move it to split test"
-                )
+    def _survey(self, recipe: Recipe, workers: int | None) -> Survey:
+        """Look at all features, and leave out bad images, or refuse them if they are too many."""
+        features = self._load.features
+        for path in features.boxless:
+            print(f"{path}: no boxes; every region gets the whole image as its box")
+        total = len(self._images)
+        bad = features.bad + [
+            f"no features for image {image.image_id} ({image.file_name})"
+            for image in self._images
+            if image.image_id not in features
+        ]
+        _refuse_more(bad, recipe.max_bad, total)
+        # Split by split, as they are written: a block then has to be read once.
+        by_split = [image for images in self.splits().values() for image in images]
+        there = [image for image in by_split if image.image_id in features]
+        found = survey(self._load, there, pooling=recipe.concepts > 0, workers=workers)
+        self.left_out = bad + list(found.bad.values())
+        _refuse_more(self.left_out, recipe.max_bad, total)
+        for line in self.left_out:
+            print(f"bad: {line}")
+        self._images = [image for image in there if image.image_id not in found.bad]
+        refuse_mixed(features, found.moments)
+        return found
 
-    def _learn_concepts(self, recipe: Recipe) -> dict[int, learning.Concepts]:
+    def _stored(self, recipe: Recipe, found: Survey) -> Features:
+        """The features' description; from here on, samples are loaded as they are stored."""
+        features = self._load.features
+        name = recipe.feature_name or features.format
+        if recipe.storage == "fp16":
+            return Features(name, features.dim, 0)
+        scale, step = scale_of(found.peaks), -(-len(self._images) // _LOSS_IMAGES)
+        sample = self._images[::step]
+        lost = loss((self._load(image).regions for image in sample), scale)
+        print(f"int8: {lost}, over {len(sample)} images")
+        self._load = replace(self._load, scale=scale)
+        return Features(name, features.dim, 0, scale=scale)
+
+    def _learn_concepts(
+        self, recipe: Recipe, found: dict[int, Array]
+    ) -> dict[int, learning.Concepts]:
         """Each image's concepts by image id."""
         train = self._split("train")
         others = [image for image in self._images if image.split != "train"]
         words = learning.commonest_words((image.tokens for image in train), recipe.concepts)
         Y = _targets(train, words)
-        pooled = self._pool(train + others)
+        pooled = np.stack([found[image.image_id] for image in train + others])
         X, X_others = pooled[: len(train)], pooled[len(train) :]
         scores = learning.cross_fit(X, Y)
         print(_precision("train, cross-fitted", scores, Y))
@@ -124,12 +146,6 @@ class FileSource:
         kept = learning.best(scores, words, recipe.concepts_kept)
         return {image.image_id: pairs for image, pairs in zip(train + others, kept, strict=True)}
 
-    def _pool(self, images: list[Annotation]) -> Array:
-        progress = tqdm(images, desc="pooling features for concepts", unit="image")
-        return np.stack(
-            [learning.pool(self._features.read(image.image_id).regions) for image in progress]
-        )
-
 
 def build(
     recipe: Recipe, out: Path | str, *, samples_per_shard: int = 256, workers: int | None = None
@@ -139,8 +155,42 @@ def build(
     Raises:
         ShardError: if the input is odd or incomplete, or the folder holds something else.
     """
-    source = FileSource(recipe)
-    return write(source, out, samples_per_shard=samples_per_shard, workers=workers)
+    source = FileSource(recipe, workers)
+    return write(
+        source,
+        out,
+        samples_per_shard=samples_per_shard,
+        workers=workers,
+        left_out=source.left_out,
+    )
+
+
+def _annotations(files: Sequence[Path]) -> list[Annotation]:
+    return [
+        image for file in files for image in recognise(CAPTION_FORMATS, file)[1](file).annotations()
+    ]
+
+
+def _sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[int, tuple[int, int]]:
+    """Width and height by image id, of images that are annotated or in files of sizes."""
+    known = [*images, *(image for file in files for image in CocoCaptions(file).annotations())]
+    return {image.image_id: (image.width, image.height) for image in known if image.width}
+
+
+def _refuse_more(bad: Sequence[str], most: int, images: int) -> None:
+    """Refuse more bad input than ``most``, and name the first of it.
+
+    Raises:
+        ShardError: naming the first, and their number.
+    """
+    if len(bad) <= most:
+        return
+    for line in bad[:_BAD_SHOWN]:
+        print(f"bad: {line}")
+    raise ShardError(
+        f"{bad[0]}; {len(bad)} bad, of {images} annotated images; mend them, or leave them out by "
+        f"--max-bad {len(bad)}"
+    )
 
 
 def _targets(images: Sequence[Annotation], words: Sequence[str]) -> Array:
@@ -165,7 +215,8 @@ def _class_names(path: str | None) -> tuple[str, ...]:
 
 def _fingerprint(recipe: Recipe, paths: Sequence[Path]) -> str:
     """Hash of the recipe's numbers and of all files' names and contents."""
-    settings = {**asdict(recipe), "annotations": "", "features": "", "class_names": ""}
+    given = ("annotations", "features", "class_names", "sizes", "max_bad")
+    settings = {**asdict(recipe), **dict.fromkeys(given)}
     digest = hashlib.sha256(json.dumps(settings).encode())
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

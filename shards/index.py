@@ -6,13 +6,17 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shards.atomic import write_json
 from shards.cache import AHEAD, Cache, Source, fetch_ahead
+from shards.fingerprint import UNKNOWN, Fingerprint
 from shards.folders import folder_at, in_format
-from shards.schema import SCHEMA_VERSION, ShardError
+from shards.schema import SCHEMA_VERSION, Array, ShardError
 from shards.sidecars import ConceptSet
 
 MANIFEST = "manifest.json"
@@ -20,11 +24,55 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Features:
-    """Which extractor made the region features: its name, F, and the most regions of an image."""
+    """Which extractor made the region features: its name, F, and the most regions of an image.
+
+    ``fingerprint`` is how they are distributed. ``scale``, F numbers, is that of int8 regions;
+    empty: regions are float16.
+    """
 
     name: str
     dim: int
     max_regions: int
+    fingerprint: Fingerprint = UNKNOWN
+    scale: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Features:
+        """What `asdict` made of it.
+
+        Raises:
+            ShardError: if an older version did, which knew no fingerprints.
+        """
+        if "fingerprint" not in data:
+            raise ShardError(
+                f"features {data['name']!r} have no fingerprint: an older version wrote them down; "
+                "train again, on shards built with this version"
+            )
+        found = data["fingerprint"]
+        fingerprint = Fingerprint(found["images"], tuple(found["mean"]), tuple(found["deviation"]))
+        return cls(**{**data, "fingerprint": fingerprint, "scale": tuple(data["scale"])})
+
+    def same_extractor(self, other: Features) -> bool:
+        """Whether a model trained on the one may be given the other."""
+        named = (self.name, self.dim) == (other.name, other.dim)
+        return named and not self.fingerprint.difference(other.fingerprint)
+
+    def without_scale(self) -> Features:
+        """The features themselves, however they are stored."""
+        return replace(self, scale=())
+
+    @cached_property
+    def _scale(self) -> Array:
+        return np.array(self.scale, np.float32)
+
+    def widen(self, regions: Array) -> Array:
+        """Regions (R, F) as stored to floats: int8 ones to float32, float16 ones as they are."""
+        return regions * self._scale if self.scale else regions
+
+    @property
+    def stored_as(self) -> str:
+        """The type of ``regions.npy``."""
+        return "int8" if self.scale else "float16"
 
 
 @dataclass(frozen=True)
@@ -65,8 +113,9 @@ class SampleIndex:
 class Manifest:
     """What a folder of shards holds; ``shards`` are in the order in which they were cut.
 
-    ``concepts``, where there are some, stand for those in the tars. A remote set has a ``url``; its
-    ``root`` is then only a name, and no folder.
+    ``left_out`` says of each image that was not fit to be written what is wrong. ``concepts``,
+    where there are some, stand for those in the tars. A remote set has a ``url``; its ``root`` is
+    then only a name, and no folder.
     """
 
     root: Path
@@ -74,6 +123,7 @@ class Manifest:
     features: Features
     shards: tuple[Shard, ...]
     class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     concepts: ConceptSet | None = None
     url: str | None = None
 
@@ -107,12 +157,13 @@ class Manifest:
             manifest = cls(
                 root=folder.root,
                 name=data["name"],
-                features=Features(**data["features"]),
+                features=Features.from_json(data["features"]),
                 shards=tuple(
                     replace(shard, source=folder.source(shard.name, shard.sha256, shard.bytes))
                     for shard in (Shard(**entry) for entry in data["shards"])
                 ),
                 class_names=tuple(data["class_names"]),
+                left_out=tuple(data["left_out"]),
                 url=folder.url,
             )
         concepts = ConceptSet.find(folder)

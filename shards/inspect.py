@@ -104,7 +104,11 @@ def _samples(tars: Sequence[Path], manifest: Manifest | None) -> Iterator[Sample
         concepts = manifest.concepts.read(tar.name) if manifest and manifest.concepts else {}
         for entry, members in read_tar(tar):
             sample = decode(entry.key, members)
-            yield replace(sample, concepts=concepts.get(entry.key, sample.concepts))
+            yield replace(
+                sample,
+                concepts=concepts.get(entry.key, sample.concepts),
+                regions=manifest.features.widen(sample.regions) if manifest else sample.regions,
+            )
 
 
 def _heading(sample: Sample) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.atomic import replacing, write_json
+from shards.fingerprint import Moments
 from shards.index import Features, Shard, index_path, index_to_json
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar, write_tar
@@ -23,8 +24,8 @@ CAPTIONED_SPLITS = ("train", "val")
 class Source(Protocol):
     """What can be written as shards. It is pickled once into every worker process.
 
-    ``features`` names the extractor and its width F; its ``max_regions`` is not read, for the
-    manifest gets the largest count that was written. ``class_names`` may be empty.
+    ``features`` names the extractor, its width F, and the scale of int8 regions; the rest is not
+    read, for the manifest gets what was written. ``class_names`` may be empty.
     """
 
     @property
@@ -33,7 +34,7 @@ class Source(Protocol):
 
     @property
     def features(self) -> Features:
-        """Name and width of the region features."""
+        """Name, width and scale of the region features."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -60,11 +61,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """A complete shard, its keys in tar order, and the most regions of a sample in it."""
+    """A complete shard, its keys in tar order, the most regions of a sample, and all moments."""
 
     shard: Shard
     keys: tuple[str, ...]
     max_regions: int
+    moments: Moments
 
 
 def do(source: Source, job: Job) -> Written:
@@ -76,13 +78,14 @@ def do(source: Source, job: Job) -> Written:
     """
     if not (job.path.is_file() and index_path(job.path).is_file()):
         _write_shard(source, job)
-    return _survey(job)
+    return _survey(source, job)
 
 
 def _write_shard(source: Source, job: Job) -> None:
     # The tar gets its name last: where it stands, its index stands too.
     with replacing(job.path) as file:
-        samples = (_checked(sample, source, job) for sample in source.load(job.split, job.ids))
+        loaded = source.load(job.split, job.ids)
+        samples = (_checked(sample, job, source.features) for sample in loaded)
         index = write_tar(file, samples)
         _refuse_repeated(job, [entry.key for entry in index])
         if len(index) != len(job.ids):
@@ -96,40 +99,56 @@ def _refuse_repeated(job: Job, keys: Sequence[str]) -> None:
         raise ShardError(f"key {key} is twice in {job.path.name}; keys must be unique")
 
 
-def _checked(sample: Sample, source: Source, job: Job) -> Sample:
-    """The sample, if it is fit to be trained on; types and shapes are `schema.check`'s business."""
+def _checked(sample: Sample, job: Job, features: Features) -> Sample:
+    """The sample, if it is fit to be written; types and shapes are `schema.check`'s business."""
     name = f"sample {sample.key} (image {sample.image_id})"
     if sample.split != job.split:
         raise ShardError(f"{name}: says split {sample.split!r} but is listed in {job.split!r}")
-    if not sample.captions and job.split in CAPTIONED_SPLITS:
-        raise ShardError(f"{name}: an image without captions in split {job.split}; remove it")
-    for caption, tokens in zip(sample.captions, sample.tokens, strict=False):
-        if not tokens:
-            raise ShardError(f"{name}: caption {caption!r} has no tokens; remove it")
-    _check_arrays(name, sample, source.features.dim)
+    if str(sample.regions.dtype) != features.stored_as:
+        raise ShardError(f"{name}: regions are {sample.regions.dtype}, not {features.stored_as}")
+    check_fit(name, sample, features.dim)
     return sample
 
 
-def _check_arrays(name: str, sample: Sample, dim: int) -> None:
+def check_fit(name: str, sample: Sample, dim: int) -> None:
+    """Refuse a sample that is not fit to be trained on.
+
+    Args:
+        name: of the sample, for the message.
+        sample: its types do not matter.
+        dim: the feature width.
+
+    Raises:
+        ShardError: saying what is wrong.
+    """
+    if not sample.captions and sample.split in CAPTIONED_SPLITS:
+        raise ShardError(f"{name}: an image without captions in split {sample.split}; remove it")
+    for caption, tokens in zip(sample.captions, sample.tokens, strict=False):
+        if not tokens:
+            raise ShardError(f"{name}: caption {caption!r} has no tokens; remove it")
     if sample.regions.shape[1:] != (dim,):
         raise ShardError(f"{name}: regions of shape {sample.regions.shape}, expected (R, {dim})")
     if not np.isfinite(sample.regions).all():
         raise ShardError(f"{name}: regions hold values that are not finite float16 numbers")
     if not ((sample.boxes >= 0) & (sample.boxes <= 1)).all():
         raise ShardError(f"{name}: boxes reach outside 0..1; give them as shares of the image")
+    if (sample.boxes[:, :2] > sample.boxes[:, 2:]).any():
+        raise ShardError(f"{name}: boxes end before they begin; give them as x1, y1, x2, y2")
 
 
-def _survey(job: Job) -> Written:
+def _survey(source: Source, job: Job) -> Written:
     """Count and hash a complete shard; a kept one may have been damaged since."""
-    captions, max_regions, index = 0, 0, []
+    captions, max_regions, index, moments = 0, 0, [], []
     for entry, members in read_tar(job.path):
         sample = decode(entry.key, members)
         index.append(entry)
         captions += len(sample.captions)
         max_regions = max(max_regions, len(sample.regions))
+        moments.append(Moments.of(source.features.widen(sample.regions)))
     if index_to_json(index) != json.loads(index_path(job.path).read_bytes()):
         raise ShardError(f"{job.path}: differs from its index; delete both and build again")
     data = job.path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     shard = Shard(job.path.name, job.split, len(index), captions, len(data), sha256)
-    return Written(shard, tuple(entry.key for entry in index), max_regions)
+    keys = tuple(entry.key for entry in index)
+    return Written(shard, keys, max_regions, Moments.total(moments))

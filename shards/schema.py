@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: One entry of ``classes.npy``: a class and its probability.
 CLASS_DTYPE = np.dtype([("id", "<i2"), ("prob", "<f2")])
@@ -52,9 +52,10 @@ class Phrase:
 class Sample:
     """One image with its features, captions and whatever else its source knows.
 
-    ``regions`` (R, F) float16; ``boxes`` (R, 4) float32, x1 y1 x2 y2 in 0..1; ``classes`` (R, T)
-    of CLASS_DTYPE, likeliest first; ``concepts`` (word, score) pairs, highest score first;
-    ``tokens`` runs parallel to ``captions``; ``picture`` is a PNG file's bytes.
+    ``regions`` (R, F) float16, or int8 that `shards.index.Features.widen` reads; ``boxes`` (R, 4)
+    float32, x1 y1 x2 y2 in 0..1; ``classes`` (R, T) of CLASS_DTYPE, likeliest first; ``concepts``
+    (word, score) pairs, highest score first; ``tokens`` runs parallel to ``captions``;
+    ``picture`` is a PNG file's bytes.
     """
 
     key: str
@@ -157,7 +158,8 @@ def check(sample: Sample) -> None:
         ShardError: naming the sample and the member, what was expected and what was found.
     """
     count = len(sample.regions)
-    _expect(sample, "regions.npy", sample.regions, "float16", (count, None))
+    stored = "int8" if sample.regions.dtype == np.int8 else "float16"
+    _expect(sample, "regions.npy", sample.regions, stored, (count, None))
     _expect(sample, "boxes.npy", sample.boxes, "float32", (count, 4))
     if count == 0:
         raise ShardError(f"sample {sample.key}: no regions; an image needs at least one")

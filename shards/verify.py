@@ -111,6 +111,11 @@ def _sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sample:
             f"sample {entry.key}: regions of width {sample.regions.shape[1]}, "
             f"but the manifest says {dim}"
         )
+    if str(sample.regions.dtype) != manifest.features.stored_as:
+        raise ShardError(
+            f"sample {entry.key}: regions are {sample.regions.dtype}, "
+            f"but the manifest says {manifest.features.stored_as}"
+        )
     return sample
 
 

@@ -26,20 +26,17 @@ written last.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from shards.atomic import remove_temporaries, write_json
+from shards.fingerprint import Moments
 from shards.index import MANIFEST, Features, Manifest
 from shards.jobs import Job, Source, Written, do
+from shards.parallel import run
 from shards.schema import SCHEMA_VERSION, ShardError
 
 __all__ = ["Source", "write"]
@@ -53,6 +50,7 @@ def write(
     *,
     samples_per_shard: int = 256,
     workers: int | None = None,
+    left_out: Sequence[str] = (),
 ) -> Manifest:
     """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
 
@@ -61,6 +59,7 @@ def write(
         root: the folder; made if need be. A stopped build of the same source goes on.
         samples_per_shard: samples of each shard but a split's last.
         workers: processes, one for each CPU by default; 1 works in this process.
+        left_out: what is wrong with each image that the source leaves out, for the manifest.
 
     Raises:
         ShardError: if the folder holds something else, a sample breaks the format, or two
@@ -70,14 +69,22 @@ def write(
     splits = source.splits()
     _prepare(root, _plan(source, splits, samples_per_shard))
     jobs = list(_jobs(root, splits, samples_per_shard))
-    written = _run(source, jobs, workers or os.cpu_count() or 1)
+    written = run(partial(do, source), jobs, workers, "writing", "shard")
     _refuse_duplicates(written)
-    max_regions = max(done.max_regions for done in written)
-    features = Features(source.features.name, source.features.dim, max_regions)
     shards = tuple(done.shard for done in written)
-    manifest = Manifest(root, source.name, features, shards, source.class_names)
+    manifest = Manifest(
+        root, source.name, _features(source, written), shards, source.class_names, tuple(left_out)
+    )
     write_json(root / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _features(source: Source, written: list[Written]) -> Features:
+    return replace(
+        source.features,
+        max_regions=max(done.max_regions for done in written),
+        fingerprint=Moments.total([done.moments for done in written]).fingerprint(),
+    )
 
 
 def _plan(
@@ -121,43 +128,6 @@ def _jobs(root: Path, splits: dict[str, Sequence[Any]], samples_per_shard: int) 
         for number, start in enumerate(range(0, len(ids), samples_per_shard)):
             path = root / f"{split}-{number:05d}.tar"
             yield Job(path, split, ids[start : start + samples_per_shard])
-
-
-def _run(source: Source, jobs: list[Job], workers: int) -> list[Written]:
-    """Do all jobs, in this process or in a pool, and show how far they are."""
-    if workers == 1:
-        return [do(source, job) for job in tqdm(jobs, desc="writing", unit="shard")]
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(workers, len(jobs)), spawn, _start_worker, (source,)) as pool:
-            done = pool.map(_do_in_worker, jobs)
-            return list(tqdm(done, total=len(jobs), desc="writing", unit="shard"))
-    except BrokenProcessPool as error:
-        raise ShardError(
-            "a worker process ended before its shard was written (out of memory?); run the same "
-            "command again with fewer --workers: complete shards are kept"
-        ) from error
-
-
-_worker_source: Source
-
-
-def _start_worker(source: Source) -> None:
-    global _worker_source
-    _worker_source = source
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent was killed: nobody else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _do_in_worker(job: Job) -> Written:
-    return do(_worker_source, job)
 
 
 def _refuse_duplicates(written: list[Written]) -> None:

@@ -16,7 +16,7 @@ from capdist.config import ConfigError
 from capdist.data.order import Order, Span
 from capdist.signals import ignore_stop
 from shards.concepts import Concepts
-from shards.index import Manifest, SampleIndex
+from shards.index import Features, Manifest, SampleIndex
 from shards.schema import MEMBERS, Sample, ShardError, decode
 
 #: Members that are always read; the others' bytes are passed over.
@@ -165,7 +165,7 @@ def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
             file.seek(entries[0].offset)
             for members in group_by_keys(_files(file, str(path), stream.members)):
                 _check(members, entries[found])
-                sample = _decode(members, stream.manifest.features.dim)
+                sample = _decode(members, stream.manifest.features)
                 yield sample if concepts is None else _with_concepts(sample, concepts)
                 found += 1
                 if found == len(entries):
@@ -206,12 +206,12 @@ def _check(members: Mapping[str, Any], entry: SampleIndex) -> None:
             raise ShardError(f"sample {entry.key}: {name} has another checksum than in the index")
 
 
-def _decode(members: Mapping[str, Any], feature_dim: int) -> Sample:
+def _decode(members: Mapping[str, Any], features: Features) -> Sample:
     key = members["__key__"]
     sample = decode(key, {name: data for name, data in members.items() if name[0] != "_"})
-    if sample.regions.shape[1] != feature_dim:
+    if sample.regions.shape[1] != features.dim:
         raise ShardError(
             f"sample {key}: regions are {sample.regions.shape[1]} wide, "
-            f"but the manifest says {feature_dim}"
+            f"but the manifest says {features.dim}"
         )
-    return sample
+    return replace(sample, regions=features.widen(sample.regions))

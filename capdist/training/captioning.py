@@ -24,9 +24,14 @@ from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
 from capdist.training.export import Exported, read_run
 from shards.atomic import replacing
-from shards.formats import FEATURE_FORMATS, RegionFeatures, find_files, recognise
+from shards.features import Joined
+from shards.fingerprint import Moments
+from shards.formats import RegionFeatures, find_files
 from shards.index import Manifest
 from shards.schema import Sample
+
+#: Images of feature files whose features are compared with those that a model was trained on.
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class Captioner:
         members = tuple(read_run(run) for run in runs)
         first = members[0]
         for run, other in zip(runs, members, strict=True):
-            if other.vocab.hash != first.vocab.hash or other.features != first.features:
+            if other.vocab.hash != first.vocab.hash or not first.features.same_extractor(
+                other.features
+            ):
                 raise ConfigError(
                     f"{run}: another vocabulary or other features than {runs[0]}; models that "
                     "decode together must have both in common"
@@ -140,7 +147,7 @@ class Captioner:
             ConfigError: if the features have another width, or a model reads more than features.
         """
         found = find_files(files)
-        source = recognise(FEATURE_FORMATS, found)[1](found)
+        source = Joined(found)
         bare = source.read(source.image_ids[0]).classes is None
         for member in self.members:
             if lacking := member.model.needs - (set() if bare else {"classes"}):
@@ -154,6 +161,13 @@ class Captioner:
                 f"{files}: features of width {source.dim}, but the model was trained on "
                 f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
             )
+        looked_at = source.image_ids[:: -(-len(source.image_ids) // _LOOKED_AT)]
+        moments = Moments.total([Moments.of(source.read(image).regions) for image in looked_at])
+        if difference := trained.fingerprint.difference(moments.fingerprint()):
+            raise ConfigError(
+                f"{files}: features {difference} than those that the model was trained on; use "
+                f"features of the same extractor, {trained.name!r}, with the same settings"
+            )
 
         def batches() -> Iterator[Batch]:
             classes = max(member.classes for member in self.members)
@@ -166,6 +180,7 @@ class Captioner:
 
 
 def _sample(image: int, read: RegionFeatures) -> Sample:
+    assert read.boxes is not None
     return Sample(
         key=f"{image:012d}",
         image_id=image,

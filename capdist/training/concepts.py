@@ -65,7 +65,7 @@ class Detector:
         stage = config.mil
         assert stage is not None
         vocab, words = Vocabulary.load(folder / "vocab.json"), read_json(folder / WORDS)
-        features = Features(**described["features"])
+        features = Features.from_json(described["features"])
         model = new_detectors(stage, features.dim, len(words))
         model.load_state_dict(read_weights(folder, vocab, DETECTOR))
         digest = hashlib.sha256((folder / DETECTOR).read_bytes()).hexdigest()[:16]

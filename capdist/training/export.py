@@ -61,6 +61,11 @@ class Exported:
                 f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
             )
+        if difference := trained.fingerprint.difference(found.fingerprint):
+            raise ConfigError(
+                f"{manifest.root}: features {found.name!r} {difference} than those that the model "
+                "was trained on; use shards of the same extractor with the same settings"
+            )
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
                 f"{manifest.place}: {len(manifest.class_names)} names of classes, but the model "
@@ -126,7 +131,7 @@ def write_export(
 
     save_file(weights, folder / file, metadata={"vocabulary": vocab.hash})
     described = {
-        "features": asdict(manifest.features),
+        "features": asdict(manifest.features.without_scale()),
         "classes": len(manifest.class_names),
         "concepts": detector_of(manifest),
         "run": config.model_dump(mode="json", by_alias=True),
@@ -148,7 +153,7 @@ def read_export(folder: Path) -> Exported:
     config = validate(Config, described["run"], str(folder / "config.json"))
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
-    features, classes = Features(**described["features"]), described.get("classes", 0)
+    features, classes = Features.from_json(described["features"]), described.get("classes", 0)
     model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
     model.load_state_dict(weights)
     return Exported(model.eval(), config, vocab, features, classes, described.get("concepts"))

@@ -29,7 +29,7 @@ def write_down(config: Config, vocab: Vocabulary, manifest: Manifest) -> None:
         "git": _commit(),
         "command": sys.argv,
         "vocabulary": vocab.hash,
-        "shards": {"name": manifest.name, **asdict(manifest.features)},
+        "shards": {"name": manifest.name, **asdict(manifest.features.without_scale())},
     }
     (folder / "versions.json").write_text(json.dumps(used, indent=1))
 

@@ -1,7 +1,7 @@
 """Formats that shards can be built from: where captions come from, where features come from.
 
-A format is one file in this folder: a class that takes the files and registers itself with
-`caption_format` or `feature_format`. It is found by what its files look like.
+A format is one file in this folder: a class that takes a file or folder and registers itself with
+`caption_format` or `feature_format`. It is found by what the file or folder looks like.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from shards.schema import Array, ShardError
+from shards.schema import Array, Phrase, ShardError
 
 
 @dataclass(frozen=True)
 class Annotation:
     """One image's captions: ``tokens`` run parallel to ``captions``; ``file_name`` is for people.
 
-    ``width`` and ``height`` are pixels, 0 where the source does not know them.
+    ``width`` and ``height`` are pixels, 0 where the source does not know them; ``grounding`` is
+    None where it does not know of any.
     """
 
     image_id: int
@@ -31,57 +32,68 @@ class Annotation:
     tokens: tuple[tuple[str, ...], ...]
     width: int = 0
     height: int = 0
+    grounding: tuple[Phrase, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class RegionFeatures:
-    """One image's features, shapes and types as in `shards.schema.Sample`.
+    """One image's features.
 
-    ``width`` and ``height`` are pixels, 0 where the source does not know them.
+    ``regions`` (R, F) floats; ``boxes`` (R, 4) x1 y1 x2 y2, as shares of the image unless
+    ``pixels``, None where the source knows none; ``classes`` as in `shards.schema.Sample`;
+    ``width`` and ``height`` are pixels, 0 where the source does not know them; ``place`` says
+    where in its file the image is, if its id does not.
     """
 
     regions: Array
-    boxes: Array
+    boxes: Array | None = None
     classes: Array | None = None
     width: int = 0
     height: int = 0
+    pixels: bool = False
+    place: str = ""
 
 
 class CaptionSource(Protocol):
-    """Annotated images from files."""
+    """Annotated images from one file or folder."""
 
-    def __init__(self, files: Sequence[Path]) -> None: ...
+    def __init__(self, path: Path) -> None: ...
 
     @classmethod
-    def accepts(cls, files: Sequence[Path]) -> bool:
-        """Whether the files look like this format."""
+    def accepts(cls, path: Path) -> bool:
+        """Whether it looks like this format."""
 
     def annotations(self) -> list[Annotation]:
-        """All images, split train, val or test, in the files' order."""
+        """All images, split train, val or test, in the file's order."""
 
 
 class FeatureSource(Protocol):
-    """Region features from files; picklable, opens its files when it reads."""
+    """Region features from one file or folder; picklable, opens its files when it reads."""
 
-    def __init__(self, files: Sequence[Path]) -> None: ...
+    def __init__(self, path: Path) -> None: ...
 
     @classmethod
-    def accepts(cls, files: Sequence[Path]) -> bool:
-        """Whether the files look like this format."""
+    def accepts(cls, path: Path) -> bool:
+        """Whether it looks like this format."""
 
     @property
-    def dim(self) -> int:
-        """The feature width F."""
+    def paths(self) -> list[Path]:
+        """The files and folders that are read."""
 
     @property
     def image_ids(self) -> list[int]:
-        """All images, in the files' order."""
+        """All images, in the file's order."""
 
-    def __contains__(self, image_id: int) -> bool:
-        """Whether the image has features."""
+    @property
+    def bad(self) -> list[str]:
+        """What holds no image that could be read: place and reason, a line each."""
 
     def read(self, image_id: int) -> RegionFeatures:
-        """One image's features."""
+        """One image's features.
+
+        Raises:
+            ShardError: naming the place in the file and what is wrong with it.
+        """
 
 
 CAPTION_FORMATS: dict[str, type[CaptionSource]] = {}
@@ -112,30 +124,31 @@ def feature_format(name: str) -> Callable[[_Features], _Features]:
     return register
 
 
-def find_files(pattern: str) -> list[Path]:
-    """The files or folders that a path or a glob names, in the order of their names.
+def find_files(patterns: str | Sequence[str]) -> list[Path]:
+    """The files or folders that paths or globs name, those of each in the order of their names.
 
     Raises:
-        ShardError: if there is none.
+        ShardError: if a path or glob names none.
     """
-    files = sorted(Path(name) for name in glob.glob(pattern))
-    if not files:
-        raise ShardError(f"{pattern}: no such file; check the path (quote a pattern with *)")
-    return files
+    found = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        files = sorted(Path(name) for name in glob.glob(pattern))
+        if not files:
+            raise ShardError(f"{pattern}: no such file; check the path (quote a pattern with *)")
+        found += files
+    return found
 
 
-def recognise(
-    formats: dict[str, type[_Format]], files: Sequence[Path]
-) -> tuple[str, type[_Format]]:
-    """Name and class of the format that the files are in.
+def recognise(formats: dict[str, type[_Format]], path: Path) -> tuple[str, type[_Format]]:
+    """Name and class of the format that a file or folder is in.
 
     Raises:
-        ShardError: if no format accepts them, or several do.
+        ShardError: if no format accepts it, or several do.
     """
-    accepting = [name for name, format_ in formats.items() if format_.accepts(files)]
+    accepting = [name for name, format_ in formats.items() if format_.accepts(path)]
     if len(accepting) != 1:
         raise ShardError(
-            f"{files[0]}: looks like {' and '.join(accepting) or 'no known format'}; "
+            f"{path}: looks like {' and '.join(accepting) or 'no known format'}; "
             f"known are {', '.join(formats)}, see shards/README.md"
         )
     return accepting[0], formats[accepting[0]]

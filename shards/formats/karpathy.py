@@ -7,12 +7,11 @@ file does not know the images' sizes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from shards.formats import Annotation, caption_format
+from shards.formats.records import field, read_json
 from shards.schema import ShardError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -22,13 +21,13 @@ _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 class Karpathy:
     """Captions from one Karpathy JSON file."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._file = files[0]
+    def __init__(self, path: Path) -> None:
+        self._file = path
 
     @classmethod
-    def accepts(cls, files: Sequence[Path]) -> bool:
-        """Whether this is one JSON file."""
-        return len(files) == 1 and files[0].suffix == ".json"
+    def accepts(cls, path: Path) -> bool:
+        """Whether this is a JSON file that speaks of ``filename``s."""
+        return path.suffix == ".json" and b'"filename"' in path.read_bytes()
 
     def annotations(self) -> list[Annotation]:
         """All images in the file's order.
@@ -36,41 +35,28 @@ class Karpathy:
         Raises:
             ShardError: if the file is not JSON, or a field is missing or odd: names the image.
         """
-        try:
-            data = json.loads(self._file.read_bytes())
-        except ValueError as error:
-            raise ShardError(f"{self._file}: not JSON ({error})") from error
-        images = _field(f"{self._file}", data, "images", list)
+        images = field(f"{self._file}", read_json(self._file), "images", list)
         return [self._annotation(number, image) for number, image in enumerate(images)]
 
     def _annotation(self, number: int, image: Any) -> Annotation:
         where = f"{self._file}: image number {number}"
-        name = _field(where, image, "filename", str)
+        name = field(where, image, "filename", str)
         where = f"{self._file}: image {name}"
-        split = _field(where, image, "split", str)
+        split = field(where, image, "split", str)
         if split not in _SPLITS:
             raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(_SPLITS)}")
-        sentences = _field(where, image, "sentences", list)
+        sentences = field(where, image, "sentences", list)
         return Annotation(
-            image_id=_field(where, image, "cocoid" if "cocoid" in image else "imgid", int),
+            image_id=field(where, image, "cocoid" if "cocoid" in image else "imgid", int),
             file_name=name,
             split=_SPLITS[split],
-            captions=tuple(_field(where, sentence, "raw", str) for sentence in sentences),
+            captions=tuple(field(where, sentence, "raw", str) for sentence in sentences),
             tokens=tuple(_tokens(where, sentence) for sentence in sentences),
         )
 
 
 def _tokens(where: str, sentence: Any) -> tuple[str, ...]:
-    tokens = _field(where, sentence, "tokens", list)
+    tokens = field(where, sentence, "tokens", list)
     if not tokens or not all(isinstance(token, str) and token for token in tokens):
         raise ShardError(f"{where}: tokens {tokens!r}, expected one word or more; remove it")
     return tuple(tokens)
-
-
-def _field(where: str, record: Any, name: str, kind: type) -> Any:
-    """A field of a record, if it is there and of this type."""
-    value = record.get(name) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
-        found = "nothing" if value is None else repr(value)
-        raise ShardError(f"{where}: field {name!r} is {found}, expected a {kind.__name__}")
-    return value

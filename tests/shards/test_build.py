@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shards.build import Recipe, build
+from shards.features import Joined
 from shards.formats.karpathy import Karpathy
 from shards.formats.npz_blocks import NpzBlocks
 from shards.index import Manifest
@@ -97,26 +98,26 @@ def test_samples_by_hand(tmp_path: Path) -> None:
 
 def test_cocoid_goes_before_imgid(tmp_path: Path) -> None:
     path = write_annotations(tmp_path, [image(5, "train", cocoid=391895)])
-    assert Karpathy([path]).annotations()[0].image_id == 391895
+    assert Karpathy(path).annotations()[0].image_id == 391895
 
 
 def test_own_boxes_are_used(tmp_path: Path) -> None:
     boxes = np.random.default_rng(0).random((13, 5, 4)).astype(np.float32)
     path = tmp_path / "features.npz"
     np.savez(path, **block(range(13), regions=5, boxes=boxes))
-    np.testing.assert_array_equal(NpzBlocks([path]).read(6).boxes, boxes[6])
+    np.testing.assert_array_equal(NpzBlocks(path).read(6).boxes, boxes[6])
 
 
 def test_regions_without_boxes_or_square_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "features.npz", **block(range(3), regions=5))
     with pytest.raises(ShardError, match="no array 'boxes', and 5 regions are not a square"):
-        NpzBlocks([tmp_path / "features.npz"]).read(0)
+        NpzBlocks(tmp_path / "features.npz").read(0)
 
 
 def test_images_without_features_are_counted(tmp_path: Path) -> None:
     images = [image(n, "train") for n in (3, 31, 4, 99)]
     recipe = Recipe(str(write_annotations(tmp_path, images)), write_blocks(tmp_path), concepts=0)
-    with pytest.raises(ShardError, match=r"no features for image 31 \(31.jpg\), 2 of 4 images"):
+    with pytest.raises(ShardError, match=r"no features for image 31 \(31.jpg\); 2 bad, of 4 "):
         build(recipe, tmp_path / "out", workers=1)
 
 
@@ -124,7 +125,7 @@ def test_image_twice_in_the_blocks_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4)))
     np.savez(tmp_path / "b.npz", **block(range(3, 6)))
     with pytest.raises(ShardError, match=r"b.npz: image 3 is in .*a.npz too"):
-        NpzBlocks([tmp_path / "a.npz", tmp_path / "b.npz"])
+        Joined([tmp_path / "a.npz", tmp_path / "b.npz"])
 
 
 def test_blocks_of_two_extractors_are_refused(tmp_path: Path) -> None:
@@ -132,13 +133,13 @@ def test_blocks_of_two_extractors_are_refused(tmp_path: Path) -> None:
     wide = {"feat": np.zeros((2, 4, 5), np.int8), "scale": np.ones(5, np.float32)}
     np.savez(tmp_path / "b.npz", **block(range(7, 9), **wide))
     with pytest.raises(ShardError, match=r"b.npz: features of width 5, but .*a.npz has 3"):
-        NpzBlocks([tmp_path / "a.npz", tmp_path / "b.npz"])
+        Joined([tmp_path / "a.npz", tmp_path / "b.npz"])
 
 
 def test_shape_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4), imgid=np.arange(5)))
     with pytest.raises(ShardError, match=r"a.npz: feat is \(4, 4, 3\), expected \(5 images"):
-        NpzBlocks([tmp_path / "a.npz"]).read(0)
+        NpzBlocks(tmp_path / "a.npz").read(0)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,8 @@ def test_changed_features_are_another_build(tmp_path: Path) -> None:
 
 @needs_flickr8k
 def test_flickr8k_files_join() -> None:
-    images = Karpathy([Path(FLICKR8K) / "dataset_flickr8k.json"]).annotations()
-    features = NpzBlocks(sorted(Path(FLICKR8K).glob("features_*.npz")))
+    images = Karpathy(Path(FLICKR8K) / "dataset_flickr8k.json").annotations()
+    features = Joined(sorted(Path(FLICKR8K).glob("features_*.npz")))
     counts = {name: sum(i.split == name for i in images) for name in ("train", "val", "test")}
     assert counts == {"train": 6000, "val": 1000, "test": 1000}
     assert all(i.image_id in features for i in images)

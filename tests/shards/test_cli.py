@@ -10,6 +10,7 @@ import pytest
 from shards.__main__ import main
 from shards.index import Manifest
 from shards.writer import write
+from tests.shards.format_files import IDS, coco_captions, cocobu
 from tests.shards.made import Numbers
 
 
@@ -48,6 +49,28 @@ def test_build_verify_inspect(
     shown = capsys.readouterr().out
     assert shown.startswith("sample 000000000011: image 11")
     assert "concepts: 1: dog 1.00" in shown
+
+
+def test_build_of_several_files_with_all_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, _ = coco_captions(tmp_path, "train", IDS[:4])
+    val, _ = coco_captions(tmp_path, "val", IDS[4:])
+    folder = cocobu(tmp_path).path
+    (folder / f"{IDS[1]}.npz").write_bytes(b"")
+    arguments = [
+        "build",
+        *("--annotations", str(train), str(val)),
+        *("--features", str(folder)),
+        *("--sizes", str(tmp_path / "captions_*.json")),
+        *("--storage", "int8", "--max-bad", "1", "--concepts", "0", "--workers", "1"),
+        *("--out", str(tmp_path / "out")),
+    ]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"bad: {folder / str(IDS[1])}.npz: not a whole npy or npz file")
+    assert told[1].startswith("int8: relative RMS error ")
+    assert "images: train 3, val 2, 1 left out; features cocobu, width 5, int8" in told[2]
 
 
 def test_verify_lists_problems_and_fails(

@@ -1,0 +1,151 @@
+"""Captions and grounding from Flickr30k Entities: two folders in one.
+
+``Sentences/<id>.txt`` has a caption a line, its phrases marked: ``[/EN#<chain>/<type>... words]``;
+``Annotations/<id>.xml`` has the image's size and its objects, each with the chains that it belongs
+to and perhaps a box. Images and splits come from ``train.txt``, ``val.txt`` and ``test.txt``, an
+id a line, or from a Karpathy JSON file in the folder, whose ``filename`` tells the id.
+
+Tokens are the words of the line in lower case; those without a letter or digit are dropped. A
+phrase is annotated if its chain has a box; chain 0 is not visual. Its head, which also names its
+class, is its last word: the types (people, clothing, ...) are too coarse for one. Boxes have 1 as
+their first pixel: 1 is taken off all four, as the data set's own code does.
+
+Source: Plummer et al. 2015.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from shards.formats import Annotation, caption_format
+from shards.formats.boxes import to_shares
+from shards.formats.karpathy import Karpathy
+from shards.schema import Phrase, ShardError
+
+_SPLITS = ("train", "val", "test")
+_MARK = re.compile(r"\[/EN#(\d+)/\S+|\]")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@caption_format("flickr30k_entities")
+class Flickr30kEntities:
+    """Captions and grounding from one folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path
+
+    @classmethod
+    def accepts(cls, path: Path) -> bool:
+        """Whether it is a folder with both folders in it."""
+        return (path / "Sentences").is_dir() and (path / "Annotations").is_dir()
+
+    def annotations(self) -> list[Annotation]:
+        """All images of the splits.
+
+        Raises:
+            ShardError: if there are no splits, or naming a file that is missing or odd.
+        """
+        return [self._annotation(image, split) for image, split in self._images()]
+
+    def _images(self) -> Iterator[tuple[int, str]]:
+        """Id and split of every image."""
+        lists = {split: self._folder / f"{split}.txt" for split in _SPLITS}
+        files = sorted(self._folder.glob("*.json"))
+        if all(file.is_file() for file in lists.values()):
+            for split, file in lists.items():
+                for line in file.read_text(encoding="utf-8").split():
+                    yield _id(str(file), line), split
+        elif len(files) == 1:
+            for image in Karpathy(files[0]).annotations():
+                yield _id(str(files[0]), Path(image.file_name).stem), image.split
+        else:
+            raise ShardError(
+                f"{self._folder}: no splits; put train.txt, val.txt and test.txt there, or one "
+                "Karpathy JSON file (dataset_flickr30k.json)"
+            )
+
+    def _annotation(self, image: int, split: str) -> Annotation:
+        sentences = self._folder / "Sentences" / f"{image}.txt"
+        objects = self._folder / "Annotations" / f"{image}.xml"
+        for needed in (sentences, objects):
+            if not needed.is_file():
+                raise ShardError(f"{needed}: no such file, though split {split} has image {image}")
+        width, height, boxes = _objects(objects)
+        captions: list[str] = []
+        tokens: list[tuple[str, ...]] = []
+        phrases: list[Phrase] = []
+        for line in sentences.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                words, marked = _read(str(sentences), line)
+                phrases += _phrases(len(captions), words, marked, boxes)
+                captions.append(" ".join(_MARK.sub(" ", line).split()))
+                tokens.append(tuple(words))
+        return Annotation(
+            image,
+            f"{image}.jpg",
+            split,
+            tuple(captions),
+            tuple(tokens),
+            width,
+            height,
+            tuple(phrases),
+        )
+
+
+def _read(where: str, line: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """The words of a line, and chain, first word and last word + 1 of its phrases."""
+    words: list[str] = []
+    marked, chain, start, place = [], None, 0, 0
+    for mark in [*_MARK.finditer(line), None]:
+        text = line[place : mark.start() if mark else None]
+        words += [word for word in text.lower().split() if any(map(str.isalnum, word))]
+        opens = mark is not None and mark.group() != "]"
+        if (mark is None or opens) == (chain is not None):
+            raise ShardError(f"{where}: brackets do not match in {line!r}; download it again")
+        if mark is None:
+            break
+        if chain is not None and len(words) > start:
+            marked.append((chain, start, len(words)))
+        chain, start, place = int(mark[1]) if opens else None, len(words), mark.end()
+    return words, marked
+
+
+def _phrases(
+    caption: int,
+    words: list[str],
+    marked: list[tuple[int, int, int]],
+    boxes: dict[int, list[tuple[float, float, float, float]]],
+) -> Iterator[Phrase]:
+    for chain, start, end in marked:
+        if chain != 0 and chain in boxes:
+            yield Phrase(caption, start, end, end - 1, words[end - 1], tuple(boxes[chain]))
+
+
+def _objects(path: Path) -> tuple[int, int, dict[int, list[tuple[float, float, float, float]]]]:
+    """Width and height of an image, and the boxes of its chains as shares."""
+    try:
+        root = ElementTree.parse(path).getroot()
+        width, height = (int(root.findtext(f"size/{name}", "")) for name in ("width", "height"))
+        boxes = defaultdict(list)
+        for found in root.iter("object"):
+            box = found.find("bndbox")
+            if box is not None:
+                pixels = [float(box.findtext(corner, "")) - 1 for corner in _CORNERS]
+                shares = to_shares(str(path), [pixels], width, height)[0].tolist()
+                for name in found.iter("name"):
+                    boxes[int(name.text or "")].append(tuple(shares))
+    except (ElementTree.ParseError, ValueError) as error:
+        if isinstance(error, ShardError):
+            raise
+        raise ShardError(f"{path}: not an annotation ({error}); download it again") from error
+    return width, height, boxes
+
+
+def _id(where: str, name: str) -> int:
+    if not name.isdecimal():
+        raise ShardError(f"{where}: {name!r} is no image id")
+    return int(name)

@@ -1,0 +1,50 @@
+"""Shards of int8 regions give the batches of their floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from capdist.config import DataConfig
+from capdist.data.dataset import evaluation_batches
+from capdist.data.stream import Ranks
+from capdist.vocab import Vocabulary
+from shards.index import Features
+from shards.schema import Sample
+from shards.storage import to_int8
+from shards.writer import write
+from tests.conftest import WORDS, TinySource, tiny_sample
+
+SCALE = (0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625)
+
+
+@dataclass(frozen=True)
+class Int8Source(TinySource):
+    """The tiny images with int8 regions."""
+
+    @property
+    def features(self) -> Features:
+        return Features("tiny-v1", self.dim, 5, scale=SCALE)
+
+    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+        for sample in super().load(split, ids):
+            yield replace(sample, regions=to_int8(sample.regions, SCALE))
+
+
+def test_batches_hold_what_int8_stands_for(tmp_path: Path) -> None:
+    manifest = write(Int8Source(), tmp_path, samples_per_shard=8, workers=1)
+    vocab, data = Vocabulary(list(WORDS)), DataConfig(shards=str(tmp_path), workers=0)
+    batches = evaluation_batches(manifest, "val", data, 4, vocab, Ranks())
+    seen = 0
+    for batch in (micro for step in batches.epoch(0) for micro in step):
+        for row, image in enumerate(batch.image_ids.tolist()):
+            steps = np.rint(tiny_sample(image).regions / np.float32(SCALE)).clip(-127, 127)
+            found = batch.regions[row][batch.region_mask[row]]
+            assert found.dtype == torch.float32
+            np.testing.assert_array_equal(found, steps * np.float32(SCALE))
+            seen += 1
+    assert seen == 7

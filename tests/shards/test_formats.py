@@ -1,0 +1,252 @@
+"""What single formats must do beside the contract: odd files, by hand."""
+
+import base64
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.features import Joined
+from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, recognise
+from shards.formats.arrays import image_id
+from shards.formats.bottom_up_tsv import BottomUpTsv
+from shards.formats.boxes import to_shares
+from shards.formats.coco_captions import CocoCaptions, words
+from shards.formats.cocobu import Cocobu
+from shards.formats.flickr30k_entities import Flickr30kEntities
+from shards.formats.npz_dir import NpzDir
+from shards.schema import Array, ShardError
+from tests.shards.format_files import (
+    DIM,
+    FEATURE_FILES,
+    IDS,
+    cocobu,
+    flickr30k_entities,
+    hdf5,
+    karpathy,
+    lmdb,
+    regions,
+    tsv_line,
+    write_json,
+)
+
+
+def number(count: int) -> bytes:
+    return base64.b64encode(np.ones(count, np.float32).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": b"AAAA*"}, "features are not base64"),
+        ({"features": b"AAA"}, "features are not base64"),
+        ({"features": number(11)}, "features: 11 numbers are not those of 2 boxes"),
+        ({"features": b""}, "features: 0 numbers"),
+        ({"boxes": number(7)}, "boxes: 7 numbers are not those of 2 boxes"),
+        ({"boxes": number(12)}, r"boxes are \(2, 6\), expected \(2, 4\)"),
+        ({"n": b"0"}, "boxes: 8 numbers are not those of 0 boxes"),
+        ({"n": b"two"}, "width, height or number of boxes is no number"),
+        ({"w": b"100"}, r"box \(0, 0, 640, 480\) lies outside the image of 100 × 480 pixels"),
+        ({"more": b"cls"}, "7 columns, expected 6"),
+    ],
+)
+def test_bad_tsv_lines_are_named(tmp_path: Path, changed: dict[str, bytes], message: str) -> None:
+    path = tmp_path / "a.tsv"
+    good = tsv_line(7)
+    path.write_bytes(good + tsv_line(9, **changed))
+    place = rf"a.tsv: line 2 \(byte {len(good)}\): image 9: {message}"
+    with pytest.raises(ShardError, match=place):
+        Joined([path]).read(9)
+    np.testing.assert_array_equal(Joined([path]).read(7).regions, regions(7))
+
+
+def test_tsv_lines_without_an_image_are_bad(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(tsv_line(7) + tsv_line(9, id=b"image_id") + tsv_line(7) + b"\n")
+    source = BottomUpTsv(path)
+    assert source.image_ids == [7]
+    assert [line.partition(": ")[2].partition(" (")[0] for line in source.bad] == [
+        "line 2",
+        "line 3",
+        "line 4",
+    ]
+    assert "image id 'image_id' is no number" in source.bad[0]
+    assert "image 7 is in line 1 too" in source.bad[1]
+
+
+def test_tsv_lines_end_as_on_windows(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(tsv_line(7).replace(b"\n", b"\r\n") + tsv_line(9).removesuffix(b"\n"))
+    for name in (7, 9):
+        np.testing.assert_array_equal(BottomUpTsv(path).read(name).regions, regions(name))
+
+
+def test_a_box_may_pass_the_edge_by_rounding_alone() -> None:
+    box = [[-0.5, 0, 640.9, 480]]
+    np.testing.assert_array_equal(to_shares("x", box, 640, 480), [[0, 0, 1, 1]])
+    for wrong in ([-1.1, 0, 1, 1], [0, 0, 641.1, 480], [0, 0, np.nan, 1]):
+        with pytest.raises(ShardError, match="lies outside"):
+            to_shares("x", [wrong], 640, 480)
+
+
+def test_pixels_need_a_size(tmp_path: Path) -> None:
+    path = cocobu(tmp_path).path
+    with pytest.raises(ShardError, match=r"image 42: boxes in pixels, but neither .* --sizes"):
+        Joined([path]).read(42)
+    assert Joined([path], {42: (1280, 960)}).read(42).boxes[0].tolist() == [0, 0, 0.5, 0.5]
+
+
+def test_a_grid_has_its_cells_as_boxes(tmp_path: Path) -> None:
+    folder = tmp_path / "cocotalk_att"
+    folder.mkdir()
+    grid = np.arange(2 * 3 * DIM, dtype=np.float32).reshape(2, 3, DIM)
+    np.savez(folder / "7.npz", feat=grid)
+    found = Joined([folder]).read(7)
+    np.testing.assert_array_equal(found.regions, grid.reshape(6, DIM))
+    third, two = np.float32(1 / 3), np.float32(2 / 3)
+    np.testing.assert_array_equal(found.boxes[4], np.float32([third, 0.5, two, 1]))
+
+
+def test_a_missing_file_of_boxes_is_named(tmp_path: Path) -> None:
+    path = cocobu(tmp_path).path
+    (tmp_path / "cocobu_box/42.npy").unlink()
+    with pytest.raises(ShardError, match=r"cocobu_box/42.npy: no such file"):
+        Cocobu(path).read(42)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"feat": np.ones((2, 3)), "num_boxes": np.array([3])}, "num_boxes is 3, .* 2 regions"),
+        ({"fc": np.ones(3), "w": np.ones(1)}, "none of the arrays features, feat, z, x"),
+        ({"feat": np.ones(3)}, r"features are \(3,\), expected"),
+        ({"feat": np.ones((0, 3))}, r"features are \(0, 3\), expected"),
+        (
+            {"feat": np.ones((2, 3)), "cls_prob": np.ones((3, 5))},
+            "classes of 3 regions",
+        ),
+        ({"feat": np.array([None])}, "not a whole npy or npz file"),
+    ],
+)
+def test_odd_archives_are_named(tmp_path: Path, arrays: dict[str, Array], message: str) -> None:
+    np.savez(tmp_path / "7.npz", **arrays)
+    np.savez(tmp_path / "9.npz", feat=np.ones((1, 3)))
+    with pytest.raises(ShardError, match=message):
+        Joined([tmp_path]).read(7)
+
+
+def test_a_single_array_is_the_features(tmp_path: Path) -> None:
+    np.savez(tmp_path / "COCO_val2014_000000000042.npz", whatever=regions(42))
+    np.savez(tmp_path / "readme.npz", x=regions(42))
+    source = NpzDir(tmp_path)
+    np.testing.assert_array_equal(source.read(42).regions, regions(42))
+    assert source.bad == [f"{tmp_path / 'readme.npz'}: its name is no image id"]
+    assert image_id("42_") is None
+
+
+@pytest.mark.parametrize(("package", "write"), [("h5py", hdf5), ("lmdb", lmdb)])
+def test_a_missing_package_is_one_line(
+    package: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path).path
+    imported = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == package:
+            raise ImportError(name)
+        return imported(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ShardError, match=rf"need {package}; pip install 'capdist\[formats\]'"):
+        Joined([path])
+
+
+def test_what_is_no_format_or_several_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ShardError, match=r"a.txt: looks like no known format; .*bottom_up_tsv"):
+        recognise(FEATURE_FORMATS, tmp_path / "a.txt")
+    both = write_json(tmp_path / "a.json", {"filename": 0, "file_name": 0})
+    with pytest.raises(ShardError, match=r"a.json: looks like coco_captions and karpathy"):
+        recognise(CAPTION_FORMATS, both)
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("The man's T-shirt, 2 dogs.", "the man's t-shirt 2 dogs"),
+        ("  A 'red' ball - and 1,000 cats!\n", "a red ball and 1,000 cats"),
+        ("At 5 p.m. a café; snow_man", "at 5 p.m a café snow man"),
+        ("...", ""),
+    ],
+)
+def test_words_of_coco_captions(caption: str, tokens: str) -> None:
+    assert " ".join(words(caption)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("captions.json", {"images": []}, "tells its split, .* rename it"),
+        ("train_val.json", {"images": []}, "tells its split"),
+        ("val.json", {"images": [{"file_name": "a", "id": 3}]}, "number 0: field 'width' is noth"),
+        (
+            "val.json",
+            {"images": [], "annotations": [{"image_id": 7, "caption": "A dog"}]},
+            "caption of image 7, which is not there",
+        ),
+    ],
+)
+def test_odd_coco_files_are_named(
+    tmp_path: Path, name: str, data: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ShardError, match=message):
+        CocoCaptions(write_json(tmp_path / name, data)).annotations()
+
+
+def test_test_images_of_coco_have_no_captions(tmp_path: Path) -> None:
+    images = [{"file_name": "a.jpg", "id": 3, "width": 5, "height": 4}]
+    path = write_json(tmp_path / "image_info_test2014.json", {"images": images})
+    (found,) = CocoCaptions(path).annotations()
+    assert (found.split, found.captions, found.width, found.height) == ("test", (), 5, 4)
+
+
+def test_splits_of_entities_may_be_karpathys(tmp_path: Path) -> None:
+    path, _ = flickr30k_entities(tmp_path)
+    for split in ("train", "val", "test"):
+        (path / f"{split}.txt").unlink()
+    with pytest.raises(ShardError, match=r"no splits; put train.txt, val.txt and test.txt"):
+        Flickr30kEntities(path).annotations()
+    karpathy(path)
+    found = Flickr30kEntities(path).annotations()
+    splits = ["train", "train", "val", "test", "train", "train"]
+    assert [(image.image_id, image.split) for image in found] == list(zip(IDS, splits, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("Sentences/42.txt", "[/EN#1/people A man runs .", "brackets do not match"),
+        ("Sentences/42.txt", "A man] runs .", "brackets do not match"),
+        ("Annotations/42.xml", "<annotation></annotation>", "42.xml: not an annotation"),
+        ("train.txt", "42\nforty\n", "'forty' is no image id"),
+        ("train.txt", "43\n", "43.txt: no such file, though split train has image 43"),
+    ],
+)
+def test_odd_entities_are_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    path, _ = flickr30k_entities(tmp_path)
+    (path / file).write_text(text)
+    with pytest.raises(ShardError, match=message):
+        Flickr30kEntities(path).annotations()
+
+
+def test_an_image_in_two_files_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tsv").write_bytes(tsv_line(7))
+    with pytest.raises(ShardError, match=r"b.tsv: image 7 is in .*a.tsv too"):
+        Joined([tmp_path / "a.tsv", tmp_path / "b.tsv"])
+
+
+def test_every_format_has_its_files() -> None:
+    assert set(FEATURE_FILES) == set(FEATURE_FORMATS)
