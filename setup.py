@@ -34,6 +34,15 @@ setup(
             "webdataset",
         ],
         "bench": ["transformers"],
-        "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
+        "dev": [
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "triton",
+            "types-tqdm",
+        ],
     },
 )

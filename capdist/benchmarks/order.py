@@ -85,6 +85,18 @@ class Figures:
             for name, timing in self.timings.items()
         }
 
+    def indices(self) -> Iterator[str]:
+        """What those of all lanes cost together."""
+        for name in self.timings:
+            if name.startswith("index"):
+                seconds = Order.lanes * self.timings[name].median
+                megabytes = Order.lanes * self.peaks[name] / 1e6
+                size = name.split()[-1]
+                yield (
+                    f"for all {Order.lanes} lanes {seconds:.1f} s and {megabytes:.0f} MB where "
+                    f"shards have {size} samples"
+                )
+
     def table(self) -> str:
         """For a terminal."""
         parts = [format_table(rows, MIXING) for rows in self.mixing.values()]
@@ -111,8 +123,9 @@ class Figures:
             f"a load of {self.load:.1f}: if that is well above 1, other programs ran beside them. "
             "Memory is the peak of what Python and numpy allocate.\n\n"
             f"{format_markdown(self.costs, COSTS)}\n\n"
-            "It is the indices that cost: they have objects for every member. Many samples are "
-            "better cut into many shards than into large ones.\n\n"
+            "It is the indices that cost, for they are objects for every member: "
+            f"{'; '.join(self.indices())}. Many samples are better cut into many shards than into "
+            "large ones.\n\n"
             "## Mixing\n\n"
             f"{self.images:,} images in shards of {SHARD}, means of {EPOCHS} epochs. Rows are "
             f"lanes × window, {Order.lanes} × {Order.window} by "
@@ -172,7 +185,7 @@ def contestants(samples: int) -> Iterator[dict[str, Callable[[], Any]]]:
 
 def starter(order: Order, consumed: int) -> Callable[[], None]:
     """What all readers of a job do before the first batch, every time in an epoch of its own."""
-    epochs = count()
+    epochs = count(consumed)  # an order keeps the pieces of its last epoch
 
     def start() -> None:
         epoch = next(epochs)

@@ -17,8 +17,8 @@ epoch's part begins where the last one's ended. So after any number of epochs no
 more than once more often than another of its set. Pieces of all sets together are what is
 permuted, rotated and cut.
 
-Memory and time to start grow with the number of shards, never with that of samples; docs/results/
-order.md has them, and how well this mixes beside a permutation of all samples.
+Memory and time to start grow with the number of shards, never with that of samples. They are in
+docs/results/order.md, with how well this mixes beside a permutation of all samples.
 """
 
 from __future__ import annotations
@@ -86,8 +86,11 @@ class Order:
     def lane_spans(self, epoch: int, lane: int) -> list[Span]:
         """The pieces of shards that make a lane, in reading order."""
         shorter, longer = divmod(self.samples, self.lanes)
-        before = lane * shorter + min(lane, longer)
-        pieces = _cut(_sequence(self, epoch), before, self.lane_length(lane))
+        before, length = lane * shorter + min(lane, longer), self.lane_length(lane)
+        sequence, ends = _sequence(self, epoch)
+        first, last = np.searchsorted(ends, (before, before + length))
+        start = before - int(ends[first - 1]) if first else before
+        pieces = _cut(sequence[first : last + 1], start, length)
         return [Span(*piece) for piece in pieces.tolist()]
 
     def block(self, epoch: int, lane: int, number: int) -> Ints:
@@ -140,15 +143,15 @@ class Order:
 
 
 @lru_cache(maxsize=1)
-def _sequence(order: Order, epoch: int) -> Ints:
-    """The pieces of an epoch in the order in which lanes are cut from them, one after another."""
+def _sequence(order: Order, epoch: int) -> tuple[Ints, Ints]:
+    """The pieces from which an epoch's lanes are cut in turn, and the samples up to each end."""
     pieces = order.pieces(epoch)
-    if not order.shuffle:
-        return pieces
-    rng = np.random.default_rng([order.seed, epoch])
-    mixed = pieces[rng.permutation(len(pieces))]
-    # The rotation moves the cuts between lanes, so that other samples meet every epoch.
-    return _cut(mixed, int(rng.integers(order.samples)), order.samples)
+    if order.shuffle:
+        rng = np.random.default_rng([order.seed, epoch])
+        mixed = pieces[rng.permutation(len(pieces))]
+        # The rotation moves the cuts between lanes, so that other samples meet every epoch.
+        pieces = _cut(mixed, int(rng.integers(order.samples)), order.samples)
+    return pieces, np.cumsum(pieces[:, 2] - pieces[:, 1])
 
 
 def _count(pieces: Ints) -> int:
