@@ -42,6 +42,7 @@ setup(
             "flask",
             "flask-cors",
             "fsspec",
+            "hypothesis",
             "import-linter",
             "moto[s3]",
             "mypy",

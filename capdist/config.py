@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from shards.cache import Cache, default_folder
 
@@ -32,10 +40,33 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+class ShardSet(Section):
+    """One of several sets that are mixed."""
+
+    shards: str = Field(description="Folder of shards, with its manifest.json.")
+    repeats: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Times an epoch sees it; may be a fraction."
+    )
+
+
+#: A union's members by what tells them apart, which pydantic puts into places of mistakes.
+ONE, SEVERAL = "one folder", "several sets"
+
+
+def _one_or_several(shards: Any) -> str:
+    return SEVERAL if isinstance(shards, list | tuple) else ONE
+
+
 class DataConfig(Section):
     """Where the shards are and how they are read."""
 
-    shards: str = Field(description="Folder of shards, with its manifest.json, or its URL.")
+    shards: Annotated[
+        Annotated[str, Tag(ONE)]
+        | Annotated[tuple[ShardSet, ...], Field(min_length=1), Tag(SEVERAL)],
+        Discriminator(_one_or_several),
+    ] = Field(
+        description="Folder of shards, or its URL, or a list of sets that are mixed in training."
+    )
     min_count: Positive = Field(5, description="Rarer words of the training captions become UNK.")
     max_words: Positive = Field(20, description="Training captions are clipped to this many words.")
     max_concepts: Positive = Field(36, description="Best-scored concepts kept for an image.")
@@ -367,7 +398,7 @@ def _explain(section: type[Section], error: ValidationError, prefix: str) -> str
     # An unknown key is often the misspelling of one that is then missing: name it first.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     # Pydantic puts the chosen member of a union into the place; it is no key of the file.
-    names = [str(part) for part in first["loc"] if part not in _tags(section)]
+    names = [str(part) for part in first["loc"] if part not in {ONE, SEVERAL, *_tags(section)}]
     key = ".".join([prefix, *names] if prefix else names)
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(section, names)}"

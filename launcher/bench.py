@@ -42,7 +42,11 @@ def read_arguments() -> argparse.Namespace:
     gpu = subjects.add_parser("gpu", help="the beam step and searches beside the GPU's ceilings")
     gpu.set_defaults(measure=measure_gpu)
     gpu.add_argument("--model", default="glied", help="registered model, random weights")
-    for subject in (decode, reward, gpu):
+    order = subjects.add_parser("order", help="the order of samples beside a permutation of all")
+    order.set_defaults(measure=measure_order)
+    order.add_argument("--samples", type=int, default=10**8, help="that an epoch starts with")
+    order.add_argument("--images", type=int, default=113_287, help="that are mixed; COCO's")
+    for subject in (decode, reward, gpu, order):
         subject.add_argument("--json", type=Path, help="where to write the figures")
         subject.add_argument("--page", type=Path, help="where to write them as Markdown")
     return parser.parse_args()
@@ -71,6 +75,13 @@ def measure_gpu(args: argparse.Namespace) -> Any:
     from capdist.benchmarks.gpu import measure
 
     return measure(args.model)
+
+
+def measure_order(args: argparse.Namespace) -> Any:
+    """What starting an epoch costs, and how well it mixes."""
+    from capdist.benchmarks.order import measure
+
+    return measure(args.samples, args.images)
 
 
 if __name__ == "__main__":

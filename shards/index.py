@@ -213,11 +213,18 @@ class Manifest:
         Raises:
             ShardError: if the set has no such split.
         """
-        chosen = tuple(shard for shard in self.shards if shard.split == name)
-        if not chosen:
-            known = ", ".join(sorted({shard.split for shard in self.shards}))
+        if name not in self._splits:
+            known = ", ".join(sorted(self._splits))
             raise ShardError(f"{self.place}/{MANIFEST}: no split {name!r}; it has {known}")
-        return chosen
+        return self._splits[name]
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[Shard, ...]]:
+        """Readers ask for a split at every piece of a shard: with many shards a search is dear."""
+        splits: dict[str, list[Shard]] = {}
+        for shard in self.shards:
+            splits.setdefault(shard.split, []).append(shard)
+        return {name: tuple(shards) for name, shards in splits.items()}
 
     def tar(self, shard: Shard) -> Path:
         """Where the bytes of a shard lie, on this node's disk; open it soon (`Source.fetch`).

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from capdist.batch import Batch
 from capdist.config import BatchConfig, DataConfig
 from capdist.data.collate import Collate
+from capdist.data.mixture import repeated
 from capdist.data.order import Order
 from capdist.data.stream import Ranks, Stream
 from capdist.vocab import Vocabulary
@@ -25,11 +27,20 @@ class References:
 
 
 def references(manifest: Manifest, split: str) -> References:
-    """All captions of a split; a split whose captions are withheld gives empty ones."""
+    """All captions of a split; a split whose captions are withheld gives empty ones.
+
+    Raises:
+        ShardError: naming an image id that occurs twice.
+    """
     found = References({}, {})
-    for _, data in manifest.read(split, "json"):
+    for key, data in manifest.read(split, "json"):
         annotation = json.loads(data)
         image = annotation["image_id"]
+        if image in found.raw:
+            raise ShardError(
+                f"{manifest.root}: image id {image} occurs twice in {split}, the second time in "
+                f"sample {key}; build one of the two sets again with other ids"
+            )
         found.raw[image] = tuple(annotation["captions"])
         found.tokens[image] = tuple(tuple(caption) for caption in annotation["tokens"])
     return found
@@ -76,10 +87,12 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
 
 
 def members(manifest: Manifest, split: str) -> set[str]:
-    """What the samples of a split have, by its first: "regions", "boxes", "classes", ..."""
-    first = manifest.index(manifest.split(split)[0])[0]
+    """What the samples of a split have, by the first of each set: "regions", "boxes", ..."""
+    firsts = {Path(shard.name).parent: shard for shard in reversed(manifest.split(split))}
+    entries = [manifest.index(shard)[0] for shard in firsts.values()]
     beside = {"concepts"} if manifest.concepts else set()
-    return beside | {suffix.partition(".")[0] for suffix in first.members}
+    found = [beside | {suffix.partition(".")[0] for suffix in entry.members} for entry in entries]
+    return set.intersection(*found)
 
 
 @dataclass(frozen=True)
@@ -129,7 +142,8 @@ def training_batches(
             f"{manifest.root}: {sum(sizes)} training images for {ranks.world} ranks; "
             "train on no more ranks than images"
         )
-    order = Order(sizes, seed, data.lanes, data.window)
+    sets = repeated(manifest, data.shards)
+    order = Order(sizes, seed, data.lanes, data.window, sets=sets)
     return _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
 
 

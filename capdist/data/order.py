@@ -7,16 +7,30 @@ lane p % lanes.
 
 Two facts follow. A job with W ranks, W dividing the lanes, gives rank k the positions p with
 p % W = k: whole lanes, read front to back, and the same global batches for every W. And the
-state of an epoch is one number, the samples consumed.
+state of an epoch is one number, the samples consumed: whoever goes on reads, of each lane, at most
+the block that is in use once more.
+
+Where several sets are mixed, one of n samples that is to be seen r times an epoch brings
+m = max(1, round(r n)) samples into each: m // n times all of its shards, and a part of m % n. For
+these parts its shards are laid in a ring, in a seeded permutation that all epochs share; every
+epoch's part begins where the last one's ended. So after any number of epochs no sample was seen
+more than once more often than another of its set. Pieces of all sets together are what is
+permuted, rotated and cut.
+
+Memory and time to start grow with the number of shards, never with that of samples. They are in
+docs/results/order.md, with how well this mixes beside a permutation of all samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,18 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """One of several sets: its number of shards, and how often an epoch sees it."""
+
+    shards: int
+    times: float
+
+    def drawn(self, samples: int) -> int:
+        """Samples that it brings into every epoch, of a set of so many."""
+        return max(1, round(self.times * samples))
+
+
+@dataclass(frozen=True)
 class Order:
     """The order of a split's samples.
 
@@ -38,6 +64,7 @@ class Order:
         lanes: pieces read side by side; a property of the order, not of the job.
         window: samples of a lane that are mixed with each other.
         shuffle: False for evaluation: the shards as they stand.
+        sets: whose the shards are, in turn; none: all are of one, seen once.
     """
 
     sizes: tuple[int, ...]
@@ -45,11 +72,12 @@ class Order:
     lanes: int = 64
     window: int = 64
     shuffle: bool = True
+    sets: tuple[Repeated, ...] = ()
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return sum(self.sizes)
+        return sum(part.drawn(_count(shards)) for part, shards in self._sets)
 
     def lane_length(self, lane: int) -> int:
         """Samples of a lane: positions lane, lane + lanes, ... below `samples`."""
@@ -57,11 +85,15 @@ class Order:
 
     def lane_spans(self, epoch: int, lane: int) -> list[Span]:
         """The pieces of shards that make a lane, in reading order."""
-        sequence = self._sequence(epoch)
-        before = sum(self.lane_length(other) for other in range(lane))
-        return _cut(sequence, before, before + self.lane_length(lane))
+        shorter, longer = divmod(self.samples, self.lanes)
+        before, length = lane * shorter + min(lane, longer), self.lane_length(lane)
+        sequence, ends = _sequence(self, epoch)
+        first, last = np.searchsorted(ends, (before, before + length))
+        start = before - int(ends[first - 1]) if first else before
+        pieces = _cut(sequence[first : last + 1], start, length)
+        return [Span(*piece) for piece in pieces.tolist()]
 
-    def block(self, epoch: int, lane: int, number: int) -> npt.NDArray[np.int64]:
+    def block(self, epoch: int, lane: int, number: int) -> Ints:
         """The order within block ``number`` of a lane: its j-th sample out is entry j's in."""
         size = min(self.window, self.lane_length(lane) - number * self.window)
         if not self.shuffle:
@@ -83,24 +115,58 @@ class Order:
             for j in self.block(epoch, lane, number)
         ]
 
-    def _sequence(self, epoch: int) -> list[Span]:
-        whole = [Span(shard, 0, size) for shard, size in enumerate(self.sizes)]
-        if not self.shuffle:
-            return whole
-        rng = np.random.default_rng([self.seed, epoch])
-        mixed = [whole[shard] for shard in rng.permutation(len(whole))]
+    def pieces(self, epoch: int) -> Ints:
+        """What all sets bring into an epoch, set by set: rows of shard, start and stop."""
+        return np.concatenate([self._part(epoch, number) for number in range(len(self._sets))])
+
+    @cached_property
+    def _sets(self) -> list[tuple[Repeated, Ints]]:
+        """Every set and its whole shards as such pieces."""
+        sizes = np.array(self.sizes, np.int64)
+        pieces = np.stack([np.arange(len(sizes)), np.zeros_like(sizes), sizes], 1)
+        sets = self.sets or (Repeated(len(sizes), 1.0),)
+        cuts = np.cumsum([part.shards for part in sets])[:-1]
+        return list(zip(sets, np.split(pieces, cuts), strict=True))
+
+    def _part(self, epoch: int, number: int) -> Ints:
+        """What a set brings into an epoch."""
+        part, shards = self._sets[number]
+        count = _count(shards)
+        whole, rest = divmod(part.drawn(count), count)
+        pieces = [shards] * whole
+        if rest:
+            # Longer than keys of epochs and blocks, which numpy takes as if filled up by zeros.
+            rng = np.random.default_rng([self.seed, number, 0, 0, 1])
+            ring = shards[rng.permutation(len(shards))]
+            pieces.append(_cut(ring, epoch * rest % count, rest))
+        return np.concatenate(pieces)
+
+
+@lru_cache(maxsize=1)
+def _sequence(order: Order, epoch: int) -> tuple[Ints, Ints]:
+    """The pieces from which an epoch's lanes are cut in turn, and the samples up to each end."""
+    pieces = order.pieces(epoch)
+    if order.shuffle:
+        rng = np.random.default_rng([order.seed, epoch])
+        mixed = pieces[rng.permutation(len(pieces))]
         # The rotation moves the cuts between lanes, so that other samples meet every epoch.
-        offset = int(rng.integers(self.samples))
-        return _cut(mixed, offset, self.samples) + _cut(mixed, 0, offset)
+        pieces = _cut(mixed, int(rng.integers(order.samples)), order.samples)
+    return pieces, np.cumsum(pieces[:, 2] - pieces[:, 1])
 
 
-def _cut(spans: Sequence[Span], start: int, stop: int) -> list[Span]:
-    """Samples start..stop-1 of a sequence of spans."""
-    pieces = []
-    for span in spans:
-        size = span.stop - span.start
-        first, last = max(start, 0), min(stop, size)
-        if first < last:
-            pieces.append(Span(span.shard, span.start + first, span.start + last))
-        start, stop = start - size, stop - size
-    return pieces
+def _count(pieces: Ints) -> int:
+    return int((pieces[:, 2] - pieces[:, 1]).sum())
+
+
+def _cut(pieces: Ints, start: int, length: int) -> Ints:
+    """So many samples of a ring of pieces from ``start`` on, at most once around."""
+    sizes = pieces[:, 2] - pieces[:, 1]
+    begins = np.cumsum(sizes) - sizes
+    turn = int(sizes.sum())
+    cuts = []
+    for first in (start, start - turn):  # the ring laid out from its begin, and once more
+        low = np.clip(first - begins, 0, sizes)
+        high = np.clip(first + length - begins, 0, sizes)
+        cut = np.stack([pieces[:, 0], pieces[:, 1] + low, pieces[:, 1] + high], 1)
+        cuts.append(cut[high > low])
+    return np.concatenate(cuts)

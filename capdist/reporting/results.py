@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from capdist.config import DataConfig
+from capdist.data.mixture import load_shards
 from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves
 from capdist.reporting.journal import JOURNAL, read_records
@@ -104,7 +106,7 @@ class Results:
     @cached_property
     def manifest(self) -> Manifest:
         """Of the shards it was trained on."""
-        return Manifest.load(self.config["data"]["shards"])
+        return load_shards(DataConfig(**self.config["data"]))
 
     def _scored(self) -> dict[int, dict[str, Any]]:
         """Rows of scores by beam."""

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from capdist.config import Config, ConfigError, DecodingConfig, read_json, validate
+from capdist.data.mixture import load_shards
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.checkpoint import find_checkpoint
 from capdist.vocab import Vocabulary
@@ -105,7 +106,7 @@ def run_shards(config: Config, run: Path) -> Manifest:
     Raises:
         ShardError: if either is not there.
     """
-    manifest = Manifest.load(config.data.shards, config.data.cache)
+    manifest = load_shards(config.data)
     return manifest.with_concepts(ConceptSet.load(run / "concepts")) if config.mil else manifest
 
 

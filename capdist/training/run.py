@@ -19,6 +19,7 @@ import torch
 
 from capdist.config import Config, ConfigError, MilStage, Stage, XeStage
 from capdist.data.dataset import Batches, check_needs, count_words, training_batches
+from capdist.data.mixture import describe, load_shards
 from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.journal import Journal
@@ -108,7 +109,7 @@ class Run:
         Raises:
             ConfigError, ShardError: if they do not.
         """
-        manifest = Manifest.load(config.data.shards, config.data.cache)
+        manifest = load_shards(config.data)
         manifest.split(config.validation.split)
         vocab = count_words(manifest, config.data.min_count)
         run = cls(config, where, job, stop, manifest, vocab, Checkpoints(Path(config.run), job))
@@ -138,6 +139,8 @@ class Run:
             f"{self.manifest.name}, {train} training images, {len(self.vocab)} words; "
             f"{self.config.engine}, {self.job.ranks.world} rank(s) on {self.job.device.type}"
         )
+        for line in describe(self.manifest, self.config.data.shards):
+            print(line)
         if self.config.mil:
             detection = Detection.of(self.config, self.config.mil, self.manifest)
             size = sum(parameter.numel() for parameter in detection.new_model().parameters())

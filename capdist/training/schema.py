@@ -50,9 +50,8 @@ def _sections(
     """The page of a section and those of the sections in it, by their titles."""
     yield section["title"], f"## `{place}{which}`\n\n{_table(section)}\n"
     for key, field in section["properties"].items():
-        for part in _sections_in(field, known):
+        for part, number in _sections_in(field, known):
             chosen = [part["properties"].get(key, {}).get("const") for key in ("name", "objective")]
-            number = ".N" if "items" in field else ""
             inside = f"{place}.{key}{number}".removeprefix("config.")
             yield from _sections(inside, part, known, "".join(f" = {c}" for c in chosen if c))
 
@@ -68,18 +67,17 @@ def _table(section: dict[str, Any]) -> str:
     return "\n".join([head, *rows])
 
 
-def _sections_in(field: dict[str, Any], known: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The sections that a field may hold, itself or as an item."""
-    items = field.get("items", {})
-    for part in (
-        field,
-        items,
-        *(field | items).get("anyOf", []),
-        *(field | items).get("oneOf", []),
-    ):
-        found = known[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
-        if "properties" in found:
-            yield found
+def _sections_in(
+    field: dict[str, Any], known: dict[str, Any], number: str = ""
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """The sections that a field may hold: itself, or ".N", as an item."""
+    found = known[field["$ref"].rpartition("/")[2]] if "$ref" in field else field
+    if "properties" in found:
+        yield found, number
+    for part in (*field.get("anyOf", []), *field.get("oneOf", [])):
+        yield from _sections_in(part, known, number)
+    if "items" in field:
+        yield from _sections_in(field["items"], known, ".N")
 
 
 if __name__ == "__main__":

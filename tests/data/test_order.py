@@ -52,9 +52,7 @@ def test_batches_mix_samples_of_many_shards() -> None:
 
 def test_neighbours_change_between_epochs() -> None:
     order = Order((100,) * 10, seed=1)
-    batches = [
-        [frozenset(list(order.positions(epoch))[i : i + 20]) for i in range(0, 1000, 20)]
-        for epoch in range(2)
-    ]
+    epochs = [list(order.positions(epoch)) for epoch in range(2)]
+    batches = [[frozenset(places[i : i + 20]) for i in range(0, 1000, 20)] for places in epochs]
     shared = max(len(a & b) for a in batches[0] for b in batches[1])
     assert shared <= 8

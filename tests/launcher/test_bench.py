@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
+from capdist.benchmarks.order import measure
+from capdist.config import ConfigError
 from capdist.vocab import EOS, PAD
 from tests.launcher.conftest import launch, refused
 
@@ -57,6 +59,26 @@ def test_reward(tmp_path: Path) -> None:
 def test_no_images() -> None:
     refusal = refused(launch("bench.py", "reward", "--images", "0"))
     assert refusal == "error: --images: expected 1 or more, got 0"
+
+
+def test_order(tmp_path: Path) -> None:
+    out, page = tmp_path / "figures.json", tmp_path / "page.md"
+    setting = ["--samples", "10000", "--images", "2600"]
+    result = launch("bench.py", "order", *setting, "--json", str(out), "--page", str(page))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(out.read_text())
+    assert figures["mixing"]["80"]["as stored"]["again"] == 10_000
+    assert figures["costs"]["permutation of all samples"]["peak MB"] >= 0.08
+    worst = figures["mixing"]["160"]["1 × 4096"]["source 16"]
+    assert f"{worst:.1f}" in page.read_text()
+    assert "order, 100 shards, resumed" in result.stdout
+
+
+def test_too_few_samples_for_an_order() -> None:
+    with pytest.raises(ConfigError, match="--images: expected 2560 or more, got 2000"):
+        measure(10_000, 2000)
+    with pytest.raises(ConfigError, match="--samples: expected 10000 or more, got 10"):
+        measure(10, 5000)
 
 
 def test_options_of_one_subject_are_not_the_others() -> None:

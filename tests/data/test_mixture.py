@@ -1,0 +1,257 @@
+"""Several folders of shards as one set."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from capdist.config import BatchConfig, DataConfig, ShardSet, validate
+from capdist.data.dataset import (
+    captioned,
+    count_words,
+    evaluation_batches,
+    members,
+    references,
+    training_batches,
+)
+from capdist.data.mixture import describe, load_shards, unite
+from capdist.data.stream import Ranks
+from shards.index import Features, Manifest
+from shards.schema import Sample, ShardError
+from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
+from shards.writer import write
+from tests.conftest import GroundedSource, TinySource, tiny_sample
+
+IMAGES, ALONE = 8, Ranks()
+#: Of 19 and 30 images: 48 and 9 in every epoch.
+REPEATS = (2.5, 0.3)
+
+
+@dataclass(frozen=True)
+class Shifted(TinySource):
+    """Other images: ids from ``first`` on."""
+
+    sizes: tuple[tuple[str, int], ...] = (("train", 30), ("val", 4))
+    first: int = 5000
+    extractor: str = "tiny-v1"
+
+    @property
+    def features(self) -> Features:
+        return Features(self.extractor, self.dim, 5)
+
+    def splits(self) -> dict[str, Sequence[int]]:
+        return {
+            name: range(ids.start + self.first, ids.stop + self.first)
+            for name, ids in super().splits().items()
+        }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    root = tmp_path_factory.mktemp("sets")
+    few = TinySource(sizes=(("train", 19), ("val", 7), ("test", 5)), name="few")
+    write(few, root / "a", samples_per_shard=8, workers=1)
+    write(Shifted(name="many"), root / "b", samples_per_shard=4, workers=1)
+    return str(root / "a"), str(root / "b")
+
+
+@pytest.fixture(scope="module")
+def data(folders: tuple[str, str]) -> DataConfig:
+    sets = tuple(
+        ShardSet(shards=folder, repeats=r) for folder, r in zip(folders, REPEATS, strict=True)
+    )
+    return DataConfig(shards=sets, min_count=1, lanes=8, window=4, workers=0)
+
+
+@pytest.fixture(scope="module")
+def manifest(data: DataConfig) -> Manifest:
+    return load_shards(data)
+
+
+def steps(
+    manifest: Manifest, data: DataConfig, epoch: int, ranks: Ranks = ALONE, consumed: int = 0
+) -> list[list[str]]:
+    """Keys of a rank's steps."""
+    vocab = count_words(manifest, 1)
+    sizes = BatchConfig(images=IMAGES, micro=IMAGES // ranks.world)
+    batches = training_batches(manifest, data, sizes, vocab, ranks, 1)
+    return [list(chain(*(b.keys for b in step))) for step in batches.epoch(epoch, consumed)]
+
+
+def key(number: int) -> str:
+    return f"{number:012d}"
+
+
+def test_every_epoch_has_its_part_of_each_set(manifest: Manifest, data: DataConfig) -> None:
+    few, many = [key(n) for n in range(19)], [key(n) for n in range(5000, 5030)]
+    total: Counter[str] = Counter()
+    for epoch in range(10):
+        seen = Counter(chain(*steps(manifest, data, epoch)))
+        assert set(seen) <= {*few, *many}
+        assert sum(seen[k] for k in few) == round(2.5 * 19) == 48
+        assert sum(seen[k] for k in many) == round(0.3 * 30) == 9
+        assert all(seen[k] in (2, 3) for k in few)
+        assert all(seen[k] in (0, 1) for k in many)
+        total += seen
+    assert {total[k] for k in few} == {480 // 19, 480 // 19 + 1}
+    assert {total[k] for k in many} == {90 // 30}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_the_same_global_batches(
+    manifest: Manifest, data: DataConfig, world: int
+) -> None:
+    whole = steps(manifest, data, 3)
+    ranks = [steps(manifest, data, 3, Ranks(rank, world)) for rank in range(world)]
+    assert [len(step) for step in whole] == [IMAGES] * 7 + [1]
+    assert ranks == [[step[rank::world] for step in whole] for rank in range(world)]
+
+
+def test_resume_goes_on_where_it_was(manifest: Manifest, data: DataConfig) -> None:
+    whole = steps(manifest, data, 2)
+    for step in range(len(whole) + 1):
+        assert steps(manifest, data, 2, consumed=step * IMAGES) == whole[step:]
+
+
+def test_a_list_of_one_set_is_that_set(folders: tuple[str, str], data: DataConfig) -> None:
+    plain = data.model_copy(update={"shards": folders[0]})
+    listed = data.model_copy(update={"shards": (ShardSet(shards=folders[0]),)})
+    expected = steps(load_shards(plain), plain, 1)
+    assert steps(load_shards(listed), listed, 1) == expected
+
+
+def test_other_splits_are_the_first_sets(manifest: Manifest, data: DataConfig) -> None:
+    vocab = count_words(manifest, 1)
+    for split, first, count in (("val", 1000, 7), ("test", 2000, 5)):
+        batches = evaluation_batches(manifest, split, data, 3, vocab, Ranks())
+        keys = [k for batch in chain(*batches.epoch(0)) for k in batch.keys]
+        assert sorted(keys) == [key(n) for n in range(first, first + count)]
+
+
+def test_words_are_counted_once_for_each_image(manifest: Manifest) -> None:
+    expected: Counter[str] = Counter()
+    for number in (*range(19), *range(5000, 5030)):
+        expected.update(chain(*tiny_sample(number).tokens))
+    train = captioned(manifest, "train")
+    found = Counter(word for image in train.tokens.values() for word in chain(*image))
+    assert found == expected
+    assert len(train.raw) == 49
+    assert set(count_words(manifest, 1).words[4:]) == set(expected)
+
+
+def test_the_union_speaks_of_both(manifest: Manifest, data: DataConfig) -> None:
+    assert manifest.name == "few + many"
+    features = manifest.features
+    assert (features.name, features.dim, features.max_regions) == ("tiny-v1", 6, 5)
+    lines = describe(manifest, data.shards)
+    assert lines[0].endswith("a: 48 of 57 images of an epoch (84.2 %); it has 19")
+    assert lines[1].endswith("b: 9 of 57 images of an epoch (15.8 %); it has 30")
+    assert describe(manifest, "one folder") == []
+    few, many = (Manifest.load(part.shards) for part in data.shards)
+    wide = replace(many, features=replace(many.features, max_regions=9))
+    assert unite([few, wide]).features.max_regions == 9
+
+
+def test_a_recorded_config_reads_back(data: DataConfig) -> None:
+    assert validate(DataConfig, json.loads(data.model_dump_json()), "config.json") == data
+
+
+def union(*folders: Path | str) -> Manifest:
+    return load_shards(DataConfig(shards=tuple(ShardSet(shards=str(f)) for f in folders)))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Shifted(dim=5), r"b: features 'tiny-v1' of width 5, but .*a has 'tiny-v1' of width 6"),
+        (Shifted(extractor="other"), r"b: features 'other' of width 6, but .*a has 'tiny-v1'"),
+        (Shifted(class_names=("dog",)), r"b: its 1 class names are not the 0 of .*a; build both"),
+        (Shifted(sizes=(("val", 3),)), r"b/manifest.json: no split 'train'; it has val"),
+    ],
+)
+def test_sets_that_do_not_fit(
+    folders: tuple[str, str], tmp_path: Path, source: Shifted, message: str
+) -> None:
+    write(source, tmp_path / "b", workers=1)
+    with pytest.raises(ShardError, match=message):
+        union(folders[0], tmp_path / "b")
+
+
+def test_other_scales_or_distributions_do_not_fit(data: DataConfig) -> None:
+    few, many = (Manifest.load(part.shards) for part in data.shards)
+    narrow = replace(many, features=replace(many.features, scale=(0.1,) * 6))
+    with pytest.raises(ShardError, match=r"b: regions of int8 with other scales than .*a; build"):
+        unite([few, narrow])
+    far = replace(many.features.fingerprint, mean=(9.0,) * 6)
+    with pytest.raises(ShardError, match=r"b: features 'tiny-v1' are distributed otherwise"):
+        unite([few, replace(many, features=replace(many.features, fingerprint=far))])
+
+
+def test_an_image_id_of_two_sets_is_named(folders: tuple[str, str], tmp_path: Path) -> None:
+    class Renamed(Shifted):
+        def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+            for sample in super().load(split, ids):
+                yield replace(sample, image_id=sample.image_id - 4990)
+
+    write(Renamed(), tmp_path / "b", workers=1)
+    message = r"a \+ .*b: image id 10 occurs twice in train, the second time in sample 0+5000"
+    with pytest.raises(ShardError, match=message):
+        references(union(folders[0], tmp_path / "b"), "train")
+
+
+def test_a_set_that_is_listed_twice(folders: tuple[str, str]) -> None:
+    with pytest.raises(ShardError, match=r"a/\.\./a: twice in data\.shards"):
+        union(folders[0], f"{folders[0]}/../a")
+
+
+def test_the_union_has_what_all_sets_have(folders: tuple[str, str], tmp_path: Path) -> None:
+    class Grounded(Shifted, GroundedSource):
+        class_names = ()
+
+    write(Grounded(), tmp_path / "b", workers=1)
+    alone = members(Manifest.load(tmp_path / "b"), "train")
+    assert alone == {"json", "regions", "boxes", "concepts", "grounding", "classes"}
+    for sets in ([folders[0], tmp_path / "b"], [tmp_path / "b", folders[0]]):
+        assert members(union(*sets), "train") == alone - {"grounding", "classes"}
+
+
+def predict(folder: Path | str, detector: str, kept: int) -> None:
+    """Concepts beside the tars: every sample's own key as its word."""
+    manifest, files = Manifest.load(folder), dict[str, Sidecar]()
+    for shard in manifest.shards:
+        found = {entry.key: ((f"word{entry.key}", 0.5),) for entry in manifest.index(shard)}
+        files[shard.name] = write_sidecar(manifest.root, shard.name, shard.sha256, found)
+    ConceptSet(manifest.root, detector, {}, kept, files).save()
+
+
+def test_concepts_beside_the_tars(data: DataConfig, tmp_path: Path) -> None:
+    sets = [tmp_path / "a", tmp_path / "b"]
+    write(TinySource(sizes=(("train", 5), ("val", 3))), sets[0], samples_per_shard=2, workers=1)
+    write(Shifted(sizes=(("train", 6), ("val", 2))), sets[1], samples_per_shard=2, workers=1)
+    predict(sets[0], "d1", 3)
+    with pytest.raises(ShardError, match=r"b: concepts of the tars, but .*a has those of detector"):
+        union(*sets)
+    predict(sets[1], "d2", 5)
+    with pytest.raises(ShardError, match=r"b: concepts of detector d2, .*those of detector d1"):
+        union(*sets)
+    predict(sets[1], "d1", 5)
+    manifest = union(*sets)
+    assert manifest.concepts is not None
+    assert (manifest.concepts.detector, manifest.concepts.kept) == ("d1", 5)
+    manifest.concepts.check(manifest.tars)
+    plain = data.model_copy(update={"shards": ""})
+    batches = training_batches(
+        manifest, plain, BatchConfig(images=4, micro=4), count_words(manifest, 1), Ranks(), 1
+    )
+    samples = list(chain(*batches.stream.epoch(0)))
+    assert len(samples) == 11
+    assert all(sample.concepts == ((f"word{sample.key}", 0.5),) for sample in samples)
+    (sets[1] / CONCEPTS).unlink()
+    with pytest.raises(ShardError, match="b: concepts of the tars"):
+        union(*sets)

@@ -1,0 +1,80 @@
+"""What the reader touches: of a set whose other samples are damaged, it takes no notice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from capdist.data.order import Order
+from capdist.data.stream import Ranks, Stream
+from shards.index import Manifest, index_path
+from shards.schema import ShardError
+from shards.writer import write
+from tests.conftest import TinySource
+
+IMAGES, LANES, WINDOW = 10, 4, 6
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    source = TinySource(sizes=(("train", 160),))
+    return write(source, tmp_path_factory.mktemp("whole"), samples_per_shard=8, workers=1)
+
+
+@pytest.fixture
+def copy(whole: Manifest, tmp_path: Path) -> Manifest:
+    shutil.copytree(whole.root, tmp_path / "copy")
+    return Manifest.load(tmp_path / "copy")
+
+
+def stream(manifest: Manifest) -> Stream:
+    sizes = tuple(shard.samples for shard in manifest.split("train"))
+    return Stream(manifest, "train", Order(sizes, 7, LANES, WINDOW), Ranks(), IMAGES)
+
+
+def keys(manifest: Manifest, step: int = 0) -> list[list[str]]:
+    return [[s.key for s in samples] for samples in stream(manifest).epoch(0, step * IMAGES)]
+
+
+def in_use(order: Order, first: int, last: int) -> set[tuple[int, int]]:
+    """Samples of the blocks that positions first..last-1 lie in."""
+    found = set()
+    for lane in range(order.lanes):
+        spans = order.lane_spans(0, lane)
+        read = [(span.shard, i) for span in spans for i in range(span.start, span.stop)]
+        places = [p // order.lanes for p in range(first, last) if p % order.lanes == lane]
+        blocks = {place // order.window for place in places}
+        found |= {place for i, place in enumerate(read) if i // order.window in blocks}
+    return found
+
+
+@pytest.mark.parametrize("step", [3, 8, 15])
+def test_resuming_touches_one_block_of_each_lane_again(
+    whole: Manifest, copy: Manifest, step: int
+) -> None:
+    needed = in_use(stream(whole).order, step * IMAGES, 160)
+    assert len(needed) <= 160 - step * IMAGES + LANES * (WINDOW - 1)
+    for number, shard in enumerate(copy.split("train")):
+        data = bytearray(copy.tar(shard).read_bytes())
+        for place, entry in enumerate(copy.index(shard)):
+            for member in entry.members.values():
+                if (number, place) not in needed:
+                    data[member.offset : member.offset + member.size] = bytes(member.size)
+        copy.tar(shard).write_bytes(data)
+    assert keys(copy, step) == keys(whole)[step:]
+    with pytest.raises(ShardError, match="has another checksum"):
+        keys(copy)
+
+
+def test_an_index_is_read_when_its_shard_is(whole: Manifest, copy: Manifest) -> None:
+    needed = {shard for shard, _ in in_use(stream(whole).order, 0, IMAGES)}
+    assert len(needed) < 10 < len(copy.shards)
+    for number, shard in enumerate(copy.split("train")):
+        if number not in needed:
+            index_path(copy.tar(shard)).unlink()
+    steps = stream(copy).epoch(0)
+    assert [sample.key for sample in next(steps)] == keys(whole)[0]
+    with pytest.raises(ShardError, match=r"index\.json: missing"):
+        list(steps)
