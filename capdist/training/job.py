@@ -68,8 +68,8 @@ class Job:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise MeetError(
                 f"rank {os.environ['RANK']} does not meet the others at {place}: "
-                f"{str(error).splitlines()[0]}; see whether another program has the port "
-                "(MASTER_PORT; a new SLURM job gets another), and whether this node reaches that one"
+                f"{str(error).splitlines()[0]}; is the port (MASTER_PORT) another program's, or "
+                "can't this node reach that one? A new SLURM job gets another port"
             ) from error
         return cls(Ranks(distributed.get_rank(), distributed.get_world_size()), device)
 

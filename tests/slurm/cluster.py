@@ -1,6 +1,6 @@
 """A SLURM of two nodes on this machine, apart from any that the system has.
 
-It has its own munge key and socket, ports, spool folders and configuration, all in one folder.
+Its munge key and socket, ports, spool folders and configuration are all its own, in one folder.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from tests.training.ranks import ROOT, free_port
 
-DAEMONS = ("munged", "slurmctld", "slurmd")
-#: Waits of a scheduler that serves many are cut short; a node that is gone is missed soon.
+NODES = ("one", "two")
+#: The waits of a scheduler that serves many are cut short. What a job is preempted with is what its
+#: --signal asks for. The GPUs are files that are there: SLURM only counts and binds them.
 CONF = """
 ClusterName=capdist
-SlurmctldHost=localhost
-SlurmctldAddr=127.0.0.1
+SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
@@ -37,41 +38,43 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmdSpoolDir={folder}/spool-%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+MpiDefault=none
+MailProg=/bin/true
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SlurmdTimeout=10
-MailProg=/bin/true
-MpiDefault=none
-NodeName=one NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4
-NodeName=two NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4
+SlurmctldParameters=preempt_send_user_signal
+SlurmdTimeout=5
+GresTypes=gpu
+NodeName=one NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2
+NodeName=two NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2
 PartitionName=work Nodes=one,two Default=YES PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=one,two PriorityTier=2
 """
+GPUS = "NodeName=one,two Name=gpu File=/dev/null,/dev/zero\n"
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
 
 def absent() -> str:
     """Why there can't be a SLURM here; empty if there can."""
-    missing = [name for name in DAEMONS if not shutil.which(name, path=_path())]
-    return f"there is no {missing[0]}; apt-get install slurm-wlm munge" if missing else ""
-
-
-def _path() -> str:
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+    for name in ("munged", "slurmctld", "slurmd", "sbatch"):
+        if not shutil.which(name, path=PATH):
+            return f"there is no {name}; apt-get install slurm-wlm munge"
+    return ""
 
 
 class Cluster:
-    """Daemons, up between `__enter__` and `__exit__`."""
+    """Its daemons are up inside the ``with``, and nothing of it is left behind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.env = {
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))},
-            "PATH": _path(),
+            "PATH": PATH,
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "SLURM_CONF": str(folder / "slurm.conf"),
@@ -81,56 +84,99 @@ class Cluster:
         try:
             self._start()
         except BaseException:
-            self._end()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end()
+        """Whatever has this configuration, jobs included: they outlive their slurmd."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == self._env["SLURM_CONF"]:
+                    process.kill()
+        for daemon in self._daemons:
+            daemon.wait()
 
     def _start(self) -> None:
         folder = self.folder
         folder.chmod(0o700)
-        key = folder / "munge.key"
+        key, socket = folder / "munge.key", folder / "munge.socket"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        for name in ("state", "spool-one", "spool-two"):
-            (folder / name).mkdir()
-        ports = [free_port() for _ in range(3)]
-        conf = CONF.format(folder=folder, user=getpass.getuser(), ports=ports)
-        (folder / "slurm.conf").write_text(conf)
-        files = {name: f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")}
-        self._daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files.values())
-        self._until(lambda: (folder / "munge.socket").exists())
+        (folder / "state").mkdir()
+        user, ports = getpass.getuser(), [free_port() for _ in range(3)]
+        (folder / "slurm.conf").write_text(CONF.format(folder=folder, user=user, ports=ports))
+        (folder / "gres.conf").write_text(GPUS)
+        files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+        self._daemon("munged", "--foreground", "--force", f"--socket={socket}", *files)
+        self.wait_for(socket.exists)
         self._daemon("slurmctld", "-D", "-i")
-        for node in ("one", "two"):
-            self._daemon("slurmd", "-D", "-N", node)
-        self._until(lambda: self.say("sinfo", "-h", "-o", "%T %D").split() == ["idle", "2"])
+        for node in NODES:
+            (folder / f"spool-{node}").mkdir()
+            self.node(node)
+        self.wait_for(lambda: self.run("sinfo", "-h", "-o", "%T %D").split() == ["idle", "2"])
 
-    def _daemon(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}-{command[-1]}.log".replace("/", "_")[-60:]).open("wb") as log:
-            self.processes.append(
-                subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    def node(self, name: str) -> subprocess.Popen[bytes]:
+        """Start one node's daemon."""
+        return self._daemon("slurmd", "-D", "-N", name)
+
+    def _daemon(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "daemons.log").open("ab") as log:
+            self._daemons.append(
+                subprocess.Popen(
+                    command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
             )
+        return self._daemons[-1]
 
-    def _until(self, moment: Callable[[], bool]) -> None:
-        latest = time.monotonic() + 30
+    def wait_for(self, moment: Callable[[], bool], seconds: float = 30) -> None:
+        """Until it has come.
+
+        Raises:
+            AssertionError: with what the daemons said, if it does not.
+        """
+        latest = time.monotonic() + seconds
         while not moment():
-            assert time.monotonic() < latest, self.folder
-            assert all(process.poll() is None for process in self.processes), self.folder
+            assert time.monotonic() < latest, (self.folder / "daemons.log").read_text()[-3000:]
             time.sleep(0.1)
 
-    def _end(self) -> None:
-        """The jobs' processes first: they outlive their slurmd."""
-        ours = [psutil.Process(process.pid) for process in self.processes if process.poll() is None]
-        for process in [*(child for p in ours for child in p.children(recursive=True)), *ours]:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                pass
-        for daemon in self.processes:
-            daemon.wait()
-
-    def say(self, *command: str) -> str:
-        result = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    def run(self, *command: str) -> str:
+        """What a command of SLURM's prints."""
+        result = subprocess.run(
+            command, env=self._env, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert result.returncode == 0, result.stderr
         return result.stdout
+
+    def submit(self, *arguments: str) -> Job:
+        """``sbatch`` with its output in the cluster's folder."""
+        log = self.folder / "job-%A-%a.log"
+        number = self.run("sbatch", "--parsable", f"--output={log}", *arguments).strip()
+        return Job(self, int(number))
+
+
+class Job:
+    """A submitted batch job."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        self.cluster, self.number = cluster, number
+
+    @property
+    def log(self) -> str:
+        """Its output so far."""
+        files = self.cluster.folder.glob(f"job-{self.number}-*.log")
+        return "".join(file.read_text() for file in files)
+
+    def fact(self, name: str) -> str:
+        """What ``scontrol show job`` says of it."""
+        facts = self.cluster.run("scontrol", "--oneliner", "show", "job", str(self.number)).split()
+        return next(fact for fact in facts if fact.startswith(f"{name}=")).partition("=")[2]
+
+    def end(self, seconds: float = 120) -> str:
+        """Its state once it has ended."""
+        going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED")
+        latest = time.monotonic() + seconds
+        while (state := self.fact("JobState")) in going:
+            assert time.monotonic() < latest, self.log
+            time.sleep(0.2)
+        return state
