@@ -4,7 +4,9 @@
 RAY=$MASTER_ADDR:$((MASTER_PORT + 1))
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+export RAY RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+# At the job's end there is nothing left to wait for.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 # One node's part. The signal before the end is the ranks': they have rewards until they have saved.
 ray_node() {
@@ -21,11 +23,10 @@ ray_node() {
     rm -rf "$folder"
 }
 export -f ray_node
-export RAY
 
 srun --overlap --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit \
     --output="$logs/ray-%n.log" bash -c 'ray_node "$@"' ray "${PYTHON[@]}" &
-for _ in {1..120}; do
+for _ in {1..180}; do
     up=$(grep -ls 'Ray runtime started' "$logs"/ray-*.log | wc -l)
     [ "$up" -lt "$SLURM_NNODES" ] || break
     kill -0 $! 2>/dev/null || break

@@ -51,7 +51,7 @@ SlurmdTimeout=5
 GresTypes=gpu
 NodeName=one NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Gres=gpu:2
 NodeName=two NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2
-PartitionName=work Nodes=one,two Default=YES PriorityTier=1 GraceTime=60
+PartitionName=work Nodes=one,two Default=YES PriorityTier=1 GraceTime=200
 PartitionName=urgent Nodes=one,two PriorityTier=2
 """
 GPUS = "NodeName=one,two Name=gpu File=/dev/null,/dev/zero\n"
@@ -129,7 +129,7 @@ class Cluster:
             )
         return self._daemons[-1]
 
-    def wait_for(self, moment: Callable[[], bool], seconds: float = 30) -> None:
+    def wait_for(self, moment: Callable[[], bool], seconds: float = 100) -> None:
         """Until it has come.
 
         Raises:
@@ -172,7 +172,7 @@ class Job:
         facts = self.cluster.run("scontrol", "--oneliner", "show", "job", str(self.number)).split()
         return next(fact for fact in facts if fact.startswith(f"{name}=")).partition("=")[2]
 
-    def end(self, seconds: float = 120) -> str:
+    def end(self, seconds: float = 200) -> str:
         """Its state once it has ended."""
         going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED")
         latest = time.monotonic() + seconds
