@@ -63,15 +63,16 @@ def test_preempted_it_goes_on_as_if_nothing_had_happened(
     same(run, whole)
 
 
-def test_an_evaluation(cluster: Cluster, whole: Path) -> None:
-    job = cluster.submit("launcher/slurm/evaluate.sbatch", str(whole), "--beam", "1")
+def test_an_evaluation(cluster: Cluster, whole: Path, without_java: str) -> None:
+    script = "launcher/slurm/evaluate.sbatch"
+    job = cluster.submit(without_java, script, str(whole), "--beam", "1")
     assert job.end() == "COMPLETED", job.log
     assert "CIDEr" in job.log
     assert (whole / "scores" / "test-beam1.json").is_file()
 
 
 def test_an_array_trains_and_scores_one_run_of_a_sweep_each(
-    cluster: Cluster, config: Path, tmp_path: Path
+    cluster: Cluster, config: Path, tmp_path: Path, without_java: str
 ) -> None:
     path, runs = tmp_path / "list.json", tmp_path / "runs"
     stages = json.loads(config.read_text())["stages"][:1]
@@ -79,8 +80,8 @@ def test_an_array_trains_and_scores_one_run_of_a_sweep_each(
     path.write_text(
         json.dumps({"folder": str(runs), "rows": rows, "seeds": [1, 2], "set": {"stages": stages}})
     )
-    sweep = "launcher/slurm/sweep.sbatch"
-    job, none = (cluster.submit(f"--array={k}", sweep, str(path)) for k in (1, 2))
+    sweep = [without_java, "launcher/slurm/sweep.sbatch", str(path)]
+    job, none = (cluster.submit(f"--array={k}", *sweep) for k in (1, 2))
     assert "its 2 runs are 0 to 1; there is no run 2" in error(none)
     assert job.end() == "COMPLETED", job.log
     assert (runs / "tiny-2" / "scores" / "test-beam3.json").is_file()
