@@ -13,6 +13,7 @@ from capdist.signals import STOP
 
 def main() -> None:
     """Become the script."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     logs, *command = sys.argv[1:]
     rank, local = os.environ["SLURM_PROCID"], os.environ["SLURM_LOCALID"]
     # A task that is bound to one GPU knows it as number 0; others choose by their number.
@@ -26,7 +27,6 @@ def main() -> None:
         log = os.open(f"{logs}/rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     os.execv(sys.executable, [sys.executable, *command])
 
 

@@ -22,9 +22,11 @@ from tests.training.ranks import ROOT, free_port
 
 NODES = ("one", "two")
 #: The waits of a scheduler that serves many are cut short. What a job is preempted with is what its
-#: --signal asks for. The GPUs are files that are there: SLURM only counts and binds them.
+#: --signal asks for. Jobs' numbers, and so their ports, are not those of a cluster beside this one,
+#: which another process of the tests may have. The GPUs are files that are there: SLURM only counts and binds them.
 CONF = """
 ClusterName=capdist
+FirstJobId={first}
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
@@ -105,7 +107,9 @@ class Cluster:
         key.chmod(0o600)
         (folder / "state").mkdir()
         user, ports = getpass.getuser(), [free_port() for _ in range(3)]
-        (folder / "slurm.conf").write_text(CONF.format(folder=folder, user=user, ports=ports))
+        first = 1 + 20 * (os.getpid() % 290)
+        conf = CONF.format(folder=folder, user=user, ports=ports, first=first)
+        (folder / "slurm.conf").write_text(conf)
         (folder / "gres.conf").write_text(GPUS)
         files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
         self._daemon("munged", "--foreground", "--force", f"--socket={socket}", *files)

@@ -6,6 +6,7 @@ import json
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.launcher.conftest import records
@@ -23,6 +24,12 @@ def same(run: Path, whole: Path) -> None:
         mine, its = ([r[name] for r in records(folder) if name in r] for folder in (run, whole))
         assert mine
         assert mine == pytest.approx(its, rel=1e-4, abs=1e-6), name
+
+
+def scripts(run: Path) -> int:
+    """How many ranks of a run have become train.py."""
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return sum(c[1:2] == ["launcher/train.py"] and f'run="{run}"' in c for c in commands)
 
 
 def error(job: Job) -> str:
@@ -54,8 +61,8 @@ def test_preempted_it_goes_on_as_if_nothing_had_happened(
 ) -> None:
     run = tmp_path / "run"
     job = cluster.submit("--nodes=2", TRAIN, str(config), *settings(run=str(run)))
-    # From here on the ranks hold the signal back until they can follow it, behind a step.
-    cluster.wait_for(lambda: any(run.glob("logs/*/rank-1.log")))
+    # Ranks that have only begun to start hold the signal back until they can follow it.
+    cluster.wait_for(lambda: scripts(run) == 2)
     urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
     assert (urgent.end(), job.end()) == ("COMPLETED", "COMPLETED"), job.log
     assert job.fact("Restarts") == "1"
