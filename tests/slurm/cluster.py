@@ -23,7 +23,8 @@ from tests.training.ranks import ROOT, free_port
 NODES = ("one", "two")
 #: The waits of a scheduler that serves many are cut short. What a job is preempted with is what its
 #: --signal asks for. Jobs' numbers, and so their ports, are not those of a cluster beside this one,
-#: which another process of the tests may have. The GPUs are files that are there: SLURM only counts and binds them.
+#: which another process of the tests may have. The GPUs are files that are there: SLURM only counts
+#: and binds them.
 CONF = """
 ClusterName=capdist
 FirstJobId={first}
