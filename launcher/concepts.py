@@ -11,7 +11,7 @@ from pathlib import Path
 
 from capdist.config import ConfigError
 from capdist.training.concepts import Detector
-from capdist.training.job import Job, end_process
+from capdist.training.job import Job, MeetError, end_process
 from shards.index import Manifest
 from shards.schema import ShardError
 
@@ -31,7 +31,7 @@ def main() -> int:
         job = Job.join()
         detector.write(manifest, manifest.folder, kept, job)
         job.leave()
-    except (ConfigError, ShardError) as error:
+    except (ConfigError, ShardError, MeetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{args.shards}: {kept} concepts an image, of detector {detector.digest}")

@@ -4,25 +4,35 @@ Runs that are done are not done again; others go on from where they were.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from capdist.config import ConfigError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.progress import Progress
-from capdist.training.sweep import Sweep
-from capdist.workers.commands import run_tasks
+from capdist.signals import STOPPED, StopSignal
+from capdist.training.sweep import Sweep, SweepRun
+from capdist.workers.commands import run_task, run_tasks
 from capdist.workers.reward_pool import PoolError
 
 
 def main() -> int:
-    """Run what is left and print the table; 1 if a run failed, 2 on bad input."""
+    """Run what is left and print the table; 1 if a run failed, 2 on bad input.
+
+    With --only: 75 if a signal stopped it.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("list", type=Path, help="JSON file; configs/sweeps has examples")
     parser.add_argument("--page", type=Path, help="where to write the table as Markdown")
+    parser.add_argument(
+        "--only", type=int, metavar="K", help="that run alone, from 0, row by row; here, no table"
+    )
     args = parser.parse_args()
     try:
         sweep = Sweep.load(args.list)
+        if args.only is not None:
+            return run_here(sweep.run(args.only))
         failed = run(sweep)
     except (ConfigError, ScoreError, PoolError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,6 +56,22 @@ def run(sweep: Sweep) -> bool:
                 failed = True
                 progress.say(f"{task.name} failed with {status}; it says why in {task.log}")
     return failed
+
+
+def run_here(run: SweepRun) -> int:
+    """One run without Ray, for a scheduler that starts each by itself; its exit status."""
+    if run.done:
+        print(f"{run.folder} is done")
+        return 0
+    print(f"{run.folder}: what it prints is in {run.task.log}", flush=True)
+    # The commands get the scheduler's signal as well. Training follows it; scoring ends by it.
+    stop = StopSignal()
+    status = run_task(run.task, run.list.cpus, os.getcwd(), sys.path)
+    if status and stop.asked:
+        return STOPPED
+    if status:
+        print(f"error: {run.task.name} failed with {status}; see {run.task.log}", file=sys.stderr)
+    return 1 if status else 0
 
 
 if __name__ == "__main__":

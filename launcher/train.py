@@ -11,8 +11,9 @@ from capdist.config import ConfigError, load_config
 from capdist.decoding.beam import DecodingError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.journal import JournalError
+from capdist.signals import STOPPED
 from capdist.training.checkpoint import CheckpointError
-from capdist.training.job import OtherRankError, end_process, lost_rank
+from capdist.training.job import MeetError, OtherRankError, end_process, lost_rank
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from capdist.workers.reward_pool import PoolError
@@ -28,13 +29,14 @@ REFUSALS = (
     JournalError,
     ScoreError,
     PoolError,
+    MeetError,
 )
 
 
 def main() -> int:
     """Read the command line and train.
 
-    0 when all stages are done, or a signal stopped it with all saved; 2 where it can't go on.
+    0 when all stages are done, 75 when a signal stopped it with all saved, 2 where it can't go on.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="JSON file; configs/ has examples")
@@ -55,7 +57,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         config = load_config(args.config, args.set)
-        train(config, args.config, resume=args.resume == "auto")
+        done = train(config, args.config, resume=args.resume == "auto")
     except OtherRankError:
         return 2
     except REFUSALS as error:
@@ -70,7 +72,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    return 0
+    return 0 if done else STOPPED
 
 
 if __name__ == "__main__":

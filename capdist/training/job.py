@@ -21,6 +21,10 @@ from shards.schema import ShardError
 T = TypeVar("T")
 
 
+class MeetError(RuntimeError):
+    """The ranks do not find each other, or their GPUs; one line that says where and what to do."""
+
+
 class OtherRankError(RuntimeError):
     """Another rank can't go on, and says why."""
 
@@ -34,7 +38,11 @@ class Job:
 
     @classmethod
     def join(cls) -> Job:
-        """Meet the other ranks, as the launcher's environment says; alone without a launcher."""
+        """Meet the other ranks, as the launcher's environment says; alone without a launcher.
+
+        Raises:
+            MeetError: if that fails.
+        """
         alone = {
             "RANK": "0",
             "LOCAL_RANK": "0",
@@ -47,9 +55,22 @@ class Job:
         local = int(os.environ["LOCAL_RANK"])
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if cuda and local >= torch.cuda.device_count():
+            raise MeetError(
+                f"rank {os.environ['RANK']}: its node shows it {torch.cuda.device_count()} GPU(s), "
+                f"but it is number {local} there; start as many ranks on a node as it has GPUs"
+            )
         if cuda:
             torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if cuda else "gloo")
+        try:
+            distributed.init_process_group("nccl" if cuda else "gloo")
+        except RuntimeError as error:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise MeetError(
+                f"rank {os.environ['RANK']} does not meet the others at {place}: "
+                f"{str(error).splitlines()[0]}; is the port (MASTER_PORT) another program's, or "
+                "can't this node reach that one? A new SLURM job gets another port"
+            ) from error
         return cls(Ranks(distributed.get_rank(), distributed.get_world_size()), device)
 
     @property

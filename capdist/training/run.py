@@ -49,12 +49,14 @@ from shards.index import Manifest
 from shards.sidecars import ConceptSet
 
 
-def train(config: Config, where: str, *, resume: bool) -> None:
+def train(config: Config, where: str, *, resume: bool) -> bool:
     """Run all stages; ``where`` names the config's file in messages.
 
-    Where it is asked to stop by a signal, it saves its state and returns.
+    Returns:
+        Whether all stages are done; not where a signal asked it to stop, and its state is saved.
 
     Raises:
+        MeetError: if the ranks do not find each other.
         ConfigError: if the config, the run folder or a checkpoint does not fit.
         ShardError: if the shards do not.
         TrainingError: if training can't go on.
@@ -66,9 +68,12 @@ def train(config: Config, where: str, *, resume: bool) -> None:
         with claimed(Path(config.run), job):
             run = Run.prepare(config, where, job, stop, resume=resume)
             run.go()
+        return True
     except Stopped as stopped:
         if job.first:
             print(stopped, flush=True)
+        job.barrier()  # a launcher may end the others when the first one ends with a status
+        return False
     finally:
         job.leave()
 

@@ -126,6 +126,19 @@ class Sweep:
         """Row by row, seed by seed."""
         return tuple(self._runs())
 
+    def run(self, number: int) -> SweepRun:
+        """By its number, from 0.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        if not 0 <= number < len(self.runs):
+            raise ConfigError(
+                f"{self.path}: its {len(self.runs)} runs are 0 to {len(self.runs) - 1}; there is "
+                f"no run {number}"
+            )
+        return self.runs[number]
+
     def _runs(self) -> Iterator[SweepRun]:
         for name, row in self.list.rows.items():
             for seed in self.list.seeds:

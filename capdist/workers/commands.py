@@ -44,7 +44,7 @@ def run_tasks(
         return
     ray = _connect(cpus, gpus, cluster)
     try:
-        work = ray.remote(_work).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
+        work = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
         running = {work.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
         while running:
             done, _ = ray.wait(list(running))
@@ -54,8 +54,15 @@ def run_tasks(
         ray.shutdown()
 
 
-def _work(task: Task, cpus: float, folder: str, path: list[str]) -> int:
-    """In a worker of Ray's: the folder and the modules of whoever asked."""
+def run_task(task: Task, cpus: float, folder: str, path: list[str]) -> int:
+    """The exit status of its last command; the first that is not 0 ends it.
+
+    Args:
+        task: to be run, here.
+        cpus: its threads.
+        folder: the commands' working directory.
+        path: where they find modules.
+    """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "OMP_NUM_THREADS": str(max(1, int(cpus))),

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 
+from capdist.signals import STOPPED
 from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
 from tests.training.ranks import free_port
 
@@ -141,7 +142,7 @@ def test_a_signal_saves_and_ends(
         for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
             process.send_signal(number)
         said, errors = rank.communicate(timeout=60)
-    assert rank.returncode == 0, errors
+    assert rank.returncode == STOPPED, errors
     done = steps_done(run)
     assert f"stopped at step {done}; " in said
     assert "go on by --resume auto" in said
@@ -159,7 +160,7 @@ def test_ranks_stop_behind_the_same_step_and_one_goes_on(config: Path, tmp_path:
         wait_for(lambda: steps_done(tmp_path / "run") >= 6, ranks[0])
         ranks[1].send_signal(signal.SIGTERM)
         said = [rank.communicate(timeout=60)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert [rank.returncode for rank in ranks] == [STOPPED, STOPPED]
     assert ["stopped at step" in words for words in said] == [True, False]
     finish(config, *zero, "--resume", "auto", "--set", "stages.0.batch.micro=4")
     found, expected = (losses(tmp_path / name) for name in ("run", "whole"))

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from capdist.signals import STOPPED
 from capdist.training.checkpoint import find_checkpoint
 from tests.launcher.conftest import launch, losses, records, refused, train
 from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
@@ -111,7 +112,7 @@ def test_a_signal_to_the_whole_job_ends_ray_and_not_the_step(
         for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
             process.send_signal(signal.SIGTERM)
         said, errors = rank.communicate(timeout=100)
-    assert rank.returncode == 0, errors
+    assert rank.returncode == STOPPED, errors
     assert "stopped at step" in said
     finish(config, *settings, "--resume", "auto")
     undisturbed = losses(whole)

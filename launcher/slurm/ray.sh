@@ -1,0 +1,36 @@
+# Ray on all nodes of a job, its head on the first; sourced by train.sbatch, gone with the job.
+# All ports but the head's are chosen by the system. RAY is where it answers.
+
+RAY=$MASTER_ADDR:$((MASTER_PORT + 1))
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+export RAY RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+# At the job's end there is nothing left to wait for.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+
+# One node's part. The signal before the end is the ranks': they have rewards until they have saved.
+ray_node() {
+    trap '' USR1
+    trap : TERM
+    folder=/tmp/capdist-ray-$SLURM_JOB_ID-$SLURM_NODEID
+    if [ "$SLURM_NODEID" -eq 0 ]; then
+        where=(--head --port="${RAY##*:}" --include-dashboard=false)
+    else
+        where=(--address="$RAY")
+    fi
+    "$@" -m ray.scripts.scripts start "${where[@]}" --temp-dir="$folder" --num-gpus=0 \
+        --num-cpus="$SLURM_CPUS_ON_NODE" --dashboard-agent-listen-port=0 --block
+    rm -rf "$folder"
+}
+export -f ray_node
+
+srun --overlap --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit \
+    --output="$logs/ray-%n.log" bash -c 'ray_node "$@"' ray "${PYTHON[@]}" &
+for _ in {1..180}; do
+    up=$(grep -ls 'Ray runtime started' "$logs"/ray-*.log | wc -l)
+    [ "$up" -lt "$SLURM_NNODES" ] || break
+    kill -0 $! 2>/dev/null || break
+    sleep 1
+done
+[ "$up" -eq "$SLURM_NNODES" ] || fail "Ray is up on $up of $SLURM_NNODES nodes, its head at $RAY;" \
+    "$logs/ray-*.log say why"
