@@ -231,6 +231,10 @@ class ValidationConfig(Section):
     split: str = "val"
     every_epochs: Positive = 1
 
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether an epoch of a stage is evaluated: the last of its ``epochs`` always is."""
+        return epoch % self.every_epochs == 0 or epoch == epochs
+
 
 class RayConfig(Section):
     """The Ray cluster that rewards and evaluations are computed on."""

@@ -6,7 +6,8 @@ checkpoints/step-00000100-inside/   one inside an epoch
   rank-0.pt ...              random number generators of every rank
   cursor.json                where training goes on
   model.safetensors config.json vocab.json   the portable export; detector.* in the stage mil
-checkpoints/names.json       which folder is the last, and which the best (best, detector)
+checkpoints/names.json       which folder is the last, which the best (best, detector), and which
+                             the end of the run (finished)
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class Cursor:
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder that is the ``last``, the ``best`` or the best ``detector`` of a run, if any."""
+    """The folder that has a name in a run, if any.
+
+    ``last``, ``best``, ``detector`` (the best), ``finished`` (the last, once training is done).
+    """
     folder = run / "checkpoints"
     found = _read_names(folder).get(name)
     return folder / found if found else None
@@ -124,6 +128,16 @@ class Checkpoints:
             self._prune()
         self.job.barrier()
 
+    def mark(self, *, finished: bool) -> None:
+        """Say in `NAMES` whether training is done, for those who watch; all ranks together."""
+        names = _read_names(self.folder)
+        if self.job.first and "last" in names:
+            names.pop("finished", None)
+            if finished:
+                names["finished"] = names["last"]
+            write_json(self.folder / NAMES, names)
+        self.job.barrier()
+
     def load(self, folder: Path, engine: Engine) -> None:
         """Bring the engine and the generators back to what `save` wrote.
 
@@ -143,7 +157,10 @@ class Checkpoints:
         kept = _read_names(self.folder).values()
         for folder in self.folder.glob("step-*"):
             if folder.name not in kept:
-                shutil.rmtree(folder)
+                # Renamed first: for those who read checkpoints meanwhile, it is there or gone.
+                torn = self.folder / f".writing-{folder.name}"
+                folder.rename(torn)
+                shutil.rmtree(torn, ignore_errors=True)
 
     @contextmanager
     def _explained(self, final: Path) -> Iterator[None]:

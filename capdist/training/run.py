@@ -160,6 +160,7 @@ class Run:
         """Train from the last checkpoint on, or from the beginning."""
         last = find_checkpoint(self.folder, "last")
         cursor = read_cursor(last) if last else Cursor()
+        self.checkpoints.mark(finished=False)
         journal = Journal(self.folder, enabled=self.job.first)
         journal.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
         # Also for a rank that the checkpoint knows nothing of: not what rank 1 began with.
@@ -172,6 +173,7 @@ class Run:
         journal.close()
         if cursor.best_cider is None:
             self.with_concepts()
+        self.checkpoints.mark(finished=True)
         if self.job.first:
             self.conclude(cursor)
 
