@@ -38,11 +38,10 @@ class Decoder:
     def load(self) -> None:
         """Get the model, in the folder that relative paths start from where this node has it."""
         import ray
-        import torch
 
         if Path(self._folder).is_dir():
             os.chdir(self._folder)
-        torch.set_num_threads(self._threads)
+        os.environ["OMP_NUM_THREADS"] = str(self._threads)  # read when the model brings torch
         try:
             self._split = pickle.loads(ray.get(self._task))
         except Exception as error:
