@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.launcher.conftest import ROOT, environment, launch, refused
+from capdist.training.evaluation import Evaluation, Wanted
+from capdist.training.export import read_run
+from capdist.workers.reward_pool import PoolError
+from tests.launcher.conftest import ROOT, checkpoint, environment
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 BIN = Path(sys.executable).parent
@@ -33,20 +37,17 @@ def ray(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
     )
 
 
+@pytest.fixture(scope="module")
+def here(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the evaluation in one process finds."""
+    run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("here") / "run"))
+    Evaluation.open(Wanted(run, "test"), read_run(run)).evaluate()
+    return results(run)
+
+
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture
-def here(run: Path) -> Any:
-    """What plain ``python launcher/evaluate.py`` writes."""
-    result = launch("evaluate.py", "--run", str(run))
-    assert result.returncode == 0, result.stderr
-    found = results(run)
-    shutil.rmtree(run / "scores")
-    shutil.rmtree(run / "captions")
-    return found
 
 
 def results(run: Path) -> Any:
@@ -57,7 +58,7 @@ def results(run: Path) -> Any:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[dict[str, str]]:
+def machine(tmp_path: Path) -> dict[str, str]:
     """Keys and the command that speaks to an sshd whose users live in ``tmp_path / "home"``."""
     home = tmp_path / "home"
     home.mkdir()
@@ -69,7 +70,7 @@ def machine(tmp_path: Path) -> Iterator[dict[str, str]]:
         f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\n"
         f"PermitRootLogin yes\nUsePAM no\nSetEnv HOME={home}\n"
     )
-    yield {
+    return {
         "ssh_user": getpass.getuser(),
         "ssh_private_key": str(tmp_path / "user"),
         "ssh_proxy_command": f"{SSHD} -i -f {tmp_path}/sshd_config",
@@ -90,13 +91,59 @@ def test_ray_submit(run: Path, here: Any, machine: dict[str, str], tmp_path: Pat
     config = tmp_path / "cluster.yaml"
     config.write_text(yaml.safe_dump(cluster))
     try:
-        result = ray(
-            *("submit", "--start", str(config), "launcher/evaluate.py", "--", "--run", str(run))
-        )
-        print(result.stdout, result.stderr)
-        assert result.returncode == 0, result.stderr
+        submit = ["submit", "--start", "--no-config-cache", str(config), "launcher/evaluate.py"]
+        result = ray(*submit, "--", "--run", str(run))
+        assert result.returncode == 0, result.stdout + result.stderr
         assert results(run) == here
         assert (tmp_path / "home" / "evaluate.py").is_file()
     finally:
         for left in Path("/tmp/ray").glob(f"cluster-test-{os.getpid()}.*"):
             left.unlink()
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A running Ray with two CPUs that takes jobs."""
+    for name, value in environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5e" * 32).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster  # reads the environment
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = Cluster()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        dashboard = {"include_dashboard": True, "dashboard_port": port}
+        found.add_node(num_cpus=2, object_store_memory=2**27, temp_dir=folder, **dashboard)
+        yield found
+        found.shutdown()
+
+
+def test_ray_job_submit(run: Path, here: Any, head: Any, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp_cors", reason="ray job submit needs ray[default]")
+    (tmp_path / "launcher").mkdir()
+    shutil.copy(ROOT / "launcher/evaluate.py", tmp_path / "launcher")
+    address = f"http://{head.webui_url}"
+    submit = ["job", "submit", "--address", address, "--working-dir", str(tmp_path / "launcher")]
+    command = [sys.executable, "evaluate.py", "--run", str(run)]
+    result = ray(*submit, "--", *command, "--workers", "2", "--address", "auto")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "decoded 5 images" in result.stdout
+    assert results(run) == here
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        config = checkpoint(run, "best") / "config.json"
+        described = json.loads(config.read_text())
+        described["run"]["ray"]["timeout_s"] = 3
+        config.write_text(json.dumps(described))
+        wanted = Wanted(run, "test", workers=2, address=address)
+        with pytest.raises(PoolError, match=f"^ray.address {address}: no Ray answered within 3 s"):
+            Evaluation.open(wanted, read_run(run)).evaluate()
