@@ -230,6 +230,10 @@ class ValidationConfig(Section):
 
     split: str = "val"
     every_epochs: Positive = 1
+    by: Literal["trainer", "follower"] = Field(
+        "trainer",
+        description="Who scores captions; follower: evaluate.py --follow, with decoding.beam.",
+    )
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether an epoch of a stage is evaluated: the last of its ``epochs`` always is."""

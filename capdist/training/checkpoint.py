@@ -62,6 +62,11 @@ def find_checkpoint(run: Path, name: str) -> Path | None:
     return folder / found if found else None
 
 
+def step_folders(run: Path) -> list[Path]:
+    """All checkpoints of a run, by step."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
 def written_by(folder: Path) -> int:
     """How many ranks wrote a checkpoint."""
     return len(list(folder.glob("rank-*.pt")))
@@ -74,6 +79,8 @@ class Checkpoints:
         self.run = run
         self.folder = run / "checkpoints"
         self.job = job
+        #: Whether a checkpoint without a name is kept.
+        self.keeps: Callable[[Path], bool] = lambda folder: False
 
     def save(
         self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: str | None
@@ -128,6 +135,13 @@ class Checkpoints:
             self._prune()
         self.job.barrier()
 
+    def name(self, name: str, folder: str) -> None:
+        """Give a name to a checkpoint, and remove what is not kept; all ranks together."""
+        if self.job.first:
+            write_json(self.folder / NAMES, {**_read_names(self.folder), name: folder})
+            self._prune()
+        self.job.barrier()
+
     def mark(self, *, finished: bool) -> None:
         """Say in `NAMES` whether training is done, for those who watch; all ranks together."""
         names = _read_names(self.folder)
@@ -155,8 +169,8 @@ class Checkpoints:
 
     def _prune(self) -> None:
         kept = _read_names(self.folder).values()
-        for folder in self.folder.glob("step-*"):
-            if folder.name not in kept:
+        for folder in step_folders(self.run):
+            if folder.name not in kept and not self.keeps(folder):
                 # Renamed first: for those who read checkpoints meanwhile, it is there or gone.
                 torn = self.folder / f".writing-{folder.name}"
                 folder.rename(torn)

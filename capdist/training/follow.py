@@ -1,7 +1,7 @@
 """Scores of a run's checkpoints while it trains: every metric, one row for each evaluated epoch.
 
-``scores/<split>-beam<K>.jsonl`` has a row for each: the step, which weights they are (the first
-digits of their file's SHA-256), and the scores.
+``scores/<split>-beam<K>.jsonl`` has a row for each: step and epoch, which weights they are (the
+first digits of their file's SHA-256), and the scores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from capdist.config import Config, ConfigError, MilStage, read_json, validate
 from capdist.data.dataset import captioned
 from capdist.metrics.coco import probe
 from capdist.reporting.journal import JOURNAL, read_records
-from capdist.training.checkpoint import find_checkpoint, read_cursor
+from capdist.training.checkpoint import find_checkpoint, read_cursor, step_folders
 from capdist.training.evaluation import Evaluation, Wanted, sentences
 from capdist.training.export import MODEL, read_export
 from shards.atomic import replacing
@@ -61,7 +61,7 @@ class Follower:
     def new(self) -> list[Path]:
         """Checkpoints behind evaluated epochs that were not looked at yet, by step."""
         found = []
-        for folder in sorted((self.wanted.run / "checkpoints").glob("step-*")):
+        for folder in step_folders(self.wanted.run):
             try:
                 which = folder.name, folder.stat().st_mtime_ns
                 if which not in self.seen and evaluated(folder, self.config()):
@@ -81,13 +81,13 @@ class Follower:
         step = int(folder.name.removeprefix("step-"))
         try:
             weights = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()[:16]
-            exported = read_export(folder)
+            exported, epoch = read_export(folder), read_cursor(folder).epoch
         except (OSError, ConfigError):
             if folder.exists():
                 raise
             return
         evaluation = Evaluation.open(self.wanted, exported)
-        path = self.wanted.run / "scores" / f"{evaluation.name}.jsonl"
+        path = scores_path(self.wanted.run, evaluation.split, evaluation.decoding.beam)
         rows = read_rows(path)
         if rows.get(step, {}).get("weights") == weights:
             return
@@ -98,7 +98,7 @@ class Follower:
         for gone in self.missed(rows, step):
             print(f"step {gone}: skipped, for a newer checkpoint took its place")
         path.parent.mkdir(exist_ok=True)
-        rows[step] = {"step": step, "weights": weights, **scores.to_json()}
+        rows[step] = {"step": step, "epoch": epoch, "weights": weights, **scores.to_json()}
         with replacing(path) as file:
             file.writelines(json.dumps(rows[key]).encode() + b"\n" for key in sorted(rows))
         line = ", ".join(f"{name} {value:.1f}" for name, value in scores.values.items())
@@ -109,6 +109,11 @@ class Follower:
         before = max((scored for scored in rows if scored < step), default=0)
         told = read_records(self.wanted.run / JOURNAL)
         return [r["step"] for r in told if "val_cider" in r and before < r["step"] < step]
+
+
+def scores_path(run: Path, split: str, beam: int) -> Path:
+    """Of the rows."""
+    return run / "scores" / f"{split}-beam{beam}.jsonl"
 
 
 def read_rows(path: Path) -> dict[int, dict[str, Any]]:

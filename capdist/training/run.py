@@ -35,6 +35,7 @@ from capdist.training.claim import claimed
 from capdist.training.concepts import Detector
 from capdist.training.engine import Objective, make_engine
 from capdist.training.export import read_weights
+from capdist.training.followed import FollowedTrainer, follower_scores
 from capdist.training.job import Job
 from capdist.training.mil import Detection, DetectorValidation
 from capdist.training.provenance import write_down
@@ -117,6 +118,12 @@ class Run:
             raise ConfigError(
                 f"{config.run}: holds a run; go on with it by --resume auto, "
                 "or choose another folder by --set run=FOLDER"
+            )
+        scores = follower_scores(config)
+        if config.validation.by == "follower" and not last and scores.exists():
+            raise ConfigError(
+                f"{scores}: scores of another training; remove the file, or choose another folder "
+                "by --set run=FOLDER"
             )
         model = run.new_model()
         made = {"concepts"} if config.mil else set()
@@ -221,7 +228,8 @@ class Run:
             )
             if resumed:
                 self.checkpoints.load(resumed, engine)
-            trainer = Trainer(
+            followed = self.config.validation.by == "follower" and not isinstance(stage, MilStage)
+            trainer = (FollowedTrainer if followed else Trainer)(
                 self.config,
                 stage,
                 objective,

@@ -16,9 +16,10 @@ import pytest
 from capdist.config import ConfigError
 from capdist.metrics.coco import probe
 from capdist.reporting.journal import read_records
+from capdist.training.checkpoint import find_checkpoint, step_folders
 from capdist.training.evaluation import Wanted
 from capdist.training.follow import Follower
-from tests.launcher.conftest import ROOT, checkpoint, environment
+from tests.launcher.conftest import ROOT, checkpoint, environment, records, refused, train
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -50,6 +51,37 @@ def test_a_training_is_followed_to_its_end(
     assert told | {step for step in (4, 8) if f"step {step}: skipped" in said} == {4, 8}
     assert {int(checkpoint(run, name).name[5:]) for name in ("last", "best")} <= told
     assert all(("METEOR" in row["values"]) != ("METEOR" in probe()) for row in rows(run))
+
+
+def test_a_follower_chooses_the_best(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--config", str(config), "--set", "validation.by=follower", "--resume", "auto"]
+    command = [sys.executable, str(ROOT / "launcher/train.py"), *options]
+    with subprocess.Popen(
+        [*command, "--set", "stages.0.epochs=3"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as training:
+        assert any("3 checkpoints wait for their scores" in line for line in training.stdout or ())
+        assert checkpoint(run, "last").name == "step-00000012"
+        assert find_checkpoint(run, "best") is None
+        Follower(Wanted(run, "val")).follow()
+        assert training.wait(60) == 0
+    scores = {row["step"]: row["values"]["CIDEr"] for row in rows(run)}
+    best = max(scores, key=scores.__getitem__)
+    assert list(scores) == [4, 8, 12]
+    assert checkpoint(run, "best").name == f"step-{best:08d}"
+    assert {f.name for f in step_folders(run)} == {f"step-{best:08d}", "step-00000012"}
+    told = {r["step"]: r["val_cider"] for r in records(run) if "val_cider" in r}
+    assert told == scores
+    # Whatever came after the best one has used up this patience.
+    more = ["--set", "stages.0.epochs=9", "--set", f"stages.0.patience={(12 - best) // 4}"]
+    again = train(config, *options[2:], *more)
+    assert "trained 12 steps" in again.stdout, again.stderr
+    shutil.rmtree(run / "checkpoints")
+    line = refused(train(config, *options[2:]))
+    assert "val-beam3.jsonl: scores of another training; remove the file" in line
 
 
 @pytest.fixture
