@@ -28,7 +28,7 @@ setup(
             "matplotlib",
             "numba",
             "pycocoevalcap",
-            "ray",
+            "ray[default]",
             "simplemma",
             "tensorboard",
             "webdataset",

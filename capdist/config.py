@@ -278,6 +278,14 @@ class ValidationConfig(Section):
 
     split: str = "val"
     every_epochs: Positive = 1
+    by: Literal["trainer", "follower"] = Field(
+        "trainer",
+        description="Who scores captions; follower: evaluate.py --follow, with decoding.beam.",
+    )
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether an epoch of a stage is evaluated: the last of its ``epochs`` always is."""
+        return epoch % self.every_epochs == 0 or epoch == epochs
 
 
 class RayConfig(Section):

@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from capdist.metrics.coco_worker import Texts, WorkerError, run_worker
+from capdist.metrics.coco_worker import Texts, Worker, WorkerError
 from capdist.metrics.tokenise import plain
 
 _BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
@@ -76,6 +77,8 @@ def score(
 ) -> Scores:
     """Score raw captions against raw references, as the COCO evaluation does.
 
+    METEOR's and SPICE's Java run beside each other and beside the metrics that need none.
+
     Args:
         references: image id to its reference captions, at least one.
         captions: image id to the caption to score; the same ids.
@@ -93,11 +96,17 @@ def score(
     absent = {name: why for name, why in probe().items() if name in ("PTB", *metrics)}
     gold, guesses, tokeniser = _tokenise(references, captions, absent, timeout_s)
     _check_words(gold)
-    found = _score_here(gold, guesses, metrics)
-    for name in ("METEOR", "SPICE"):
-        if name in metrics and name not in absent:
+    texts = [list(gold.values()), list(guesses.values())]
+    with ExitStack() as running:
+        java = {
+            name: running.enter_context(Worker(name, texts, timeout_s))
+            for name in ("METEOR", "SPICE")
+            if name in metrics and name not in absent
+        }
+        found = _score_here(gold, guesses, metrics)
+        for name, worker in java.items():
             try:
-                found |= run_worker(name, [list(gold.values()), list(guesses.values())], timeout_s)
+                found |= worker.result()
             except WorkerError as error:
                 absent[name] = str(error)
     undefined = [name for name, value in found.items() if value is None]
@@ -212,7 +221,8 @@ def _tokenise(
     tokeniser: Literal["ptb", "plain"] = "plain"
     if "PTB" not in absent:
         try:
-            lines = run_worker("PTB", lines, timeout_s)
+            with Worker("PTB", lines, timeout_s) as worker:
+                lines = worker.result()
             tokeniser = "ptb"
         except WorkerError as error:
             absent["PTB"] = str(error)

@@ -1,7 +1,7 @@
 """The Java programs of pycocoevalcap (PTB tokeniser, METEOR, SPICE), each in a child process.
 
-`run_worker` starts ``python -m capdist.metrics.coco_worker NAME INPUT OUTPUT`` with a time limit;
-both files are JSON. Whatever Java does (die, hang, run out of memory) ends with the child.
+`Worker` starts ``python -m capdist.metrics.coco_worker NAME INPUT OUTPUT`` with a time limit; both
+files are JSON. Whatever Java does (die, hang, run out of memory) ends with the child.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,38 +38,55 @@ class WorkerError(RuntimeError):
     """A Java program failed or ran out of time; the message says which."""
 
 
-def run_worker(name: str, data: Any, timeout_s: float) -> Any:
-    """Run one program of this module in a process of its own; it and its Java end with this call.
+class Worker:
+    """One program of this module in a process of its own; it and its Java end with the block.
+
+    The time limit counts from the start. Other work goes on meanwhile, other programs too.
 
     Args:
         name: PTB, METEOR or SPICE.
         data: sentences for PTB, else the references and the captions of each image, as two lists.
         timeout_s: seconds after which it is killed.
-
-    Raises:
-        WorkerError: if the program failed or ran out of time.
     """
-    with tempfile.TemporaryDirectory(prefix="capdist-") as folder:
-        source, target = Path(folder, "input.json"), Path(folder, "output.json")
+
+    def __init__(self, name: str, data: Any, timeout_s: float) -> None:
+        self._timeout_s, self._end = timeout_s, time.monotonic() + timeout_s
+        self._folder = tempfile.TemporaryDirectory(prefix="capdist-")
+        self._answer, self._said = (Path(self._folder.name, file) for file in ("output", "said"))
+        source = Path(self._folder.name, "input")
         source.write_text(json.dumps(data), encoding="utf-8")
-        worker = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, name, str(source), str(target)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=_worker_environment(),
-            start_new_session=True,  # Java is in the worker's process group, and goes with it
-        )
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, name, str(source), str(self._answer)],
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env=_worker_environment(),
+                start_new_session=True,  # Java is in its process group, and goes with it
+            )
+
+    def result(self) -> Any:
+        """What the program found; waits for it.
+
+        Raises:
+            WorkerError: if it failed or ran out of time.
+        """
         try:
-            said = worker.communicate(timeout=timeout_s)[1].decode(errors="replace").strip()
-        except BaseException as error:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.communicate()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise WorkerError(f"timed out after {timeout_s:g} s") from error
-            raise
-        if worker.returncode:
-            raise WorkerError(said.split("\n")[-1] or f"ended with status {worker.returncode}")
-        return json.loads(target.read_bytes())
+            status = self._process.wait(max(0, self._end - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise WorkerError(f"timed out after {self._timeout_s:g} s") from error
+        if status:
+            said = self._said.read_text(errors="replace").strip()
+            raise WorkerError(said.split("\n")[-1] or f"ended with status {status}")
+        return json.loads(self._answer.read_bytes())
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._folder.cleanup()
 
 
 def _worker_environment() -> dict[str, str]:

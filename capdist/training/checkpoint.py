@@ -6,7 +6,8 @@ checkpoints/step-00000100-inside/   one inside an epoch
   rank-0.pt ...              random number generators of every rank
   cursor.json                where training goes on
   model.safetensors config.json vocab.json   the portable export; detector.* in the stage mil
-checkpoints/names.json       which folder is the last, and which the best (best, detector)
+checkpoints/names.json       which folder is the last, which the best (best, detector), and which
+                             the end of the run (finished)
 """
 
 from __future__ import annotations
@@ -52,10 +53,18 @@ class Cursor:
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder that is the ``last``, the ``best`` or the best ``detector`` of a run, if any."""
+    """The folder that has a name in a run, if any.
+
+    ``last``, ``best``, ``detector`` (the best), ``finished`` (the last, once training is done).
+    """
     folder = run / "checkpoints"
     found = _read_names(folder).get(name)
     return folder / found if found else None
+
+
+def step_folders(run: Path) -> list[Path]:
+    """All checkpoints of a run, by step."""
+    return sorted((run / "checkpoints").glob("step-*"))
 
 
 def written_by(folder: Path) -> int:
@@ -70,6 +79,8 @@ class Checkpoints:
         self.run = run
         self.folder = run / "checkpoints"
         self.job = job
+        #: Whether a checkpoint without a name is kept.
+        self.keeps: Callable[[Path], bool] = lambda folder: False
 
     def save(
         self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: str | None
@@ -124,6 +135,23 @@ class Checkpoints:
             self._prune()
         self.job.barrier()
 
+    def name(self, name: str, folder: str) -> None:
+        """Give a name to a checkpoint, and remove what is not kept; all ranks together."""
+        if self.job.first:
+            write_json(self.folder / NAMES, {**_read_names(self.folder), name: folder})
+            self._prune()
+        self.job.barrier()
+
+    def mark(self, *, finished: bool) -> None:
+        """Say in `NAMES` whether training is done, for those who watch; all ranks together."""
+        names = _read_names(self.folder)
+        if self.job.first and "last" in names:
+            names.pop("finished", None)
+            if finished:
+                names["finished"] = names["last"]
+            write_json(self.folder / NAMES, names)
+        self.job.barrier()
+
     def load(self, folder: Path, engine: Engine) -> None:
         """Bring the engine and the generators back to what `save` wrote.
 
@@ -141,9 +169,12 @@ class Checkpoints:
 
     def _prune(self) -> None:
         kept = _read_names(self.folder).values()
-        for folder in self.folder.glob("step-*"):
-            if folder.name not in kept:
-                shutil.rmtree(folder)
+        for folder in step_folders(self.run):
+            if folder.name not in kept and not self.keeps(folder):
+                # Renamed first: for those who read checkpoints meanwhile, it is there or gone.
+                torn = self.folder / f".writing-{folder.name}"
+                folder.rename(torn)
+                shutil.rmtree(torn, ignore_errors=True)
 
     @contextmanager
     def _explained(self, final: Path) -> Iterator[None]:

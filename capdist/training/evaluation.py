@@ -14,24 +14,47 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-import torch
-
 from capdist.config import DecodingConfig
-from capdist.data.dataset import References, evaluation_batches, references
-from capdist.data.stream import Ranks
-from capdist.decoding.split import Caption, caption_images
+from capdist.data.dataset import References, references
+from capdist.decoding.split import Caption
 from capdist.metrics.coco import Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
-from capdist.training.export import Exported, read_run, run_shards
+from capdist.training.export import Exported, run_shards
 from capdist.training.grounding import Annotated
+from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from shards.index import Manifest
 
 #: Images that the report shows.
 SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be evaluated, as the command line says it.
+
+    Args:
+        run: folder.
+        split: to decode.
+        beam: instead of the config's.
+        grounding: whether to score where the model looked, too.
+        shards: where they are, instead of the config's place.
+        workers: on Ray; 0 decodes in this process.
+        cpus: of each worker.
+        address: of Ray, instead of the config's.
+    """
+
+    run: Path
+    split: str
+    beam: int | None = None
+    grounding: bool = False
+    shards: str | None = None
+    workers: int = 0
+    cpus: float = 1.0
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,31 +66,30 @@ class Evaluation:
     manifest: Manifest
     split: str
     decoding: DecodingConfig
-    annotated: Annotated | None = None
+    annotated: Annotated | None
+    workers: Workers
 
     @classmethod
-    def open(
-        cls, run: Path, split: str, checkpoint: str, beam: int | None, *, grounding: bool = False
-    ) -> Evaluation:
-        """The ``best`` or ``last`` checkpoint of a run.
-
-        Args:
-            run: folder.
-            split: to decode.
-            checkpoint: "best" or "last".
-            beam: instead of the config's.
-            grounding: whether to score where the model looked, too.
+    def open(cls, wanted: Wanted, exported: Exported) -> Evaluation:
+        """What is wanted, of a checkpoint.
 
         Raises:
-            ConfigError: if the run has no such checkpoint, or it is damaged.
+            ConfigError: if the model and the shards do not fit each other.
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
-        exported = read_run(run, checkpoint)
-        manifest = run_shards(exported.config, run)
+        config, split = exported.config, wanted.split
+        if wanted.shards:
+            data = config.data.model_copy(update={"shards": wanted.shards})
+            config = config.model_copy(update={"data": data})
+        manifest = run_shards(config, wanted.run)
         exported.check_features(manifest)
         manifest.split(split)
-        annotated = Annotated.read(manifest, split) if grounding else None
-        return cls(run, exported, manifest, split, exported.decoding(beam), annotated)
+        annotated = Annotated.read(manifest, split) if wanted.grounding else None
+        decoding, cluster = exported.decoding(wanted.beam), config.ray
+        if wanted.address:
+            cluster = cluster.model_copy(update={"address": wanted.address})
+        workers = Workers(wanted.workers, wanted.cpus, cluster)
+        return cls(wanted.run, exported, manifest, split, decoding, annotated, workers)
 
     @property
     def name(self) -> str:
@@ -79,52 +101,57 @@ class Evaluation:
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}")
         decoded, images_per_s = self.decode()
-        captions = {image: " ".join(caption.words) for image, caption in decoded.items()}
+        captions = sentences(decoded)
         print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
-        path = self.run / "captions" / f"{self.name}.json"
-        path.parent.mkdir(exist_ok=True)
-        write_results(path, captions)
+        path = self.write_captions(self.name, captions)
         known = references(self.manifest, self.split)
         if not any(known.raw.values()):
             print(f"{self.split} has no captions to compare with; nothing is scored")
             print(f"captions: {path}")
             return
-        grounding = self.annotated.f1(decoded) if self.annotated else {}
-        self.report(known, captions, self.score(known, captions, grounding), images_per_s)
+        constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
+        print(f"constant caption: {constant!r}")
+        rows = {
+            f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(known, decoded),
+            CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
+        }
+        self.report(known, captions, rows, images_per_s)
         print(f"captions: {path}")
+
+    def write_captions(self, name: str, captions: dict[int, str]) -> Path:
+        """Into the run folder; where."""
+        path = self.run / "captions" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_results(path, captions)
+        return path
 
     def decode(self) -> tuple[dict[int, Caption], float]:
         """The best caption of every image of the split, and images/s."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        exported, batch = self.exported, self.decoding.batch
-        data, vocab = exported.config.data, exported.vocab
-        batches = evaluation_batches(self.manifest, self.split, data, batch, vocab, Ranks())
-        images, started = batches.stream.order.samples, time.perf_counter()
+        exported, boxes = self.exported, self.annotated is not None
+        task = SplitDecoding(
+            exported.model,
+            self.manifest,
+            self.split,
+            exported.config.data,
+            exported.vocab,
+            self.decoding,
+            boxes,
+        )
+        images, started = task.batches.stream.order.samples, time.perf_counter()
         with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
-            model, parts = exported.model.to(device), chain.from_iterable(batches.epoch(0))
-            found, boxes = {}, self.annotated is not None
-            for image, captions in caption_images(
-                model, parts, vocab, self.decoding, device, boxes=boxes
-            ):
-                found[image] = captions[0]
-                progress.advance(1)
+            parts = {}
+            for number, part in decode_split(task, self.workers, progress.say):
+                parts[number] = part
+                progress.advance(len(part))
         speed = images / (time.perf_counter() - started)
         print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
-        return found, speed
+        return dict(chain.from_iterable(parts[number] for number in sorted(parts))), speed
 
-    def score(
-        self, known: References, captions: dict[int, str], grounding: dict[str, float]
-    ) -> dict[str, Scores]:
-        """Scores of the model, with those of its grounding, and of the constant caption."""
-        constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
-        print(f"constant caption: {constant!r}")
-        own = score(known.raw, captions)
-        return {
-            f"{self.run.resolve().name}, beam {self.decoding.beam}": replace(
-                own, values={**own.values, **grounding}
-            ),
-            CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
-        }
+    def score(self, known: References, decoded: dict[int, Caption]) -> Scores:
+        """Every metric of the captions, and where it is wanted of where the model looked."""
+        found = score(known.raw, sentences(decoded))
+        grounding = self.annotated.f1(decoded) if self.annotated else {}
+        return replace(found, values={**found.values, **grounding})
 
     def report(
         self,
@@ -158,3 +185,8 @@ class Evaluation:
         pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
         for key, image in islice(zip(keys, known.raw, strict=False), SAMPLES):
             yield ReportSample(key, captions[image], known.raw[image], pictures.get(key))
+
+
+def sentences(decoded: dict[int, Caption]) -> dict[int, str]:
+    """The captions as text."""
+    return {image: " ".join(caption.words) for image, caption in decoded.items()}

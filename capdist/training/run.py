@@ -36,6 +36,7 @@ from capdist.training.claim import claimed
 from capdist.training.concepts import Detector
 from capdist.training.engine import Objective, make_engine
 from capdist.training.export import read_weights
+from capdist.training.followed import FollowedTrainer, follower_scores
 from capdist.training.job import Job
 from capdist.training.mil import Detection, DetectorValidation
 from capdist.training.provenance import write_down
@@ -124,6 +125,12 @@ class Run:
                 f"{config.run}: holds a run; go on with it by --resume auto, "
                 "or choose another folder by --set run=FOLDER"
             )
+        scores = follower_scores(config)
+        if config.validation.by == "follower" and not last and scores.exists():
+            raise ConfigError(
+                f"{scores}: scores of another training; remove the file, or choose another folder "
+                "by --set run=FOLDER"
+            )
         model = run.new_model()
         made = {"concepts"} if config.mil else set()
         check_needs(manifest, "train", model.needs - made, config.model["name"])
@@ -168,6 +175,7 @@ class Run:
         """Train from the last checkpoint on, or from the beginning."""
         last = find_checkpoint(self.folder, "last")
         cursor = read_cursor(last) if last else Cursor()
+        self.checkpoints.mark(finished=False)
         journal = Journal(self.folder, enabled=self.job.first)
         journal.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
         # Also for a rank that the checkpoint knows nothing of: not what rank 1 began with.
@@ -180,6 +188,7 @@ class Run:
         journal.close()
         if cursor.best_cider is None:
             self.with_concepts()
+        self.checkpoints.mark(finished=True)
         if self.job.first:
             self.conclude(cursor)
 
@@ -227,7 +236,8 @@ class Run:
             )
             if resumed:
                 self.checkpoints.load(resumed, engine)
-            trainer = Trainer(
+            followed = self.config.validation.by == "follower" and not isinstance(stage, MilStage)
+            trainer = (FollowedTrainer if followed else Trainer)(
                 self.config,
                 stage,
                 objective,

@@ -208,8 +208,7 @@ class Trainer:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
         before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0)
-        due = cursor.epoch % self.config.validation.every_epochs == 0
-        if due or cursor.epoch == self.stage.epochs:
+        if self.config.validation.due(cursor.epoch, self.stage.epochs):
             # Killed while it is evaluated, the epoch is not lost.
             self.save(before, weights, best=False)
             found, measure = self.validation.score(weights, cursor.step), self.validation.measure

@@ -5,30 +5,22 @@ N hypotheses of L tokens: a call is one packed array (N, 1 + L), its answer one 
 
 from __future__ import annotations
 
-import re
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from capdist.workers.ray_pool import Job
+from capdist.workers.ray_child import DeadlyError, Job, death, one_line
 from capdist.workers.reward_pool import Packed, PoolError, Reward, Scores, score
 
 #: How often the captions of one call may lose the actors that score them.
 ATTEMPTS = 3
 #: An actor has one thread and no GPU, whatever its node has.
 ACTOR_ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def one_line(error: Exception) -> str:
-    """What went wrong, for the end of a message; Ray's own run over many lines."""
-    text = f"{type(error).__name__}: {error}".partition("\ntraceback")[0]
-    return " ".join(text.split())[:400]
-
-
-class DeadlyCaptionsError(PoolError):
-    """Whoever scores these captions dies."""
 
 
 class Scorer:
@@ -49,6 +41,24 @@ class Scorer:
     def score(self, packed: Packed) -> Scores:
         """(N, 1 + L) to (N,)."""
         return score(self._reward, packed)
+
+
+def serve(
+    job: Job, load: BytesIO, calls: SimpleQueue[Packed], send: Callable[[str, Any], None]
+) -> None:
+    """In the driver: ready, then for every call in turn scores or raised."""
+    from ray.exceptions import RayTaskError
+
+    with load:
+        reward = pickle.load(load)
+    actors = Actors(job, reward, lambda line: send("log", line))
+    del reward  # it is in shared memory now
+    send("ready", None)
+    while True:
+        try:
+            send("scores", actors.score(calls.get()))
+        except RayTaskError as error:
+            send("raised", (error.cause, str(error)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +85,14 @@ class Actors:
 
         self._job, self._log = job, log
         self._reward = ray.put(reward)
-        self._actors = [self._start() for _ in range(job.actors)]
+        self._actors = [self._start() for _ in range(job.wish.actors)]
         promises = [actor.loaded for actor in self._actors]
-        loaded, late = ray.wait(promises, num_returns=job.actors, timeout=job.start_s)
+        loaded, late = ray.wait(promises, num_returns=job.wish.actors, timeout=job.start_s)
         if late:
             raise PoolError(
-                f"ray.address {job.address}: {len(loaded)} of {job.actors} reward actors with "
-                f"{job.cpus:g} CPUs each found a place within {job.start_s:g} s; free CPUs, or "
-                "lower reward.actors or reward.cpus"
+                f"ray.address {job.address}: {len(loaded)} of {job.wish.actors} reward actors "
+                f"with {job.wish.cpus:g} CPUs each found a place within {job.start_s:g} s; free "
+                "CPUs, or lower reward.actors or reward.cpus"
             )
         try:
             ray.get(loaded)
@@ -94,17 +104,17 @@ class Actors:
 
         Raises:
             RayTaskError: if the reward raised something; its ``cause`` is what.
-            DeadlyCaptionsError: if actors keep dying over it.
+            DeadlyError: if actors keep dying over it.
             PoolError: if none comes back in time.
         """
-        split = np.array_split(packed, self._job.actors)
+        split = np.array_split(packed, self._job.wish.actors)
         parts = {i: part for i, part in enumerate(split) if len(part)}
         found: dict[int, Scores] = {}
         for attempt in range(ATTEMPTS):
             found |= self._attempt({i: parts[i] for i in parts.keys() - found.keys()}, attempt)
             if len(found) == len(parts):
                 return np.concatenate([np.empty(0), *(found[i] for i in parts)])
-        raise DeadlyCaptionsError(
+        raise DeadlyError(
             f"ray.address {self._job.address}: reward actors died {ATTEMPTS} times over the same "
             "captions; see whether their nodes run out of memory"
         )
@@ -134,7 +144,7 @@ class Actors:
         import ray
 
         env = {"env_vars": ACTOR_ENV}
-        options = {"num_cpus": self._job.cpus, "num_gpus": 0, "runtime_env": env}
+        options = {"num_cpus": self._job.wish.cpus, "num_gpus": 0, "runtime_env": env}
         handle = ray.remote(Scorer).options(**options).remote([self._reward])
         return Actor(handle, handle.load.remote())
 
@@ -171,9 +181,8 @@ class Actors:
         place = self._actors.index(actor)
         ray.kill(actor.handle)  # should it only have been cut off
         self._actors[place] = self._start()
-        why = re.search(r"because (its [^.]+)", str(error))
         self._log(
-            f"reward actor {place + 1} of {self._job.actors} is lost: "
-            f"{why[1] if why else 'it cannot be reached'}; what it was scoring is scored again, "
+            f"reward actor {place + 1} of {self._job.wish.actors} is lost: "
+            f"{death(error)}; what it was scoring is scored again, "
             "and a new one starts"
         )

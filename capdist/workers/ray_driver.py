@@ -1,8 +1,8 @@
-"""Ray's driver, a child of the trainer: see `ray_pool`.
+"""Ray's driver, a child of whoever asks: see `ray_child`.
 
-``python -m capdist.workers.ray_driver FD`` reads a `Job`, a reward and then calls from the pipe.
-It answers with pairs: connected, ready; for every call in turn scores or raised; log at any time.
-Its end is failed, or lost where another could do better.
+``python -m capdist.workers.ray_driver FD`` reads a `Job`, its load and then calls from the pipe.
+It answers with pairs: connected; what the job serves; log at any time. Its end is failed, or lost
+where another could do better.
 """
 
 from __future__ import annotations
@@ -10,48 +10,43 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import pickle
 import secrets
 import shutil
 import signal
 import sys
+from io import BytesIO
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from capdist.workers.ray_actors import Actors, DeadlyCaptionsError, one_line
-from capdist.workers.ray_pool import Job
-from capdist.workers.reward_pool import Packed, PoolError
+from capdist.workers.ray_child import DeadlyError, Job, one_line
+from capdist.workers.reward_pool import PoolError
 
 
 def main() -> None:
-    """Serve one trainer until it says None or is gone; Ray ends with this process."""
+    """Serve one parent until it says None or is gone; Ray ends with this process."""
     pipe = Connection(int(sys.argv[1]))
     os.set_inheritable(pipe.fileno(), False)  # Ray's processes would keep it open
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    calls: SimpleQueue[Packed] = SimpleQueue()
+    calls: SimpleQueue[Any] = SimpleQueue()
     try:
         job: Job = pipe.recv()
-        reward = pipe.recv_bytes()
+        load = BytesIO(pipe.recv_bytes())
         Thread(target=_read, args=(pipe, calls), daemon=True).start()
-        _connect(job, len(reward))
+        _connect(job, load.getbuffer().nbytes)
         pipe.send(("connected", None))
-        actors = Actors(job, pickle.loads(reward), lambda line: pipe.send(("log", line)))
-        del reward  # it is in shared memory now
-        pipe.send(("ready", None))
-        while True:
-            pipe.send(_answer(actors, calls.get()))
+        job.wish.serve(job, load, calls, lambda kind, value: pipe.send((kind, value)))
     except KeyboardInterrupt:
         pass
-    except DeadlyCaptionsError as error:
+    except DeadlyError as error:
         pipe.send(("failed", str(error)))
     except Exception as error:
         pipe.send(("lost", str(error) if isinstance(error, PoolError) else one_line(error)))
 
 
-def _read(pipe: Any, calls: SimpleQueue[Packed]) -> None:
-    """Take calls off the pipe as they come, so that the trainer never waits to send one."""
+def _read(pipe: Any, calls: SimpleQueue[Any]) -> None:
+    """Take calls off the pipe as they come, so that the parent never waits to send one."""
     try:
         while (packed := pipe.recv()) is not None:
             calls.put(packed)
@@ -61,17 +56,8 @@ def _read(pipe: Any, calls: SimpleQueue[Packed]) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _answer(actors: Actors, packed: Packed) -> tuple[str, Any]:
-    from ray.exceptions import RayTaskError
-
-    try:
-        return "scores", actors.score(packed)
-    except RayTaskError as error:
-        return "raised", (error.cause, str(error))
-
-
 def _connect(job: Job, size: int) -> None:
-    """Join the cluster, or start a Ray that has room for ``size`` bytes of reward.
+    """Join the cluster, or start a Ray that has room for ``size`` bytes of load.
 
     Raises:
         PoolError: if Ray is not installed, can't start, or the cluster refuses.
@@ -88,8 +74,8 @@ def _connect(job: Job, size: int) -> None:
     if job.address == "local":
         own = {
             # At least what the actors want, or they would never find a place on few cores.
-            "num_cpus": math.ceil(job.actors * job.cpus),
-            "num_gpus": 0,
+            "num_cpus": math.ceil(job.wish.actors * job.wish.cpus),
+            "num_gpus": None if job.wish.gpus else 0,
             "include_dashboard": False,
             "object_store_memory": 2 * size + 2**27,
             "_temp_dir": job.folder,
@@ -104,8 +90,7 @@ def _connect(job: Job, size: int) -> None:
         ray.init(job.address, log_to_driver=False, **own)
     except ModuleNotFoundError as error:
         raise PoolError(
-            f"reward.actors {job.actors} needs Ray ({error}); pip install -e '.[train]', or set "
-            "reward.actors to 0 to score in the trainer's own process"
+            f"{job.wish.key} needs Ray ({error}); pip install -e '.[train]', or {job.wish.instead}"
         ) from error
     except Exception as error:
         raise PoolError(f"ray.address {job.address}: Ray refuses: {one_line(error)}") from error

@@ -50,6 +50,17 @@ def config(tiny_config: dict[str, Any], tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def trained(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; to be copied, not changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**tiny_config, "run": str(folder / "run")}))
+    result = train(path)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 

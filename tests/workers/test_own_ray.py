@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from capdist.config import RayConfig, RewardConfig
-from capdist.workers import ray_pool
+from capdist.workers import ray_child
 from capdist.workers.reward_pool import PoolError, open_pool
 from tests.workers import toy
 from tests.workers.pools import at, compare, in_process, slow, until
@@ -57,7 +57,7 @@ def test_ray_crashes_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_ray_starts_too_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_pool, "START_S", 2.0)
+    monkeypatch.setattr(ray_child, "START_S", 2.0)
     with pytest.raises(PoolError) as raised:
         open_pool(toy.toy(tmp_path), RewardConfig(), at("local", 1), print)
     assert str(raised.value) == (
@@ -77,7 +77,6 @@ import sys
 from pathlib import Path
 import numpy as np
 from capdist.config import RayConfig, RewardConfig
-from capdist.workers import ray_pool
 from capdist.workers.reward_pool import open_pool
 from tests.workers import toy
 from tests.workers.pools import slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,6 @@ from capdist.workers.reward_pool import PoolError, open_pool
 from tests.workers import toy
 from tests.workers.pools import at, compare, in_process, slow, until
 from tests.workers.toy import DEADLY, captions
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A running Ray with four CPUs."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", "5e" * 32)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.cluster_utils import Cluster  # reads the environment
-
-        found = Cluster()
-        found.add_node(num_cpus=4, object_store_memory=2**27, temp_dir=folder)
-        yield found
-        found.shutdown()
 
 
 class Three:

@@ -1,0 +1,149 @@
+"""The evaluation on a cluster: by ``ray submit`` over ssh, and by ``ray job submit``."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from capdist.training.evaluation import Evaluation, Wanted
+from capdist.training.export import read_run
+from capdist.workers.reward_pool import PoolError
+from tests.launcher.conftest import ROOT, checkpoint, environment
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+BIN = Path(sys.executable).parent
+
+
+def ray(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
+        env=env or environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def here(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the evaluation in one process finds."""
+    run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("here") / "run"))
+    Evaluation.open(Wanted(run, "test"), read_run(run)).evaluate()
+    return results(run)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def results(run: Path) -> Any:
+    """Captions and scores, without the time that they took."""
+    scores = json.loads((run / "scores" / "test-beam3.json").read_text())
+    del scores["run, beam 3"]["images_per_s"]
+    return scores, (run / "captions" / "test-beam3.json").read_text()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> dict[str, str]:
+    """Keys and the command that speaks to an sshd whose users live in ``tmp_path / "home"``."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-N", "", "-f", tmp_path / name], check=True)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it has no service
+    (tmp_path / "sshd_config").write_text(
+        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\n"
+        f"PermitRootLogin yes\nUsePAM no\nSetEnv HOME={home}\n"
+    )
+    return {
+        "ssh_user": getpass.getuser(),
+        "ssh_private_key": str(tmp_path / "user"),
+        "ssh_proxy_command": f"{SSHD} -i -f {tmp_path}/sshd_config",
+    }
+
+
+@pytest.mark.skipif(
+    not all([SSHD, shutil.which("ssh"), shutil.which("rsync")]),
+    reason="there is no sshd, ssh or rsync; apt-get install openssh-server rsync",
+)
+def test_ray_submit(run: Path, here: Any, machine: dict[str, str], tmp_path: Path) -> None:
+    cluster = yaml.safe_load((ROOT / "launcher/ray/cluster.yaml").read_text())
+    cluster |= {"cluster_name": f"test-{os.getpid()}", "auth": machine, "file_mounts": {}}
+    cluster["provider"]["head_ip"] = "127.0.0.1"
+    path = f"export PATH={BIN}:$PATH PYTHONPATH={ROOT}"
+    cluster["setup_commands"] = [f"echo '{path}' >> ~/.bashrc"]
+    cluster["head_start_ray_commands"] = []  # `ray stop` would end others' on this machine
+    config = tmp_path / "cluster.yaml"
+    config.write_text(yaml.safe_dump(cluster))
+    try:
+        submit = ["submit", "--start", "--no-config-cache", str(config), "launcher/evaluate.py"]
+        result = ray(*submit, "--", "--run", str(run))
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert results(run) == here
+        assert (tmp_path / "home" / "evaluate.py").is_file()
+    finally:
+        for left in Path("/tmp/ray").glob(f"cluster-test-{os.getpid()}.*"):
+            left.unlink()
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A running Ray with two CPUs that takes jobs."""
+    for name, value in environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5e" * 32).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster  # reads the environment
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = Cluster()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        dashboard = {"include_dashboard": True, "dashboard_port": port}
+        found.add_node(num_cpus=2, object_store_memory=2**27, temp_dir=folder, **dashboard)
+        yield found
+        found.shutdown()
+
+
+def test_ray_job_submit(run: Path, here: Any, head: Any, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp_cors", reason="ray job submit needs ray[default]")
+    (tmp_path / "launcher").mkdir()
+    shutil.copy(ROOT / "launcher/evaluate.py", tmp_path / "launcher")
+    address = f"http://{head.webui_url}"
+    submit = ["job", "submit", "--address", address, "--working-dir", str(tmp_path / "launcher")]
+    command = [sys.executable, "evaluate.py", "--run", str(run)]
+    result = ray(*submit, "--", *command, "--workers", "2", "--address", "auto")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "decoded 5 images" in result.stdout
+    assert results(run) == here
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        config = checkpoint(run, "best") / "config.json"
+        described = json.loads(config.read_text())
+        described["run"]["ray"]["timeout_s"] = 3
+        config.write_text(json.dumps(described))
+        wanted = Wanted(run, "test", workers=2, address=address)
+        with pytest.raises(PoolError, match=f"^ray.address {address}: no Ray answered within 3 s"):
+            Evaluation.open(wanted, read_run(run)).evaluate()

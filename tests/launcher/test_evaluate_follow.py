@@ -1,0 +1,151 @@
+"""Scores of a training that goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capdist.config import ConfigError
+from capdist.metrics.coco import probe
+from capdist.reporting.journal import read_records
+from capdist.training.checkpoint import find_checkpoint, step_folders
+from capdist.training.evaluation import Wanted
+from capdist.training.follow import Follower
+from tests.launcher.conftest import ROOT, checkpoint, environment, records, refused, train
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    path = run / "scores" / "val-beam3.jsonl"
+    return read_records(path) if path.exists() else []
+
+
+def test_ctrl_c_ends_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", str(ROOT / "launcher/evaluate.py"), "--run", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "--follow"], stdout=subprocess.PIPE, env=environment(), text=True
+    ) as process:
+        assert any("following" in line for line in process.stdout or ())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+
+
+def test_a_training_is_followed_to_its_end(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "launcher/train.py"), "--config", str(config)]
+    with subprocess.Popen(command, env=environment()) as training:
+        Follower(Wanted(run, "val")).follow()
+        assert training.wait(60) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"{run}: training is finished\n")
+    told = {row["step"] for row in rows(run)}
+    assert told | {step for step in (4, 8) if f"step {step}: skipped" in said} == {4, 8}
+    assert {int(checkpoint(run, name).name[5:]) for name in ("last", "best")} <= told
+    assert all(("METEOR" in row["values"]) != ("METEOR" in probe()) for row in rows(run))
+
+
+def test_a_follower_chooses_the_best(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    options = ["--config", str(config), "--set", "validation.by=follower", "--resume", "auto"]
+    command = [sys.executable, str(ROOT / "launcher/train.py"), *options]
+    with subprocess.Popen(
+        [*command, "--set", "stages.0.epochs=3"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as training:
+        assert any("3 checkpoints wait for their scores" in line for line in training.stdout or ())
+        assert checkpoint(run, "last").name == "step-00000012"
+        assert find_checkpoint(run, "best") is None
+        with monkeypatch.context() as without_java:
+            without_java.setenv("PATH", "")
+            Follower(Wanted(run, "val")).follow()
+        assert training.wait(60) == 0
+    scores = {row["step"]: row["values"]["CIDEr"] for row in rows(run)}
+    best = max(scores, key=scores.__getitem__)
+    assert list(scores) == [4, 8, 12]
+    assert checkpoint(run, "best").name == f"step-{best:08d}"
+    assert {f.name for f in step_folders(run)} == {f"step-{best:08d}", "step-00000012"}
+    told = {r["step"]: r["val_cider"] for r in records(run) if "val_cider" in r}
+    assert told == scores
+    same = [{**row, "values": {**row["values"], "CIDEr": 1.0}} for row in rows(run)]
+    path = run / "scores" / "val-beam3.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in same))
+    more = ["--set", "stages.0.epochs=9", "--set", "stages.0.patience=2"]
+    again = train(config, *options[2:], *more)
+    assert "trained 12 steps" in again.stdout, again.stderr
+    shutil.rmtree(run / "checkpoints")
+    line = refused(train(config, *options[2:]))
+    assert "val-beam3.jsonl: scores of another training; remove the file" in line
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run, without Java."""
+    monkeypatch.setenv("PATH", "")
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def name(run: Path, **names: str) -> None:
+    (run / "checkpoints" / "names.json").write_text(json.dumps(names))
+
+
+def test_a_restart_scores_nothing_twice_but_other_weights(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Follower(Wanted(run, "val")).follow()
+    first = capsys.readouterr().out
+    before = rows(run)
+    assert all(f"step {row['step']}: BLEU-1 " in first for row in before)
+    Follower(Wanted(run, "val")).follow()
+    assert "decoded" not in capsys.readouterr().out
+    path = run / "scores" / "val-beam3.jsonl"
+    path.write_text(path.read_text().replace(before[-1]["weights"], "0" * 16))
+    Follower(Wanted(run, "val")).follow()
+    assert capsys.readouterr().out.count("decoded") == 1
+    assert rows(run) == before
+
+
+def test_a_run_that_was_stopped_is_waited_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name(run, last="step-00000008")
+
+    def finish(_: float) -> None:
+        assert rows(run)[-1]["step"] == 8
+        name(run, last="step-00000008", finished="step-00000008")
+
+    monkeypatch.setattr(time, "sleep", finish)
+    Follower(Wanted(run, "val")).follow()
+    assert "training is finished" in capsys.readouterr().out
+
+
+def test_what_vanished_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (run / "checkpoints").glob("step-*4"):
+        shutil.rmtree(folder)
+    Follower(Wanted(run, "val")).follow()
+    line = "step 4: skipped, for a newer checkpoint took its place"
+    assert line in capsys.readouterr().out
+    assert [row["step"] for row in rows(run)] == [8]
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_read(run: Path) -> None:
+    follower = Follower(Wanted(run, "val"))
+    older, newer = follower.new()
+    shutil.rmtree(older)
+    follower.score(older)
+    assert not rows(run)
+    (newer / "vocab.json").unlink()
+    with pytest.raises(ConfigError, match=r"vocab.json: no such file"):
+        follower.score(newer)

@@ -1,0 +1,62 @@
+"""Stand-ins for a split that workers can import without torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from shards.schema import ShardError
+
+#: Batches that kill whoever decodes them, and that can't be read.
+DEADLY, DAMAGED = 100, 101
+
+
+@dataclass(frozen=True)
+class ToySplit:
+    """Batches of which each takes a while; whoever decodes one leaves its process id."""
+
+    folder: Path
+    kinds: tuple[int, ...]
+
+    @property
+    def bare(self) -> ToySplit:
+        return self
+
+    @property
+    def batches(self) -> Any:
+        return SimpleNamespace(stream=SimpleNamespace(steps=len(self.kinds)))
+
+    def decode(self, start: int = 0) -> Iterator[list[tuple[int, str]]]:
+        for kind in self.kinds[start:]:
+            (self.folder / str(os.getpid())).touch()
+            if kind == DEADLY:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if kind == DAMAGED:
+                raise ShardError("a.tar: damaged")
+            time.sleep(0.1)
+            yield [(kind, f"caption {kind}")]
+
+
+@dataclass(frozen=True)
+class Several:
+    """Tasks of as many batches, decoded side by side."""
+
+    tasks: tuple[Any, ...]
+
+    @property
+    def bare(self) -> Several:
+        return Several(tuple(task.bare for task in self.tasks))
+
+    @property
+    def batches(self) -> Any:
+        return self.tasks[0].batches
+
+    def decode(self, start: int = 0) -> Iterator[list[Any]]:
+        for parts in zip(*(task.decode(start) for task in self.tasks), strict=True):
+            yield list(parts)

@@ -1,0 +1,98 @@
+"""Workers decode what one process decodes, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+
+from capdist.config import DataConfig, DecodingConfig
+from capdist.data.dataset import count_words
+from capdist.models.base import Dims, build
+from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
+from capdist.workers.reward_pool import PoolError
+from shards.index import Manifest
+from shards.schema import ShardError
+from shards.writer import write
+from tests.conftest import GroundedSource
+from tests.workers.pools import at, until
+from tests.workers.splits import DAMAGED, DEADLY, Several, ToySplit
+
+GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
+UPDOWN = {"name": "ss_updown", "width": 16, "embedding": 8, "attention": 8}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """37 images in test: 8 batches of 5, the last of 2."""
+    source = GroundedSource(sizes=(("train", 53), ("val", 7), ("test", 37)))
+    return write(source, tmp_path_factory.mktemp("odd"), samples_per_shard=8, workers=1)
+
+
+def task(manifest: Manifest, model: dict[str, Any], beam: int, *, boxes: bool) -> SplitDecoding:
+    """By a model whose random weights are large enough for captions that differ."""
+    vocab = count_words(manifest, 1)
+    torch.manual_seed(beam)
+    dims = Dims(manifest.features.dim, len(vocab), len(manifest.class_names))
+    built = build(model, dims, "here").eval()
+    with torch.no_grad():
+        for weight in built.parameters():
+            weight.mul_(3)
+    data = DataConfig(shards=str(manifest.root), lanes=8, workers=0)
+    decoding = DecodingConfig(beam=beam, batch=5)
+    return SplitDecoding(built, manifest, "test", data, vocab, decoding, boxes)
+
+
+def decode(task: Any, workers: int, address: str, logged: list[str]) -> list[Any]:
+    """In the order of batches, each of which comes once."""
+    found = list(decode_split(task, Workers(workers, 1, at(address)), logged.append))
+    assert sorted(number for number, _ in found) == list(range(len(found)))
+    return [part for _, part in sorted(found)]
+
+
+def test_three_workers_equal_one_process(cluster: Any, manifest: Manifest) -> None:
+    both = Several((task(manifest, UPDOWN, 3, boxes=True), task(manifest, GLIED, 1, boxes=False)))
+    here = decode(both, 0, "", [])
+    assert [len(beams) for beams, _ in here] == [5] * 7 + [2]
+    assert len({" ".join(caption.words) for part in here for _, caption in part[0]}) > 9
+    assert here[0][0][0][1].boxes
+    assert decode(both, 3, cluster.address, []) == here
+
+
+def kill(folder: Path, count: int) -> None:
+    """Whoever has begun, once ``count`` have."""
+    until(lambda: len(list(folder.iterdir())) == count)
+    os.kill(int(min(folder.iterdir()).name), signal.SIGKILL)
+
+
+def test_a_lost_workers_part_is_decoded_elsewhere(cluster: Any, tmp_path: Path) -> None:
+    toy, logged = ToySplit(tmp_path, tuple(range(41))), list[str]()
+    killer = Thread(target=kill, args=(tmp_path, 2))
+    killer.start()
+    assert decode(toy, 2, cluster.address, logged) == list(toy.decode())
+    killer.join()
+    (line,) = logged
+    assert line.startswith("worker ")
+    assert " of 2 is lost: its worker process has died; its part is decoded on elsewhere " in line
+
+
+def test_a_batch_that_kills_every_worker_ends_in_one_line(cluster: Any, tmp_path: Path) -> None:
+    toy = ToySplit(tmp_path, (0, 1, 2, 3, DEADLY, 5))
+    with pytest.raises(PoolError, match=r"workers died 3 times over batch 5; see whether .*$"):
+        decode(toy, 2, cluster.address, [])
+
+
+def test_what_a_worker_raises_comes_through(cluster: Any, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"^a.tar: damaged$"):
+        decode(ToySplit(tmp_path, (0, 1, DAMAGED)), 1, cluster.address, [])
+
+
+def test_no_room(cluster: Any, tmp_path: Path) -> None:
+    asked = Workers(2, 64, at(cluster.address, 10))
+    with pytest.raises(PoolError, match=r"no worker with 64 CPUs found a place within 10 s; free"):
+        list(decode_split(ToySplit(tmp_path, (0, 1)), asked, print))
