@@ -39,7 +39,15 @@ class DataConfig(Section):
     max_concepts: Positive = Field(36, description="Best-scored concepts kept for an image.")
     lanes: Positive = Field(64, description="Lanes of the sample order; ranks must divide them.")
     window: Positive = Field(64, description="Samples of a lane that are mixed with each other.")
-    workers: int = Field(2, ge=0, description="Reader processes of each rank; 0 reads in-process.")
+    reader: Literal["auto", "stream", "mapped", "dali"] = Field(
+        "auto", description="What reads the tars; auto: mapped, or stream where they are remote."
+    )
+    workers: int = Field(
+        2, ge=0, description="Of each rank: threads of mapped or processes of stream; 0: none."
+    )
+    max_bad_samples: int = Field(
+        0, ge=0, description="Damaged samples that an epoch goes on without; more stop training."
+    )
 
 
 class OptimizerConfig(Section):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shards.checksum import crc32
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.sidecars import CONCEPTS, ConceptSet
 
@@ -174,7 +174,7 @@ class Manifest:
                     if member := entry.members.get(suffix):
                         tar.seek(member.offset)
                         data = tar.read(member.size)
-                        if zlib.crc32(data) != member.crc32:
+                        if crc32(data) != member.crc32:
                             raise ShardError(
                                 f"{self.tar(shard)}: member {entry.key}.{suffix} is cut "
                                 "short or damaged; 'python -m shards verify' names all damage"

@@ -4,13 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from capdist.batch import Batch
+from capdist.data.texts import Encode, Text
 from capdist.vocab import PAD, Vocabulary
 from shards.schema import Array, Sample, ShardError
+
+
+class SampleError(ShardError):
+    """A sample that can't be used; ``row`` is its number among those of its batch."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class Row(Protocol):
+    """A sample on its way into a batch.
+
+    ``text`` are its words, ``shape`` and ``dtype`` those of its regions (R, F) as they are stored,
+    ``classes`` (R, T) of CLASS_DTYPE, or None.
+    """
+
+    @property
+    def text(self) -> Text: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    @property
+    def classes(self) -> Array | None: ...  # noqa: D102
+
+    def fill_regions(self, slot: Any) -> None:
+        """Write the stored numbers into a batch's memory (R, F).
+
+        Raises:
+            ShardError: if they can't be read.
+        """
+
+    def fill_boxes(self, slot: Array) -> None:
+        """Write the boxes into a batch's memory (R, 4).
+
+        Raises:
+            ShardError: if they can't be read.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A sample whose arrays are in memory; on a GPU, where a reader puts them there, a tensor."""
+
+    text: Text
+    regions: Any
+    dtype: np.dtype[Any]
+    boxes: Array
+    classes: Array | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(R, F)."""
+        return tuple(self.regions.shape)
+
+    def fill_regions(self, slot: Any) -> None:
+        """One copy."""
+        slot[:] = self.regions
+
+    def fill_boxes(self, slot: Array) -> None:
+        """One copy."""
+        slot[:] = self.boxes
 
 
 @dataclass(frozen=True)
@@ -29,97 +95,135 @@ class Collate:
     max_concepts: int
     classes: int = 0
 
+    @property
+    def encode(self) -> Encode:
+        """What turns a sample's words into ids."""
+        return Encode(self.vocab, self.max_words, self.max_concepts)
+
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """The batch of at least one sample.
+        """The batch of at least one sample; raises what `rows` does."""
+        return self.rows([hold(sample, self.encode(sample)) for sample in samples])
+
+    def rows(self, rows: Sequence[Row], regions: Tensor | None = None) -> Batch:
+        """The batch of at least one row; ``regions`` (B, R, F) where they are at hand already.
 
         Raises:
-            ShardError: naming a sample whose classes there are no names for, or that lacks the
-                classes or the grounding that others have.
+            SampleError: naming a sample that can't be read, whose classes there are no names for,
+                or that lacks the classes or the grounding that others have.
         """
-        regions, region_mask = _pad([s.regions for s in samples], np.float32)
-        boxes, _ = _pad([s.boxes for s in samples], np.float32)
-        concepts, concept_mask = _pad([self._concepts(s) for s in samples], np.int64)
-        class_ids, class_probs = self._classes(samples, regions.shape[1])
-        objects, object_captions = _objects(samples)
+        texts, counts = [row.text for row in rows], np.array([row.shape[0] for row in rows])
+        longest = int(counts.max())
+        if regions is None:
+            regions = _regions(rows, longest)
+        boxes = np.zeros((len(rows), longest, 4), np.float32)
+        for i, row in enumerate(rows):
+            with_row(i, row.fill_boxes, boxes[i, : counts[i]])
+        class_ids, class_probs = self._classes(rows, longest)
+        concepts, concept_mask = _pad([text.concepts for text in texts])
+        objects, object_captions = _objects(texts)
         return Batch(
-            keys=tuple(s.key for s in samples),
-            image_ids=torch.tensor([s.image_id for s in samples]),
+            keys=tuple(text.key for text in texts),
+            image_ids=torch.tensor([text.image_id for text in texts]),
             regions=regions,
-            region_mask=region_mask,
-            boxes=boxes,
+            region_mask=torch.from_numpy(np.arange(longest) < counts[:, None]),
+            boxes=torch.from_numpy(boxes),
             class_ids=class_ids,
             class_probs=class_probs,
             concepts=concepts,
             concept_mask=concept_mask,
-            tokens=self._tokens(samples),
+            tokens=_tokens(texts),
             objects=objects,
             object_captions=object_captions,
         )
 
-    def _classes(
-        self, samples: Sequence[Sample], regions: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        found = [s.classes for s in samples if self.classes and s.classes is not None]
-        if found and len(found) < len(samples):
-            bare = next(sample for sample in samples if sample.classes is None)
-            raise ShardError(f"sample {bare.key}: no classes.npy, which others of its batch have")
+    def _classes(self, rows: Sequence[Row], longest: int) -> tuple[Tensor, Tensor]:
+        found = [row.classes for row in rows if self.classes and row.classes is not None]
+        if found and len(found) < len(rows):
+            bare = next(i for i, row in enumerate(rows) if row.classes is None)
+            key = rows[bare].text.key
+            raise SampleError(bare, f"sample {key}: no classes.npy, which others of its batch have")
         kept = max((classes.shape[1] for classes in found), default=0)
-        ids = np.zeros((len(samples), regions, kept), np.int64)
+        ids = np.zeros((len(rows), longest, kept), np.int64)
         probs = np.zeros(ids.shape, np.float32)
         for i, classes in enumerate(found):
-            self._check_classes(samples[i].key, classes["id"])
             place = (i, slice(classes.shape[0]), slice(classes.shape[1]))
             ids[place], probs[place] = classes["id"], classes["prob"]
+        for i in np.flatnonzero(((ids < 0) | (ids >= max(self.classes, 1))).any((1, 2))):
+            wrong = ids[i].max() if ids[i].min() >= 0 else ids[i].min()
+            raise SampleError(
+                int(i),
+                f"sample {rows[i].text.key}: class {wrong}, but there are names for "
+                f"{self.classes}; build the shards again with the class names of their features' "
+                "extractor",
+            )
         return torch.from_numpy(ids), torch.from_numpy(probs)
 
-    def _check_classes(self, key: str, ids: Array) -> None:
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.classes:
-            wrong = ids.max() if ids.min() >= 0 else ids.min()
-            raise ShardError(
-                f"sample {key}: class {wrong}, but there are names for {self.classes}; build the "
-                "shards again with the class names of their features' extractor"
-            )
 
-    def _concepts(self, sample: Sample) -> np.ndarray:
-        known = [self.vocab.id(word) for word, _ in sample.concepts or () if word in self.vocab]
-        return np.array(known[: self.max_concepts], np.int64)
-
-    def _tokens(self, samples: Sequence[Sample]) -> torch.Tensor:
-        ids = [[self.vocab.encode(c, self.max_words) for c in s.tokens] for s in samples]
-        captions = max(1, max(len(of_image) for of_image in ids))
-        length = max((len(caption) for of_image in ids for caption in of_image), default=2)
-        tokens = np.full((len(samples), captions, length), PAD, np.int64)
-        for i, of_image in enumerate(ids):
-            for j, caption in enumerate(of_image):
-                tokens[i, j, : len(caption)] = caption
-        return torch.from_numpy(tokens)
+def hold(sample: Sample, text: Text) -> Held:
+    """A sample in memory as a row."""
+    return Held(text, sample.regions, sample.regions.dtype, sample.boxes, sample.classes)
 
 
-def _objects(samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+def with_row(number: int, fill: Any, slot: Any) -> None:
+    """Fill a slot; what goes wrong is the row's."""
+    try:
+        fill(slot)
+    except ShardError as error:
+        raise SampleError(number, str(error)) from error
+
+
+def memory(shape: tuple[int, ...], like: Row) -> tuple[Tensor, Any]:
+    """Memory of a batch, and the same as what rows are written into.
+
+    It is pinned where a GPU will fetch it, and on the GPU where a reader puts its arrays there.
+    """
+    dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
+    source = getattr(like, "regions", None)
+    if isinstance(source, Tensor) and source.is_cuda:
+        tensor = torch.empty(shape, dtype=dtype, device=source.device)
+        return tensor, tensor
+    tensor = torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+    return tensor, tensor.numpy()
+
+
+def _regions(rows: Sequence[Row], longest: int) -> Tensor:
+    """The stored numbers (B, R, F) of all rows, zero where an image has no more regions."""
+    regions, slots = memory((len(rows), longest, rows[0].shape[1]), rows[0])
+    for i, row in enumerate(rows):
+        with_row(i, row.fill_regions, slots[i, : row.shape[0]])
+        if row.shape[0] < longest:
+            slots[i, row.shape[0] :] = 0
+    return regions
+
+
+def _tokens(texts: Sequence[Text]) -> Tensor:
+    lengths = np.zeros((len(texts), max(1, *(len(text.lengths) for text in texts))), np.int64)
+    for i, text in enumerate(texts):
+        lengths[i, : len(text.lengths)] = text.lengths
+    tokens = np.full((*lengths.shape, int(lengths.max()) or 2), PAD, np.int64)
+    there = np.arange(tokens.shape[-1]) < lengths[..., None]
+    tokens[there] = np.concatenate([text.tokens for text in texts])
+    return torch.from_numpy(tokens)
+
+
+def _objects(texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
     """The boxes of all grounded phrases, and the numbers of their captions."""
-    bare = [s.key for s in samples if s.grounding is None]
-    if bare and len(bare) < len(samples):
-        raise ShardError(f"sample {bare[0]}: no grounding.json, which others of its batch have")
-    pairs = [
-        [(box, phrase.caption) for phrase in s.grounding or () for box in phrase.boxes]
-        for s in samples
-    ]
-    shape = (len(samples), max(map(len, pairs)))
+    found = [text.objects for text in texts if text.objects is not None]
+    if found and len(found) < len(texts):
+        bare = next(i for i, text in enumerate(texts) if text.objects is None)
+        key = texts[bare].key
+        raise SampleError(bare, f"sample {key}: no grounding.json, which others of its batch have")
+    shape = (len(texts), max(map(len, found), default=0))
     boxes, captions = np.zeros((*shape, 4), np.float32), np.full(shape, -1, np.int64)
-    for i, of_image in enumerate(pairs):
-        for j, (box, caption) in enumerate(of_image):
-            boxes[i, j], captions[i, j] = box, caption
+    for i, objects in enumerate(found):
+        boxes[i, : len(objects)], captions[i, : len(objects)] = objects, texts[i].object_captions
     return torch.from_numpy(boxes), torch.from_numpy(captions)
 
 
-def _pad(
-    arrays: Sequence[np.ndarray], dtype: type[np.generic]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arrays stacked along a new first axis, zero-padded along their own first, and the mask."""
-    longest = max(1, max(len(array) for array in arrays))
-    padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), dtype)
-    mask = np.zeros((len(arrays), longest), np.bool_)
-    for i, array in enumerate(arrays):
-        padded[i, : len(array)] = array
-        mask[i, : len(array)] = True
+def _pad(arrays: Sequence[Array]) -> tuple[Tensor, Tensor]:
+    """Lists of ids stacked along a new first axis, zero-padded, and the mask."""
+    lengths = np.array([len(array) for array in arrays])
+    mask = np.arange(max(1, int(lengths.max()))) < lengths[:, None]
+    padded = np.zeros(mask.shape, np.int64)
+    padded[mask] = np.concatenate(arrays)
     return torch.from_numpy(padded), torch.from_numpy(mask)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from capdist.batch import Batch
 from capdist.config import BatchConfig, DataConfig
+from capdist.data.batches import Batches
 from capdist.data.collate import Collate
 from capdist.data.order import Order
-from capdist.data.stream import Ranks, Stream
+from capdist.data.places import Plan, Ranks
+from capdist.data.reader import make_reader
+from capdist.data.shelf import Shelf
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
-from shards.schema import Sample, ShardError
+from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
@@ -82,31 +83,6 @@ def members(manifest: Manifest, split: str) -> set[str]:
     return beside | {suffix.partition(".")[0] for suffix in first.members}
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The micro-batches of every step of one split, for one rank."""
-
-    stream: Stream
-    collate: Collate
-    batch: BatchConfig
-
-    def epoch(self, epoch: int, consumed: int = 0) -> Iterator[list[Batch]]:
-        """Steps of an epoch, from ``consumed`` samples on.
-
-        Where an uneven tail leaves a micro-batch without images, a batch of no weight stands in.
-        """
-        for samples in self.stream.epoch(epoch, consumed):
-            yield [self._batch(part) for part in self._parts(samples)]
-
-    def _parts(self, samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-        micro = self.batch.micro
-        for number in range(self.batch.accumulation(self.stream.ranks.world)):
-            yield samples[number * micro : (number + 1) * micro]
-
-    def _batch(self, samples: Sequence[Sample]) -> Batch:
-        return self.collate(samples) if samples else Batch.empty(self.stream.manifest.features.dim)
-
-
 def training_batches(
     manifest: Manifest,
     data: DataConfig,
@@ -153,6 +129,7 @@ def _batches(
     order: Order,
     grounding: bool = False,
 ) -> Batches:
-    stream = Stream(manifest, split, order, ranks, batch.images, data.workers, grounding)
     collate = Collate(vocab, data.max_words, data.max_concepts, len(manifest.class_names))
-    return Batches(stream, collate, batch)
+    shelf = Shelf(manifest, split, collate.encode, grounding=grounding)
+    reader = make_reader(data, shelf, Plan(order, ranks, batch.images))
+    return Batches(reader, collate, batch)

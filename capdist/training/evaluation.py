@@ -18,7 +18,7 @@ import torch
 
 from capdist.config import DecodingConfig
 from capdist.data.dataset import References, evaluation_batches, references
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
 from capdist.decoding.split import Caption, caption_images
 from capdist.metrics.coco import Scores, probe, score, write_results
 from capdist.metrics.constant import constant_caption
@@ -99,7 +99,7 @@ class Evaluation:
         exported, batch = self.exported, self.decoding.batch
         data, vocab = exported.config.data, exported.vocab
         batches = evaluation_batches(self.manifest, self.split, data, batch, vocab, Ranks())
-        images, started = batches.stream.order.samples, time.perf_counter()
+        images, started = batches.plan.order.samples, time.perf_counter()
         with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
             model, parts = exported.model.to(device), chain.from_iterable(batches.epoch(0))
             found, boxes = {}, self.annotated is not None

@@ -107,7 +107,7 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole stage."""
-        return self.stage.epochs * self.batches.stream.steps
+        return self.stage.epochs * self.batches.plan.steps
 
     def run(self, cursor: Cursor) -> Cursor:
         """Epochs up to the last, or up to ``patience`` evaluations without a better one.
@@ -160,7 +160,7 @@ class Trainer:
                 StepRecord(
                     step=cursor.step,
                     stage=self.stage.objective,
-                    epoch=cursor.epoch + cursor.consumed / self.batches.stream.order.samples,
+                    epoch=cursor.epoch + cursor.consumed / self.batches.plan.order.samples,
                     loss=result.loss,
                     lr=lr,
                     grad_norm=result.grad_norm,
@@ -177,7 +177,7 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step of the stage."""
-        per_epoch = self.batches.stream.steps
+        per_epoch = self.batches.plan.steps
         return rate(self.stage.schedule, self.stage.optimizer.lr, step, per_epoch, self.steps)
 
     def check(self, result: StepResult, cursor: Cursor, batches: list[Batch]) -> None:
@@ -195,12 +195,12 @@ class Trainer:
 
     def advance(self, cursor: Cursor, skipped: bool) -> Cursor:
         """The cursor one step on."""
-        stream = self.batches.stream
+        plan = self.batches.plan
         return replace(
             cursor,
             step=cursor.step + 1,
             stage_step=cursor.stage_step + 1,
-            consumed=min(cursor.consumed + stream.images, stream.order.samples),
+            consumed=min(cursor.consumed + plan.images, plan.order.samples),
             skipped=cursor.skipped + skipped,
         )
 
@@ -226,7 +226,7 @@ class Trainer:
     def save_between(self, cursor: Cursor) -> None:
         """Save inside an epoch where the config asks for it; its end is saved in any case."""
         every = self.config.checkpoint.every_steps
-        inside = cursor.consumed < self.batches.stream.order.samples
+        inside = cursor.consumed < self.batches.plan.order.samples
         if every and cursor.step % every == 0 and inside:
             self.save(cursor, self.engine.weights(), best=False)
 

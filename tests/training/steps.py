@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from capdist.batch import Batch
 from capdist.config import Config, ConfigError, validate
 from capdist.data.dataset import Batches, count_words, training_batches
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
 from capdist.models.base import Dims, build
 from capdist.training.engine import Engine, make_engine
 from capdist.training.job import Job, end_process
