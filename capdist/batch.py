@@ -21,8 +21,8 @@ class Batch:
     """Images with all their captions, padded.
 
     ``regions`` (B, R, F), as the shards store them until `to` makes them float32, and ``boxes``
-    (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R); so are ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0
-    where the shards have no classes;
+    (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R); so are ``class_ids``
+    (B, R, T) and ``class_probs`` (B, R, T), with T = 0 where the shards have no classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A);
     ``tokens`` (B, S, L) run BOS, words, EOS, PAD, and a caption that an image lacks is all PAD;
     ``objects`` (B, G, 4) are boxes of what captions speak of, where grounding was asked for, and

@@ -215,8 +215,10 @@ def _objects(texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         raise SampleError(bare, f"sample {key}: no grounding.json, which others of its batch have")
     shape = (len(texts), max(map(len, found), default=0))
     boxes, captions = np.zeros((*shape, 4), np.float32), np.full(shape, -1, np.int64)
-    for i, objects in enumerate(found):
-        boxes[i, : len(objects)], captions[i, : len(objects)] = objects, texts[i].object_captions
+    for i, text in enumerate(texts):
+        if text.objects is not None and text.object_captions is not None:
+            count = len(text.objects)
+            boxes[i, :count], captions[i, :count] = text.objects, text.object_captions
     return torch.from_numpy(boxes), torch.from_numpy(captions)
 
 

@@ -143,7 +143,7 @@ class _Chunk:
 
         gpu = torch.cuda.is_available()
 
-        @pipeline_def(  # type: ignore[untyped-decorator]
+        @pipeline_def(
             batch_size=len(self.order),
             num_threads=1,
             device_id=torch.cuda.current_device() if gpu else None,
@@ -199,4 +199,4 @@ class _Chunk:
         arrays = {n: np.asarray(o[number]) for n, o in zip(self.names, outputs, strict=False)}
         if len(outputs) == len(self.names):
             return Read(place, arrays)
-        return Read(place, arrays, placed=torch.from_dlpack(outputs[-1][number]))
+        return Read(place, arrays, placed=torch.utils.dlpack.from_dlpack(outputs[-1][number]))

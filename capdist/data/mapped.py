@@ -21,6 +21,7 @@ from capdist.data.tar import Tar, open_tar
 from capdist.data.texts import Text
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
+
 @dataclass(frozen=True, eq=False)
 class Lying:
     """A row whose numbers lie in a tar."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,7 +115,7 @@ class TorchEngine:
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
-        (weight,) = self.job.sum(sum(map(self.objective.weight, batches)))
+        weight = total_weight(self.job, map(self.objective.weight, batches))
         parts = []
         for batch in batches:
             loss = self.objective(batch.to(self.job.device)) / weight
@@ -197,7 +197,7 @@ class DeepSpeedEngine:
 
         DeepSpeed averages over the ranks, so the loss carries their number as a factor.
         """
-        (weight,) = self.job.sum(sum(map(self.engine.module.weight, batches)))
+        weight = total_weight(self.job, map(self.engine.module.weight, batches))
         skipped, parts = self.engine.skipped_steps, []
         set_rate(self.optimizer, lr)
         for batch in batches:
@@ -231,6 +231,12 @@ class DeepSpeedEngine:
     def load(self, folder: Path) -> None:
         """Read by the same number of ranks that wrote it."""
         self.engine.load_checkpoint(str(folder), tag=self.TAG)
+
+
+def total_weight(job: Job, weights: Iterable[int]) -> float:
+    """What the loss of a step is divided by; 1 where all of its samples are lost."""
+    (weight,) = job.sum(sum(weights))
+    return max(weight, 1.0)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

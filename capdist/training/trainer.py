@@ -13,7 +13,7 @@ from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.config import Config, Stage
-from capdist.data.dataset import Batches
+from capdist.data.batches import Batches
 from capdist.reporting.journal import Journal
 from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
@@ -21,6 +21,7 @@ from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint
 from capdist.training.engine import Engine, Objective, StepResult
 from capdist.training.job import Job, OtherRankError
 from capdist.training.schedule import rate
+from shards.schema import ShardError
 
 
 class TrainingError(RuntimeError):
@@ -37,7 +38,8 @@ class StepRecord:
 
     ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` are its seconds on
     the first rank, ``data_s`` those that it waited for its batches; ``skipped`` counts the steps
-    that the loss scaler left out since the run began; ``figures`` are the objective's own.
+    that the loss scaler left out since the run began; ``lost`` has a line for each damaged sample
+    that the step went without; ``figures`` are the objective's own.
     """
 
     step: int
@@ -50,11 +52,14 @@ class StepRecord:
     step_s: float
     data_s: float
     skipped: int
+    lost: list[str]
     figures: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """One flat record."""
+        """One flat record; ``lost`` only where there is something in it."""
         record = asdict(self)
+        if not self.lost:
+            del record["lost"]
         return record | record.pop("figures")
 
 
@@ -114,6 +119,8 @@ class Trainer:
 
         Raises:
             TrainingError: if the loss or a weight is not a number.
+            ShardError: if more samples are damaged than the config allows; all up to the step
+                before is saved.
             CheckpointError: if the state can't be saved.
             Stopped: if a signal asked for it, once the state is saved.
         """
@@ -123,6 +130,8 @@ class Trainer:
                     cursor = after
                     self.journal.write(record.to_json())
                     progress.update(record)
+                    for line in record.lost:
+                        progress.say(f"step {record.step}: left out: {line}")
                     self.save_between(cursor)
                     self.stop_if(asked, cursor)
                 cursor = self.end_epoch(cursor, progress)
@@ -141,9 +150,10 @@ class Trainer:
         """
         self.objective.begin_epoch(cursor.epoch)
         started = time.perf_counter()
-        for read in self.batches.epoch(cursor.epoch, cursor.consumed):
+        for read in self.batches.steps(cursor.epoch, cursor.consumed):
             waited = time.perf_counter() - started
-            batches = self.objective.prepare(read, cursor.step, self.job.device)
+            lost = self.lose(read.lost, cursor)
+            batches = self.objective.prepare(read.batches, cursor.step, self.job.device)
             lr = self.rate(cursor.stage_step)
             result = self.engine.step(batches, lr)
             self.check(result, cursor, batches)
@@ -154,7 +164,7 @@ class Trainer:
                 *self.objective.sums(),
             )
             figures = self.objective.figures(sums, self.job.ranks.world)
-            cursor = self.advance(cursor, result.skipped)
+            cursor = self.advance(cursor, result.skipped, len(lost))
             took = time.perf_counter() - started
             yield (
                 StepRecord(
@@ -168,6 +178,7 @@ class Trainer:
                     step_s=took,
                     data_s=waited,
                     skipped=cursor.skipped,
+                    lost=lost,
                     figures=figures,
                 ),
                 cursor,
@@ -193,7 +204,32 @@ class Trainer:
             f"look at them, or lower the learning rate; {self.saved()}"
         )
 
-    def advance(self, cursor: Cursor, skipped: bool) -> Cursor:
+    def lose(self, lost: list[str], cursor: Cursor) -> list[str]:
+        """The damaged samples that a step goes without, of all ranks.
+
+        Raises:
+            ShardError: on the first rank, if they are too many; the state is saved.
+            OtherRankError: on the others.
+        """
+        # Ranks read different samples: unless they agree before the step, one waits for ever.
+        (count,) = self.job.sum(len(lost))
+        if not count:
+            return []
+        every = [line for lines in self.job.gather(lost) for line in lines]
+        limit = self.config.data.max_bad_samples
+        if cursor.lost + len(every) <= limit:
+            return every
+        if cursor.step:
+            self.save(cursor, self.engine.weights(), best=False)
+        if not self.job.first:
+            raise OtherRankError("the first rank names the samples")
+        raise ShardError(
+            f"step {cursor.step + 1}: {every[limit - cursor.lost]}; restore it, or let an epoch "
+            f"go on without {cursor.lost + len(every)} or more by --set data.max_bad_samples=N; "
+            f"{self.saved()}"
+        )
+
+    def advance(self, cursor: Cursor, skipped: bool, lost: int) -> Cursor:
         """The cursor one step on."""
         plan = self.batches.plan
         return replace(
@@ -202,12 +238,13 @@ class Trainer:
             stage_step=cursor.stage_step + 1,
             consumed=min(cursor.consumed + plan.images, plan.order.samples),
             skipped=cursor.skipped + skipped,
+            lost=cursor.lost + lost,
         )
 
     def end_epoch(self, cursor: Cursor, progress: Progress) -> Cursor:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
-        before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0)
+        before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0, lost=0)
         due = cursor.epoch % self.config.validation.every_epochs == 0
         if due or cursor.epoch == self.stage.epochs:
             # Killed while it is evaluated, the epoch is not lost.
