@@ -148,11 +148,11 @@ class Collate:
         for i, classes in enumerate(found):
             place = (i, slice(classes.shape[0]), slice(classes.shape[1]))
             ids[place], probs[place] = classes["id"], classes["prob"]
-        for i in np.flatnonzero(((ids < 0) | (ids >= max(self.classes, 1))).any((1, 2))):
-            wrong = ids[i].max() if ids[i].min() >= 0 else ids[i].min()
+        for row in np.flatnonzero(((ids < 0) | (ids >= self.classes)).any((1, 2))).tolist():
+            wrong = ids[row].max() if ids[row].min() >= 0 else ids[row].min()
             raise SampleError(
-                int(i),
-                f"sample {rows[i].text.key}: class {wrong}, but there are names for "
+                row,
+                f"sample {rows[row].text.key}: class {wrong}, but there are names for "
                 f"{self.classes}; build the shards again with the class names of their features' "
                 "extractor",
             )

@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,20 @@ from capdist.data.shelf import Shelf, check
 from capdist.data.tar import open_tar
 from shards.schema import Array, ShardError
 
+#: What DALI reads; all else is small, and read once.
+REGIONS = "regions.npy"
+
 #: Bytes of shards that a chunk takes, about: two are in memory at a time.
 CHUNK = 128e6
-
-ARRAYS = ("regions.npy", "boxes.npy", "classes.npy")
 
 
 @dataclass(frozen=True)
 class Read:
-    """The bytes of a sample's arrays, of its regions a tensor on the GPU, or what is wrong."""
+    """The bytes of a sample's regions, on a GPU there too, or what is wrong with the sample."""
 
     place: Place
-    arrays: dict[str, Array]
-    placed: Any = None
+    regions: Array | None = None
+    placed: torch.Tensor | None = None
     wrong: str = ""
 
 
@@ -94,11 +95,11 @@ class Dali:
         if read.wrong:
             raise ShardError(read.wrong)
         with self.shelf.named(read.place):
-            members: dict[str, Any] = dict(read.arrays)
+            members: dict[str, Any] = {REGIONS: read.regions}
             if not self.shelf.known(read.place):
                 entry, tar = self.shelf.entry(read.place), self.shelf.open(read.place[0]).tar
-                members = {name: data.tobytes() for name, data in members.items()}
-                members |= open_tar(tar).members(entry, self.shelf.members - set(ARRAYS))
+                members = {REGIONS: members[REGIONS].tobytes()}
+                members |= open_tar(tar).members(entry, self.shelf.members - {REGIONS})
                 check(entry, members)
             held = self.shelf.held(read.place, members)
             return held if read.placed is None else on_gpu(held, read.placed)
@@ -119,64 +120,52 @@ class _Chunk:
         self.shelf = shelf
         self.places = steps
         self.wrong: dict[Place, str] = {}
-        self.order = [place for place in sorted(chain(*steps)) if self._there(place)]
-        self.names = [n for n in ARRAYS if any(n in self._members(p) for p in self.order)]
-        self.pipeline: Any = None
-        if self.order:
-            self.pipeline = self._begin()
+        self.order: list[Place] = []
+        indices: dict[int, list[str]] = {}
+        for number, places in groupby(sorted(chain(*steps)), key=lambda place: place[0]):
+            if lines := list(self._lines(list(places))):
+                indices[number] = lines
+        self.pipeline = self._begin(indices) if indices else None
 
-    def _members(self, place: Place) -> dict[str, Any]:
-        return dict(self.shelf.entry(place).members)
+    def _lines(self, places: Sequence[Place]) -> Iterator[str]:
+        """DALI's index of the samples of one tar that can be read: it ends at one that can't."""
+        size = 0
+        for place in places:
+            try:
+                size = size or os.stat(self.shelf.open(place[0]).tar).st_size
+                member = self.shelf.entry(place).members[REGIONS]
+                if size < member.offset + member.size:
+                    raise ShardError("the tar is cut short: it ends before")
+            except (OSError, ShardError) as error:
+                self.wrong[place] = self.shelf.describe(place, error)
+            else:
+                self.order.append(place)
+                yield f"{REGIONS} {member.offset} {member.size} {place[1]}.{REGIONS}"
 
-    def _there(self, place: Place) -> bool:
-        """Whether a sample can be read: DALI would end at the first that can't."""
-        try:
-            end = max(m.offset + m.size for m in self.shelf.entry(place).members.values())
-            if os.stat(self.shelf.open(place[0]).tar).st_size < end:
-                raise ShardError("the tar is cut short: it ends before")
-        except (OSError, ShardError) as error:
-            self.wrong[place] = self.shelf.describe(place, error)
-        return place not in self.wrong
-
-    def _begin(self) -> Any:
+    def _begin(self, indices: dict[int, list[str]]) -> Any:
         from nvidia.dali import fn, pipeline_def
 
         gpu = torch.cuda.is_available()
 
-        @pipeline_def(
+        @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=len(self.order),
             num_threads=1,
             device_id=torch.cuda.current_device() if gpu else None,
             prefetch_queue_depth=1,
         )
         def pipeline() -> tuple[Any, ...]:
-            found = fn.readers.webdataset(paths=tars, index_paths=indices, ext=self.names)
-            read = found if len(self.names) > 1 else [found]
-            return (*read, read[0].gpu()) if gpu else tuple(read)
+            read: Any = fn.readers.webdataset(paths=tars, index_paths=files, ext=[REGIONS])
+            return (read, read.gpu()) if gpu else (read,)
 
+        tars = [str(self.shelf.open(number).tar) for number in indices]
         with tempfile.TemporaryDirectory(prefix="capdist-dali-") as folder:
-            tars, indices = self._indices(Path(folder))
+            files = [str(Path(folder, str(number))) for number in indices]
+            for file, lines in zip(files, indices.values(), strict=True):
+                Path(file).write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
             built = pipeline()
             built.build()
         built.schedule_run()
         return built
-
-    def _indices(self, folder: Path) -> tuple[list[str], list[str]]:
-        """The tars, and an index of each that lists this chunk's samples."""
-        lines: dict[int, list[str]] = {}
-        for place in self.order:
-            members = self._members(place)
-            lines.setdefault(place[0], []).append(
-                " ".join(
-                    f"{name} {members[name].offset} {members[name].size} {place[1]}.{name}"
-                    for name in self.names
-                    if name in members
-                )
-            )
-        for number, listed in lines.items():
-            (folder / str(number)).write_text("\n".join([f"v1.2 {len(listed)}", *listed, ""]))
-        tars = [str(self.shelf.open(number).tar) for number in lines]
-        return tars, [str(folder / str(number)) for number in lines]
 
     def steps(self) -> Iterator[list[Read]]:
         """The samples of every step."""
@@ -188,15 +177,14 @@ class _Chunk:
                 self.wrong |= {place: self.shelf.describe(place, error) for place in self.order}
         number = {place: i for i, place in enumerate(self.order)}
         for step in self.places:
-            yield [self._read(place, number.get(place, 0), outputs) for place in step]
+            yield [self._read(place, number, outputs) for place in step]
         if torch.cuda.is_available():
             # DALI uses this memory again, which copies into batches may still be reading.
             torch.cuda.current_stream().synchronize()
 
-    def _read(self, place: Place, number: int, outputs: Sequence[Any]) -> Read:
+    def _read(self, place: Place, number: dict[Place, int], outputs: Sequence[Any]) -> Read:
         if place in self.wrong:
-            return Read(place, {}, wrong=self.wrong[place])
-        arrays = {n: np.asarray(o[number]) for n, o in zip(self.names, outputs, strict=False)}
-        if len(outputs) == len(self.names):
-            return Read(place, arrays)
-        return Read(place, arrays, placed=torch.utils.dlpack.from_dlpack(outputs[-1][number]))
+            return Read(place, wrong=self.wrong[place])
+        regions, *placed = (output[number[place]] for output in outputs)
+        tensors = [torch.utils.dlpack.from_dlpack(tensor) for tensor in placed]
+        return Read(place, np.asarray(regions), *tensors)

@@ -1,8 +1,8 @@
 """The mapped reader: members found by the index, their bytes copied once, into the batch.
 
 A sample is read whole and checked the first time that this process meets it. From then on its
-numbers go from the file straight into the batch's memory, by one system call for each array, which
-leaves the interpreter's lock. That is as fast as copying from a memory map, and a tar that is cut
+regions go from the file straight into the batch's memory, by one system call that leaves the
+interpreter's lock. That is as fast as copying from a memory map, and a tar that is cut
 short while it is read is an error with a name, where a map would kill the process.
 """
 
@@ -19,7 +19,7 @@ from capdist.data.places import Place, Plan
 from capdist.data.shelf import Known, Shelf, check
 from capdist.data.tar import Tar, open_tar
 from capdist.data.texts import Text
-from shards.schema import CLASS_DTYPE, Array, ShardError
+from shards.schema import Array, ShardError
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,25 +48,19 @@ class Lying:
 
     @property
     def classes(self) -> Array | None:
-        """(R, T) of CLASS_DTYPE, read now."""
-        if self.known.classes is None:
-            return None
-        array = np.empty((self.shape[0], self.known.kept), CLASS_DTYPE)
-        return self._read(self.known.classes, array)
+        """(R, T) of CLASS_DTYPE."""
+        return self.known.classes
 
     def fill_regions(self, slot: Any) -> None:
         """One copy, from the page cache into the batch."""
-        self._read(self.known.regions, slot)
+        try:
+            self.tar.read(self.known.offset, slot)
+        except (OSError, ShardError) as error:
+            raise ShardError(self.shelf.describe(self.place, error)) from error
 
     def fill_boxes(self, slot: Array) -> None:
         """One copy."""
-        self._read(self.known.boxes, slot)
-
-    def _read(self, offset: int, array: Array) -> Array:
-        try:
-            return self.tar.read(offset, array)
-        except (OSError, ShardError) as error:
-            raise ShardError(self.shelf.describe(self.place, error)) from error
+        slot[:] = self.known.boxes
 
 
 class Mapped:

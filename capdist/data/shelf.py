@@ -23,7 +23,7 @@ from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
 from shards.concepts import Concepts
 from shards.index import Manifest, SampleIndex, Shard
-from shards.schema import CLASS_DTYPE, MEMBERS, Array, Sample, ShardError, decode
+from shards.schema import MEMBERS, Array, Sample, ShardError, decode
 
 #: Shards that are remembered; those used longest ago are forgotten. More than any job has lanes.
 KEPT = 1024
@@ -36,19 +36,18 @@ REMEDY = "'python -m shards verify' names all damage"
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A sample that was read and checked before: its words, and where its numbers lie.
+    """A sample that was read and checked before: all of it but its regions.
 
-    ``regions``, ``boxes`` and ``classes`` are the offsets of their first bytes in the tar;
-    ``shape`` and ``dtype`` are those of the regions as stored; ``kept`` is T.
+    ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
+    numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
     """
 
     text: Text
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    regions: int
-    boxes: int
-    classes: int | None
-    kept: int
+    offset: int
+    boxes: Array
+    classes: Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ class Shelf:
         return self.open(place[0]).known[place[1]]
 
     def held(self, place: Place, members: Mapping[str, Any]) -> Held:
-        """A sample from its members' bytes; of one that is known, its arrays' are enough.
+        """A sample from its members' bytes; of one that is known, its regions' are enough.
 
         Raises:
             ShardError: if a member is missing or is not what the format says.
@@ -136,21 +135,13 @@ class Shelf:
         known = self.known(place)
         if known is None:
             return self.learn(place, members)
-
-        def array(suffix: str, dtype: Any, shape: tuple[int, ...]) -> Array:
-            count, data = math.prod(shape), members[suffix]
-            start = len(data) - count * np.dtype(dtype).itemsize
-            return np.frombuffer(data, dtype, count, start).reshape(shape)
-
-        regions = array("regions.npy", known.dtype, known.shape)
-        boxes = array("boxes.npy", np.float32, (known.shape[0], 4))
-        classes = None
-        if known.classes is not None:
-            classes = array("classes.npy", CLASS_DTYPE, (known.shape[0], known.kept))
-        return Held(known.text, regions, known.dtype, boxes, classes)
+        count, data = math.prod(known.shape), members["regions.npy"]
+        start = len(data) - count * known.dtype.itemsize
+        regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
+        return Held(known.text, regions, known.dtype, known.boxes, known.classes)
 
     def learn(self, place: Place, members: Mapping[str, bytes]) -> Held:
-        """A sample from its members' bytes, which are remembered but for the arrays.
+        """A sample from its members' bytes, which are remembered but for the regions.
 
         Raises:
             ShardError: if a member is missing or is not what the format says.
@@ -158,23 +149,18 @@ class Shelf:
         opened = self.open(place[0])
         entry = opened.entries[place[1]]
         sample = self._decode(opened, entry.key, members)
-        text = self.encode(sample)
-
-        def start(suffix: str, nbytes: int) -> int:
-            member = entry.members[suffix]
-            return member.offset + member.size - nbytes
-
-        classes = sample.classes
+        held = hold(sample, self.encode(sample))
+        stored = entry.members["regions.npy"]
         opened.known[place[1]] = Known(
-            text=text,
-            shape=sample.regions.shape,
-            dtype=sample.regions.dtype,
-            regions=start("regions.npy", sample.regions.nbytes),
-            boxes=start("boxes.npy", sample.boxes.nbytes),
-            classes=None if classes is None else start("classes.npy", classes.nbytes),
-            kept=0 if classes is None else classes.shape[1],
+            text=held.text,
+            shape=held.shape,
+            dtype=held.dtype,
+            offset=stored.offset + stored.size - sample.regions.nbytes,
+            # Copies: views would keep the members' bytes.
+            boxes=sample.boxes.copy(),
+            classes=None if sample.classes is None else sample.classes.copy(),
         )
-        return hold(sample, text)
+        return held
 
     def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
         sample = decode(key, members)

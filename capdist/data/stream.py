@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from tarfile import TarError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -17,6 +17,8 @@ from capdist.data.places import Place, Plan
 from capdist.data.shelf import Shelf, check
 from capdist.signals import ignore_stop
 from shards.schema import ShardError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Stream:
         loader = DataLoader(
             _Lanes(self, epoch, start),
             batch_size=None,
+            collate_fn=_as_it_is,
             num_workers=self.workers,
             worker_init_fn=ignore_stop,
             generator=torch.Generator(),
@@ -73,6 +76,10 @@ class Stream:
             raise ShardError(read.wrong)
         with self.shelf.named(read.place):
             return self.shelf.held(read.place, read.members)
+
+
+def _as_it_is(piece: T) -> T:
+    return piece
 
 
 @dataclass(frozen=True)

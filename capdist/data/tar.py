@@ -32,7 +32,7 @@ class Tar:
         Raises:
             ShardError: if the tar ends before.
         """
-        done, wanted = 0, memoryview(array.reshape(-1).view(np.uint8))
+        done, wanted = 0, array.reshape(-1).view(np.uint8).data
         while done < len(wanted):
             read = os.preadv(self.fd, [wanted[done:]], offset + done)
             if read == 0:
