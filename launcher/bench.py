@@ -42,7 +42,10 @@ def read_arguments() -> argparse.Namespace:
     gpu = subjects.add_parser("gpu", help="the beam step and searches beside the GPU's ceilings")
     gpu.set_defaults(measure=measure_gpu)
     gpu.add_argument("--model", default="glied", help="registered model, random weights")
-    for subject in (decode, reward, gpu):
+    load = subjects.add_parser("load", help="the readers beside other ways to read")
+    load.set_defaults(measure=measure_load)
+    load.add_argument("--images", type=int, default=2048, help="of 36 x 2048 fp16 regions")
+    for subject in (decode, reward, gpu, load):
         subject.add_argument("--json", type=Path, help="where to write the figures")
         subject.add_argument("--page", type=Path, help="where to write them as Markdown")
     return parser.parse_args()
@@ -58,6 +61,17 @@ def measure_decode(args: argparse.Namespace) -> Any:
 def measure_reward(args: argparse.Namespace) -> Any:
     """Scoring, on one core."""
     from capdist.benchmarks.reward import measure
+
+    return measure(args.images)
+
+
+def measure_load(args: argparse.Namespace) -> Any:
+    """Reading, on one core.
+
+    Raises:
+        ConfigError: if there is nothing to read, or a package is missing.
+    """
+    from capdist.benchmarks.load import measure
 
     return measure(args.images)
 

@@ -102,10 +102,10 @@ class Dali:
                 members |= open_tar(tar).members(entry, self.shelf.members - {REGIONS})
                 check(entry, members)
             held = self.shelf.held(read.place, members)
-            return held if read.placed is None else on_gpu(held, read.placed)
+            return held if read.placed is None else with_regions(held, read.placed)
 
 
-def on_gpu(held: Held, member: torch.Tensor) -> Held:
+def with_regions(held: Held, member: torch.Tensor) -> Held:
     """The same row with its regions taken from their member's bytes on the GPU."""
     numbers = member[len(member) - held.regions.nbytes :].view(
         torch.from_numpy(np.empty(0, held.dtype)).dtype
@@ -186,5 +186,5 @@ class _Chunk:
         if place in self.wrong:
             return Read(place, wrong=self.wrong[place])
         regions, *placed = (output[number[place]] for output in outputs)
-        tensors = [torch.utils.dlpack.from_dlpack(tensor) for tensor in placed]
-        return Read(place, np.asarray(regions), *tensors)
+        on_gpu = torch.utils.dlpack.from_dlpack(placed[0]) if placed else None
+        return Read(place, np.asarray(regions), on_gpu)
