@@ -21,7 +21,7 @@ from capdist.data.places import Ranks
 from capdist.reporting.table import format_markdown, format_table
 from shards.index import Manifest
 
-BATCH, ROUNDS = 64, 7
+BATCH, ROUNDS = 64, 5
 #: Shards of the cold start, and samples of each.
 SHARDS, SAMPLES = 1000, 256
 COLUMNS = ("samples/s", "slowest", "fastest", "x webdataset", "of floor %")

@@ -48,7 +48,8 @@ class MadeUp:
         for number in ids:
             random = np.random.default_rng(number)
             lengths = random.integers(*LENGTH, REFERENCES)
-            tokens = tuple(tuple(random.choice(WORDS, length).tolist()) for length in lengths)
+            words = (random.integers(0, len(WORDS), length) for length in lengths)
+            tokens = tuple(tuple(WORDS[word] for word in caption) for caption in words)
             yield Sample(
                 key=f"{number:012d}",
                 image_id=number,
@@ -92,12 +93,11 @@ class Corpus:
             features = h5.create_dataset("features", (images, REGIONS, FEATURES), np.float16)
             boxes = h5.create_dataset("boxes", (images, REGIONS, 4), np.float32)
             for number, sample in enumerate(samples):
-                arrays = {"features": sample.regions, "boxes": sample.boxes}
-                np.savez(self.npz(number), **arrays)
+                np.savez(self.npz(number), features=sample.regions, boxes=sample.boxes)
                 features[number], boxes[number] = sample.regions, sample.boxes
                 with db.begin(write=True) as transaction:
-                    for name, array in arrays.items():
-                        transaction.put(f"{number}/{name}".encode(), array.tobytes())
+                    transaction.put(f"{number}/features".encode(), sample.regions.tobytes())
+                    transaction.put(f"{number}/boxes".encode(), sample.boxes.tobytes())
                 self.words.append([VOCAB.encode(caption) for caption in sample.tokens])
 
     @property

@@ -78,7 +78,7 @@ def lmdb(corpus: Corpus, batch: int) -> Iterator[Finished]:
     ):
 
         def array(number: int, name: str, dtype: Any, width: int) -> Array:
-            found = transaction.get(f"{number}/{name}".encode())
+            found: Any = transaction.get(f"{number}/{name}".encode())
             return np.frombuffer(found, dtype).reshape(-1, width)
 
         for numbers in shuffled(corpus, batch):
@@ -103,7 +103,7 @@ class BareDali:
             )
             features = fn.decoders.numpy(read[0], dtype=types.FLOAT16)
             boxes = fn.decoders.numpy(read[1], dtype=types.FLOAT)
-            return fn.pad(features, axes=[0]), fn.pad(boxes, axes=[0]), fn.shapes(features)
+            return fn.pad(features, axes=[0]), fn.pad(boxes, axes=[0]), features.shape()
 
         self.pipeline = pipeline()
         self.pipeline.build()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
+from capdist.data.memory import empty
 from capdist.data.texts import Encode, Text
 from capdist.vocab import PAD, Vocabulary
 from shards.schema import Array, Sample, ShardError
@@ -28,7 +29,7 @@ class Row(Protocol):
     """A sample on its way into a batch.
 
     ``text`` are its words, ``shape`` and ``dtype`` those of its regions (R, F) as they are stored,
-    ``classes`` (R, T) of CLASS_DTYPE, or None.
+    ``boxes`` (R, 4), and ``classes`` (R, T) of CLASS_DTYPE, or None.
     """
 
     @property
@@ -38,17 +39,12 @@ class Row(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
     @property
+    def boxes(self) -> Array: ...  # noqa: D102
+    @property
     def classes(self) -> Array | None: ...  # noqa: D102
 
     def fill_regions(self, slot: Any) -> None:
         """Write the stored numbers into a batch's memory (R, F).
-
-        Raises:
-            ShardError: if they can't be read.
-        """
-
-    def fill_boxes(self, slot: Array) -> None:
-        """Write the boxes into a batch's memory (R, 4).
 
         Raises:
             ShardError: if they can't be read.
@@ -73,10 +69,6 @@ class Held:
     def fill_regions(self, slot: Any) -> None:
         """One copy."""
         slot[:] = self.regions
-
-    def fill_boxes(self, slot: Array) -> None:
-        """One copy."""
-        slot[:] = self.boxes
 
 
 @dataclass(frozen=True)
@@ -116,8 +108,8 @@ class Collate:
         if regions is None:
             regions = _regions(rows, longest)
         boxes = np.zeros((len(rows), longest, 4), np.float32)
-        for i, row in enumerate(rows):
-            with_row(i, row.fill_boxes, boxes[i, : counts[i]])
+        for row, count, slot in zip(rows, counts.tolist(), boxes, strict=True):
+            slot[:count] = row.boxes
         class_ids, class_probs = self._classes(rows, longest)
         concepts, concept_mask = _pad([text.concepts for text in texts])
         objects, object_captions = _objects(texts)
@@ -164,35 +156,30 @@ def hold(sample: Sample, text: Text) -> Held:
     return Held(text, sample.regions, sample.regions.dtype, sample.boxes, sample.classes)
 
 
-def with_row(number: int, fill: Any, slot: Any) -> None:
-    """Fill a slot; what goes wrong is the row's."""
-    try:
-        fill(slot)
-    except ShardError as error:
-        raise SampleError(number, str(error)) from error
-
-
 def memory(shape: tuple[int, ...], like: Row) -> tuple[Tensor, Any]:
     """Memory of a batch, and the same as what rows are written into.
 
-    It is pinned where a GPU will fetch it, and on the GPU where a reader puts its arrays there.
+    It is on the GPU where a reader puts its arrays there.
     """
-    dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
     source = getattr(like, "regions", None)
-    if isinstance(source, Tensor) and source.is_cuda:
-        tensor = torch.empty(shape, dtype=dtype, device=source.device)
+    if isinstance(source, Tensor):
+        tensor = torch.empty(shape, dtype=source.dtype, device=source.device)
         return tensor, tensor
-    tensor = torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+    tensor = empty(shape, like.dtype)
     return tensor, tensor.numpy()
 
 
 def _regions(rows: Sequence[Row], longest: int) -> Tensor:
     """The stored numbers (B, R, F) of all rows, zero where an image has no more regions."""
     regions, slots = memory((len(rows), longest, rows[0].shape[1]), rows[0])
-    for i, row in enumerate(rows):
-        with_row(i, row.fill_regions, slots[i, : row.shape[0]])
-        if row.shape[0] < longest:
-            slots[i, row.shape[0] :] = 0
+    for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
+        count = row.shape[0]
+        try:
+            row.fill_regions(slot[:count])
+        except ShardError as error:
+            raise SampleError(i, str(error)) from error
+        if count < longest:
+            slot[count:] = 0
     return regions
 
 

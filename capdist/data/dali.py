@@ -25,7 +25,7 @@ from capdist.config import ConfigError
 from capdist.data.collate import Held
 from capdist.data.places import Place, Plan
 from capdist.data.shelf import Shelf, check
-from capdist.data.tar import open_tar
+from capdist.data.tar import CUT, Tar
 from shards.schema import Array, ShardError
 
 #: What DALI reads; all else is small, and read once.
@@ -99,7 +99,7 @@ class Dali:
             if not self.shelf.known(read.place):
                 entry, tar = self.shelf.entry(read.place), self.shelf.open(read.place[0]).tar
                 members = {REGIONS: members[REGIONS].tobytes()}
-                members |= open_tar(tar).members(entry, self.shelf.members - {REGIONS})
+                members |= Tar(tar).members(entry, self.shelf.members - {REGIONS})
                 check(entry, members)
             held = self.shelf.held(read.place, members)
             return held if read.placed is None else with_regions(held, read.placed)
@@ -135,7 +135,7 @@ class _Chunk:
                 size = size or os.stat(self.shelf.open(place[0]).tar).st_size
                 member = self.shelf.entry(place).members[REGIONS]
                 if size < member.offset + member.size:
-                    raise ShardError("the tar is cut short: it ends before")
+                    raise ShardError(CUT)
             except (OSError, ShardError) as error:
                 self.wrong[place] = self.shelf.describe(place, error)
             else:

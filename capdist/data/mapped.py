@@ -1,15 +1,15 @@
 """The mapped reader: members found by the index, their bytes copied once, into the batch.
 
-A sample is read whole and checked the first time that this process meets it. From then on its
-regions go from the file straight into the batch's memory, by one system call that leaves the
-interpreter's lock. That is as fast as copying from a memory map, and a tar that is cut
-short while it is read is an error with a name, where a map would kill the process.
+A sample is read whole, by system calls, and checked the first time that this process meets it.
+From then on its regions are copied from a map of the tar straight into the batch's memory, while
+other threads run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ import numpy as np
 from capdist.data.collate import Row
 from capdist.data.places import Place, Plan
 from capdist.data.shelf import Known, Shelf, check
-from capdist.data.tar import Tar, open_tar
+from capdist.data.tar import Tar
 from capdist.data.texts import Text
 from shards.schema import Array, ShardError
+
+#: Tars that stay open; a process may have a thousand files.
+OPEN = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,11 @@ class Lying:
         return self.known.dtype
 
     @property
+    def boxes(self) -> Array:
+        """(R, 4)."""
+        return self.known.boxes
+
+    @property
     def classes(self) -> Array | None:
         """(R, T) of CLASS_DTYPE."""
         return self.known.classes
@@ -54,13 +62,9 @@ class Lying:
     def fill_regions(self, slot: Any) -> None:
         """One copy, from the page cache into the batch."""
         try:
-            self.tar.read(self.known.offset, slot)
-        except (OSError, ShardError) as error:
+            self.tar.copy(self.known.offset, slot)
+        except ShardError as error:
             raise ShardError(self.shelf.describe(self.place, error)) from error
-
-    def fill_boxes(self, slot: Array) -> None:
-        """One copy."""
-        slot[:] = self.known.boxes
 
 
 class Mapped:
@@ -76,6 +80,7 @@ class Mapped:
         self.shelf = shelf
         self.plan = plan
         self.threads = threads
+        self.tar = lru_cache(OPEN)(self._tar)
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[Place]]:
         """The places of the rank's samples; nothing is read yet."""
@@ -87,11 +92,17 @@ class Mapped:
         Raises:
             ShardError: naming the shard and the sample.
         """
-        with self.shelf.named(read):
-            tar, known = open_tar(self.shelf.open(read[0]).tar), self.shelf.known(read)
+        try:
+            number, sample = read
+            tar, opened = self.tar(number), self.shelf.open(number)
+            known = opened.known[sample]
             if known:
                 return Lying(self.shelf, read, known, tar)
-            entry = self.shelf.entry(read)
-            members = tar.members(entry, self.shelf.members)
-            check(entry, members)
+            members = tar.members(opened.entries[sample], self.shelf.members)
+            check(opened.entries[sample], members)
             return self.shelf.learn(read, members)
+        except (OSError, ShardError) as error:
+            raise ShardError(self.shelf.describe(read, error)) from error
+
+    def _tar(self, number: int) -> Tar:
+        return Tar(self.shelf.open(number).tar)

@@ -2,56 +2,63 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from shards.index import SampleIndex
-from shards.schema import Array, ShardError
-
-#: Tars that stay open; a process may have a thousand files.
-OPEN = 256
+from shards.schema import ShardError
 
 
 class Tar:
-    """An open tar, closed when nobody refers to it any more; OSError if it can't be opened."""
+    """An open tar, closed when nobody refers to it any more.
+
+    Raises:
+        OSError: if it can't be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY)
+        self.map = np.frombuffer(mmap.mmap(self.fd, 0, prot=mmap.PROT_READ), np.uint8)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
             os.close(self.fd)
 
-    def read(self, offset: int, array: Array) -> Array:
-        """Fill an array (contiguous) with the bytes at an offset.
+    def copy(self, offset: int, slot: Any) -> None:
+        """Copy the numbers at an offset of a sample that `members` has read before into a slot.
+
+        From the map it takes about half as long as by a system call. But a map that is read behind
+        the end of its file ends the process, so the size is asked for every time, which costs next
+        to nothing.
 
         Raises:
-            ShardError: if the tar ends before.
+            ShardError: if the tar has become shorter.
         """
-        done, wanted = 0, array.reshape(-1).view(np.uint8).data
-        while done < len(wanted):
-            read = os.preadv(self.fd, [wanted[done:]], offset + done)
-            if read == 0:
-                raise ShardError("the tar is cut short: it ends before")
-            done += read
-        return array
+        end = offset + slot.nbytes
+        if os.fstat(self.fd).st_size < end:
+            raise ShardError(CUT)
+        slot[:] = self.map[offset:end].view(slot.dtype).reshape(slot.shape)
 
     def members(self, entry: SampleIndex, wanted: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of those of the wanted members that a sample has.
+        """The bytes of those of the wanted members that a sample has, by system calls.
 
         Raises:
-            ShardError: if the tar ends before.
+            ShardError: if the tar ends before they do.
+            OSError: if the disk does not give them.
         """
-        return {
-            name: self.read(member.offset, np.empty(member.size, np.uint8)).tobytes()
+        found = {
+            name: os.pread(self.fd, member.size, member.offset)
             for name, member in entry.members.items()
             if name in wanted
         }
+        if any(len(data) < entry.members[name].size for name, data in found.items()):
+            raise ShardError(CUT)
+        return found
 
 
-#: Threads may share what they read from.
-open_tar = lru_cache(OPEN)(Tar)
+CUT = "the tar is cut short: it ends before"
