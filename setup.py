@@ -25,6 +25,7 @@ setup(
     extras_require={
         "train": [
             "deepspeed",
+            "isal",
             "matplotlib",
             "numba",
             "pycocoevalcap",
@@ -33,7 +34,9 @@ setup(
             "tensorboard",
             "webdataset",
         ],
-        "bench": ["transformers"],
+        "bench": ["h5py", "lmdb", "transformers"],
+        # Where CUDA is of version 12: nvidia-dali-cuda120.
+        "dali": ["nvidia-dali-cuda130"],
         "dev": ["import-linter", "mypy", "pytest", "pytest-xdist", "ruff", "triton", "types-tqdm"],
     },
 )

@@ -45,9 +45,20 @@ class DataConfig(Section):
     workers: int = Field(
         2, ge=0, description="Of each rank: threads of mapped or processes of stream; 0: none."
     )
+    cache: Literal["ram", "gpu"] | None = Field(
+        None,
+        description="ram: lock the training shards in the page cache; gpu: keep their regions "
+        "there (reader mapped).",
+    )
     max_bad_samples: int = Field(
         0, ge=0, description="Damaged samples that an epoch goes on without; more stop training."
     )
+
+    @model_validator(mode="after")
+    def _cached(self) -> DataConfig:
+        if self.cache == "gpu" and self.reader not in ("auto", "mapped"):
+            raise ValueError(f"cache gpu goes with reader mapped, not with {self.reader}")
+        return self
 
 
 class OptimizerConfig(Section):

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from capdist.benchmarks.load_corpus import FEATURES, IN_SHARD, REGIONS, VOCAB, Corpus, many_shards
 from capdist.benchmarks.load_peers import BareDali, CopyFloor, hdf5, lmdb, npz, webdataset
 from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import BatchConfig, DataConfig
+from capdist.config import BatchConfig, ConfigError, DataConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
 from capdist.data.places import Ranks
@@ -34,6 +35,8 @@ RATIOS = {
     "stream_vs_webdataset": ("stream", PEER, 1.0),
     "dali_vs_bare_dali": ("dali", BARE, 0.8),
 }
+#: What the contestants are made of.
+PACKAGES = ("h5py", "isal", "lmdb", "nvidia", "webdataset")
 #: Seconds that the first batch may take.
 COLD_START = 1.0
 
@@ -111,7 +114,18 @@ class Figures:
 
 
 def measure(images: int) -> Figures:
-    """All contestants in turn, over a corpus in a temporary folder."""
+    """All contestants in turn, over a corpus in a temporary folder.
+
+    Raises:
+        ConfigError: if there is nothing to read, or a contestant is not installed.
+    """
+    if images < 1:
+        raise ConfigError(f"--images: expected 1 or more, got {images}")
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ConfigError(
+            f"not installed: {', '.join(missing)}; "
+            "pip install -c constraints.txt -e '.[train,bench,dali]'"
+        )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         corpus = Corpus.make(root, images)

@@ -12,6 +12,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config import BatchConfig
+from capdist.data.cache import RegionStore
 from capdist.data.collate import Collate, Row, SampleError
 from capdist.data.places import Plan
 from capdist.data.reader import Reader
@@ -28,11 +29,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Batches:
-    """The micro-batches of every step of one split, for one rank."""
+    """The micro-batches of every step of one split, for one rank; regions from a store, if any."""
 
     reader: Reader
     collate: Collate
     batch: BatchConfig
+    store: RegionStore | None = None
 
     @property
     def plan(self) -> Plan:
@@ -88,14 +90,24 @@ class Batches:
         return Step([self._batch(reads[n * micro : (n + 1) * micro], lost) for n in parts], lost)
 
     def _batch(self, reads: Sequence[Any], lost: list[str]) -> Batch:
-        rows = [row for read in reads if (row := self._row(read, lost)) is not None]
+        rows = [(read, row) for read in reads if (row := self._row(read, lost)) is not None]
         while rows:
             try:
-                return self.collate.rows(rows)
+                return self._collated(*zip(*rows, strict=True))
             except SampleError as error:
                 lost.append(str(error))
                 del rows[error.row]
         return Batch.empty(self.reader.shelf.manifest.features.dim)
+
+    def _collated(self, reads: Sequence[Any], rows: Sequence[Row]) -> Batch:
+        """With a store, what is read are places: only the mapped reader has one."""
+        if self.store is None:
+            return self.collate.rows(rows)
+        stored = self.store.take(reads)
+        batch = self.collate.rows(rows, stored)
+        if stored is None:
+            self.store.put(reads, batch.regions, batch.region_mask)
+        return batch
 
     def _row(self, read: Any, lost: list[str]) -> Row | None:
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capdist.config import BatchConfig, DataConfig
 from capdist.data.batches import Batches
+from capdist.data.cache import RegionStore, lock_pages
 from capdist.data.collate import Collate
 from capdist.data.order import Order
 from capdist.data.places import Plan, Ranks
@@ -96,7 +97,8 @@ def training_batches(
     """The training split, shuffled; with ``grounding`` it brings where captions' objects lie.
 
     Raises:
-        ConfigError: if the ranks do not divide the batch or the lanes.
+        ConfigError: if the ranks do not divide the batch or the lanes, the reader is not installed,
+            or there is no room for what is to be cached.
         ShardError: if there are fewer images than ranks.
     """
     sizes = tuple(shard.samples for shard in manifest.split("train"))
@@ -106,7 +108,11 @@ def training_batches(
             "train on no more ranks than images"
         )
     order = Order(sizes, seed, data.lanes, data.window)
-    return _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
+    batches = _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
+    if data.cache == "ram":
+        lock_pages(manifest, "train")
+    store = RegionStore.of(manifest, "train") if data.cache == "gpu" else None
+    return replace(batches, store=store)
 
 
 def evaluation_batches(

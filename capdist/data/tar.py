@@ -19,11 +19,14 @@ class Tar:
 
     Raises:
         OSError: if it can't be opened.
+        ShardError: if it is empty.
     """
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY)
-        self.map = np.frombuffer(mmap.mmap(self.fd, 0, prot=mmap.PROT_READ), np.uint8)
+        if not os.lseek(self.fd, 0, os.SEEK_END):
+            raise ShardError(CUT)
+        self.map = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -39,10 +42,9 @@ class Tar:
         Raises:
             ShardError: if the tar has become shorter.
         """
-        end = offset + slot.nbytes
-        if os.fstat(self.fd).st_size < end:
+        if min(len(self.map), os.lseek(self.fd, 0, os.SEEK_END)) < offset + slot.nbytes:
             raise ShardError(CUT)
-        slot[:] = self.map[offset:end].view(slot.dtype).reshape(slot.shape)
+        slot[:] = np.ndarray(slot.shape, slot.dtype, self.map, offset)
 
     def members(self, entry: SampleIndex, wanted: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those of the wanted members that a sample has, by system calls.

@@ -207,7 +207,7 @@ def without(whole: list[list[str]], gone: set[str]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("part", [0.2, 0.5, 0.99])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
 def test_a_truncated_tar(
     tiny: Manifest, tmp_path: Path, reader: str, part: float, workers: int
 ) -> None:
