@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections import deque
@@ -43,11 +44,15 @@ COLD_START = 1.0
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured, of ``images`` images an epoch; ``cold`` are seconds to a first batch."""
+    """What was measured, of ``images`` images an epoch; ``cold`` are seconds to a first batch.
+
+    ``load`` is the machine's, of the last five minutes.
+    """
 
     images: int
     timings: dict[str, Timing]
     cold: list[float]
+    load: float
 
     def ratio(self, name: str, other: str) -> float:
         """How many times as fast as the other."""
@@ -65,7 +70,8 @@ class Figures:
         }
         ratios = {name: self.ratio(row, other) for name, (row, other, _) in RATIOS.items()}
         sizes = {"images": self.images, "regions": REGIONS, "features": FEATURES, "batch": BATCH}
-        return {**sizes, "samples_per_s": speeds, **ratios, "cold_start_s": median(self.cold)}
+        found = {"samples_per_s": speeds, **ratios, "cold_start_s": median(self.cold)}
+        return {**sizes, **found, "machine_load": self.load}
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
@@ -91,7 +97,9 @@ class Figures:
             f"# Reading shards\n\n{self.images} images of {REGIONS} x {FEATURES} fp16 regions with "
             f"boxes and five captions, {IN_SHARD} to a shard, page cache hot, everything in one "
             f"process; finished batches of {BATCH}. Median, slowest and fastest of {ROUNDS} rounds "
-            "in which all took turns; ratios are the median of the rounds' own. In a first epoch "
+            f"in which all took turns, on a machine of {os.cpu_count()} cores with a load of "
+            f"{self.load:.1f}: if that is well above 1, other programs ran beside them. Ratios are "
+            "the median of the rounds' own. In a first epoch "
             "our readers parse every caption and check every byte; later, words are remembered, "
             "and mapped and dali check no bytes that this process has checked. The other tools "
             "check none, and all but webdataset are given the captions' ids in memory. The floor "
@@ -131,7 +139,8 @@ def measure(images: int) -> Figures:
         corpus = Corpus.make(root, images)
         found = interleave(contestants(corpus, root), ROUNDS)
         many = many_shards(root / "many", SHARDS, SAMPLES)
-        return Figures(images, found, [cold_start(many) for _ in range(ROUNDS)])
+        cold = [cold_start(many) for _ in range(ROUNDS)]
+        return Figures(images, found, cold, os.getloadavg()[1])
 
 
 def contestants(corpus: Corpus, root: Path) -> dict[str, Callable[[], Any]]:

@@ -53,6 +53,7 @@ class Batches:
             if step.lost:
                 raise ShardError(step.lost[0])
             yield step.batches
+            del step  # its memory serves the next one
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[Step]:
         """The same, but a sample that can't be read is missing, and said."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,50 +25,18 @@ class SampleError(ShardError):
         self.row = row
 
 
-class Row(Protocol):
+@dataclass(frozen=True, eq=False)
+class Row:
     """A sample on its way into a batch.
 
-    ``text`` are its words, ``shape`` and ``dtype`` those of its regions (R, F) as they are stored,
-    ``boxes`` (R, 4), and ``classes`` (R, T) of CLASS_DTYPE, or None.
+    ``regions`` (R, F) are the stored numbers: in memory, in a mapped file, or in a tensor on the
+    GPU where a reader puts them there; ``boxes`` (R, 4); ``classes`` (R, T) of CLASS_DTYPE.
     """
-
-    @property
-    def text(self) -> Text: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
-    @property
-    def boxes(self) -> Array: ...  # noqa: D102
-    @property
-    def classes(self) -> Array | None: ...  # noqa: D102
-
-    def fill_regions(self, slot: Any) -> None:
-        """Write the stored numbers into a batch's memory (R, F).
-
-        Raises:
-            ShardError: if they can't be read.
-        """
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A sample whose arrays are in memory; on a GPU, where a reader puts them there, a tensor."""
 
     text: Text
     regions: Any
-    dtype: np.dtype[Any]
     boxes: Array
     classes: Array | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(R, F)."""
-        return tuple(self.regions.shape)
-
-    def fill_regions(self, slot: Any) -> None:
-        """One copy."""
-        slot[:] = self.regions
 
 
 @dataclass(frozen=True)
@@ -94,25 +62,25 @@ class Collate:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """The batch of at least one sample; raises what `rows` does."""
-        return self.rows([hold(sample, self.encode(sample)) for sample in samples])
+        return self.rows([row_of(sample, self.encode(sample)) for sample in samples])
 
     def rows(self, rows: Sequence[Row], regions: Tensor | None = None) -> Batch:
         """The batch of at least one row; ``regions`` (B, R, F) where they are at hand already.
 
         Raises:
-            SampleError: naming a sample that can't be read, whose classes there are no names for,
-                or that lacks the classes or the grounding that others have.
+            SampleError: naming a sample whose classes there are no names for, or that lacks the
+                classes or the grounding that others have.
         """
-        texts, counts = [row.text for row in rows], np.array([row.shape[0] for row in rows])
+        texts, counts = [row.text for row in rows], np.array([len(row.boxes) for row in rows])
         longest = int(counts.max())
-        if regions is None:
-            regions = _regions(rows, longest)
         boxes = np.zeros((len(rows), longest, 4), np.float32)
         for row, count, slot in zip(rows, counts.tolist(), boxes, strict=True):
             slot[:count] = row.boxes
         class_ids, class_probs = self._classes(rows, longest)
         concepts, concept_mask = _pad([text.concepts for text in texts])
         objects, object_captions = _objects(texts)
+        if regions is None:
+            regions = _regions([row.regions for row in rows], longest)
         return Batch(
             keys=tuple(text.key for text in texts),
             image_ids=torch.tensor([text.image_id for text in texts]),
@@ -151,35 +119,28 @@ class Collate:
         return torch.from_numpy(ids), torch.from_numpy(probs)
 
 
-def hold(sample: Sample, text: Text) -> Held:
+def row_of(sample: Sample, text: Text) -> Row:
     """A sample in memory as a row."""
-    return Held(text, sample.regions, sample.regions.dtype, sample.boxes, sample.classes)
+    return Row(text, sample.regions, sample.boxes, sample.classes)
 
 
-def memory(shape: tuple[int, ...], like: Row) -> tuple[Tensor, Any]:
-    """Memory of a batch, and the same as what rows are written into.
+def _regions(arrays: Sequence[Any], longest: int) -> Tensor:
+    """The stored numbers (B, R, F) of all rows, zero where an image has no more regions.
 
-    It is on the GPU where a reader puts its arrays there.
+    This is the one copy of the bytes, and does little else: what it copies drives all else out of
+    the processor's caches.
     """
-    source = getattr(like, "regions", None)
-    if isinstance(source, Tensor):
-        tensor = torch.empty(shape, dtype=source.dtype, device=source.device)
-        return tensor, tensor
-    tensor = empty(shape, like.dtype)
-    return tensor, tensor.numpy()
-
-
-def _regions(rows: Sequence[Row], longest: int) -> Tensor:
-    """The stored numbers (B, R, F) of all rows, zero where an image has no more regions."""
-    regions, slots = memory((len(rows), longest, rows[0].shape[1]), rows[0])
-    for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
-        count = row.shape[0]
-        try:
-            row.fill_regions(slot[:count])
-        except ShardError as error:
-            raise SampleError(i, str(error)) from error
-        if count < longest:
-            slot[count:] = 0
+    first, shape = arrays[0], (len(arrays), longest, arrays[0].shape[1])
+    if isinstance(first, Tensor):
+        regions = torch.empty(shape, dtype=first.dtype, device=first.device)
+        slots: Any = regions
+    else:
+        regions = empty(shape, first.dtype)
+        slots = regions.numpy()
+    for slot, array in zip(slots, arrays, strict=True):
+        slot[: len(array)] = array
+        if len(array) < longest:
+            slot[len(array) :] = 0
     return regions
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from capdist.config import ConfigError
-from capdist.data.collate import Held
+from capdist.data.collate import Row
 from capdist.data.places import Place, Plan
 from capdist.data.shelf import Shelf, check
 from capdist.data.tar import CUT, Tar
@@ -86,7 +86,7 @@ class Dali:
         sample = sum(shard.bytes for shard in shards) / sum(shard.samples for shard in shards)
         return max(1, round(CHUNK / sample / (self.plan.images // self.plan.ranks.world)))
 
-    def row(self, read: Read) -> Held:
+    def row(self, read: Read) -> Row:
         """A sample, checked if this process has not met it before.
 
         Raises:
@@ -101,16 +101,15 @@ class Dali:
                 members = {REGIONS: members[REGIONS].tobytes()}
                 members |= Tar(tar).members(entry, self.shelf.members - {REGIONS})
                 check(entry, members)
-            held = self.shelf.held(read.place, members)
-            return held if read.placed is None else with_regions(held, read.placed)
+            row = self.shelf.row(read.place, members)
+            return row if read.placed is None else with_regions(row, read.placed)
 
 
-def with_regions(held: Held, member: torch.Tensor) -> Held:
+def with_regions(row: Row, member: torch.Tensor) -> Row:
     """The same row with its regions taken from their member's bytes on the GPU."""
-    numbers = member[len(member) - held.regions.nbytes :].view(
-        torch.from_numpy(np.empty(0, held.dtype)).dtype
-    )
-    return Held(held.text, numbers.view(held.shape), held.dtype, held.boxes, held.classes)
+    like = torch.from_numpy(np.empty(0, row.regions.dtype))
+    numbers = member[len(member) - row.regions.nbytes :].view(like.dtype)
+    return replace(row, regions=numbers.view(row.regions.shape))
 
 
 class _Chunk:

@@ -8,63 +8,16 @@ other threads run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
 
 from capdist.data.collate import Row
 from capdist.data.places import Place, Plan
-from capdist.data.shelf import Known, Shelf, check
+from capdist.data.shelf import Shelf, check
 from capdist.data.tar import Tar
-from capdist.data.texts import Text
-from shards.schema import Array, ShardError
+from shards.schema import ShardError
 
 #: Tars that stay open; a process may have a thousand files.
 OPEN = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Lying:
-    """A row whose numbers lie in a tar."""
-
-    shelf: Shelf
-    place: Place
-    known: Known
-    tar: Tar
-
-    @property
-    def text(self) -> Text:
-        """Its words."""
-        return self.known.text
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(R, F)."""
-        return self.known.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As stored."""
-        return self.known.dtype
-
-    @property
-    def boxes(self) -> Array:
-        """(R, 4)."""
-        return self.known.boxes
-
-    @property
-    def classes(self) -> Array | None:
-        """(R, T) of CLASS_DTYPE."""
-        return self.known.classes
-
-    def fill_regions(self, slot: Any) -> None:
-        """One copy, from the page cache into the batch."""
-        try:
-            self.tar.copy(self.known.offset, slot)
-        except ShardError as error:
-            raise ShardError(self.shelf.describe(self.place, error)) from error
 
 
 class Mapped:
@@ -97,7 +50,8 @@ class Mapped:
             tar, opened = self.tar(number), self.shelf.open(number)
             known = opened.known[sample]
             if known:
-                return Lying(self.shelf, read, known, tar)
+                regions = tar.view(known.offset, known.shape, known.dtype)
+                return Row(known.text, regions, known.boxes, known.classes)
             members = tar.members(opened.entries[sample], self.shelf.members)
             check(opened.entries[sample], members)
             return self.shelf.learn(read, members)

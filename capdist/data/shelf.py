@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from capdist.data.collate import Held, hold
+from capdist.data.collate import Row, row_of
 from capdist.data.places import Place
 from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
@@ -126,7 +126,7 @@ class Shelf:
         """What is known of a sample that this process has read before."""
         return self.open(place[0]).known[place[1]]
 
-    def held(self, place: Place, members: Mapping[str, Any]) -> Held:
+    def row(self, place: Place, members: Mapping[str, Any]) -> Row:
         """A sample from its members' bytes; of one that is known, its regions' are enough.
 
         Raises:
@@ -138,9 +138,9 @@ class Shelf:
         count, data = math.prod(known.shape), members["regions.npy"]
         start = len(data) - count * known.dtype.itemsize
         regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
-        return Held(known.text, regions, known.dtype, known.boxes, known.classes)
+        return Row(known.text, regions, known.boxes, known.classes)
 
-    def learn(self, place: Place, members: Mapping[str, bytes]) -> Held:
+    def learn(self, place: Place, members: Mapping[str, bytes]) -> Row:
         """A sample from its members' bytes, which are remembered but for the regions.
 
         Raises:
@@ -149,18 +149,18 @@ class Shelf:
         opened = self.open(place[0])
         entry = opened.entries[place[1]]
         sample = self._decode(opened, entry.key, members)
-        held = hold(sample, self.encode(sample))
+        row = row_of(sample, self.encode(sample))
         stored = entry.members["regions.npy"]
         opened.known[place[1]] = Known(
-            text=held.text,
-            shape=held.shape,
-            dtype=held.dtype,
+            text=row.text,
+            shape=sample.regions.shape,
+            dtype=sample.regions.dtype,
             offset=stored.offset + stored.size - sample.regions.nbytes,
             # Copies: views would keep the members' bytes.
             boxes=sample.boxes.copy(),
             classes=None if sample.classes is None else sample.classes.copy(),
         )
-        return held
+        return row
 
     def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
         sample = decode(key, members)

@@ -75,7 +75,7 @@ class Stream:
         if read.wrong:
             raise ShardError(read.wrong)
         with self.shelf.named(read.place):
-            return self.shelf.held(read.place, read.members)
+            return self.shelf.row(read.place, read.members)
 
 
 def _as_it_is(piece: T) -> T:

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 
 from capdist.batch import Batch
-
-for name in ("h5py", "lmdb", "nvidia.dali"):
-    pytest.importorskip(name, reason="pip install -e '.[bench,dali]' for the peers")
-
 from capdist.benchmarks.load import READERS, cold_start, reader
 from capdist.benchmarks.load_corpus import Corpus, many_shards
 from capdist.benchmarks.load_peers import (
@@ -30,6 +26,8 @@ IMAGES, BATCH = 70, 32
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    for name in ("h5py", "lmdb", "nvidia.dali"):
+        pytest.importorskip(name, reason="pip install -e '.[bench,dali]' for the peers")
     return Corpus.make(tmp_path_factory.mktemp("corpus"), IMAGES)
 
 

@@ -28,17 +28,6 @@ def test_stored_regions_give_the_same_batches(grounded: Manifest, workers: int) 
     assert len(store.spans) == 53
 
 
-def test_a_stored_sample_needs_no_tar(tiny: Manifest, tmp_path: Path) -> None:
-    manifest, tar = damaged(tiny, tmp_path)
-    store = RegionStore(10**6, torch.device("cpu"))
-    read = replace(batches(manifest), store=store)
-    before = [step[0] for step in read.epoch(0)]
-    with tar.open("r+b") as file:
-        file.truncate(1024)
-    for step, expected in zip(read.epoch(0), before, strict=True):
-        same(step[0], expected)
-
-
 def test_pages_are_locked_once(tiny: Manifest, tmp_path: Path) -> None:
     manifest, _ = damaged(tiny, tmp_path)
     before = locked()
