@@ -25,6 +25,7 @@ setup(
     extras_require={
         "train": [
             "deepspeed",
+            "isal",
             "matplotlib",
             "numba",
             "pycocoevalcap",
@@ -34,7 +35,9 @@ setup(
             "webdataset",
         ],
         "formats": ["h5py", "lmdb"],
-        "bench": ["transformers"],
+        "bench": ["h5py", "lmdb", "transformers"],
+        # Where CUDA is of version 12: nvidia-dali-cuda120.
+        "dali": ["nvidia-dali-cuda130"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
         "dev": [

@@ -20,9 +20,10 @@ from capdist.vocab import PAD
 class Batch:
     """Images with all their captions, padded.
 
-    ``regions`` (B, R, F) float32 and ``boxes`` (B, R, 4), x1 y1 x2 y2 in 0..1, are real where
-    ``region_mask`` (B, R); so are ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0
-    where the shards have no classes;
+    ``regions`` (B, R, F), float16 where shards store that until `to` makes them float32, and
+    ``boxes`` (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R); so are
+    ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 where the shards have no
+    classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A);
     ``tokens`` (B, S, L) run BOS, words, EOS, PAD, and a caption that an image lacks is all PAD;
     ``objects`` (B, G, 4) are boxes of what captions speak of, where grounding was asked for, and
@@ -81,10 +82,10 @@ class Batch:
         return int((self.targets != PAD).any(-1).sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
+        """The same batch on a device, its regions as float32: stored ones may be half as large."""
         tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
         moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in tensors.items()}
-        return replace(self, **moved)
+        return replace(self, **{**moved, "regions": moved["regions"].float()})
 
 
 @dataclass(frozen=True)

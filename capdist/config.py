@@ -72,7 +72,20 @@ class DataConfig(Section):
     max_concepts: Positive = Field(36, description="Best-scored concepts kept for an image.")
     lanes: Positive = Field(64, description="Lanes of the sample order; ranks must divide them.")
     window: Positive = Field(64, description="Samples of a lane that are mixed with each other.")
-    workers: int = Field(2, ge=0, description="Reader processes of each rank; 0 reads in-process.")
+    reader: Literal["auto", "stream", "mapped", "dali"] = Field(
+        "auto", description="What reads the tars; auto: mapped, or stream where they are remote."
+    )
+    workers: int = Field(
+        2, ge=0, description="Of each rank: threads of mapped or processes of stream; 0: none."
+    )
+    cache: Literal["ram", "gpu"] | None = Field(
+        None,
+        description="ram: lock the training shards in the page cache; gpu: keep their regions "
+        "there (reader mapped).",
+    )
+    max_bad_samples: int = Field(
+        0, ge=0, description="Damaged samples that an epoch goes on without; more stop training."
+    )
     cache_dir: str | None = Field(
         None,
         description="Folder of this node's copies of remote shards; none: capdist-<user id> in "
@@ -83,8 +96,14 @@ class DataConfig(Section):
         0, ge=0, description="Remote shards that training may go on without."
     )
 
+    @model_validator(mode="after")
+    def _cached(self) -> DataConfig:
+        if self.cache == "gpu" and self.reader not in ("auto", "mapped"):
+            raise ValueError(f"cache gpu goes with reader mapped, not with {self.reader}")
+        return self
+
     @property
-    def cache(self) -> Cache:
+    def copies(self) -> Cache:
         """Where copies of remote shards are kept."""
         folder = Path(self.cache_dir) if self.cache_dir else default_folder()
         return Cache(folder, self.cache_bytes)

@@ -46,7 +46,10 @@ def read_arguments() -> argparse.Namespace:
     order.set_defaults(measure=measure_order)
     order.add_argument("--samples", type=int, default=10**8, help="that an epoch starts with")
     order.add_argument("--images", type=int, default=113_287, help="that are mixed; COCO's")
-    for subject in (decode, reward, gpu, order):
+    load = subjects.add_parser("load", help="the readers beside other ways to read")
+    load.set_defaults(measure=measure_load)
+    load.add_argument("--images", type=int, default=2048, help="of 36 x 2048 fp16 regions")
+    for subject in (decode, reward, gpu, order, load):
         subject.add_argument("--json", type=Path, help="where to write the figures")
         subject.add_argument("--page", type=Path, help="where to write them as Markdown")
     return parser.parse_args()
@@ -62,6 +65,17 @@ def measure_decode(args: argparse.Namespace) -> Any:
 def measure_reward(args: argparse.Namespace) -> Any:
     """Scoring, on one core."""
     from capdist.benchmarks.reward import measure
+
+    return measure(args.images)
+
+
+def measure_load(args: argparse.Namespace) -> Any:
+    """Reading, on one core.
+
+    Raises:
+        ConfigError: if there is nothing to read, or a package is missing.
+    """
+    from capdist.benchmarks.load import measure
 
     return measure(args.images)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 
 from shards.atomic import write_json
 from shards.cache import AHEAD, Cache, Source, fetch_ahead
+from shards.checksum import crc32
 from shards.fingerprint import UNKNOWN, Fingerprint
 from shards.folders import folder_at, in_format
 from shards.schema import SCHEMA_VERSION, Array, ShardError
@@ -281,7 +281,7 @@ class Manifest:
                     if member := entry.members.get(suffix):
                         tar.seek(member.offset)
                         data = tar.read(member.size)
-                        if zlib.crc32(data) != member.crc32:
+                        if crc32(data) != member.crc32:
                             raise ShardError(
                                 f"{self.tar(shard)}: member {entry.key}.{suffix} is cut "
                                 "short or damaged; 'python -m shards verify' names all damage"

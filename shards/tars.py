@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from shards.checksum import crc32
 from shards.index import Member, SampleIndex
 from shards.schema import Sample, ShardError, encode
 
@@ -54,7 +54,7 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[SampleIndex, di
         if suffix in data:
             raise ShardError(f"{path}: member {info.name} is there twice; keys must be unique")
         data[suffix] = content.read()
-        crc = zlib.crc32(data[suffix])
+        crc = crc32(data[suffix])
         sample.members[suffix] = Member(info.offset_data, info.size, crc)
     if sample is not None:
         yield sample, data
@@ -78,4 +78,4 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
         tar.addfile(info, io.BytesIO(data))
     except ValueError as error:
         raise ShardError(f"member {name}: {error}; choose a shorter key") from error
-    return Member(start, len(data), zlib.crc32(data))
+    return Member(start, len(data), crc32(data))

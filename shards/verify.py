@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from shards.checksum import crc32
 from shards.index import Manifest, SampleIndex, Shard
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
@@ -124,7 +124,7 @@ def _members(entry: SampleIndex, data: bytes) -> Iterator[tuple[str, bytes]]:
         content = data[member.offset : member.offset + member.size]
         if len(content) < member.size:
             raise ShardError(f"sample {entry.key}: member {entry.key}.{suffix} is cut off")
-        if zlib.crc32(content) != member.crc32:
+        if crc32(content) != member.crc32:
             raise ShardError(
                 f"sample {entry.key}: member {entry.key}.{suffix} is damaged (CRC-32 differs)"
             )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from capdist.batch import Batch
+import numpy as np
+
 from capdist.config import BatchConfig, DataConfig
+from capdist.data.batches import Batches
+from capdist.data.cache import RegionStore, lock_pages
 from capdist.data.collate import Collate
 from capdist.data.mixture import repeated
 from capdist.data.order import Order
-from capdist.data.stream import Ranks, Stream
+from capdist.data.places import Plan, Ranks
+from capdist.data.reader import make_reader
+from capdist.data.shelf import Shelf
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
-from shards.schema import Sample, ShardError
+from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def references(manifest: Manifest, split: str) -> References:
         image = annotation["image_id"]
         if image in found.raw:
             raise ShardError(
-                f"{manifest.root}: image id {image} occurs twice in {split}, the second time in "
+                f"{manifest.place}: image id {image} occurs twice in {split}, the second time in "
                 f"sample {key}; build one of the two sets again with other ids"
             )
         found.raw[image] = tuple(annotation["captions"])
@@ -56,8 +60,8 @@ def captioned(manifest: Manifest, split: str) -> References:
     for image, captions in found.raw.items():
         if not captions:
             raise ShardError(
-                f"{manifest.root}: image {image} of {split} has no captions, expected one or more; "
-                "build the shards again without it"
+                f"{manifest.place}: image {image} of {split} has no captions, expected one or "
+                "more; build the shards again without it"
             )
     return found
 
@@ -76,12 +80,12 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
     """
     for need in sorted(needs - members(manifest, split)):
         raise ShardError(
-            f"{manifest.root}: its samples have no {need}, which model {model!r} reads; "
+            f"{manifest.place}: its samples have no {need}, which model {model!r} reads; "
             "build the shards with them or choose another model"
         )
     if "classes" in needs and not manifest.class_names:
         raise ShardError(
-            f"{manifest.root}: its classes have no names, so model {model!r} can't know how many "
+            f"{manifest.place}: its classes have no names, so model {model!r} can't know how many "
             "there are; build the shards again with --class-names"
         )
 
@@ -93,31 +97,6 @@ def members(manifest: Manifest, split: str) -> set[str]:
     beside = {"concepts"} if manifest.concepts else set()
     found = [beside | {suffix.partition(".")[0] for suffix in entry.members} for entry in entries]
     return set.intersection(*found)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The micro-batches of every step of one split, for one rank."""
-
-    stream: Stream
-    collate: Collate
-    batch: BatchConfig
-
-    def epoch(self, epoch: int, consumed: int = 0) -> Iterator[list[Batch]]:
-        """Steps of an epoch, from ``consumed`` samples on.
-
-        Where an uneven tail leaves a micro-batch without images, a batch of no weight stands in.
-        """
-        for samples in self.stream.epoch(epoch, consumed):
-            yield [self._batch(part) for part in self._parts(samples)]
-
-    def _parts(self, samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-        micro = self.batch.micro
-        for number in range(self.batch.accumulation(self.stream.ranks.world)):
-            yield samples[number * micro : (number + 1) * micro]
-
-    def _batch(self, samples: Sequence[Sample]) -> Batch:
-        return self.collate(samples) if samples else Batch.empty(self.stream.manifest.features.dim)
 
 
 def training_batches(
@@ -133,18 +112,23 @@ def training_batches(
     """The training split, shuffled; with ``grounding`` it brings where captions' objects lie.
 
     Raises:
-        ConfigError: if the ranks do not divide the batch or the lanes.
+        ConfigError: if the ranks do not divide the batch or the lanes, the reader is not installed,
+            or there is no room for what is to be cached.
         ShardError: if there are fewer images than ranks.
     """
     sizes = tuple(shard.samples for shard in manifest.split("train"))
     if sum(sizes) < ranks.world:
         raise ShardError(
-            f"{manifest.root}: {sum(sizes)} training images for {ranks.world} ranks; "
+            f"{manifest.place}: {sum(sizes)} training images for {ranks.world} ranks; "
             "train on no more ranks than images"
         )
     sets = repeated(manifest, data.shards)
     order = Order(sizes, seed, data.lanes, data.window, sets=sets)
-    return _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
+    batches = _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
+    if data.cache == "ram":
+        lock_pages(manifest, "train")
+    store = RegionStore.of(manifest, "train") if data.cache == "gpu" else None
+    return replace(batches, store=store)
 
 
 def evaluation_batches(
@@ -167,6 +151,9 @@ def _batches(
     order: Order,
     grounding: bool = False,
 ) -> Batches:
-    stream = Stream(manifest, split, order, ranks, batch.images, data.workers, grounding)
-    collate = Collate(vocab, data.max_words, data.max_concepts, len(manifest.class_names))
-    return Batches(stream, collate, batch)
+    scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
+    classes = len(manifest.class_names)
+    collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
+    shelf = Shelf(manifest, split, collate.encode, grounding=grounding)
+    reader = make_reader(data, shelf, Plan(order, ranks, batch.images))
+    return Batches(reader, collate, batch)

@@ -29,8 +29,8 @@ def load_shards(data: DataConfig) -> Manifest:
         ShardError: if a folder has no shards, or the sets do not fit each other.
     """
     if isinstance(data.shards, str):
-        return Manifest.load(data.shards, data.cache)
-    return unite([Manifest.load(part.shards, data.cache) for part in data.shards])
+        return Manifest.load(data.shards, data.copies)
+    return unite([Manifest.load(part.shards, data.copies) for part in data.shards])
 
 
 def unite(sets: Sequence[Manifest]) -> Manifest:

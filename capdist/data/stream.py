@@ -1,34 +1,33 @@
-"""The stream reader: WebDataset tars, read front to back, in the order of `order.py`."""
+"""The stream reader: WebDataset tars, read front to back by the webdataset library."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 from tarfile import TarError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from capdist.config import ConfigError
-from capdist.data.order import Order, Span
+from capdist.data.collate import Row
+from capdist.data.order import Span
+from capdist.data.places import Place, Plan
+from capdist.data.shelf import Shelf, check
 from capdist.signals import ignore_stop
-from shards.concepts import Concepts
-from shards.index import Features, Manifest, SampleIndex
-from shards.schema import MEMBERS, Sample, ShardError, decode
+from shards.schema import ShardError
 
-#: Members that are always read; the others' bytes are passed over.
-READ = frozenset(MEMBERS) - {"grounding.json", "png"}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The place of this process in the job."""
+class Read:
+    """The bytes of a sample's members, or what is wrong with it."""
 
-    rank: int = 0
-    world: int = 1
+    place: Place
+    members: dict[str, bytes]
+    wrong: ShardError | None = None
 
 
 @dataclass(frozen=True)
@@ -36,102 +35,82 @@ class Stream:
     """Samples of one split, step by step, for one rank.
 
     Args:
-        manifest: of the shards.
-        split: its name.
-        order: which sample comes when.
-        ranks: this process's place; ``world`` must divide ``order.lanes``.
-        images: samples of a step, over all ranks; ``world`` must divide them.
-        workers: reader processes; 0 reads in this one.
-        grounding: whether to read where phrases lie, which takes as long as all the rest.
+        shelf: of the split.
+        plan: which samples are read when.
+        workers: reader processes, which share the rank's lanes; 0 reads in this one.
     """
 
-    manifest: Manifest
-    split: str
-    order: Order
-    ranks: Ranks
-    images: int
+    shelf: Shelf
+    plan: Plan
     workers: int = 0
-    grounding: bool = False
-
-    def __post_init__(self) -> None:
-        if self.order.lanes % self.ranks.world:
-            raise ConfigError(
-                f"{self.ranks.world} ranks do not divide {self.order.lanes} lanes: "
-                "set data.lanes to a multiple of the ranks"
-            )
-        if self.images % self.ranks.world:
-            raise ConfigError(
-                f"{self.ranks.world} ranks do not divide a batch of {self.images} images: "
-                "set stages.N.batch.images to a multiple of the ranks"
-            )
 
     @property
-    def members(self) -> frozenset[str]:
-        """What is read of a sample; concepts that lie beside the tars are not read in them."""
-        beside = {"concepts.json"} if self.manifest.concepts else set()
-        return (READ | {"grounding.json"} if self.grounding else READ) - beside
+    def threads(self) -> int:
+        """The workers read ahead."""
+        return 0
 
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch, the same on every rank; the last may be uneven."""
-        return -(-self.order.samples // self.images)
-
-    def epoch(self, epoch: int, consumed: int = 0) -> Iterator[list[Sample]]:
-        """The rank's samples of every step from ``consumed`` samples on, in order of position.
-
-        A rank may get fewer samples than others, or none, in the last step only.
-
-        Raises:
-            ShardError: if a shard is missing, truncated, or not what the manifest says.
-        """
-        done = -(-consumed // self.images)  # the last step of an epoch may be an uneven one
-        lanes = _Lanes(self, epoch, done)
+    def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[Read]]:
+        """The rank's samples of every step, in order of position."""
+        start = self.plan.first_step(consumed)
         # A generator of its own: a loader draws from it, and the model's must not notice.
         loader = DataLoader(
-            lanes,
+            _Lanes(self, epoch, start),
             batch_size=None,
+            collate_fn=_as_it_is,
             num_workers=self.workers,
             worker_init_fn=ignore_stop,
             generator=torch.Generator(),
         )
         pieces = iter(loader)
-        for _ in range(done, self.steps):
+        for _ in range(start, self.plan.steps):
             parts = [next(pieces) for _ in range(max(1, self.workers))]
-            yield [sample for _, sample in sorted(chain(*parts), key=lambda pair: pair[0])]
+            yield [read for _, read in sorted(chain(*parts), key=lambda pair: pair[0])]
+
+    def row(self, read: Read) -> Row:
+        """A sample, its words remembered from the last time.
+
+        Raises:
+            ShardError: naming the shard and the sample.
+        """
+        if read.wrong:
+            raise read.wrong
+        with self.shelf.named(read.place):
+            return self.shelf.row(read.place, read.members)
+
+
+def _as_it_is(piece: T) -> T:
+    return piece
 
 
 @dataclass(frozen=True)
-class _Lanes(IterableDataset[list[tuple[int, Sample]]]):
+class _Lanes(IterableDataset[list[tuple[int, Read]]]):
     """What one worker reads: its share of the rank's lanes, a piece of every step."""
 
     stream: Stream
     epoch: int
     first_step: int
 
-    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
-        stream = self.stream
+    def __iter__(self) -> Iterator[list[tuple[int, Read]]]:
+        plan = self.stream.plan
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        mine = range(stream.ranks.rank, stream.order.lanes, stream.ranks.world)[worker::workers]
-        start = self.first_step * stream.images
-        readers = {lane: read_lane(stream, self.epoch, lane, start) for lane in mine}
-        for step in range(self.first_step, stream.steps):
-            first = step * stream.images
-            last = min(first + stream.images, stream.order.samples)
-            yield [
-                (position, next(readers[position % stream.order.lanes]))
-                for position in range(first, last)
-                if position % stream.order.lanes in readers
-            ]
+        start = self.first_step * plan.images
+        readers = {
+            lane: read_lane(self.stream.shelf, plan, self.epoch, lane, start)
+            for lane in plan.lanes[worker::workers]
+        }
+        for step in range(self.first_step, plan.steps):
+            mine = ((p, readers.get(p % plan.order.lanes)) for p in plan.positions(step))
+            yield [(position, next(reader)) for position, reader in mine if reader]
 
 
-def read_lane(stream: Stream, epoch: int, lane: int, start: int) -> Iterator[Sample]:
+def read_lane(shelf: Shelf, plan: Plan, epoch: int, lane: int, start: int) -> Iterator[Read]:
     """Samples of a lane whose positions are ``start`` or later."""
-    order = stream.order
+    order = plan.order
     skip = len(range(lane, start, order.lanes))
     number = skip // order.window
     # A block is mixed as a whole, so reading starts at the first block still in use.
-    samples = read_spans(stream, order.lane_spans(epoch, lane), number * order.window)
+    samples = read_spans(shelf, order.lane_spans(epoch, lane), number * order.window)
     skip -= number * order.window
     while (number * order.window) < order.lane_length(lane):
         places = order.block(epoch, lane, number)
@@ -140,50 +119,52 @@ def read_lane(stream: Stream, epoch: int, lane: int, start: int) -> Iterator[Sam
         number, skip = number + 1, 0
 
 
-def read_spans(stream: Stream, spans: list[Span], skip: int) -> Iterator[Sample]:
+def read_spans(shelf: Shelf, spans: list[Span], skip: int) -> Iterator[Read]:
     """The samples of spans in turn, without the first ``skip``."""
-    for span in spans:
+    for span, following in zip_longest(spans, spans[1:]):
         size = span.stop - span.start
         if skip < size:
-            yield from read_span(stream, Span(span.shard, span.start + skip, span.stop))
+            if following:
+                shelf.manifest.fetch_ahead([shelf.shards[following.shard]])
+            yield from read_span(shelf, Span(span.shard, span.start + skip, span.stop))
         skip = max(0, skip - size)
 
 
-def read_span(stream: Stream, span: Span) -> Iterator[Sample]:
+def read_span(shelf: Shelf, span: Span) -> Iterator[Read]:
+    """Samples start..stop-1 of a shard; one that can't be read says why, and the next is tried."""
+    number = span.start
+    while number < span.stop:
+        try:
+            for read in _read_from(shelf, Span(span.shard, number, span.stop)):
+                yield read
+                number += 1
+        except (TarError, ShardError, OSError) as error:
+            place = (span.shard, number)
+            yield Read(place, {}, shelf.wrong(place, error))
+            number += 1
+
+
+def _read_from(shelf: Shelf, span: Span) -> Iterator[Read]:
     """Samples start..stop-1 of a shard, through the webdataset library."""
     from webdataset.gopen import gopen
     from webdataset.tariterators import group_by_keys
 
-    shard = stream.manifest.split(stream.split)[span.shard]
-    path = stream.manifest.tar(shard)
-    entries = stream.manifest.index(shard)[span.start : span.stop]
-    beside = stream.manifest.concepts
-    concepts = beside.read(shard.name) if beside else None
-    found = 0
-    try:
-        with gopen(str(path)) as file:
-            file.seek(entries[0].offset)
-            for members in group_by_keys(_files(file, str(path), stream.members)):
-                _check(members, entries[found])
-                sample = _decode(members, stream.manifest.features)
-                yield sample if concepts is None else _with_concepts(sample, concepts)
-                found += 1
-                if found == len(entries):
-                    return
-    except (TarError, ShardError, OSError) as error:
-        raise ShardError(f"{path}: {error}; {_REMEDY}") from error
-    raise ShardError(
-        f"{path}: ends after {span.start + found} samples, expected {shard.samples}; {_REMEDY}"
-    )
-
-
-_REMEDY = "'python -m shards verify' names all damage"
-
-
-def _with_concepts(sample: Sample, concepts: Mapping[str, Concepts]) -> Sample:
-    if sample.key not in concepts:
-        raise ShardError(f"sample {sample.key}: not among the concepts beside the tar")
-    return replace(sample, concepts=concepts[sample.key])
+    opened, tar = shelf.open(span.shard), str(shelf.tar(span.shard))
+    entries = opened.entries[span.start : span.stop]
+    with gopen(tar) as file:
+        file.seek(entries[0].offset)
+        samples = group_by_keys(_files(file, tar, shelf.members))
+        for number, entry in enumerate(entries, span.start):
+            members = next(samples, None)
+            if members is None:
+                raise ShardError(
+                    f"the tar ends after {number} samples, expected {opened.shard.samples}"
+                )
+            if members["__key__"] != entry.key:
+                raise ShardError(f"found sample {members['__key__']} in its place")
+            bytes_of = {name: data for name, data in members.items() if name[0] != "_"}
+            check(entry, bytes_of)
+            yield Read((span.shard, number), bytes_of)
 
 
 def _files(file: BinaryIO, url: str, wanted: frozenset[str]) -> Iterator[dict[str, Any]]:
@@ -195,23 +176,3 @@ def _files(file: BinaryIO, url: str, wanted: frozenset[str]) -> Iterator[dict[st
 
 def _suffix(name: str) -> str:
     return name.partition(".")[2]
-
-
-def _check(members: Mapping[str, Any], entry: SampleIndex) -> None:
-    """Compare what was read with the index, for a flipped bit trains as well as a right one."""
-    if members["__key__"] != entry.key:
-        raise ShardError(f"sample {members['__key__']}, expected {entry.key}")
-    for name, data in members.items():
-        if name in MEMBERS and zlib.crc32(data) != entry.members[name].crc32:
-            raise ShardError(f"sample {entry.key}: {name} has another checksum than in the index")
-
-
-def _decode(members: Mapping[str, Any], features: Features) -> Sample:
-    key = members["__key__"]
-    sample = decode(key, {name: data for name, data in members.items() if name[0] != "_"})
-    if sample.regions.shape[1] != features.dim:
-        raise ShardError(
-            f"sample {key}: regions are {sample.regions.shape[1]} wide, "
-            f"but the manifest says {features.dim}"
-        )
-    return replace(sample, regions=features.widen(sample.regions))

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from capdist.reporting.curves import draw_curves
-from capdist.reporting.journal import JOURNAL
+from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.table import format_score
+from capdist.reporting.timeline import waiting
 
 CONFIG = "config.json"
 SCORES = "scores.json"
@@ -111,7 +112,13 @@ def _curves(journal: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "curves.png")
         draw_curves(journal, picture)
-        return f"<img class='curves' alt='loss and CIDEr' src='{_inline(picture.read_bytes())}'>"
+        image = f"<img class='curves' alt='loss and CIDEr' src='{_inline(picture.read_bytes())}'>"
+    steps = [record for record in read_records(journal) if "data_s" in record]
+    if not steps:
+        return image
+    return (
+        f"{image}<p class='note'>{waiting(steps):.1f} % of the steps' time: waiting for data.</p>"
+    )
 
 
 def _sample(sample: ReportSample) -> str:

@@ -13,8 +13,9 @@ _LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}
 
 
 class StepFigures(Protocol):
-    """What is shown of a training step; ``skipped`` counts steps the loss scaler left out, and
-    ``figures`` has the reward where there is one.
+    """What is shown of a training step; ``data_s`` of its ``step_s`` seconds went into waiting for
+    data, ``skipped`` counts steps the loss scaler left out, and ``figures`` has the reward where
+    there is one.
     """
 
     @property
@@ -23,6 +24,10 @@ class StepFigures(Protocol):
     def lr(self) -> float: ...  # noqa: D102
     @property
     def captions_per_s(self) -> float: ...  # noqa: D102
+    @property
+    def step_s(self) -> float: ...  # noqa: D102
+    @property
+    def data_s(self) -> float: ...  # noqa: D102
     @property
     def skipped(self) -> int: ...  # noqa: D102
     @property
@@ -72,6 +77,7 @@ class Progress:
         """One training step more, and its figures."""
         if self._bar is not None:
             shown = f"loss {step.loss:.3f}, {step.captions_per_s:.0f} captions/s, lr {step.lr:.2e}"
+            shown += f", data {100 * step.data_s / step.step_s:.0f} %"
             if "reward" in step.figures:
                 shown += f", reward {step.figures['reward']:.3f}"
             if step.skipped:

@@ -18,7 +18,7 @@ from capdist.reporting.curves import draw_curves
 from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
-from capdist.reporting.timeline import REWARDS, timeline
+from capdist.reporting.timeline import REWARDS, timeline, waiting
 from shards.index import Manifest
 
 #: Captions shown beside their references.
@@ -174,6 +174,7 @@ class Results:
         yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
         yield "  (greedy, on the shards' own tokens)"
         yield f"- training speed: {speed:.0f} captions/s (median step)"
+        yield f"- waiting for data: {waiting(steps):.1f} % of the steps' time"
         if rows := timeline(records):
             share = rows[REWARDS]["share %"]
             yield f"- rewards cost the trainer {share:.1f} % of a self-critical step"

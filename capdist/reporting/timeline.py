@@ -1,4 +1,4 @@
-"""Where the time of self-critical steps goes, from a run's journal."""
+"""Where the time of steps goes, from a run's journal."""
 
 from __future__ import annotations
 
@@ -38,3 +38,8 @@ def timeline(records: Sequence[dict[str, Any]]) -> Rows:
         name: {"ms": 1000 * seconds, "share %": 100 * seconds / whole}
         for name, seconds in parts.items()
     }
+
+
+def waiting(steps: Sequence[dict[str, Any]]) -> float:
+    """Share of the steps' time that the first rank waited for data, × 100."""
+    return 100 * sum(step["data_s"] for step in steps) / sum(step["step_s"] for step in steps)

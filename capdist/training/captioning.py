@@ -17,7 +17,7 @@ from capdist.batch import Batch
 from capdist.config import ConfigError, DecodingConfig, read_json
 from capdist.data.collate import Collate
 from capdist.data.dataset import check_needs, evaluation_batches, references
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
 from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.split import Caption, caption_images
 from capdist.models.base import CaptionModel
@@ -130,7 +130,7 @@ class Captioner:
             ShardError: if the shards lack what a model reads.
             ConfigError: if their features are of another extractor.
         """
-        manifest = Manifest.load(folder, self.first.config.data.cache)
+        manifest = Manifest.load(folder, self.first.config.data.copies)
         for member in self.members:
             member.check_features(manifest)
             check_needs(manifest, split, member.model.needs, member.config.model["name"])

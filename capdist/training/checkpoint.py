@@ -37,8 +37,8 @@ class Cursor:
     """Where training goes on.
 
     ``step`` counts optimizer steps of the run, ``stage_step`` those of the stage; ``consumed``
-    counts samples of the epoch; ``waited`` counts evaluations since the best one; ``best_ap`` is a
-    detector's.
+    counts samples of the epoch, ``lost`` the damaged ones among them; ``waited`` counts evaluations
+    since the best one; ``best_ap`` is a detector's.
     """
 
     stage: int = 0
@@ -46,6 +46,7 @@ class Cursor:
     stage_step: int = 0
     epoch: int = 0
     consumed: int = 0
+    lost: int = 0
     skipped: int = 0
     best_cider: float | None = None
     best_ap: float | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from capdist.batch import Batch
 from capdist.config import Config, ConfigError, MilStage, read_json, validate
 from capdist.data.dataset import evaluation_batches
-from capdist.data.order import Span
-from capdist.data.stream import Ranks, read_span
+from capdist.data.places import Ranks
 from capdist.losses.concepts import noisy_or, silence
 from capdist.models.concept_detector import CrossFitted
 from capdist.training.checkpoint import find_checkpoint, read_cursor
@@ -142,12 +140,13 @@ class Detector:
         return write_sidecar(root, shard.name, shard.sha256, concepts)
 
     def _batches(self, manifest: Manifest, shard: Shard) -> Iterator[Batch]:
-        size, data = self.config.decoding.batch, self.config.data
-        reader = evaluation_batches(manifest, shard.split, data, size, self.vocab, Ranks())
-        place = manifest.split(shard.split).index(shard)
-        samples = read_span(reader.stream, Span(place, 0, shard.samples))
-        while part := list(islice(samples, size)):
-            yield reader.collate(part)
+        size = self.config.decoding.batch
+        data = self.config.data.model_copy(update={"reader": "mapped"})
+        batches = evaluation_batches(manifest, shard.split, data, size, self.vocab, Ranks())
+        number = manifest.split(shard.split).index(shard)
+        places = [(number, sample) for sample in range(shard.samples)]
+        for start in range(0, shard.samples, size):
+            yield batches.of(places[start : start + size])
 
     def _scores(self, model: CrossFitted, batch: Batch, split: str) -> NDArray[np.float64]:
         """P (B, W) of unseen images by the whole detector, of others by that of their fold."""

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,7 +136,7 @@ class TorchEngine:
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
-        (weight,) = self.job.sum(sum(map(self.objective.weight, batches)))
+        weight = total_weight(self.job, map(self.objective.weight, batches))
         parts = []
         for batch in batches:
             loss = self.objective(batch.to(self.job.device)) / weight
@@ -218,7 +218,7 @@ class DeepSpeedEngine:
 
         DeepSpeed averages over the ranks, so the loss carries their number as a factor.
         """
-        (weight,) = self.job.sum(sum(map(self.engine.module.weight, batches)))
+        weight = total_weight(self.job, map(self.engine.module.weight, batches))
         skipped, parts = self.engine.skipped_steps, []
         set_rate(self.optimizer, lr)
         for batch in batches:
@@ -286,6 +286,12 @@ def _convert(source: Path, target: Path) -> None:
             f"{source}: DeepSpeed can't convert it to another number of ranks ({reason}); "
             "resume with as many ranks as wrote it"
         )
+
+
+def total_weight(job: Job, weights: Iterable[int]) -> float:
+    """What the loss of a step is divided by; 1 where all of its samples are lost."""
+    (weight,) = job.sum(sum(weights))
+    return max(weight, 1.0)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -137,7 +137,7 @@ class Evaluation:
             self.decoding,
             boxes,
         )
-        images, started = task.batches.stream.order.samples, time.perf_counter()
+        images, started = task.batches.plan.order.samples, time.perf_counter()
         with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
             parts = {}
             for number, part in decode_split(task, self.workers, progress.say):

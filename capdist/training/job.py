@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from capdist.config import ConfigError
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
 from capdist.metrics.coco import ScoreError
 from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError

@@ -204,7 +204,7 @@ class DetectorValidation:
     def score(self, weights: dict[str, Tensor], step: int) -> Precision:
         """Average precision; the same on all ranks, which call it together."""
         self.model.load_state_dict(weights)
-        parts = self.job.gather(dict(self.probabilities()))
+        parts = self.job.gather(self.job.agree(lambda: dict(self.probabilities())))
         found = {image: p for part in parts for image, p in part.items()}
         scores = np.stack(list(found.values()))
         truth = np.zeros_like(scores)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from capdist.config import Config, ConfigError, MilStage, Stage, XeStage
-from capdist.data.dataset import Batches, check_needs, count_words, training_batches
+from capdist.data.batches import Batches
+from capdist.data.dataset import check_needs, count_words, training_batches
 from capdist.data.mixture import describe, load_shards
 from capdist.metrics.coco import probe
 from capdist.models.base import CaptionModel, Dims, build

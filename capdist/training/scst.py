@@ -155,6 +155,7 @@ class ScstObjective(Objective):
     def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
         """What the journal keeps of a step, from the sums over all ranks."""
         count, total, squares, *seconds = sums
+        count = max(count, 1.0)  # a step may have lost all of its samples
         mean = total / count
         return {
             "reward": mean,

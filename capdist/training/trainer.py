@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.config import Config, Stage
-from capdist.data.dataset import Batches
+from capdist.data.batches import Batches
 from capdist.reporting.journal import Journal
 from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
@@ -21,6 +21,8 @@ from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint
 from capdist.training.engine import Engine, Objective, StepResult
 from capdist.training.job import Job, OtherRankError
 from capdist.training.schedule import rate
+from shards.remote import LostShard
+from shards.schema import ShardError
 
 
 class TrainingError(RuntimeError):
@@ -37,7 +39,8 @@ class StepRecord:
 
     ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` are its seconds on
     the first rank, ``data_s`` those that it waited for its batches; ``skipped`` counts the steps
-    that the loss scaler left out since the run began; ``figures`` are the objective's own.
+    that the loss scaler left out since the run began; ``lost`` has a line for each damaged sample
+    or lost shard that the step went without; ``figures`` are the objective's own.
     """
 
     step: int
@@ -50,11 +53,14 @@ class StepRecord:
     step_s: float
     data_s: float
     skipped: int
+    lost: list[str]
     figures: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """One flat record."""
+        """One flat record; ``lost`` only where there is something in it."""
         record = asdict(self)
+        if not self.lost:
+            del record["lost"]
         return record | record.pop("figures")
 
 
@@ -91,7 +97,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains one stage from a cursor on."""
+    """Trains one stage from a cursor on; ``gone`` are the remote shards that it has lost."""
 
     config: Config
     stage: Stage
@@ -103,17 +109,20 @@ class Trainer:
     journal: Journal
     stop: StopSignal
     job: Job
+    gone: set[str] = field(default_factory=set)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole stage."""
-        return self.stage.epochs * self.batches.stream.steps
+        return self.stage.epochs * self.batches.plan.steps
 
     def run(self, cursor: Cursor) -> Cursor:
         """Epochs up to the last, or up to ``patience`` evaluations without a better one.
 
         Raises:
             TrainingError: if the loss or a weight is not a number.
+            ShardError: if more samples are damaged than the config allows; all up to the step
+                before is saved.
             CheckpointError: if the state can't be saved.
             Stopped: if a signal asked for it, once the state is saved.
         """
@@ -123,6 +132,8 @@ class Trainer:
                     cursor = after
                     self.journal.write(record.to_json())
                     progress.update(record)
+                    for line in record.lost:
+                        progress.say(f"step {record.step}: left out: {line}")
                     self.save_between(cursor)
                     self.stop_if(asked, cursor)
                 cursor = self.end_epoch(cursor, progress)
@@ -141,9 +152,10 @@ class Trainer:
         """
         self.objective.begin_epoch(cursor.epoch)
         started = time.perf_counter()
-        for read in self.batches.epoch(cursor.epoch, cursor.consumed):
+        for read in self.batches.steps(cursor.epoch, cursor.consumed):
             waited = time.perf_counter() - started
-            batches = self.objective.prepare(read, cursor.step, self.job.device)
+            lost, damaged = self.lose(read.lost, cursor)
+            batches = self.objective.prepare(read.batches, cursor.step, self.job.device)
             lr = self.rate(cursor.stage_step)
             result = self.engine.step(batches, lr)
             self.check(result, cursor, batches)
@@ -154,13 +166,13 @@ class Trainer:
                 *self.objective.sums(),
             )
             figures = self.objective.figures(sums, self.job.ranks.world)
-            cursor = self.advance(cursor, result.skipped)
+            cursor = self.advance(cursor, result.skipped, damaged)
             took = time.perf_counter() - started
             yield (
                 StepRecord(
                     step=cursor.step,
                     stage=self.stage.objective,
-                    epoch=cursor.epoch + cursor.consumed / self.batches.stream.order.samples,
+                    epoch=cursor.epoch + cursor.consumed / self.batches.plan.order.samples,
                     loss=result.loss,
                     lr=lr,
                     grad_norm=result.grad_norm,
@@ -168,6 +180,7 @@ class Trainer:
                     step_s=took,
                     data_s=waited,
                     skipped=cursor.skipped,
+                    lost=lost,
                     figures=figures,
                 ),
                 cursor,
@@ -177,7 +190,7 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step of the stage."""
-        per_epoch = self.batches.stream.steps
+        per_epoch = self.batches.plan.steps
         return rate(self.stage.schedule, self.stage.optimizer.lr, step, per_epoch, self.steps)
 
     def check(self, result: StepResult, cursor: Cursor, batches: list[Batch]) -> None:
@@ -193,21 +206,59 @@ class Trainer:
             f"look at them, or lower the learning rate; {self.saved()}"
         )
 
-    def advance(self, cursor: Cursor, skipped: bool) -> Cursor:
+    def lose(self, lost: list[ShardError], cursor: Cursor) -> tuple[list[str], int]:
+        """What a step goes without, of all ranks, in lines; how many damaged samples are in it.
+
+        Raises:
+            ShardError: on the first rank, if that is too much; the state is saved.
+            OtherRankError: on the others.
+        """
+        # Ranks read different samples: unless they agree before the step, one waits for ever.
+        (count,) = self.job.sum(len(lost))
+        if not count:
+            return [], 0
+        mine = [(isinstance(error, LostShard), str(error)) for error in lost]
+        every = [pair for pairs in self.job.gather(mine) for pair in pairs]
+        samples = [line for whole, line in every if not whole]
+        # Each begins with the name of its shard; what follows may differ between ranks.
+        shards = {line.partition(": ")[0]: line for whole, line in every if whole}
+        new = [line for name, line in shards.items() if name not in self.gone]
+        self.gone.update(shards)
+        data, damaged = self.config.data, cursor.lost + len(samples)
+        if damaged > data.max_bad_samples:
+            line, remedy = samples[data.max_bad_samples - cursor.lost], "an epoch go on without "
+            self.give_up(cursor, line, f"{remedy}{damaged} or more by --set data.max_bad_samples=N")
+        if len(self.gone) > data.max_bad_shards:
+            remedy = f"training go on without {len(self.gone)} by --set data.max_bad_shards=N"
+            self.give_up(cursor, new[-1], remedy)
+        return [*new, *samples], len(samples)
+
+    def give_up(self, cursor: Cursor, line: str, remedy: str) -> NoReturn:
+        """Save, and stop for what can't be read."""
+        if cursor.step:
+            self.save(cursor, self.engine.weights(), best=False)
+        if not self.job.first:
+            raise OtherRankError("the first rank says what can't be read")
+        raise ShardError(
+            f"step {cursor.step + 1}: {line}; restore it, or let {remedy}; {self.saved()}"
+        )
+
+    def advance(self, cursor: Cursor, skipped: bool, lost: int) -> Cursor:
         """The cursor one step on."""
-        stream = self.batches.stream
+        plan = self.batches.plan
         return replace(
             cursor,
             step=cursor.step + 1,
             stage_step=cursor.stage_step + 1,
-            consumed=min(cursor.consumed + stream.images, stream.order.samples),
+            consumed=min(cursor.consumed + plan.images, plan.order.samples),
             skipped=cursor.skipped + skipped,
+            lost=cursor.lost + lost,
         )
 
     def end_epoch(self, cursor: Cursor, progress: Progress) -> Cursor:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
-        before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0)
+        before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0, lost=0)
         if self.config.validation.due(cursor.epoch, self.stage.epochs):
             # Killed while it is evaluated, the epoch is not lost.
             self.save(before, weights, best=False)
@@ -225,7 +276,7 @@ class Trainer:
     def save_between(self, cursor: Cursor) -> None:
         """Save inside an epoch where the config asks for it; its end is saved in any case."""
         every = self.config.checkpoint.every_steps
-        inside = cursor.consumed < self.batches.stream.order.samples
+        inside = cursor.consumed < self.batches.plan.order.samples
         if every and cursor.step % every == 0 and inside:
             self.save(cursor, self.engine.weights(), best=False)
 

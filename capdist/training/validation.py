@@ -124,5 +124,5 @@ class Validation:
         self.model.load_state_dict(weights)
         device, batches = self.job.device, chain.from_iterable(self.batches.epoch(0))
         found = caption_images(self.model, batches, self.vocab, self.decoding, device)
-        mine = {image: captions[0].words for image, captions in found}
+        mine = self.job.agree(lambda: {image: captions[0].words for image, captions in found})
         return {image: words for part in self.job.gather(mine) for image, words in part.items()}

@@ -15,8 +15,9 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config import DataConfig, DecodingConfig, RayConfig
-from capdist.data.dataset import Batches, evaluation_batches
-from capdist.data.stream import Ranks
+from capdist.data.batches import Batches
+from capdist.data.dataset import evaluation_batches
+from capdist.data.places import Ranks
 from capdist.decoding.split import Caption, caption_images
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
@@ -92,7 +93,7 @@ def decode_split(
     wish = Wish(workers.count, workers.cpus, True, key, instead, serve)
     child = RayChild(wish, workers.cluster, task.bare, log)
     try:
-        child.send(task.batches.stream.steps)
+        child.send(task.batches.plan.steps)
         while (answer := child.answer(None))[0] != "done":
             kind, value = answer
             if kind == "raised":

@@ -14,7 +14,7 @@ from capdist.batch import Batch
 from capdist.config import BatchConfig, DataConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import captioned, check_needs, count_words, training_batches
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.index import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample, ShardError

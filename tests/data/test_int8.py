@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from capdist.config import DataConfig
 from capdist.data.dataset import evaluation_batches
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
 from shards.index import Features
 from shards.schema import Sample
@@ -35,16 +37,20 @@ class Int8Source(TinySource):
             yield replace(sample, regions=to_int8(sample.regions, SCALE))
 
 
-def test_batches_hold_what_int8_stands_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["stream", "mapped"])
+def test_batches_hold_what_int8_stands_for(tmp_path: Path, reader: str) -> None:
     manifest = write(Int8Source(), tmp_path, samples_per_shard=8, workers=1)
-    vocab, data = Vocabulary(list(WORDS)), DataConfig(shards=str(tmp_path), workers=0)
+    data = DataConfig(shards=str(tmp_path), reader=reader, workers=0)
+    vocab = Vocabulary(list(WORDS))
     batches = evaluation_batches(manifest, "val", data, 4, vocab, Ranks())
     seen = 0
-    for batch in (micro for step in batches.epoch(0) for micro in step):
+    # Of mapped, the second epoch is copied from maps.
+    epochs = chain(batches.epoch(0), batches.epoch(1))
+    for batch in (micro for step in epochs for micro in step):
         for row, image in enumerate(batch.image_ids.tolist()):
             steps = np.rint(tiny_sample(image).regions / np.float32(SCALE)).clip(-127, 127)
             found = batch.regions[row][batch.region_mask[row]]
             assert found.dtype == torch.float32
             np.testing.assert_array_equal(found, steps * np.float32(SCALE))
             seen += 1
-    assert seen == 7
+    assert seen == 14

@@ -21,7 +21,8 @@ from capdist.data.dataset import (
     training_batches,
 )
 from capdist.data.mixture import describe, load_shards, unite
-from capdist.data.stream import Ranks
+from capdist.data.places import Ranks
+from capdist.vocab import Vocabulary
 from shards.index import Features, Manifest
 from shards.schema import Sample, ShardError
 from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
@@ -246,12 +247,16 @@ def test_concepts_beside_the_tars(data: DataConfig, tmp_path: Path) -> None:
     assert (manifest.concepts.detector, manifest.concepts.kept) == ("d1", 5)
     manifest.concepts.check(manifest.tars)
     plain = data.model_copy(update={"shards": ""})
-    batches = training_batches(
-        manifest, plain, BatchConfig(images=4, micro=4), count_words(manifest, 1), Ranks(), 1
-    )
-    samples = list(chain(*batches.stream.epoch(0)))
-    assert len(samples) == 11
-    assert all(sample.concepts == ((f"word{sample.key}", 0.5),) for sample in samples)
+    keys = [entry.key for shard in manifest.split("train") for entry in manifest.index(shard)]
+    vocab = Vocabulary([f"word{key}" for key in keys])
+    batches = training_batches(manifest, plain, BatchConfig(images=4, micro=4), vocab, Ranks(), 1)
+    found = {
+        key: ids
+        for batch in chain.from_iterable(batches.epoch(0))
+        for key, ids in zip(batch.keys, batch.concepts.tolist(), strict=True)
+    }
+    assert found == {key: [vocab.id(f"word{key}")] for key in keys}
+    assert len(keys) == 11
     (sets[1] / CONCEPTS).unlink()
     with pytest.raises(ShardError, match="b: concepts of the tars"):
         union(*sets)

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from capdist.config import BatchConfig, DataConfig
+from capdist.data.batches import Batches
+from capdist.data.dataset import training_batches
 from capdist.data.order import Order
-from capdist.data.stream import Ranks, Stream
+from capdist.data.places import Ranks
+from capdist.vocab import Vocabulary
 from shards.index import Manifest, index_path
 from shards.schema import ShardError
 from shards.writer import write
-from tests.conftest import TinySource
+from tests.conftest import WORDS, TinySource
 
 IMAGES, LANES, WINDOW = 10, 4, 6
 
@@ -29,13 +33,17 @@ def copy(whole: Manifest, tmp_path: Path) -> Manifest:
     return Manifest.load(tmp_path / "copy")
 
 
-def stream(manifest: Manifest) -> Stream:
-    sizes = tuple(shard.samples for shard in manifest.split("train"))
-    return Stream(manifest, "train", Order(sizes, 7, LANES, WINDOW), Ranks(), IMAGES)
+def batches(manifest: Manifest, reader: str = "stream") -> Batches:
+    data = DataConfig(
+        shards=str(manifest.root), reader=reader, lanes=LANES, window=WINDOW, workers=0
+    )
+    batch = BatchConfig(images=IMAGES, micro=IMAGES)
+    return training_batches(manifest, data, batch, Vocabulary(list(WORDS)), Ranks(), 7)
 
 
-def keys(manifest: Manifest, step: int = 0) -> list[list[str]]:
-    return [[s.key for s in samples] for samples in stream(manifest).epoch(0, step * IMAGES)]
+def keys(manifest: Manifest, reader: str = "stream", step: int = 0) -> list[list[str]]:
+    steps = batches(manifest, reader).epoch(0, step * IMAGES)
+    return [list(batch.keys) for (batch,) in steps]
 
 
 def in_use(order: Order, first: int, last: int) -> set[tuple[int, int]]:
@@ -50,11 +58,12 @@ def in_use(order: Order, first: int, last: int) -> set[tuple[int, int]]:
     return found
 
 
+@pytest.mark.parametrize("reader", ["stream", "mapped"])
 @pytest.mark.parametrize("step", [3, 8, 15])
 def test_resuming_touches_one_block_of_each_lane_again(
-    whole: Manifest, copy: Manifest, step: int
+    whole: Manifest, copy: Manifest, reader: str, step: int
 ) -> None:
-    needed = in_use(stream(whole).order, step * IMAGES, 160)
+    needed = in_use(batches(whole).plan.order, step * IMAGES, 160)
     assert len(needed) <= 160 - step * IMAGES + LANES * (WINDOW - 1)
     for number, shard in enumerate(copy.split("train")):
         data = bytearray(copy.tar(shard).read_bytes())
@@ -63,18 +72,18 @@ def test_resuming_touches_one_block_of_each_lane_again(
                 if (number, place) not in needed:
                     data[member.offset : member.offset + member.size] = bytes(member.size)
         copy.tar(shard).write_bytes(data)
-    assert keys(copy, step) == keys(whole)[step:]
+    assert keys(copy, reader, step) == keys(whole)[step:]
     with pytest.raises(ShardError, match="has another checksum"):
-        keys(copy)
+        keys(copy, reader)
 
 
 def test_an_index_is_read_when_its_shard_is(whole: Manifest, copy: Manifest) -> None:
-    needed = {shard for shard, _ in in_use(stream(whole).order, 0, IMAGES)}
+    needed = {shard for shard, _ in in_use(batches(whole).plan.order, 0, IMAGES)}
     assert len(needed) < 10 < len(copy.shards)
     for number, shard in enumerate(copy.split("train")):
         if number not in needed:
             index_path(copy.tar(shard)).unlink()
-    steps = stream(copy).epoch(0)
-    assert [sample.key for sample in next(steps)] == keys(whole)[0]
+    steps = batches(copy).epoch(0)
+    assert list(next(steps)[0].keys) == keys(whole)[0]
     with pytest.raises(ShardError, match=r"index\.json: missing"):
         list(steps)

@@ -9,6 +9,8 @@ class Step:
     loss: float = 2.3456
     lr: float = 5e-4
     captions_per_s: float = 1234.4
+    step_s: float = 0.5
+    data_s: float = 0.124
     skipped: int = 0
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -26,10 +28,10 @@ def test_log_file_gets_plain_lines():
         progress.update(Step(skipped=2))
     first, said, second = log.getvalue().splitlines()
     assert first.startswith("training: 5/10 [")
-    assert "loss 2.346, 1234 captions/s, lr 5.00e-04]" in first
+    assert "loss 2.346, 1234 captions/s, lr 5.00e-04, data 25 %]" in first
     assert said == "epoch 1: done"
     assert second.startswith("training: 6/10 [")
-    assert "lr 5.00e-04, 2 skipped]" in second
+    assert "data 25 %, 2 skipped]" in second
     assert "\r" not in log.getvalue()
     assert "\x1b" not in log.getvalue()
 

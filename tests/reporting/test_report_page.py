@@ -11,6 +11,7 @@ from capdist.reporting.page import ReportError, ReportSample, write_report
 
 TRAIN = [
     {"step": step, "stage": stage, "epoch": 0.1, "loss": loss, "lr": 1e-3, "captions_per_s": 9.0}
+    | {"step_s": step / 10, "data_s": 0.1}
     for step, (stage, loss) in enumerate([("xe", 4.0)] * 5 + [("scst", -0.1)] * 5, 1)
 ]
 LEFT_OUT = {"step": 1, "stage": "mil", "epoch": 0.1, "loss": float("inf"), "lr": 1e-3}
@@ -75,6 +76,8 @@ def test_report_holds_everything_and_points_nowhere(tmp_path):
     assert "test: no SPICE: no jar." in html
     assert "constant caption: plain tokeniser" in html
     assert "a &lt;cat&gt; &amp; a dog" in html
+    # 10 steps of 0.1, 0.2, ... 1 s waited 0.1 s each: 1 of 5.5 s
+    assert "18.2 % of the steps' time: waiting for data." in html
     assert base64.b64encode(picture).decode() in html
     sources = re.findall(r"(?:src|href)='([^']{0,22})", html)
     assert sources == ["data:image/png;base64,"] * 2

@@ -13,8 +13,9 @@ from torch import Tensor, distributed
 
 from capdist.batch import Batch
 from capdist.config import Config, ConfigError, validate
-from capdist.data.dataset import Batches, count_words, training_batches
-from capdist.data.stream import Ranks
+from capdist.data.batches import Batches
+from capdist.data.dataset import count_words, training_batches
+from capdist.data.places import Ranks
 from capdist.models.base import Dims, build
 from capdist.training.engine import Engine, make_engine
 from capdist.training.job import Job, end_process
@@ -69,7 +70,7 @@ def true_gradient(run: Config) -> dict[str, Tensor]:
     batches = read(run.model_copy(update={"stages": (alone,)}), Ranks())
     objective = make_objective(run)
     (batch,) = next(batches.epoch(0))
-    (objective(batch) / batch.token_count).backward()
+    (objective(batch.to("cpu")) / batch.token_count).backward()
     parameters = objective.model.named_parameters()
     return {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in parameters}
 

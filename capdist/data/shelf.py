@@ -1,0 +1,210 @@
+"""What a process remembers of the shards that it has read.
+
+A shard's index is parsed when the shard is first read, and a sample's JSON when the sample is:
+checked, turned into compact integers, and kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from tarfile import TarError
+from typing import Any
+
+import numpy as np
+
+from capdist.data.collate import Row, row_of
+from capdist.data.places import Place
+from capdist.data.texts import Encode, Text
+from shards.checksum import crc32
+from shards.concepts import Concepts
+from shards.index import Manifest, SampleIndex, Shard
+from shards.remote import LostShard
+from shards.schema import MEMBERS, Array, Sample, ShardError, decode
+
+#: Shards that are remembered; those used longest ago are forgotten. More than any job has lanes.
+KEPT = 1024
+
+#: Members that are always read; the others' bytes are passed over.
+READ = frozenset(MEMBERS) - {"grounding.json", "png"}
+
+REMEDY = "'python -m shards verify' names all damage"
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A sample that was read and checked before: all of it but its regions.
+
+    ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
+    numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
+    """
+
+    text: Text
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    boxes: Array
+    classes: Array | None
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A shard whose index is parsed; an entry gives way to what is known once it is."""
+
+    manifest: Manifest
+    shard: Shard
+    entries: list[SampleIndex]
+    known: list[Known | None]
+
+    @cached_property
+    def concepts(self) -> Mapping[str, Concepts] | None:
+        """Those beside the tar, where there are some."""
+        beside = self.manifest.concepts
+        return beside.read(self.shard.name) if beside else None
+
+
+class Shelf:
+    """The shards of a split as one process knows them; threads may share it.
+
+    Args:
+        manifest: of the shards.
+        split: its name.
+        encode: what turns words into ids.
+        grounding: whether to read where phrases lie, which takes as long as all the other words.
+    """
+
+    def __init__(
+        self, manifest: Manifest, split: str, encode: Encode, *, grounding: bool = False
+    ) -> None:
+        self.manifest = manifest
+        self.shards = manifest.split(split)
+        self.encode = encode
+        # Concepts that lie beside the tars are not read in them.
+        beside = {"concepts.json"} if manifest.concepts else set()
+        self.members = (READ | {"grounding.json"} if grounding else READ) - beside
+        self.open = lru_cache(KEPT)(self._open)
+        self._lost: dict[int, LostShard] = {}
+
+    def _open(self, number: int) -> Opened:
+        """A shard by its number in the split.
+
+        Raises:
+            ShardError: if it or its index is missing, or the index is another shard's.
+        """
+        shard, tar = self.shards[number], self.tar(number)
+        entries = self.manifest.index(shard)
+        if len(entries) != shard.samples:
+            raise ShardError(
+                f"{tar}: its index lists {len(entries)} samples, expected {shard.samples}; {REMEDY}"
+            )
+        return Opened(self.manifest, shard, entries, [None] * shard.samples)
+
+    def tar(self, number: int) -> Path:
+        """Where the tar of a shard lies; open it soon.
+
+        Raises:
+            LostShard: if it is remote and its server does not give it; nobody is asked again.
+            ShardError: if there is no room for its copy.
+        """
+        if number in self._lost:
+            raise self._lost[number]
+        try:
+            return self.manifest.tar(self.shards[number])
+        except LostShard as error:
+            self._lost[number] = error
+            raise
+
+    @contextmanager
+    def named(self, place: Place) -> Iterator[None]:
+        """Name the shard and the sample in what goes wrong with it."""
+        try:
+            yield
+        except (OSError, RuntimeError, TarError, ShardError) as error:
+            raise self.wrong(place, error) from error
+
+    def wrong(self, place: Place, error: Exception) -> ShardError:
+        """What is wrong with a sample: its whole shard, or itself."""
+        return error if isinstance(error, LostShard) else ShardError(self.describe(place, error))
+
+    def describe(self, place: Place, error: Exception) -> str:
+        """What is wrong with a sample, in one line; its number where its key can't be known."""
+        shard, name = self.shards[place[0]], f"number {place[1]}"
+        with suppress(ShardError, OSError):
+            name = self.entry(place).key
+        tar = shard.source.url if shard.source else self.manifest.root / shard.name
+        where = f"{tar}: sample {name}"
+        return f"{where}: {' '.join(str(error).split())}; {REMEDY}"
+
+    def entry(self, place: Place) -> SampleIndex:
+        """Where the members of a sample lie."""
+        return self.open(place[0]).entries[place[1]]
+
+    def known(self, place: Place) -> Known | None:
+        """What is known of a sample that this process has read before."""
+        return self.open(place[0]).known[place[1]]
+
+    def row(self, place: Place, members: Mapping[str, Any]) -> Row:
+        """A sample from its members' bytes; of one that is known, its regions' are enough.
+
+        Raises:
+            ShardError: if a member is missing or is not what the format says.
+        """
+        known = self.known(place)
+        if known is None:
+            return self.learn(place, members)
+        count, data = math.prod(known.shape), members["regions.npy"]
+        start = len(data) - count * known.dtype.itemsize
+        regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
+        return Row(known.text, regions, known.boxes, known.classes)
+
+    def learn(self, place: Place, members: Mapping[str, bytes]) -> Row:
+        """A sample from its members' bytes, which are remembered but for the regions.
+
+        Raises:
+            ShardError: if a member is missing or is not what the format says.
+        """
+        opened = self.open(place[0])
+        entry = opened.entries[place[1]]
+        sample = self._decode(opened, entry.key, members)
+        row = row_of(sample, self.encode(sample))
+        stored = entry.members["regions.npy"]
+        opened.known[place[1]] = Known(
+            text=row.text,
+            shape=sample.regions.shape,
+            dtype=sample.regions.dtype,
+            offset=stored.offset + stored.size - sample.regions.nbytes,
+            # Copies: views would keep the members' bytes.
+            boxes=sample.boxes.copy(),
+            classes=None if sample.classes is None else sample.classes.copy(),
+        )
+        return row
+
+    def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
+        sample = decode(key, members)
+        dim = self.manifest.features.dim
+        if sample.regions.shape[1] != dim:
+            raise ShardError(
+                f"sample {key}: regions are {sample.regions.shape[1]} wide, "
+                f"but the manifest says {dim}"
+            )
+        if opened.concepts is None:
+            return sample
+        if key not in opened.concepts:
+            raise ShardError(f"sample {key}: not among the concepts beside the tar")
+        return replace(sample, concepts=opened.concepts[key])
+
+
+def check(entry: SampleIndex, members: Mapping[str, bytes]) -> None:
+    """Compare what was read with the index, for a flipped bit trains as well as a right one.
+
+    Raises:
+        ShardError: naming the sample and the member.
+    """
+    for name, data in members.items():
+        member = entry.members.get(name)
+        if member is None or len(data) != member.size or crc32(data) != member.crc32:
+            raise ShardError(f"{name} has another checksum than in the index")

@@ -1,0 +1,322 @@
+"""Every reader gives the order's samples, bit for bit, whatever the ranks, workers, the start."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from capdist.batch import Batch
+from capdist.config import BatchConfig, ConfigError, DataConfig
+from capdist.data.batches import Batches
+from capdist.data.collate import Collate
+from capdist.data.dataset import evaluation_batches, training_batches
+from capdist.data.places import Ranks
+from capdist.vocab import Vocabulary
+from shards.index import Manifest
+from shards.schema import Sample, ShardError, decode
+from shards.sidecars import ConceptSet, write_sidecar
+from shards.writer import write
+from tests.conftest import WORDS, GroundedSource
+
+IMAGES, VOCAB = 16, Vocabulary(WORDS)
+#: Samples of every global batch of some epochs.
+Whole = list[list[list[Sample]]]
+READERS = ("stream", "mapped", "dali")
+
+
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest) -> str:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali", reason="pip install -e '.[dali]' for DALI's reader")
+    chosen: str = request.param
+    return chosen
+
+
+def batches(
+    manifest: Manifest,
+    reader: str = "mapped",
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    micro: int = IMAGES,
+    grounding: bool = True,
+) -> Batches:
+    data = DataConfig(
+        shards="", min_count=1, lanes=8, window=4, reader=reader, workers=workers, max_concepts=3
+    )
+    sizes, ranks = BatchConfig(images=IMAGES, micro=micro), Ranks(rank, world)
+    return training_batches(manifest, data, sizes, VOCAB, ranks, 7, grounding=grounding)
+
+
+def keys(manifest: Manifest, epoch: int = 0, consumed: int = 0, **how: Any) -> list[list[str]]:
+    steps = batches(manifest, **how).epoch(epoch, consumed)
+    return [[key for batch in step for key in batch.keys] for step in steps]
+
+
+def samples(manifest: Manifest, *, grounding: bool = True) -> list[Sample]:
+    """All training samples in tar order, from the tars' bytes."""
+    found = []
+    for shard in manifest.split("train"):
+        data = manifest.tar(shard).read_bytes()
+        beside = manifest.concepts.read(shard.name) if manifest.concepts else {}
+        for entry in manifest.index(shard):
+            members = {n: data[m.offset : m.offset + m.size] for n, m in entry.members.items()}
+            sample = decode(entry.key, members)
+            concepts = beside.get(entry.key, sample.concepts)
+            sample = replace(sample, concepts=concepts)
+            found.append(sample if grounding else replace(sample, grounding=None))
+    return found
+
+
+def global_batches(manifest: Manifest, epoch: int = 0) -> list[list[Sample]]:
+    """Every global batch, from the order's specification."""
+    by_shard: list[list[Sample]] = []
+    left = iter(samples(manifest))
+    for shard in manifest.split("train"):
+        by_shard.append([next(left) for _ in range(shard.samples)])
+    flat = [by_shard[s][i] for s, i in batches(manifest).plan.order.positions(epoch)]
+    return [flat[start : start + IMAGES] for start in range(0, len(flat), IMAGES)]
+
+
+def same(found: Batch, expected: Batch) -> None:
+    assert found.keys == expected.keys
+    for name, tensor in vars(expected).items():
+        if isinstance(tensor, torch.Tensor):
+            other = getattr(found, name)
+            assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape), name
+            assert other.numpy().tobytes() == tensor.numpy().tobytes(), name
+
+
+@dataclass(frozen=True)
+class Bare(GroundedSource):
+    """No classes, no grounding; more samples than shards divide, one to a shard at the end."""
+
+    sizes: tuple[tuple[str, int], ...] = (("train", 37), ("val", 7), ("test", 1))
+
+    def load(self, split: str, ids: Any) -> Iterator[Sample]:
+        for sample in super().load(split, ids):
+            yield replace(sample, classes=None, grounding=None, concepts=None)
+
+
+def with_concepts(manifest: Manifest, root: Path, lost: str | None = None) -> Manifest:
+    """The same shards with concepts beside the tars, one for each sample but the lost one."""
+    files = {}
+    for shard in manifest.shards:
+        concepts = {
+            entry.key: (("dog" if int(entry.key) % 2 else "cat", 0.5), ("nowhere", 0.25))
+            for entry in manifest.index(shard)
+            if entry.key != lost
+        }
+        files[shard.name] = write_sidecar(root, shard.name, shard.sha256, concepts)
+    ConceptSet(root, "a detector", {}, 2, files).save()
+    return manifest.with_concepts(ConceptSet.load(root))
+
+
+@pytest.fixture(scope="module", params=["grounded", "bare", "beside"])
+def manifest(
+    request: pytest.FixtureRequest, grounded: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> Manifest:
+    root: Path = tmp_path_factory.mktemp(request.param)
+    if request.param == "bare":
+        return write(Bare(), root, samples_per_shard=9, workers=1)
+    return grounded if request.param == "grounded" else with_concepts(grounded, root)
+
+
+@pytest.fixture(scope="module")
+def expected(manifest: Manifest) -> Whole:
+    return [global_batches(manifest, epoch) for epoch in (0, 1)]
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 3), (2, 1), (2, 2)])
+def test_the_same_batches_bit_for_bit(
+    manifest: Manifest, expected: Whole, reader: str, world: int, workers: int
+) -> None:
+    plain = Collate(VOCAB, 20, 3, len(manifest.class_names))
+    for rank in range(world):
+        read = batches(manifest, reader, rank, world, workers, micro=3)
+        for epoch in (0, 1):  # in the second, words and checks are remembered
+            whole = [step[rank::world] for step in expected[epoch]]
+            steps = list(read.epoch(epoch))
+            assert len(steps) == len(whole)
+            for step, images in zip(steps, whole, strict=True):
+                parts = [images[n : n + 3] for n in range(0, 3 * len(step), 3)]
+                for batch, part in zip(step, parts, strict=True):
+                    same(batch, plain(part) if part else Batch.empty(6))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_goes_on_where_it_was(tiny: Manifest, reader: str, workers: int) -> None:
+    whole = keys(tiny, reader=reader)
+    for step in (0, 1, len(whole) - 1, len(whole)):
+        again = keys(tiny, consumed=step * IMAGES, reader=reader, workers=workers)
+        assert again == whole[step:]
+
+
+@pytest.mark.parametrize("world", [4, 8])
+def test_many_ranks_share_the_same_global_batches(tiny: Manifest, world: int) -> None:
+    whole = [[sample.key for sample in step] for step in global_batches(tiny)]
+    ranks = [keys(tiny, rank=rank, world=world, micro=2) for rank in range(world)]
+    for step, rank in product(range(len(whole)), range(world)):
+        assert ranks[rank][step] == whole[step][rank::world]
+
+
+def test_epochs_differ(tiny: Manifest) -> None:
+    assert keys(tiny, epoch=0) != keys(tiny, epoch=1)
+
+
+def test_evaluation_takes_shards_as_they_stand(tiny: Manifest, reader: str) -> None:
+    data = DataConfig(shards="", reader=reader, workers=0)
+    read = evaluation_batches(tiny, "val", data, 3, VOCAB, Ranks())
+    found = [key for step in read.epoch(0) for batch in step for key in batch.keys]
+    assert found == [entry.key for entry in tiny.index(tiny.split("val")[0])]
+
+
+def test_a_step_read_ahead_is_not_read_twice(tiny: Manifest) -> None:
+    steps = batches(tiny, workers=3).epoch(0)
+    first = next(steps)
+    steps.close()
+    assert len(first[0].keys) == IMAGES
+
+
+def damaged(manifest: Manifest, tmp_path: Path) -> tuple[Manifest, Path]:
+    root = tmp_path / "shards"
+    shutil.copytree(manifest.root, root)
+    copy = Manifest.load(root)
+    return copy, root / copy.split("train")[2].name
+
+
+def lost(manifest: Manifest, reader: str, workers: int = 0) -> tuple[list[str], list[list[str]]]:
+    """What an epoch says of lost samples, and the keys of its steps."""
+    said, found = [], []
+    for step in batches(manifest, reader, workers=workers).steps(0):
+        said += map(str, step.lost)
+        found.append([key for batch in step.batches for key in batch.keys])
+    return said, found
+
+
+def without(whole: list[list[str]], gone: set[str]) -> list[list[str]]:
+    return [[key for key in step if key not in gone] for step in whole]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_a_truncated_tar(
+    tiny: Manifest, tmp_path: Path, reader: str, part: float, workers: int
+) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    end = int(tar.stat().st_size * part)
+    tar.write_bytes(tar.read_bytes()[:end])
+    gone = {
+        entry.key
+        for entry in manifest.index(manifest.split("train")[2])
+        if max(member.offset + member.size for member in entry.members.values()) > end
+    }
+    said, found = lost(manifest, reader, workers)
+    assert found == without(keys(tiny), gone)
+    assert {line.split("sample ")[1].split(":")[0] for line in said} == gone
+    assert len(said) == len(gone)
+    assert all(tar.name in line for line in said)
+    if gone:
+        with pytest.raises(ShardError, match=tar.name):
+            keys(manifest, reader=reader)
+
+
+@pytest.mark.parametrize("suffix", ["regions.npy", "boxes.npy", "json", "concepts.json"])
+def test_a_flipped_bit(tiny: Manifest, tmp_path: Path, reader: str, suffix: str) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    entry = manifest.index(manifest.split("train")[2])[1]
+    data, member = bytearray(tar.read_bytes()), entry.members[suffix]
+    data[member.offset + member.size - 1] ^= 1
+    tar.write_bytes(data)
+    said, found = lost(manifest, reader)
+    (line,) = said
+    assert f"{tar}: sample {entry.key}: {suffix} has another checksum" in line
+    assert found == without(keys(tiny), {entry.key})
+
+
+def test_a_tar_of_another_build(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    shutil.copy(manifest.root / manifest.split("train")[1].name, tar)
+    said, _ = lost(manifest, reader)
+    assert len(said) == 8
+    assert all(tar.name in line for line in said)
+
+
+def test_a_tar_deleted_after_the_start(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+    manifest, _ = damaged(tiny, tmp_path)
+    read = batches(manifest, reader, grounding=False)
+    steps = read.steps(0)
+    next(steps)
+    for shard in manifest.shards:
+        manifest.tar(shard).unlink()
+    rest = list(steps)
+    assert len(rest) == read.plan.steps - 1
+    # What was open is read on; the next epoch names all that it opens.
+    said = [str(e) for step in batches(manifest, reader).steps(1) for e in step.lost]
+    assert len(said) == 53
+    assert all(".tar: sample number" in line and "missing" in line for line in said)
+
+
+def test_a_tar_that_loses_its_end_while_it_is_read(tiny: Manifest, tmp_path: Path) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    read = batches(manifest)
+    whole = keys(tiny)
+    assert len(list(read.epoch(0))) == len(whole)  # everything is known, and open
+    entry = manifest.index(manifest.split("train")[2])[-1]
+    with tar.open("r+b") as file:
+        file.truncate(entry.members["regions.npy"].offset + 3)
+    (line,) = [str(error) for step in read.steps(0) for error in step.lost]
+    assert f"{tar}: sample {entry.key}: the tar is cut short" in line
+
+
+def test_an_index_of_another_tar(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    small = manifest.split("train")[-1].name
+    shutil.copy(
+        manifest.root / small.replace(".tar", ".index.json"), tar.with_suffix(".index.json")
+    )
+    with pytest.raises(ShardError, match=f"{tar.name}: .*lists 5 samples, expected 8"):
+        keys(manifest, reader=reader)
+
+
+def test_a_sample_without_its_concepts(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+    manifest = with_concepts(tiny, tmp_path, lost=f"{20:012d}")
+    with pytest.raises(ShardError, match=f"sample {20:012d}: .*not among the concepts beside"):
+        keys(manifest, reader=reader)
+
+
+def test_a_batch_without_a_sample_left(tmp_path: Path) -> None:
+    class Few(GroundedSource):
+        sizes = (("train", 1), ("val", 1))
+
+    manifest = write(Few(sizes=(("train", 1), ("val", 1))), tmp_path, workers=1)
+    read = batches(manifest)
+    tar = manifest.tar(manifest.split("train")[0])
+    tar.write_bytes(b"\0" * tar.stat().st_size)
+    (step,) = read.steps(0)
+    assert len(step.lost) == 1
+    assert step.batches[0].keys == ()
+    assert step.batches[0].token_count == 0
+
+
+@pytest.mark.parametrize(("world", "line"), [(3, "do not divide 8 lanes")])
+def test_ranks_divide_the_lanes(tiny: Manifest, world: int, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        batches(tiny, world=world)
+
+
+def test_regions_are_widened_on_the_device(tiny: Manifest) -> None:
+    ((batch,), *_) = batches(tiny).epoch(0)
+    assert batch.regions.dtype == torch.float16
+    moved = batch.to("cpu")
+    assert moved.regions.dtype == torch.float32
+    np.testing.assert_array_equal(moved.regions.numpy(), batch.regions.numpy())
+    assert moved.to("cpu").regions is moved.regions
