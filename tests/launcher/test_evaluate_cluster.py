@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from capdist.config import ConfigError
 from capdist.training.evaluation import Evaluation, Wanted
 from capdist.training.export import read_run
 from capdist.workers.reward_pool import PoolError
@@ -160,3 +161,9 @@ def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
         wanted = Wanted(run, "test", workers=2, address=address)
         with pytest.raises(PoolError, match=f"^ray.address {address}: no Ray answered within 3 s"):
             Evaluation.open(wanted, read_run(run)).evaluate()
+
+
+def test_workers_that_can_not_be_are_refused(run: Path) -> None:
+    for wanted in (Wanted(run, "test", workers=-1), Wanted(run, "test", workers=1, cpus=0)):
+        with pytest.raises(ConfigError, match=r"^command line: --workers .* expected 0 workers"):
+            Evaluation.open(wanted, read_run(run))
