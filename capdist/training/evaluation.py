@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from capdist.config import DecodingConfig
+from capdist.config import ConfigError, DecodingConfig
 from capdist.data.dataset import References, references
 from capdist.decoding.split import Caption
 from capdist.metrics.coco import Scores, probe, score, write_results
@@ -74,9 +74,14 @@ class Evaluation:
         """What is wanted, of a checkpoint.
 
         Raises:
-            ConfigError: if the model and the shards do not fit each other.
+            ConfigError: if the model and the shards do not fit each other, or the workers can't be.
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
+        if wanted.workers < 0 or wanted.cpus <= 0:
+            raise ConfigError(
+                f"command line: --workers {wanted.workers} with --cpus {wanted.cpus:g} each; "
+                "expected 0 workers or more, with more than 0 CPUs"
+            )
         config, split = exported.config, wanted.split
         if wanted.shards:
             data = config.data.model_copy(update={"shards": wanted.shards})

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from capdist.config import ConfigError
 from capdist.training.evaluation import Evaluation, Wanted
 from capdist.training.export import read_run
 from capdist.workers.reward_pool import PoolError
@@ -38,7 +39,18 @@ def ray(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def here(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """First on the path: a Java that fails at once, for it is slow and proves nothing here."""
+    folder = tmp_path_factory.mktemp("tools")
+    (folder / "java").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def here(tools: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the evaluation in one process finds."""
     run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("here") / "run"))
     Evaluation.open(Wanted(run, "test"), read_run(run)).evaluate()
@@ -81,11 +93,13 @@ def machine(tmp_path: Path) -> dict[str, str]:
     not all([SSHD, shutil.which("ssh"), shutil.which("rsync")]),
     reason="there is no sshd, ssh or rsync; apt-get install openssh-server rsync",
 )
-def test_ray_submit(run: Path, here: Any, machine: dict[str, str], tmp_path: Path) -> None:
+def test_ray_submit(
+    run: Path, here: Any, tools: Path, machine: dict[str, str], tmp_path: Path
+) -> None:
     cluster = yaml.safe_load((ROOT / "launcher/ray/cluster.yaml").read_text())
     cluster |= {"cluster_name": f"test-{os.getpid()}", "auth": machine, "file_mounts": {}}
     cluster["provider"]["head_ip"] = "127.0.0.1"
-    path = f"export PATH={BIN}:$PATH PYTHONPATH={ROOT}"
+    path = f"export PATH={tools}:{BIN}:$PATH PYTHONPATH={ROOT}"
     cluster["setup_commands"] = [f"echo '{path}' >> ~/.bashrc"]
     cluster["head_start_ray_commands"] = []  # `ray stop` would end others' on this machine
     config = tmp_path / "cluster.yaml"
@@ -102,7 +116,7 @@ def test_ray_submit(run: Path, here: Any, machine: dict[str, str], tmp_path: Pat
 
 
 @pytest.fixture
-def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def head(tools: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A running Ray with two CPUs that takes jobs."""
     for name, value in environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5e" * 32).items():
         monkeypatch.setenv(name, value)
@@ -147,3 +161,9 @@ def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
         wanted = Wanted(run, "test", workers=2, address=address)
         with pytest.raises(PoolError, match=f"^ray.address {address}: no Ray answered within 3 s"):
             Evaluation.open(wanted, read_run(run)).evaluate()
+
+
+def test_workers_that_can_not_be_are_refused(run: Path) -> None:
+    for wanted in (Wanted(run, "test", workers=-1), Wanted(run, "test", workers=1, cpus=0)):
+        with pytest.raises(ConfigError, match=r"^command line: --workers .* expected 0 workers"):
+            Evaluation.open(wanted, read_run(run))
