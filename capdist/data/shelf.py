@@ -53,7 +53,7 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A shard whose index is parsed; an entry gives way to what is known once it is."""
+    """A shard whose index is parsed, and what is known of its samples."""
 
     manifest: Manifest
     shard: Shard
@@ -188,13 +188,12 @@ class Shelf:
         dim = self.manifest.features.dim
         if sample.regions.shape[1] != dim:
             raise ShardError(
-                f"sample {key}: regions are {sample.regions.shape[1]} wide, "
-                f"but the manifest says {dim}"
+                f"regions are {sample.regions.shape[1]} wide, but the manifest says {dim}"
             )
         if opened.concepts is None:
             return sample
         if key not in opened.concepts:
-            raise ShardError(f"sample {key}: not among the concepts beside the tar")
+            raise ShardError("not among the concepts beside the tar")
         return replace(sample, concepts=opened.concepts[key])
 
 

@@ -289,7 +289,7 @@ def test_an_index_of_another_tar(tiny: Manifest, tmp_path: Path, reader: str) ->
 
 def test_a_sample_without_its_concepts(tiny: Manifest, tmp_path: Path, reader: str) -> None:
     manifest = with_concepts(tiny, tmp_path, lost=f"{20:012d}")
-    with pytest.raises(ShardError, match=f"sample {20:012d}: .*not among the concepts beside"):
+    with pytest.raises(ShardError, match=f"sample {20:012d}: not among the concepts beside"):
         keys(manifest, reader=reader)
 
 
