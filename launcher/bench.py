@@ -48,7 +48,7 @@ def read_arguments() -> argparse.Namespace:
     order.add_argument("--images", type=int, default=113_287, help="that are mixed; COCO's")
     load = subjects.add_parser("load", help="the readers beside other ways to read")
     load.set_defaults(measure=measure_load)
-    load.add_argument("--images", type=int, default=2048, help="of 36 x 2048 fp16 regions")
+    load.add_argument("--images", type=int, default=8192, help="of 36 x 2048 fp16 regions")
     for subject in (decode, reward, gpu, order, load):
         subject.add_argument("--json", type=Path, help="where to write the figures")
         subject.add_argument("--page", type=Path, help="where to write them as Markdown")

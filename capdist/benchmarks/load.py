@@ -103,7 +103,7 @@ class Figures:
             "our readers parse every caption and check every byte; later, words are remembered, "
             "and mapped and dali check no bytes that this process has checked. The other tools "
             "check none, and all but webdataset are given the captions' ids in memory. The floor "
-            "copies the regions from a memory map into one batch's memory, and does nothing else: "
+            "copies the regions from a memory map into batches' memory, and does nothing else: "
             "what mapped adds is the interpreter's share, for the order, words, boxes and masks."
             "\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n{self._targets()}\n\n"

@@ -59,7 +59,8 @@ class MadeUp:
                 captions=tuple(" ".join(caption) for caption in tokens),
                 tokens=tokens,
                 regions=random.standard_normal((REGIONS, self.dim)).astype(np.float16),
-                boxes=random.random((REGIONS, 4)).astype(np.float32),
+                # Two corners, the upper left one first.
+                boxes=np.sort(random.random((REGIONS, 2, 2)), 1).astype(np.float32).reshape(-1, 4),
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,14 @@ class BareDali:
 
 
 class CopyFloor:
-    """A copy of the same bytes, from a map of the tars into one batch's memory: nothing else."""
+    """A copy of the same bytes, from a map of the tars into batches' memory: nothing else.
+
+    In two pieces in turn, for whoever uses a batch holds it while the next one is made.
+    """
 
     def __init__(self, corpus: Corpus, batch: int) -> None:
         self.corpus = corpus
-        self.memory = np.empty((batch, REGIONS * FEATURES * 2), np.uint8)
+        self.memory = np.empty((2, batch, REGIONS * FEATURES * 2), np.uint8)
         self.maps = [self._map(path) for path in corpus.tars]
         manifest = corpus.manifest
         ends = [
@@ -143,7 +147,7 @@ class CopyFloor:
             for number, shard in enumerate(manifest.shards)
             for entry in manifest.index(shard)
         ]
-        size = self.memory.shape[1]
+        size = self.memory.shape[2]
         self.places = [(number, m.offset + m.size - size) for number, m in ends]
 
     def _map(self, path: str) -> Array:
@@ -152,9 +156,9 @@ class CopyFloor:
 
     def epoch(self) -> Iterator[Array]:
         """The images mixed, as others read them."""
-        size = self.memory.shape[1]
-        for numbers in shuffled(self.corpus, len(self.memory)):
+        _, batch, size = self.memory.shape
+        for memory, numbers in zip(cycle(self.memory), shuffled(self.corpus, batch), strict=False):
             for row, number in enumerate(numbers):
                 tar, start = self.places[number]
-                self.memory[row] = self.maps[tar][start : start + size]
-            yield self.memory
+                memory[row] = self.maps[tar][start : start + size]
+            yield memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ class SampleError(ShardError):
         self.row = row
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """A sample on its way into a batch.
 
     ``regions`` (R, F) are the stored numbers: in memory, in a mapped file, or in a tensor on the

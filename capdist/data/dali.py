@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def with_regions(row: Row, member: torch.Tensor) -> Row:
     """The same row with its regions taken from their member's bytes on the GPU."""
     like = torch.from_numpy(np.empty(0, row.regions.dtype))
     numbers = member[len(member) - row.regions.nbytes :].view(like.dtype)
-    return replace(row, regions=numbers.view(row.regions.shape))
+    return row._replace(regions=numbers.view(row.regions.shape))
 
 
 class _Chunk:

@@ -86,12 +86,14 @@ class Order:
     def lane_spans(self, epoch: int, lane: int) -> list[Span]:
         """The pieces of shards that make a lane, in reading order."""
         shorter, longer = divmod(self.samples, self.lanes)
-        before, length = lane * shorter + min(lane, longer), self.lane_length(lane)
-        sequence, ends = _sequence(self, epoch)
-        first, last = np.searchsorted(ends, (before, before + length))
-        start = before - int(ends[first - 1]) if first else before
-        pieces = _cut(sequence[first : last + 1], start, length)
-        return [Span(*piece) for piece in pieces.tolist()]
+        start = lane * shorter + min(lane, longer)
+        stop = start + self.lane_length(lane)
+        pieces, ends = _sequence(self, epoch)
+        # Of many pieces a lane has few.
+        first, last = np.searchsorted(ends, [start, stop], side="right")
+        mine = pieces[first : last + 1]
+        before = int(ends[first - 1]) if first else 0
+        return [Span(*piece) for piece in _cut(mine, start - before, stop - start).tolist()]
 
     def block(self, epoch: int, lane: int, number: int) -> Ints:
         """The order within block ``number`` of a lane: its j-th sample out is entry j's in."""
@@ -144,7 +146,7 @@ class Order:
 
 @lru_cache(maxsize=1)
 def _sequence(order: Order, epoch: int) -> tuple[Ints, Ints]:
-    """The pieces from which an epoch's lanes are cut in turn, and the samples up to each end."""
+    """The pieces of an epoch as lanes are cut from them, one after another, and where each ends."""
     pieces = order.pieces(epoch)
     if order.shuffle:
         rng = np.random.default_rng([order.seed, epoch])
