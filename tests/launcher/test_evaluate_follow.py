@@ -29,12 +29,21 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     command = [sys.executable, "-u", str(ROOT / "launcher/evaluate.py"), "--run", str(tmp_path)]
-    with subprocess.Popen(
-        [*command, "--follow"], stdout=subprocess.PIPE, env=environment(), text=True
-    ) as process:
+    process = subprocess.Popen(
+        [*command, "--follow"],
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        # Whoever is started in the background ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
         assert any("following" in line for line in process.stdout or ())
         process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_training_is_followed_to_its_end(
