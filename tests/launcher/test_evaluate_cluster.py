@@ -138,6 +138,7 @@ def test_ray_job_submit(run: Path, here: Any, head: Any, tmp_path: Path) -> None
     pytest.importorskip("aiohttp_cors", reason="ray job submit needs ray[default]")
     (tmp_path / "launcher").mkdir()
     shutil.copy(ROOT / "launcher/evaluate.py", tmp_path / "launcher")
+    answers_within(run, 100)  # a head, its agents and tests share two cores
     address = f"http://{head.webui_url}"
     submit = ["job", "submit", "--address", address, "--working-dir", str(tmp_path / "launcher")]
     command = [sys.executable, "evaluate.py", "--run", str(run)]
@@ -147,6 +148,13 @@ def test_ray_job_submit(run: Path, here: Any, head: Any, tmp_path: Path) -> None
     assert results(run) == here
 
 
+def answers_within(run: Path, timeout_s: float) -> None:
+    config = checkpoint(run, "best") / "config.json"
+    described = json.loads(config.read_text())
+    described["run"]["ray"]["timeout_s"] = timeout_s
+    config.write_text(json.dumps(described))
+
+
 @pytest.mark.parametrize("listens", [False, True])
 def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
     with socket.socket() as other:
@@ -154,10 +162,7 @@ def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
         if listens:
             other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        config = checkpoint(run, "best") / "config.json"
-        described = json.loads(config.read_text())
-        described["run"]["ray"]["timeout_s"] = 3
-        config.write_text(json.dumps(described))
+        answers_within(run, 3)
         wanted = Wanted(run, "test", workers=2, address=address)
         with pytest.raises(PoolError, match=f"^ray.address {address}: no Ray answered within 3 s"):
             Evaluation.open(wanted, read_run(run)).evaluate()

@@ -30,7 +30,7 @@ class ToySplit:
 
     @property
     def batches(self) -> Any:
-        return SimpleNamespace(stream=SimpleNamespace(steps=len(self.kinds)))
+        return SimpleNamespace(plan=SimpleNamespace(steps=len(self.kinds)))
 
     def decode(self, start: int = 0) -> Iterator[list[tuple[int, str]]]:
         for kind in self.kinds[start:]:
