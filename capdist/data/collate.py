@@ -152,12 +152,12 @@ def _regions(arrays: Sequence[Any], longest: int, scale: Array | None) -> Tensor
 
 
 def _tokens(texts: Sequence[Text]) -> Tensor:
-    lengths = np.zeros((len(texts), max(1, *(len(text.lengths) for text in texts))), np.int64)
-    for i, text in enumerate(texts):
-        lengths[i, : len(text.lengths)] = text.lengths
-    tokens = np.full((*lengths.shape, int(lengths.max()) or 2), PAD, np.int64)
-    there = np.arange(tokens.shape[-1]) < lengths[..., None]
-    tokens[there] = np.concatenate([text.tokens for text in texts])
+    shapes = np.array([text.tokens.shape for text in texts])
+    captions, length = shapes.max(0).tolist()
+    tokens = np.full((len(texts), captions or 1, length or 2), PAD, np.int64)
+    for slot, text in zip(tokens, texts, strict=True):
+        count, longest = text.tokens.shape
+        slot[:count, :longest] = text.tokens
     return torch.from_numpy(tokens)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capdist.vocab import Vocabulary
+from capdist.vocab import PAD, Vocabulary
 from shards.schema import Sample
 
 Ints = NDArray[np.int32]
@@ -17,15 +18,14 @@ Ints = NDArray[np.int32]
 class Text:
     """A sample's words.
 
-    ``tokens`` are those of all captions in a row, ``lengths`` (S,) says where one ends;
-    ``concepts`` (A,) are word ids, best first; ``objects`` (G, 4) and ``object_captions`` (G,)
-    are the boxes of grounded phrases and their captions' numbers, None without grounding.
+    ``tokens`` (S, L) are those of all captions, PAD behind the shorter ones; ``concepts`` (A,)
+    are word ids, best first; ``objects`` (G, 4) and ``object_captions`` (G,) are the boxes of
+    grounded phrases and their captions' numbers, None without grounding.
     """
 
     key: str
     image_id: int
     tokens: Ints
-    lengths: Ints
     concepts: Ints
     objects: NDArray[np.float32] | None
     object_captions: Ints | None
@@ -57,9 +57,15 @@ class Encode:
         return Text(
             key=sample.key,
             image_id=sample.image_id,
-            tokens=np.array([token for caption in captions for token in caption], np.int32),
-            lengths=np.array([len(caption) for caption in captions], np.int32),
+            tokens=_padded(captions),
             concepts=np.array(words[: self.max_concepts], np.int32),
             objects=objects,
             object_captions=object_captions,
         )
+
+
+def _padded(captions: Sequence[Sequence[int]]) -> Ints:
+    tokens = np.full((len(captions), max(map(len, captions), default=0)), PAD, np.int32)
+    for slot, caption in zip(tokens, captions, strict=True):
+        slot[: len(caption)] = caption
+    return tokens
