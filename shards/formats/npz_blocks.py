@@ -37,7 +37,7 @@ class NpzBlocks:
     def __init__(self, path: Path) -> None:
         self.paths = [path]
         self.bad: list[str] = []
-        with whole(str(path)), np.load(path) as block:
+        with whole(str(path)), np.load(path, allow_pickle=False) as block:
             _check_names(path, block)
             ids = block["imgid"].tolist()
         self._rows = {image_id: row for row, image_id in enumerate(ids)}
@@ -75,7 +75,7 @@ def _check_names(path: Path, block: np.lib.npyio.NpzFile) -> None:
 
 @lru_cache(maxsize=_BLOCKS_KEPT)
 def _load(path: Path) -> dict[str, Array]:
-    with whole(str(path)), np.load(path) as archive:
+    with whole(str(path)), np.load(path, allow_pickle=False) as archive:
         block = {name: archive[name] for name in archive.files}
     shape = block["feat"].shape
     if len(shape) != 3 or shape[::2] != (len(block["imgid"]), len(block["scale"])):
