@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ class Features:
     scale: tuple[float, ...] = ()
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Features:
+    def from_json(cls, data: Mapping[str, Any]) -> Features:
         """What `asdict` made of it.
 
         Raises:
