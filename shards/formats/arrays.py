@@ -71,13 +71,16 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     if name is None:
         raise ShardError(f"{where}: none of the arrays {', '.join(_FEATURES)}")
     regions, boxes = arrays[name], _optional(arrays, "boxes", "bbox")
+    probabilities = _optional(arrays, "cls_prob")
+    for array in (regions, boxes, probabilities):
+        if array is not None and array.dtype.kind not in "biuf":
+            raise ShardError(f"{where}: an array of {array.dtype}, expected numbers")
     pixels = boxes is not None
     if regions.ndim == 3:
         boxes = grid(*regions.shape[:2]) if boxes is None else boxes
         regions = regions.reshape(-1, regions.shape[-1])
     count = _optional(arrays, "num_boxes", "num_bbox")
     kept = slice(None if count is None else _number(where, count, len(regions)))
-    probabilities = _optional(arrays, "cls_prob")
     return RegionFeatures(
         regions[kept],
         None if boxes is None else boxes[kept],

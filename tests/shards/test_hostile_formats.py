@@ -69,6 +69,31 @@ def test_an_array_that_is_not_there(tmp_path: Path) -> None:
             read_archive("image 7", where)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"imgid": 7}, "7.npz: not a whole npy"),
+        ({"imgid": [[7]]}, "7.npz: not a whole npy"),
+        ({"boxes": np.ones(())}, "7.npz: image 7: not a whole npy"),
+        ({"class_id": np.ones((1, 2, 3)), "class_prob": np.ones((1, 2, 4))}, "image 7: not a"),
+        ({"feat": np.full((1, 2, 3), "x")}, "image 7: not a whole npy"),
+    ],
+)
+def test_odd_blocks(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    good = {"imgid": [7], "feat": np.ones((1, 2, 3)), "scale": np.ones(3)}
+    np.savez(tmp_path / "7.npz", **{**good, "boxes": np.ones((1, 2, 4)), **changed})
+    with pytest.raises(ShardError, match=message):
+        NpzBlocks(tmp_path / "7.npz").read(7)
+
+
+@pytest.mark.parametrize("name", ["features", "boxes", "cls_prob"])
+def test_arrays_of_what_is_no_number(tmp_path: Path, name: str) -> None:
+    arrays = {"features": np.ones((2, 3)), "boxes": np.ones((2, 4)), "cls_prob": np.ones((2, 5))}
+    np.savez(tmp_path / "7.npz", **{**arrays, name: np.full((2, 4), "x")})
+    with pytest.raises(ShardError, match="image 7: an array of <U1, expected numbers"):
+        read_archive("image 7", tmp_path / "7.npz")
+
+
 def test_hdf5_stays_in_its_file(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     (tmp_path / "secret").write_bytes(bytes(64))
