@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what reads shards, by Google's atheris, which is not installed here.
+"""Coverage-guided fuzzing of what reads shards, by Google's atheris, which nothing else needs.
 
     pip install atheris
     python -m tests.fuzz.fuzz_shards --minutes 60
@@ -30,7 +30,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--out", type=Path, default=Path("fuzz"))
+    parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
     args = parser.parse_args()
     corpus = args.out / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
