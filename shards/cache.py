@@ -64,10 +64,15 @@ class Cache:
         """Tell a failure to write here in one line.
 
         Raises:
-            ShardError: in place of an OSError.
+            ShardError: in place of an OSError, and where the default folder is another user's.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder == default_folder() and self.folder.lstat().st_uid != os.getuid():
+                raise ShardError(
+                    f"{self.folder}: made by another user, who could change what is read there; "
+                    "set data.cache_dir to a folder of your own"
+                )
             yield
         except OSError as error:
             place = next(p for p in (self.folder, *self.folder.parents) if p.exists())
@@ -111,12 +116,11 @@ class Source:
     cache: Cache
 
     def __post_init__(self) -> None:
-        plain = _NAME.fullmatch(self.name) and _DIGEST.fullmatch(self.sha256)
-        if not plain or (self.size or 0) < 0:
+        check_name(self.folder, self.name)
+        if not _DIGEST.fullmatch(self.sha256) or (self.size or 0) < 0:
             raise ShardError(
-                f"{self.folder}: names a file {self.name!r} with SHA-256 {self.sha256!r}; expected "
-                "a plain name, without folders, that ends in .tar or .json; use no set whose maker "
-                "you don't know"
+                f"{self.folder}: names a file {self.name!r} with SHA-256 {self.sha256!r} and "
+                f"{self.size} bytes; use no set whose maker you don't know"
             )
 
     @property
@@ -203,6 +207,19 @@ class Source:
             if position != end:
                 break  # the file is shorter than it was
         return position, digest.hexdigest()
+
+
+def check_name(folder: str, name: str) -> None:
+    """Refuse what a set calls a file of its folder and is none: it would lead elsewhere.
+
+    Raises:
+        ShardError: naming both.
+    """
+    if not _NAME.fullmatch(name):
+        raise ShardError(
+            f"{folder}: names a file {name!r}; expected a plain name, without folders, that ends "
+            "in .tar or .json; use no set whose maker you don't know"
+        )
 
 
 def fetch_ahead(sources: Iterable[Source]) -> None:

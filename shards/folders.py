@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from shards.cache import Cache, Source
+from shards.cache import Cache, Source, check_name
 from shards.remote import is_url, read
-from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,12 @@ class LocalFolder:
         return path.read_bytes() if path.is_file() else None
 
     def source(self, name: str, sha256: str, size: int | None = None) -> None:
-        """Nothing: the file is there already."""
-        return
+        """Nothing: the file is there already.
+
+        Raises:
+            ShardError: if that is no name of a file in this folder.
+        """
+        check_name(self.place, name)
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,3 @@ def folder_at(place: Path | str, cache: Cache | None = None) -> LocalFolder | Re
     if is_url(place):
         return RemoteFolder(str(place).rstrip("/"), cache or Cache())
     return LocalFolder(Path(place))
-
-
-@contextmanager
-def in_format(path: str) -> Iterator[None]:
-    """Tell what is amiss in a file of JSON, as its content is taken apart, in one line.
-
-    Raises:
-        ShardError: in place of the error that a wrong type or a missing key makes.
-    """
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ShardError(f"{path}: not in the format: {error!r}; make or copy it again") from error

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
 
 from shards.atomic import write_json
 from shards.cache import AHEAD, Cache, Source, fetch_ahead
 from shards.checksum import crc32
 from shards.fingerprint import UNKNOWN, Fingerprint
-from shards.folders import folder_at, in_format
+from shards.folders import folder_at
+from shards.forms import Count, T, read_as
 from shards.schema import SCHEMA_VERSION, Array, ShardError
 from shards.sidecars import ConceptSet
 
 MANIFEST = "manifest.json"
+
+#: Bytes of the smallest sample in a tar: three members, each with its header.
+LEAST = 3 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Features:
     scale: tuple[float, ...] = ()
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Features:
+    def from_json(cls, data: Mapping[str, Any]) -> Features:
         """What `asdict` made of it.
 
         Raises:
@@ -147,25 +153,25 @@ class Manifest:
                 f"{path}: no manifest; make the shards with 'python -m shards build' or 'scenes', "
                 "or give the folder that holds them as data.shards"
             )
-        data = _parse(path, found)
-        with in_format(path):
-            if (version := data.get("schema_version")) != SCHEMA_VERSION:
-                raise ShardError(
-                    f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
-                    "build the shards again with this version"
-                )
-            manifest = cls(
-                root=folder.root,
-                name=data["name"],
-                features=Features.from_json(data["features"]),
-                shards=tuple(
-                    replace(shard, source=folder.source(shard.name, shard.sha256, shard.bytes))
-                    for shard in (Shard(**entry) for entry in data["shards"])
-                ),
-                class_names=tuple(data["class_names"]),
-                left_out=tuple(data["left_out"]),
-                url=folder.url,
+        if (version := _parse(_ANY, path, found).get("schema_version")) != SCHEMA_VERSION:
+            raise ShardError(
+                f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+                "build the shards again with this version"
             )
+        data = _parse(_MANIFEST, path, found)
+        manifest = cls(
+            root=folder.root,
+            name=data["name"],
+            features=Features.from_json(data["features"]),
+            shards=tuple(
+                Shard(**row, source=folder.source(row["name"], row["sha256"], row["bytes"]))
+                for row in data["shards"]
+            ),
+            class_names=data["class_names"],
+            left_out=data["left_out"],
+            url=folder.url,
+        )
+        _check(path, manifest)
         concepts = ConceptSet.find(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
 
@@ -243,7 +249,7 @@ class Manifest:
         """The offsets of one shard's samples, in tar order.
 
         Raises:
-            ShardError: if the shard or its index is missing.
+            ShardError: if the shard or its index is missing, or the index is none.
         """
         tar = self.tar(shard)
         path = index_path(tar)
@@ -261,7 +267,7 @@ class Manifest:
                 entry["offset"],
                 {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()},
             )
-            for entry in _parse(path, path.read_bytes())
+            for entry in _parse(_INDEX, path, path.read_bytes())
         ]
 
     def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
@@ -277,10 +283,11 @@ class Manifest:
             self.fetch_ahead(shards[number + 1 : number + 1 + AHEAD])
             entries = self.index(shard)
             with self.tar(shard).open("rb") as tar:
+                size = tar.seek(0, os.SEEK_END)
                 for entry in entries:
                     if member := entry.members.get(suffix):
-                        tar.seek(member.offset)
-                        data = tar.read(member.size)
+                        tar.seek(min(member.offset, size))
+                        data = tar.read(min(member.size, size))
                         if crc32(data) != member.crc32:
                             raise ShardError(
                                 f"{self.tar(shard)}: member {entry.key}.{suffix} is cut "
@@ -314,8 +321,69 @@ def _make_index(tar: Path, path: Path, cache: Cache) -> None:
         write_json(path, index_to_json([entry for entry, _ in read_tar(tar)]))
 
 
-def _parse(path: Path | str, data: bytes) -> Any:
+class _FingerprintJson(TypedDict):
+    images: Count
+    mean: tuple[FiniteFloat, ...]
+    deviation: tuple[FiniteFloat, ...]
+
+
+class _FeaturesJson(TypedDict):
+    name: str
+    dim: Count
+    max_regions: Count
+    fingerprint: _FingerprintJson
+    scale: tuple[FiniteFloat, ...]
+
+
+class _ShardJson(TypedDict):
+    name: str
+    split: str
+    samples: Count
+    captions: Count
+    bytes: Count
+    sha256: str
+
+
+class _ManifestJson(TypedDict):
+    name: str
+    features: _FeaturesJson
+    shards: tuple[_ShardJson, ...]
+    class_names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+class _EntryJson(TypedDict):
+    key: str
+    offset: Count
+    members: dict[str, tuple[Count, Count, Count]]
+
+
+_ANY, _MANIFEST = TypeAdapter(dict[str, Any]), TypeAdapter(_ManifestJson)
+_INDEX = TypeAdapter(list[_EntryJson])
+
+
+def _check(path: str, manifest: Manifest) -> None:
+    """Refuse numbers that can't be, before memory is taken for them.
+
+    Raises:
+        ShardError: naming what does not fit.
+    """
+    features, found = manifest.features, manifest.features.fingerprint
+    if len(features.scale) not in (0, features.dim) or len(found.mean) != len(found.deviation):
+        raise ShardError(
+            f"{path}: features of width {features.dim} have {len(features.scale)} scales, "
+            f"{len(found.mean)} means and {len(found.deviation)} deviations; copy it again"
+        )
+    for shard in manifest.shards:
+        if shard.samples * LEAST > shard.bytes:
+            raise ShardError(
+                f"{path}: {shard.name} is to have {shard.samples} samples in {shard.bytes} bytes; "
+                "copy it again"
+            )
+
+
+def _parse(form: TypeAdapter[T], path: Path | str, data: bytes) -> T:
     try:
-        return json.loads(data)
+        return read_as(form, data)
     except ValueError as error:
-        raise ShardError(f"{path}: not JSON ({error}); build the shards again") from error
+        raise ShardError(f"{path}: {error}; build the shards again, or copy it again") from error

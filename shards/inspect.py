@@ -64,15 +64,18 @@ def draw(sample: Sample, class_names: Sequence[str], path: Path) -> None:
     """Write the sample's picture with its first boxes and their likeliest class.
 
     Raises:
-        ShardError: if the sample has no picture.
+        ShardError: if the sample has no picture, or one that does not read.
     """
     if sample.picture is None:
         raise ShardError(f"sample {sample.key}: has no picture (no png member) to draw on")
     from PIL import Image, ImageDraw
 
-    with Image.open(io.BytesIO(sample.picture)) as file:
-        scale = max(1, -(-_LEAST_WIDTH // file.width))
-        image = file.convert("RGB").resize((file.width * scale, file.height * scale))
+    try:
+        with Image.open(io.BytesIO(sample.picture), formats=["PNG"]) as file:
+            scale = max(1, -(-_LEAST_WIDTH // file.width))
+            image = file.convert("RGB").resize((file.width * scale, file.height * scale))
+    except Exception as error:  # pillow's, of which one says that a picture is too large
+        raise ShardError(f"sample {sample.key}: png is no picture ({error})") from error
     pencil = ImageDraw.Draw(image)
     for number, box in enumerate(sample.boxes[:_BOXES_SHOWN]):
         x1, y1, x2, y2 = (box * [*image.size, *image.size]).tolist()

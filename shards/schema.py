@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
+
+from shards.forms import Count, Id, Pairs, T, read_as
 
 SCHEMA_VERSION = 2
+
+#: A sample's key: no folder, no ending, nothing that a terminal would obey.
+KEY = re.compile(r"[^./\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 #: One entry of ``classes.npy``: a class and its probability.
 CLASS_DTYPE = np.dtype([("id", "<i2"), ("prob", "<f2")])
@@ -45,7 +53,7 @@ class Phrase:
     end: int
     head: int
     class_name: str
-    boxes: tuple[tuple[float, float, float, float], ...]
+    boxes: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,21 @@ class Sample:
     concepts: tuple[tuple[str, float], ...] | None = None
     grounding: tuple[Phrase, ...] | None = None
     picture: bytes | None = None
+
+
+class Described(TypedDict):
+    """The member ``json``, as in `Sample`."""
+
+    image_id: Id
+    width: Count
+    height: Count
+    split: str
+    captions: tuple[str, ...]
+    tokens: tuple[tuple[str, ...], ...]
+
+
+_DESCRIBED, _PAIRS = TypeAdapter(Described), TypeAdapter(Pairs)
+_GROUNDING = TypeAdapter(tuple[Phrase, ...])
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
@@ -115,21 +138,14 @@ def decode(key: str, members: Mapping[str, bytes]) -> Sample:
             raise ShardError(
                 f"sample {key}: member {key}.{suffix} is missing; build the shard again"
             )
-    annotation = _from_json(key, "json", members["json"])
     concepts = grounding = None
     if "concepts.json" in members:
-        pairs = _from_json(key, "concepts.json", members["concepts.json"])
-        concepts = tuple((str(word), float(score)) for word, score in pairs)
+        concepts = _from_json(_PAIRS, key, "concepts.json", members["concepts.json"])
     if "grounding.json" in members:
         grounding = decode_grounding(key, members["grounding.json"])
     sample = Sample(
         key=key,
-        image_id=annotation["image_id"],
-        width=annotation["width"],
-        height=annotation["height"],
-        split=annotation["split"],
-        captions=tuple(annotation["captions"]),
-        tokens=tuple(tuple(caption) for caption in annotation["tokens"]),
+        **decode_described(key, members["json"]),
         regions=_from_npy(key, "regions.npy", members["regions.npy"]),
         boxes=_from_npy(key, "boxes.npy", members["boxes.npy"]),
         classes=_from_npy(key, "classes.npy", members["classes.npy"])
@@ -143,12 +159,18 @@ def decode(key: str, members: Mapping[str, bytes]) -> Sample:
     return sample
 
 
+def decode_described(key: str, data: bytes) -> Described:
+    """The member ``json``.
+
+    Raises:
+        ShardError: if it is not in the format.
+    """
+    return _from_json(_DESCRIBED, key, "json", data)
+
+
 def decode_grounding(key: str, data: bytes) -> tuple[Phrase, ...]:
     """The phrases of a ``grounding.json`` member."""
-    return tuple(
-        Phrase(**{**phrase, "boxes": tuple(tuple(box) for box in phrase["boxes"])})
-        for phrase in _from_json(key, "grounding.json", data)
-    )
+    return _from_json(_GROUNDING, key, "grounding.json", data)
 
 
 def check(sample: Sample) -> None:
@@ -157,7 +179,7 @@ def check(sample: Sample) -> None:
     Raises:
         ShardError: naming the sample and the member, what was expected and what was found.
     """
-    count = len(sample.regions)
+    count = len(sample.regions) if sample.regions.ndim else None
     stored = "int8" if sample.regions.dtype == np.int8 else "float16"
     _expect(sample, "regions.npy", sample.regions, stored, (count, None))
     _expect(sample, "boxes.npy", sample.boxes, "float32", (count, 4))
@@ -172,8 +194,11 @@ def check(sample: Sample) -> None:
         )
     for phrase in sample.grounding or ():
         _check_phrase(sample, phrase)
-    if "." in sample.key or "/" in sample.key or not sample.key:
-        raise ShardError(f"sample key {sample.key!r}: a key is not empty and has no '.' and no '/'")
+    if not KEY.fullmatch(sample.key):
+        raise ShardError(
+            f"sample key {sample.key!r}: a key is not empty and has no '.', no '/' and no control "
+            "character"
+        )
 
 
 def _check_phrase(sample: Sample, phrase: Phrase) -> None:
@@ -212,7 +237,7 @@ def _from_npy(key: str, suffix: str, data: bytes) -> Array:
         start = 10 + int.from_bytes(data[8:10], "little")
         shape, dtype = _npy_header(data[:start])
         return np.frombuffer(data, dtype, offset=start).reshape(shape)
-    except (ValueError, EOFError, TypeError) as error:
+    except Exception as error:  # Python's own parser, which reads headers, has many
         raise ShardError(
             f"sample {key}: member {key}.{suffix} is not a npy file ({error})"
         ) from error
@@ -225,8 +250,8 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not of npy version 1.0")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran_order or dtype.hasobject:
-        raise ValueError("in Fortran order, or of Python objects")
+    if fortran_order or dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError("in Fortran order, of Python objects, or of a negative size")
     return shape, dtype
 
 
@@ -234,8 +259,8 @@ def _to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _from_json(key: str, suffix: str, data: bytes) -> Any:
+def _from_json(form: TypeAdapter[T], key: str, suffix: str, data: bytes) -> T:
     try:
-        return json.loads(data)
+        return read_as(form, data)
     except ValueError as error:
-        raise ShardError(f"sample {key}: member {key}.{suffix} is not JSON ({error})") from error
+        raise ShardError(f"sample {key}: member {key}.{suffix} is {error}") from error

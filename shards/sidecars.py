@@ -14,14 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from shards.atomic import replacing, write_json
 from shards.cache import Source
 from shards.concepts import Concepts
-from shards.folders import LocalFolder, RemoteFolder, in_format
+from shards.folders import LocalFolder, RemoteFolder
+from shards.forms import Count, Pairs, T, read_as
 from shards.schema import SCHEMA_VERSION, ShardError
 
 CONCEPTS = "concepts.json"
@@ -85,21 +89,17 @@ class ConceptSet:
         found = folder.read(CONCEPTS)
         if found is None:
             return None
-        try:
-            data = json.loads(found)
-        except ValueError as error:
-            raise ShardError(f"{path}: not JSON ({error}); write the concepts again") from error
-        with in_format(path):
-            if (version := data.get("schema_version")) != SCHEMA_VERSION:
-                raise ShardError(
-                    f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
-                    "write the concepts again with this version"
-                )
-            files = {
-                shard: replace(file, source=folder.source(file.name, file.sha256))
-                for shard, file in ((s, Sidecar(**entry)) for s, entry in data["files"].items())
-            }
-            return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
+        if (version := _parse(_ANY, path, found).get("schema_version")) != SCHEMA_VERSION:
+            raise ShardError(
+                f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+                "write the concepts again with this version"
+            )
+        data = _parse(_SET, path, found)
+        files = {
+            shard: Sidecar(**row, source=folder.source(row["name"], row["sha256"]))
+            for shard, row in data["files"].items()
+        }
+        return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
 
     def save(self) -> None:
         """Write ``concepts.json``: from then on readers take these concepts."""
@@ -139,10 +139,31 @@ class ConceptSet:
             raise ShardError(
                 f"{path}: another SHA-256 than in {CONCEPTS}; write the concepts again"
             )
-        return {
-            key: tuple((str(word), float(score)) for word, score in pairs)
-            for key, pairs in json.loads(data).items()
-        }
+        return _parse(_CONCEPTS, path, data)
+
+
+class _SidecarJson(TypedDict):
+    name: str
+    sha256: str
+    tar_sha256: str
+
+
+class _SetJson(TypedDict):
+    detector: str
+    made_by: dict[str, Any]
+    kept: Count
+    files: dict[str, _SidecarJson]
+
+
+_ANY, _SET = TypeAdapter(dict[str, Any]), TypeAdapter(_SetJson)
+_CONCEPTS = TypeAdapter(dict[str, Pairs])
+
+
+def _parse(form: TypeAdapter[T], path: Path | str, data: bytes) -> T:
+    try:
+        return read_as(form, data)
+    except ValueError as error:
+        raise ShardError(f"{path}: {error}; write the concepts again") from error
 
 
 def write_sidecar(

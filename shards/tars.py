@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import IO
 
 from shards.checksum import crc32
 from shards.index import Member, SampleIndex
-from shards.schema import Sample, ShardError, encode
+from shards.schema import KEY, Sample, ShardError, encode
+
+_SUFFIX = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def write_tar(file: IO[bytes], samples: Iterable[Sample]) -> list[SampleIndex]:
@@ -33,27 +37,51 @@ def read_tar(path: Path) -> Iterator[tuple[SampleIndex, dict[str, bytes]]]:
         ShardError: if the file is no tar, is cut short, or holds what is not a sample's member.
     """
     try:
-        with tarfile.open(path, mode="r:") as tar:
-            yield from _samples(path, tar)
-    except (tarfile.TarError, OSError) as error:
+        with _Bounded(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            yield from _samples(path, tar, file.size)
+            # A header that is none ends the archive for tarfile, as zeros do.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no header at byte {tar.offset}")
+    except ShardError:
+        raise
+    except Exception as error:  # what a number in a header makes of seeking, reading, recursion
         raise ShardError(f"{path}: not a whole tar ({error}); build the shard again") from error
 
 
-def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[SampleIndex, dict[str, bytes]]]:
+class _Bounded(io.BufferedReader):
+    """A file that takes no more memory than it has bytes, however many a header claims."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As any file's, but that what is too much is never set aside."""
+        return super().read(size if size is not None and size < self.size else -1)
+
+
+def _samples(
+    path: Path, tar: tarfile.TarFile, end: int
+) -> Iterator[tuple[SampleIndex, dict[str, bytes]]]:
     sample: SampleIndex | None = None
     data: dict[str, bytes] = {}
     for info in tar:
         key, _, suffix = info.name.partition(".")
-        content = tar.extractfile(info)
-        if content is None or not suffix:
+        # No link, whose file could be another, and no file with holes, whose size is only claimed.
+        plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and info.sparse is None
+        if not plain or not KEY.fullmatch(key) or not _SUFFIX.fullmatch(suffix):
             raise ShardError(f"{path}: entry {info.name!r} is not a member <key>.<suffix>")
+        if not 0 <= info.size <= end - info.offset_data:
+            raise tarfile.ReadError(f"{info.name} has {info.size} bytes, more than are left")
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample, data
             sample, data = SampleIndex(key, info.offset, {}), {}
         if suffix in data:
             raise ShardError(f"{path}: member {info.name} is there twice; keys must be unique")
-        data[suffix] = content.read()
+        content = tar.extractfile(info)
+        data[suffix] = content.read() if content else b""
         crc = crc32(data[suffix])
         sample.members[suffix] = Member(info.offset_data, info.size, crc)
     if sample is not None:

@@ -131,7 +131,9 @@ class _Chunk:
         size = 0
         for place in places:
             try:
-                member = self.shelf.entry(place).members[REGIONS]
+                member = self.shelf.entry(place).members.get(REGIONS)
+                if member is None:
+                    raise ShardError(f"member {REGIONS} is missing")
                 size = size or os.stat(self.shelf.tar(place[0])).st_size
                 if size < member.offset + member.size:
                     raise ShardError(CUT)

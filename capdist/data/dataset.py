@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from capdist.data.reader import make_reader
 from capdist.data.shelf import Shelf
 from capdist.vocab import Vocabulary
 from shards.index import Manifest
-from shards.schema import ShardError
+from shards.schema import ShardError, decode_described
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,15 @@ def references(manifest: Manifest, split: str) -> References:
     """
     found = References({}, {})
     for key, data in manifest.read(split, "json"):
-        annotation = json.loads(data)
+        annotation = decode_described(key, data)
         image = annotation["image_id"]
         if image in found.raw:
             raise ShardError(
                 f"{manifest.place}: image id {image} occurs twice in {split}, the second time in "
                 f"sample {key}; build one of the two sets again with other ids"
             )
-        found.raw[image] = tuple(annotation["captions"])
-        found.tokens[image] = tuple(tuple(caption) for caption in annotation["tokens"])
+        found.raw[image] = annotation["captions"]
+        found.tokens[image] = annotation["tokens"]
     return found
 
 

@@ -55,10 +55,12 @@ class Tar:
             ShardError: if the tar ends before they do.
             OSError: if the disk does not give them.
         """
+        there = {name: member for name, member in entry.members.items() if name in wanted}
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        if any(size < member.offset + member.size for member in there.values()):
+            raise ShardError(CUT)  # before memory is taken for what an index claims
         found = {
-            name: os.pread(self.fd, member.size, member.offset)
-            for name, member in entry.members.items()
-            if name in wanted
+            name: os.pread(self.fd, member.size, member.offset) for name, member in there.items()
         }
         if any(len(data) < entry.members[name].size for name, data in found.items()):
             raise ShardError(CUT)

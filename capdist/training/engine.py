@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
 from capdist.config import Config, ConfigError, OptimizerConfig, TrainingStage
+from capdist.training.deepspeed_files import convert, numbers_only
 from capdist.training.job import Job
 
 
@@ -253,39 +253,21 @@ class DeepSpeedEngine:
         """By DeepSpeed's universal checkpoint where ZeRO cut it for another number of ranks.
 
         Raises:
-            ConfigError: with DeepSpeed's own words, if it can't be converted.
+            ConfigError: if it can't be converted, with DeepSpeed's own words, or holds code.
         """
         if not self.engine.load_universal_checkpoint():
-            self.engine.load_checkpoint(str(folder), tag=self.TAG)
+            with numbers_only(folder):
+                self.engine.load_checkpoint(str(folder), tag=self.TAG)
             return
         universal = folder / "universal"
         self.job.agree(
-            lambda: _convert(folder / self.TAG, universal / self.TAG) if self.job.first else None
+            lambda: convert(folder / self.TAG, universal / self.TAG) if self.job.first else None
         )
-        self.engine.load_checkpoint(str(universal), tag=self.TAG)
+        with numbers_only(universal):
+            self.engine.load_checkpoint(str(universal), tag=self.TAG)
         self.job.barrier()
         if self.job.first:
             shutil.rmtree(universal)
-
-
-def _convert(source: Path, target: Path) -> None:
-    """Write a checkpoint anew, parameter by parameter, by DeepSpeed's own command."""
-    shutil.rmtree(target.parent, ignore_errors=True)  # of a conversion that was killed
-    target.mkdir(parents=True)
-    module = "deepspeed.checkpoint.ds_to_universal"
-    folders = ["--input_folder", str(source), "--output_folder", str(target)]
-    done = subprocess.run(
-        # DeepSpeed writes down where the parameters lie only for pipelines: it is to work it out.
-        [sys.executable, "-m", module, *folders, "--inject_missing_state"],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[-1]
-        raise ConfigError(
-            f"{source}: DeepSpeed can't convert it to another number of ranks ({reason}); "
-            "resume with as many ranks as wrote it"
-        )
 
 
 def total_weight(job: Job, weights: Iterable[int]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from capdist.config import RayConfig
+from capdist.workers.ray_child import own_ray
 from capdist.workers.reward_pool import PoolError
 
 
@@ -89,6 +90,8 @@ def _connect(cpus: float, gpus: float, cluster: RayConfig) -> Any:
     where = f"ray.address {cluster.address}"
     host, colon, port = cluster.address.rpartition(":")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if cluster.address == "local":
+        os.environ |= own_ray()
     try:
         if colon:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), cluster.timeout_s).close()

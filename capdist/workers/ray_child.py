@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -171,6 +172,17 @@ class RayChild:
             f"ray.address {self._address}: Ray is gone; the last that it said: "
             f"{said[-1][:300] if said else 'nothing'}"
         )
+
+
+def own_ray() -> dict[str, str]:
+    """The environment of a Ray of one's own: on loopback, with a password that nobody else has."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        # Not Ray's, in ~/.ray: ranks that start at once would overwrite each other's.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray's own switch from the node's address to loopback, named after where it is the default.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
 
 
 def raised(value: tuple[Exception, str]) -> Exception:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -20,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from capdist.workers.ray_child import DeadlyError, Job, one_line
+from capdist.workers.ray_child import DeadlyError, Job, one_line, own_ray
 from capdist.workers.reward_pool import PoolError
 
 
@@ -82,8 +81,7 @@ def _connect(job: Job, size: int) -> None:
         }
         # Of the job that `ray job submit` has made this; its files are in another cluster.
         os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
-        # A password of its own: ranks that start at once would overwrite each other's in ~/.ray.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ |= own_ray()
     try:
         import ray
 

@@ -12,7 +12,7 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 ray_node() {
     trap '' USR1
     trap : TERM
-    folder=/tmp/capdist-ray-$SLURM_JOB_ID-$SLURM_NODEID
+    folder=$(mktemp -d /tmp/capdist-ray-XXXXXX)
     if [ "$SLURM_NODEID" -eq 0 ]; then
         where=(--head --port="${RAY##*:}" --include-dashboard=false)
     else

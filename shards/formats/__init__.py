@@ -96,6 +96,9 @@ class FeatureSource(Protocol):
         """
 
 
+#: Digits of a number that 64 bits hold whatever they are.
+DIGITS = 18
+
 CAPTION_FORMATS: dict[str, type[CaptionSource]] = {}
 FEATURE_FORMATS: dict[str, type[FeatureSource]] = {}
 

@@ -14,8 +14,6 @@ archive has several arrays; those in brackets are other writers' for the same:
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +21,14 @@ from typing import IO
 
 import numpy as np
 
-from shards.formats import RegionFeatures
+from shards.formats import DIGITS, RegionFeatures
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
 _FEATURES = ("features", "feat", "z", "x")
 _CLASSES_KEPT = 5
+
+#: Bytes that the arrays of one image take at most: a small archive may hold any number of zeros.
+MOST = 2**30
 
 
 def read_archive(where: str, file: Path | IO[bytes]) -> RegionFeatures:
@@ -37,10 +38,12 @@ def read_archive(where: str, file: Path | IO[bytes]) -> RegionFeatures:
         ShardError: naming the place, ``where``, if it is none or its arrays do not fit.
     """
     with whole(where):
-        found = np.load(file)
+        found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return from_arrays(where, {"features": found})
         with found as archive:
+            if (size := sum(info.file_size for info in archive.zip.infolist())) > MOST:
+                raise ShardError(f"{where}: {size} bytes, expected one image's, {MOST} at most")
             single = {"features": archive[archive.files[0]]} if len(archive.files) == 1 else archive
             return from_arrays(where, single)
 
@@ -52,7 +55,7 @@ def whole(where: str) -> Iterator[None]:
         yield
     except ShardError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # zipfile, numpy and Python's parser of headers have many
         raise ShardError(
             f"{where}: not a whole npy or npz file ({error}); copy it again"
         ) from error
@@ -68,13 +71,16 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     if name is None:
         raise ShardError(f"{where}: none of the arrays {', '.join(_FEATURES)}")
     regions, boxes = arrays[name], _optional(arrays, "boxes", "bbox")
+    probabilities = _optional(arrays, "cls_prob")
+    for array in (regions, boxes, probabilities):
+        if array is not None and array.dtype.kind not in "biuf":
+            raise ShardError(f"{where}: an array of {array.dtype}, expected numbers")
     pixels = boxes is not None
     if regions.ndim == 3:
         boxes = grid(*regions.shape[:2]) if boxes is None else boxes
         regions = regions.reshape(-1, regions.shape[-1])
     count = _optional(arrays, "num_boxes", "num_bbox")
     kept = slice(None if count is None else _number(where, count, len(regions)))
-    probabilities = _optional(arrays, "cls_prob")
     return RegionFeatures(
         regions[kept],
         None if boxes is None else boxes[kept],
@@ -105,7 +111,7 @@ def likeliest(probabilities: Array) -> Array:
 def image_id(name: str) -> int | None:
     """The image id in a name: digits, or those behind the last ``_`` as in COCO's file names."""
     digits = name.rpartition("_")[2]
-    return int(digits) if digits.isdecimal() else None
+    return int(digits) if digits.isdecimal() and len(digits) <= DIGITS else None
 
 
 def _optional(arrays: Mapping[str, Array], *names: str) -> Array | None:

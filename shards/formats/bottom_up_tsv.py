@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.formats import RegionFeatures, feature_format
+from shards.formats import DIGITS, RegionFeatures, feature_format
 from shards.schema import Array, ShardError
 
 _COLUMNS = 6
@@ -38,7 +38,7 @@ class BottomUpTsv:
 
     def _add(self, name: bytes, number: int, offset: int, size: int) -> None:
         where = self._where(number, offset)
-        if not name.isdigit():
+        if not name.isdigit() or len(name) > DIGITS:
             self.bad.append(
                 f"{where}: image id {name[:20].decode(errors='replace')!r} is no number"
             )
@@ -67,7 +67,7 @@ class BottomUpTsv:
             columns = file.read(size).rstrip(b"\r\n").split(b"\t")
         if len(columns) != _COLUMNS:
             raise ShardError(f"{where}: {len(columns)} columns, expected {_COLUMNS}")
-        if not all(column.isdigit() for column in columns[1:4]):
+        if not all(column.isdigit() and len(column) <= DIGITS for column in columns[1:4]):
             raise ShardError(f"{where}: width, height or number of boxes is no number")
         width, height, count = map(int, columns[1:4])
         boxes = _floats(f"{where}: boxes", columns[4], count)

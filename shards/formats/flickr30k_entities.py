@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from shards.formats import Annotation, caption_format
+from shards.formats import DIGITS, Annotation, caption_format
 from shards.formats.boxes import to_shares
 from shards.formats.karpathy import Karpathy
 from shards.schema import Phrase, ShardError
@@ -125,10 +125,18 @@ def _phrases(
             yield Phrase(caption, start, end, end - 1, words[end - 1], tuple(boxes[chain]))
 
 
+class _NoTypes(ElementTree.TreeBuilder):
+    """No document type, for its entities may grow to any size."""
+
+    def doctype(self, name: str, *_: str | None) -> None:
+        """Called where one is declared, before its entities are."""
+        raise ValueError(f"it declares a document type, {name}")
+
+
 def _objects(path: Path) -> tuple[int, int, dict[int, list[tuple[float, float, float, float]]]]:
     """Width and height of an image, and the boxes of its chains as shares."""
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoTypes())).getroot()
         width, height = (int(root.findtext(f"size/{name}", "")) for name in ("width", "height"))
         boxes = defaultdict(list)
         for found in root.iter("object"):
@@ -138,7 +146,7 @@ def _objects(path: Path) -> tuple[int, int, dict[int, list[tuple[float, float, f
                 shares = to_shares(str(path), [pixels], width, height)[0].tolist()
                 for name in found.iter("name"):
                     boxes[int(name.text or "")].append(tuple(shares))
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ArithmeticError, ValueError) as error:
         if isinstance(error, ShardError):
             raise
         raise ShardError(f"{path}: not an annotation ({error}); download it again") from error
@@ -146,6 +154,6 @@ def _objects(path: Path) -> tuple[int, int, dict[int, list[tuple[float, float, f
 
 
 def _id(where: str, name: str) -> int:
-    if not name.isdecimal():
+    if not name.isdecimal() or len(name) > DIGITS:
         raise ShardError(f"{where}: {name!r} is no image id")
     return int(name)

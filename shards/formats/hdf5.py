@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import from_arrays
-from shards.schema import ShardError
+from shards.formats import DIGITS, RegionFeatures, feature_format
+from shards.formats.arrays import MOST, from_arrays
+from shards.schema import Array, ShardError
 
 if TYPE_CHECKING:
     import h5py
@@ -33,10 +33,10 @@ class Hdf5:
         for key in _open(path):
             if key.endswith(_FEATURES):
                 name = key.removesuffix(_FEATURES)
-                if name.isdecimal():
+                if name.isdecimal() and len(name) <= DIGITS:
                     self.image_ids.append(int(name))
                 else:
-                    self.bad.append(f"{path}: {key}: {name!r} is no image id")
+                    self.bad.append(f"{path}: {key[:40]}: {name[:40]!r} is no image id")
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -52,10 +52,26 @@ class Hdf5:
         keys = {name: f"{image_id}_{name}" for name in _NAMES}
         try:
             return from_arrays(
-                where, {name: file[key][()] for name, key in keys.items() if key in file}
+                where, {n: _array(where, file, key) for n, key in keys.items() if key in file}
             )
-        except OSError as error:
+        except ShardError:
+            raise
+        except Exception as error:  # h5py has one of Python's for each of HDF5's
             raise ShardError(f"{where}: damaged ({error})") from error
+
+
+def _array(where: str, file: h5py.File, key: str) -> Array:
+    """The numbers of a dataset of this file: HDF5 would follow links to any other file."""
+    import h5py
+
+    link, found = file.get(key, getlink=True), None
+    if isinstance(link, h5py.HardLink):
+        found = file[key]
+    if found is None or found.external or found.is_virtual:
+        raise ShardError(f"{where}: {key} lies in another file; copy it into this one")
+    if found.nbytes > MOST:
+        raise ShardError(f"{where}: {found.nbytes} bytes, expected one image's, {MOST} at most")
+    return found[()]
 
 
 @lru_cache(maxsize=8)

@@ -37,10 +37,10 @@ class NpzBlocks:
     def __init__(self, path: Path) -> None:
         self.paths = [path]
         self.bad: list[str] = []
-        with whole(str(path)), np.load(path) as block:
+        with whole(str(path)), np.load(path, allow_pickle=False) as block:
             _check_names(path, block)
             ids = block["imgid"].tolist()
-        self._rows = {image_id: row for row, image_id in enumerate(ids)}
+            self._rows = {image_id: row for row, image_id in enumerate(ids)}
         if len(self._rows) < len(ids):
             twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
             raise ShardError(f"{path}: image {twice} is there twice; remove one")
@@ -58,11 +58,12 @@ class NpzBlocks:
     def read(self, image_id: int) -> RegionFeatures:
         """One image's features."""
         row, block = self._rows[image_id], _load(self.paths[0])
-        regions = block["feat"][row] * block["scale"]
-        classes = None
-        if "class_id" in block:
-            classes = _classes(block["class_id"][row], block["class_prob"][row])
-        return RegionFeatures(regions, block["boxes"][row], classes)
+        with whole(f"{self.paths[0]}: image {image_id}"):
+            regions = block["feat"][row] * block["scale"]
+            classes = None
+            if "class_id" in block:
+                classes = _classes(block["class_id"][row], block["class_prob"][row])
+            return RegionFeatures(regions, block["boxes"][row], classes)
 
 
 def _check_names(path: Path, block: np.lib.npyio.NpzFile) -> None:
@@ -75,7 +76,7 @@ def _check_names(path: Path, block: np.lib.npyio.NpzFile) -> None:
 
 @lru_cache(maxsize=_BLOCKS_KEPT)
 def _load(path: Path) -> dict[str, Array]:
-    with whole(str(path)), np.load(path) as archive:
+    with whole(str(path)), np.load(path, allow_pickle=False) as archive:
         block = {name: archive[name] for name in archive.files}
     shape = block["feat"].shape
     if len(shape) != 3 or shape[::2] != (len(block["imgid"]), len(block["scale"])):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from shards.schema import ShardError
 
@@ -16,7 +17,7 @@ def read_json(path: Path) -> Any:
         ShardError: if it is none.
     """
     try:
-        return json.loads(path.read_bytes())
+        return from_json(path.read_bytes())
     except ValueError as error:
         raise ShardError(f"{path}: not JSON ({error}); download or write it again") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, training_batches
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.index import Manifest, index_path
 from shards.schema import Sample, ShardError, decode
 from shards.sidecars import ConceptSet, write_sidecar
 from shards.writer import write
@@ -248,6 +249,40 @@ def test_a_tar_of_another_build(tiny: Manifest, tmp_path: Path, reader: str) -> 
     said, _ = lost(manifest, reader)
     assert len(said) == 8
     assert all(tar.name in line for line in said)
+
+
+def test_a_tar_with_a_member_twice(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    second = manifest.index(manifest.split("train")[2])[0].members["regions.npy"].offset - 512
+    data = tar.read_bytes()
+    tar.write_bytes(data[:second] + data)
+    said, _ = lost(manifest, reader)
+    assert len(said) == 8
+    assert all(tar.name in line for line in said)
+
+
+def test_an_index_that_claims_more_than_there_is(
+    tiny: Manifest, tmp_path: Path, reader: str
+) -> None:
+    manifest, tar = damaged(tiny, tmp_path)
+    path = index_path(tar)
+    index = json.loads(path.read_text())
+    index[1]["members"]["regions.npy"][1] = 2**62
+    path.write_text(json.dumps(index))
+    said, found = lost(manifest, reader)
+    (line,) = said
+    assert f"{tar}: sample {index[1]['key']}: " in line
+    assert found == without(keys(tiny), {index[1]["key"]})
+
+
+def test_no_name_of_a_tar_is_a_command(
+    tiny: Manifest, tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny.root, tmp_path / "pipe:mkdir ran; cat shards")
+    monkeypatch.chdir(tmp_path)
+    manifest = Manifest.load("pipe:mkdir ran; cat shards")
+    assert keys(manifest, reader=reader) == keys(tiny)
+    assert not Path("ran").exists()
 
 
 def test_a_tar_deleted_after_the_start(tiny: Manifest, tmp_path: Path, reader: str) -> None:

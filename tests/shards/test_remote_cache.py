@@ -138,3 +138,18 @@ def test_a_writer_that_has_stopped_is_not_waited_for(sources: list[Source]) -> N
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ShardError, match=r"\.part: the process that writes it has stopped"):
             source.fetch()
+
+
+def test_the_default_folder_is_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = os.getuid()
+    monkeypatch.setattr("shards.cache.default_folder", lambda: tmp_path / "copies")
+    with Cache(tmp_path / "copies").writing():
+        pass
+    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    with (
+        pytest.raises(ShardError, match="copies: made by another user"),
+        Cache(tmp_path / "copies").writing(),
+    ):
+        pass

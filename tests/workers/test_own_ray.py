@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from capdist.workers.reward_pool import PoolError, open_pool
 from tests.workers import toy
 from tests.workers.pools import at, compare, in_process, slow, until
 from tests.workers.toy import captions
+
+Address = IPv4Address | IPv6Address
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -111,6 +114,29 @@ def command(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
+def listening(session: int) -> set[Address]:
+    """The addresses that processes of a session listen at."""
+    sockets = {}
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                sockets[f"socket:[{fields[9]}]"] = fields[1].partition(":")[0]
+    found = set()
+    for pid in processes(session):
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found.add(sockets.get(os.readlink(handle), ""))
+    return {decoded(address) for address in found - {""}}
+
+
+def decoded(address: str) -> Address:
+    """An address as the kernel writes it, in words of the machine's order."""
+    words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
+    found = ip_address(b"".join(words))
+    return getattr(found, "ipv4_mapped", None) or found
+
+
 def test_two_own_rays_and_their_ends(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -133,6 +159,8 @@ def test_two_own_rays_and_their_ends(
             sessions = [os.getsid(mine), os.getsid(other)]
             assert len({*sessions, os.getsid(0)}) == 3
             ours, theirs = map(folder, sessions)
+            for session in sessions:
+                assert {found.is_loopback for found in listening(session)} == {True}
             trainer.kill()
             until(lambda: not processes(sessions[1]))
             until(lambda: not theirs.exists())

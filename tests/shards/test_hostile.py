@@ -1,0 +1,212 @@
+"""A set from anybody: whatever its bytes, it is read right or refused by a ShardError."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shards.index import MANIFEST, Manifest
+from shards.schema import ShardError
+from shards.sidecars import CONCEPTS
+from shards.tars import read_tar
+from shards.writer import write
+from tests.fuzz.targets import INDEX, SUMMED, TAR, Targets
+from tests.shards.made import Numbers
+
+#: Bytes that reading a set of 20 kB may take at most.
+MEMORY = 8 * 2**20
+
+quick = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Targets:
+    return Targets(tmp_path_factory.mktemp("set"))
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_valid_is_read(targets: Targets) -> None:
+    for name, data in targets.valid.items():
+        targets(name, data)
+
+
+@st.composite
+def changed(draw: st.DrawFn, valid: bytes) -> bytes:
+    """The same bytes with some replaced, taken out, put in twice, or cut off."""
+    data = bytearray(valid)
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        stop = min(len(data), start + draw(st.sampled_from([0, 1, 2, 8, 512])))
+        put = st.one_of(st.binary(max_size=12), st.just(bytes(data[start:stop]) * 2))
+        data[start:stop] = draw(put)
+        if draw(st.booleans()):
+            del data[draw(st.integers(0, len(data))) :]
+    return bytes(data)
+
+
+@quick
+@given(draw=st.data())
+@pytest.mark.parametrize(
+    "name", [TAR, SUMMED, INDEX, MANIFEST, CONCEPTS, "json", "regions.npy", "grounding.json"]
+)
+def test_changed_bytes(name: str, targets: Targets, draw: st.DataObject) -> None:
+    with little_memory(), suppress(ShardError):
+        targets(name, draw.draw(changed(targets.valid[name])))
+
+
+#: What may stand anywhere in JSON, as text.
+ODD = [
+    *("null", "-1", "0.5", "1e999", "NaN", str(2**63), "9" * 5000, '""', "[]", "{}", "[[[]]]"),
+    *('"../../evil.tar"', '"pipe:touch evil.tar"', r'"\ud800"', "[" * 100_000, "[1]]", "\xff"),
+]
+
+
+def places(text: str) -> list[tuple[int, int]]:
+    """Where the values of a JSON text begin and end."""
+    found = []
+    for start in range(len(text)):
+        with suppress(ValueError):
+            found.append((start, json.JSONDecoder().raw_decode(text, start)[1]))
+    return found
+
+
+@quick
+@given(draw=st.data())
+@pytest.mark.parametrize(
+    "name", [INDEX, MANIFEST, CONCEPTS, "json", "concepts.json", "grounding.json"]
+)
+def test_other_values_in_json(name: str, targets: Targets, draw: st.DataObject) -> None:
+    text = targets.valid[name].decode()
+    start, stop = draw.draw(st.sampled_from(places(text)))
+    put = draw.draw(st.sampled_from(ODD))
+    with little_memory(), suppress(ShardError):
+        targets(name, (text[:start] + put + text[stop:]).encode("latin-1", "replace"))
+
+
+HEADER = "{'descr': '<f2', 'fortran_order': False, 'shape': (3, 4), }"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(3, 4)", "(3000000000, 4)"),
+        ("(3, 4)", f"({2**70}, 4)"),
+        ("(3, 4)", "(-1, 4)"),
+        ("(3, 4)", "()"),
+        ("(3, 4)", "(" * 5000),
+        ("(3, 4)", "(3, 4"),
+        ("'<f2'", "'|O'"),
+        ("'<f2'", "'<f2000000000'"),
+        ("'<f2'", "'V0'"),
+        ("'<f2'", "'(9999999,9999999)f8'"),
+        (HEADER, "__import__('os').abort()"),
+        (HEADER, "{1: [\n  3\n 4"),
+        (HEADER, ""),
+    ],
+)
+def test_headers_of_arrays(old: str, new: str, targets: Targets) -> None:
+    text = HEADER.replace(old, new).encode() + b"\n"
+    data = b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text + bytes(24)
+    with little_memory(), pytest.raises(ShardError, match=r"^sample 0+2: .*regions\.npy is "):
+        targets("regions.npy", data)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        member("a.json", tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("a.json", tarfile.SYMTYPE, linkname="a.json"),
+        member("a.json", tarfile.LNKTYPE, linkname="nowhere"),
+        member("a.json", tarfile.DIRTYPE),
+        member("a.json", tarfile.FIFOTYPE),
+        member("a.json", tarfile.GNUTYPE_SPARSE, size=2**40),
+        member("a.json", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "1"}),
+        member("a.json", pax_headers={"size": "-1024"}),
+        member("a.json", pax_headers={"size": str(2**90)}),
+        member("a.json", size=2**40),
+        member("a.json", size=-1024),
+        member("../../evil.json"),
+        member("/evil.json"),
+        member("a/b.json"),
+        member("a"),
+        member(".json"),
+        member("\x1b[2J.json"),
+    ],
+    ids=lambda info: f"{info.name!r}-{info.type.decode()}-{info.size}-{info.pax_headers}",
+)
+def test_entries_that_are_no_members(info: tarfile.TarInfo, tmp_path: Path) -> None:
+    path = tmp_path / "train-00000.tar"
+    form = tarfile.PAX_FORMAT if info.pax_headers else tarfile.GNU_FORMAT
+    path.write_bytes(info.tobuf(form) + bytes(4096))
+    with little_memory(), pytest.raises(ShardError, match=f"^{path}: "):
+        list(read_tar(path))
+
+
+def test_a_chain_of_headers(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000.tar"
+    link = member("long", tarfile.GNUTYPE_LONGNAME, size=1).tobuf(tarfile.GNU_FORMAT) + bytes(512)
+    path.write_bytes(link * 5000)
+    with pytest.raises(ShardError, match="not a whole tar"):
+        list(read_tar(path))
+
+
+@pytest.mark.parametrize("damage", ["no end", "another header"])
+def test_a_tar_that_ends_between_two_members(damage: str, targets: Targets, tmp_path: Path) -> None:
+    path = tmp_path / TAR
+    second = targets.manifest.index(targets.manifest.shards[0])[1].offset
+    rest = b"" if damage == "no end" else b"x" * 512
+    path.write_bytes(targets.valid[TAR][:second] + rest)
+    with pytest.raises(ShardError, match=f"no header at byte {second}"):
+        list(read_tar(path))
+
+
+@pytest.mark.parametrize("name", ["../evil.tar", "/etc/evil.tar", "pipe:touch x.tar", "a/b.tar"])
+def test_a_folder_that_names_files_elsewhere(name: str, tmp_path: Path) -> None:
+    write(Numbers({"train": 1}), tmp_path, workers=1)
+    data = json.loads((tmp_path / MANIFEST).read_text())
+    data["shards"][0]["name"] = name
+    (tmp_path / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(ShardError, match=r"names a file .* expected a plain name") as refused:
+        Manifest.load(tmp_path)
+    assert repr(name) in str(refused.value)
+
+
+def test_more_samples_than_bytes(tmp_path: Path) -> None:
+    write(Numbers({"train": 1}), tmp_path, workers=1)
+    data = json.loads((tmp_path / MANIFEST).read_text())
+    data["shards"][0]["samples"] = 10**12
+    (tmp_path / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(ShardError, match=r"train-00000.tar is to have 1000000000000 samples in"):
+        Manifest.load(tmp_path)
