@@ -21,6 +21,7 @@ setup(
         "safetensors",
         "torch",
         "tqdm",
+        "typing-extensions",
     ],
     extras_require={
         "train": [

@@ -38,8 +38,11 @@ def main() -> int:
     limits = [f"-max_total_time={args.minutes * 60:.0f}", "-timeout=10", "-rss_limit_mb=1024"]
     child = [sys.executable, "-m", "tests.fuzz.fuzz_shards", "child", str(args.out)]
     options = [*limits, "-print_final_stats=1", f"-artifact_prefix={args.out}/ended-"]
-    with (args.out / "log").open("w") as log:
-        subprocess.run([*child, str(corpus), *options], stderr=log, stdout=log, check=False)
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with (args.out / "log").open("w") as log, tempfile.TemporaryDirectory(dir=memory) as folder:
+        environment = {**os.environ, "TMPDIR": folder}
+        command = [*child, str(corpus), *options]
+        subprocess.run(command, stderr=log, stdout=log, env=environment, check=False)
     said = (args.out / "log").read_text(errors="replace")
     runs, covered = STATS.findall(said), COVERAGE.findall(said)
     new = sorted(set(found(args.out)) - before)
@@ -64,8 +67,7 @@ def child(out: Path, arguments: list[str]) -> None:
         from shards.schema import ShardError
         from tests.fuzz.targets import Targets
 
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    targets = Targets(Path(tempfile.mkdtemp(dir=memory)))
+    targets = Targets(Path(tempfile.mkdtemp()))
     names = sorted(targets.valid)
     for number, name in enumerate(names):
         (out / "corpus" / f"valid-{number}").write_bytes(bytes([number]) + targets.valid[name])
