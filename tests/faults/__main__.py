@@ -1,0 +1,114 @@
+"""Faults at random moments, and what becomes of the run.
+
+``python -m tests.faults --times 5 --page docs/results/faults.md`` measures the page anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from tests.faults.faults import FAULTS, Fault
+from tests.faults.trial import Found, MissedError, Trial, Workshop
+from tests.launcher.conftest import SERVER
+
+PAGE = """# Faults
+
+A small GLIED on tiny shards, trained for 42 steps by two ranks of plain torch unless the row says
+otherwise, with a checkpoint every 5 steps and behind every epoch of 7. At a random moment (seed
+{seed}) something happens. *Noticed*: the seconds until the line is printed, median and largest.
+*Lost*: steps that `--resume auto` takes again; a dash where the run goes on by itself. *Same*: how
+often every loss and every score of the run, and its best weights, were in the end those of the run
+that nothing happened to, bit for bit; for the evaluation, the captions.
+
+| what happens | tried | noticed (s) | the line | lost | same |
+| --- | --: | --: | --- | --: | --: |
+{rows}
+
+{remarks}
+
+Measured by `python -m tests.faults --times {times} --seed {seed}{only} --page {page}`, on CPU
+processes that share one core with other work.
+"""
+
+
+def attempt(fault: Fault, number: int, seed: int, workshop: Workshop) -> Found | str:
+    """What one trial found, or what went wrong."""
+    for again in range(5):
+        folder = workshop.folder / f"{fault.name}-{number}-{again}"
+        draw = random.Random(f"{seed} {fault.name} {number} {again}")
+        try:
+            workshop.whole(fault.kind)
+            found = fault.happen(Trial(workshop, fault.kind, folder, draw))
+        except MissedError:
+            continue
+        except Exception as error:
+            return " ".join(f"{type(error).__name__}: {error}".split())
+        line = found.line.replace(f"{folder}/", "").replace(f"{workshop.folder}/", "")
+        return replace(found, line=line)
+    return "the moment was missed each time"
+
+
+def row(fault: Fault, tries: list[Found | str]) -> str:
+    """A line of the page."""
+    good = [found for found in tries if isinstance(found, Found)]
+    seconds = [found.noticed_s for found in good if found.noticed_s is not None]
+    noticed = f"{median(seconds):.1f}, {max(seconds):.1f}" if seconds else "–"
+    said = next((f"`{found.line}`" for found in good if found.line), "nothing: it goes on")
+    lost = [found.lost for found in good if found.lost is not None]
+    span = f"{min(lost)} to {max(lost)}" if lost else "–"
+    cells = [fault.what, len(tries), noticed, said.replace("|", r"\|"), span]
+    return f"| {' | '.join(map(str, cells))} | {len(good)} of {len(tries)} |"
+
+
+def main() -> int:
+    """Try every fault, and write the page anew behind each; 1 where one ended otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--times", type=int, default=5, help="that each fault is tried")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--page", type=Path, required=True, help="that is written")
+    args = parser.parse_args()
+    chosen = [fault for fault in FAULTS if not args.only or fault.name in args.only]
+    rows, remarks = [], []
+    SERVER.set_forkserver_preload(
+        ["capdist.training.evaluation", "capdist.training.run", "tensorboard"]
+    )
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        workshop = Workshop(Path(name))
+        for fault in chosen:
+            if why := fault.absent():
+                remarks.append(f"Not tried here: {fault.what} ({why}).")
+                continue
+            tries = []
+            for number in range(args.times):
+                started = time.monotonic()
+                tries.append(attempt(fault, number, args.seed, workshop))
+                print(
+                    f"{fault.name} {number}, {time.monotonic() - started:.0f} s: {tries[-1]}",
+                    flush=True,
+                )
+            rows.append(row(fault, tries))
+            remarks += [f"Otherwise: {fault.what}: {one}" for one in tries if isinstance(one, str)]
+            only = f" --only {' '.join(args.only)}" if args.only else ""
+            args.page.write_text(
+                PAGE.format(
+                    rows="\n".join(rows),
+                    remarks="\n\n".join(remarks),
+                    times=args.times,
+                    seed=args.seed,
+                    only=only,
+                    page=args.page,
+                )
+            )
+    return int(any(remark.startswith("Otherwise") for remark in remarks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
