@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -21,6 +22,9 @@ from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError
 
 T = TypeVar("T")
+
+#: How long a rank may work while the others wait for it; one that is silent is `watch`'s business.
+ALONE = timedelta(minutes=30)
 
 
 class MeetError(RuntimeError):
@@ -70,7 +74,9 @@ class Job:
         try:
             store, rank, world = next(rendezvous("env://"))
             backend = "nccl" if cuda else "gloo"
-            distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+            distributed.init_process_group(
+                backend, timeout=ALONE, store=store, rank=rank, world_size=world
+            )
             ranks = Ranks(rank, world)
             # A connection of its own: the group's may wait in the store for long.
             watch = Watch(store.clone(), ranks, timeout_s) if world > 1 else None

@@ -78,7 +78,7 @@ def main() -> int:
     chosen = [fault for fault in FAULTS if not args.only or fault.name in args.only]
     rows, remarks = [], []
     SERVER.set_forkserver_preload(
-        ["capdist.training.evaluation", "capdist.training.run", "tensorboard"]
+        ["capdist.training.evaluation", "capdist.training.run", "torch.utils.tensorboard"]
     )
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         workshop = Workshop(Path(name))
