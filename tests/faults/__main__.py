@@ -11,16 +11,16 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.trial import Found, MissedError, Trial, Workshop
-from tests.launcher.conftest import SERVER
 
 PAGE = """# Faults
 
-A small GLIED on tiny shards, trained for 42 steps by two ranks of plain torch unless the row says
+A small GLIED on tiny shards, trained for 28 steps by two ranks of plain torch unless the row says
 otherwise, with a checkpoint every 5 steps and behind every epoch of 7. At a random moment (seed
 {seed}) something happens. *Noticed*: the seconds until the line is printed, median and largest.
 *Lost*: steps that `--resume auto` takes again; a dash where the run goes on by itself. *Same*: how
@@ -31,10 +31,10 @@ that nothing happened to, bit for bit; for the evaluation, the captions.
 | --- | --: | --: | --- | --: | --: |
 {rows}
 
-{remarks}
+Measured by `python -m tests.faults --page docs/results/faults.md`, on CPU processes that share one
+core with other work.
 
-Measured by `python -m tests.faults --times {times} --seed {seed}{only} --page {page}`, on CPU
-processes that share one core with other work.
+{others}
 """
 
 
@@ -76,38 +76,29 @@ def main() -> int:
     parser.add_argument("--page", type=Path, required=True, help="that is written")
     args = parser.parse_args()
     chosen = [fault for fault in FAULTS if not args.only or fault.name in args.only]
-    rows, remarks = [], []
-    SERVER.set_forkserver_preload(
-        ["capdist.training.evaluation", "capdist.training.run", "torch.utils.tensorboard"]
-    )
+    tried: dict[Fault, list[Found | str]] = {fault: [] for fault in chosen if not fault.absent()}
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         workshop = Workshop(Path(name))
-        for fault in chosen:
-            if why := fault.absent():
-                remarks.append(f"Not tried here: {fault.what} ({why}).")
-                continue
-            tries = []
-            for number in range(args.times):
-                started = time.monotonic()
-                tries.append(attempt(fault, number, args.seed, workshop))
-                print(
-                    f"{fault.name} {number}, {time.monotonic() - started:.0f} s: {tries[-1]}",
-                    flush=True,
-                )
-            rows.append(row(fault, tries))
-            remarks += [f"Otherwise: {fault.what}: {one}" for one in tries if isinstance(one, str)]
-            only = f" --only {' '.join(args.only)}" if args.only else ""
-            args.page.write_text(
-                PAGE.format(
-                    rows="\n".join(rows),
-                    remarks="\n\n".join(remarks),
-                    times=args.times,
-                    seed=args.seed,
-                    only=only,
-                    page=args.page,
-                )
-            )
-    return int(any(remark.startswith("Otherwise") for remark in remarks))
+        # Once each, then again: whoever interrupts it has some of all.
+        for number, fault in product(range(args.times), tried):
+            started = time.monotonic()
+            tried[fault].append(attempt(fault, number, args.seed, workshop))
+            took = time.monotonic() - started
+            print(f"{fault.name} {number}, {took:.0f} s: {tried[fault][-1]}", flush=True)
+            args.page.write_text(page(tried, args.seed))
+    return int(any(isinstance(one, str) for tries in tried.values() for one in tries))
+
+
+def page(tried: dict[Fault, list[Found | str]], seed: int) -> str:
+    """What was found so far."""
+    rows = [row(fault, tries) for fault, tries in tried.items() if tries]
+    others = [
+        f"Otherwise, {fault.what}: {one}"
+        for fault, tries in tried.items()
+        for one in tries
+        if isinstance(one, str)
+    ]
+    return PAGE.format(seed=seed, rows="\n".join(rows), others="\n\n".join(others)).rstrip() + "\n"
 
 
 if __name__ == "__main__":

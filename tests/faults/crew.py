@@ -103,7 +103,7 @@ class Crew:
         """Whether no rank is left."""
         return all(rank.exitcode is not None for rank in self.ranks)
 
-    def until(self, moment: Callable[[], object], limit_s: float = LIMIT_S) -> float:
+    def until(self, moment: Callable[[], object], poll_s: float = 0.02) -> float:
         """Wait for it; the seconds that it took.
 
         Raises:
@@ -112,8 +112,8 @@ class Crew:
         started = time.monotonic()
         while not moment():
             took = time.monotonic() - started
-            assert took < limit_s, f"nothing after {took:.0f} s: {self.lines()[-5:]}"
-            time.sleep(0.005)
+            assert took < LIMIT_S, f"nothing after {took:.0f} s: {self.lines()[-5:]}"
+            time.sleep(poll_s)
         return time.monotonic() - started
 
     def end(self, status: int, but: int | None = None) -> None:

@@ -26,6 +26,8 @@ from tests.faults.trial import (
     stop_and_resume,
 )
 
+#: After which steps something may happen that is noticed up to two epochs later.
+EARLY = (2, 12)
 #: Seconds that a silent rank is waited for.
 SILENT_S = 3
 #: Bytes of the disk that fills up, and the most that are left on it: less than a checkpoint needs.
@@ -33,10 +35,10 @@ DISK, LEFT = 4_000_000, 40_000
 #: Seconds that a network is cut.
 CUT_S = 10
 OPTIMIZER = {"batch": {"images": 8, "micro": 4}, "optimizer": {"lr": 0.01}}
-REWARDED = {"objective": "scst", "epochs": 16, "samples": 3, "reward": {"actors": 0}, **OPTIMIZER}
+REWARDED = {"objective": "scst", "epochs": 5, "samples": 3, "reward": {"actors": 0}, **OPTIMIZER}
 BOTH = [{"objective": "xe", "epochs": 2, **OPTIMIZER}, REWARDED]
 #: The steps of the second stage after which something may happen.
-REWARDED_MOMENTS = (16, 80)
+REWARDED_MOMENTS = (16, 36)
 
 PLAIN = Kind()
 STREAM = Kind(settings=("data.reader=stream",))
@@ -58,8 +60,8 @@ def stopped(trial: Trial) -> Found:
 
 def killed_in_writing(trial: Trial) -> Found:
     def strike(crew: Crew) -> int:
-        trial.wait(crew, (2, 25))
-        crew.until(lambda: any(trial.run.glob("checkpoints/.writing-*/*")))
+        trial.wait(crew, EARLY)
+        crew.until(lambda: any(trial.run.glob("checkpoints/.writing-*/*")), 0.002)
         crew.kill(0)
         return 0
 
@@ -77,7 +79,7 @@ def full_disk(trial: Trial) -> Found:
     filler = trial.run / "filler"
 
     def strike(crew: Crew) -> None:
-        trial.wait(crew, (2, 25))
+        trial.wait(crew, EARLY)
         free = shutil.disk_usage(trial.run).free
         filler.write_bytes(bytes(free - trial.draw.randrange(4096, LEFT)))
 
@@ -94,7 +96,7 @@ def damaged(trial: Trial, damage: Callable[[Path], None]) -> Found:
     trial.settings = (f"data.shards={copy}",)
 
     def strike(crew: Crew) -> None:
-        trial.wait(crew, (2, 25))
+        trial.wait(crew, EARLY)
         shard = trial.draw.choice(Manifest.load(copy).split("train"))
         damage(copy / shard.name)
 
@@ -126,7 +128,7 @@ def deleted(trial: Trial) -> Found:
 def of_ray(trial: Trial, title: str) -> Found:
     """A process of the Ray that the run has started."""
     chosen = [f"stages.1.reward.{key}" for key in ("actors=2", "cpus=0.5")]
-    trial.settings = (*chosen, "ray.timeout_s=5")
+    trial.settings = (*chosen, "ray.timeout_s=3")
 
     def strike(crew: Crew) -> None:
         trial.wait(crew, REWARDED_MOMENTS)

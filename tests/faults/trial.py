@@ -21,8 +21,8 @@ from tests.faults.crew import Crew
 from tests.launcher.conftest import SMALL
 from tests.launcher.test_resume import same_run, steps_done
 
-#: After which of a run's 42 steps something may happen.
-MOMENTS = (2, 34)
+#: After which of a run's 28 steps something may happen.
+MOMENTS = (2, 20)
 #: Something happens so many seconds behind a step, at most.
 BEHIND_S = 0.1
 
@@ -77,7 +77,7 @@ class Workshop:
             "engine": "torch",
             "data": {"shards": str(self.shards.root), "min_count": 1, "lanes": 8, "workers": 0},
             "model": SMALL,
-            "stages": [{"objective": "xe", "epochs": 6, "optimizer": {"lr": 0.01}, **stage}],
+            "stages": [{"objective": "xe", "epochs": 4, "optimizer": {"lr": 0.01}, **stage}],
             "decoding": {"max_words": 8, "batch": 5},
             "checkpoint": {"every_steps": 5},
             "timeout_s": 60,
