@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from threading import Event, Thread
 from typing import NoReturn
 
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 from capdist.data.places import Ranks
 
