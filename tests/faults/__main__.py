@@ -1,16 +1,18 @@
 """Faults at random moments, and what becomes of the run.
 
-``python -m tests.faults --times 5 --page docs/results/faults.md`` measures the page anew.
+``python -m tests.faults --log faults.jsonl --page docs/results/faults.md`` measures the page anew;
+called again with the same log, it goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import tempfile
-import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -31,8 +33,8 @@ that nothing happened to, bit for bit; for the evaluation, the captions.
 | --- | --: | --: | --- | --: | --: |
 {rows}
 
-Measured by `python -m tests.faults --page docs/results/faults.md`, on CPU processes that share one
-core with other work.
+Measured by `python -m tests.faults --log faults.jsonl --page docs/results/faults.md`, on CPU
+processes that share one core with other work.
 
 {others}
 """
@@ -68,25 +70,42 @@ def row(fault: Fault, tries: list[Found | str]) -> str:
 
 
 def main() -> int:
-    """Try every fault, and write the page anew behind each; 1 where one ended otherwise."""
+    """Try what was not tried so often yet, and write the page; 1 where one ended otherwise."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--times", type=int, default=5, help="that each fault is tried")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--only", nargs="+", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--log", type=Path, required=True, help="of what was tried so far")
     parser.add_argument("--page", type=Path, required=True, help="that is written")
     args = parser.parse_args()
     chosen = [fault for fault in FAULTS if not args.only or fault.name in args.only]
-    tried: dict[Fault, list[Found | str]] = {fault: [] for fault in chosen if not fault.absent()}
+    tried = read(args.log, [fault for fault in chosen if not fault.absent()])
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         workshop = Workshop(Path(name))
-        # Once each, then again: whoever interrupts it has some of all.
+        # Once each, then again: whoever interrupts it has some of all, and may go on later.
         for number, fault in product(range(args.times), tried):
-            started = time.monotonic()
-            tried[fault].append(attempt(fault, number, args.seed, workshop))
-            took = time.monotonic() - started
-            print(f"{fault.name} {number}, {took:.0f} s: {tried[fault][-1]}", flush=True)
-            args.page.write_text(page(tried, args.seed))
+            if number < len(tried[fault]):
+                continue
+            found = attempt(fault, number, args.seed, workshop)
+            tried[fault].append(found)
+            with args.log.open("a") as log:
+                result = found if isinstance(found, str) else asdict(found)
+                log.write(json.dumps({"fault": fault.name, "found": result}) + "\n")
+            print(f"{fault.name} {number}: {found}", flush=True)
+            args.page.write_text(page(read(args.log, FAULTS), args.seed))
     return int(any(isinstance(one, str) for tries in tried.values() for one in tries))
+
+
+def read(log: Path, faults: Sequence[Fault]) -> dict[Fault, list[Found | str]]:
+    """What was found before."""
+    tried: dict[Fault, list[Found | str]] = {fault: [] for fault in faults}
+    for line in log.read_text().splitlines() if log.exists() else []:
+        record = json.loads(line)
+        for fault in faults:
+            if fault.name == record["fault"]:
+                found = record["found"]
+                tried[fault].append(found if isinstance(found, str) else Found(**found))
+    return tried
 
 
 def page(tried: dict[Fault, list[Found | str]], seed: int) -> str:

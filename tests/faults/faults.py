@@ -170,7 +170,8 @@ def evaluation_worker(trial: Trial) -> Found:
 
     def evaluation(run: Path, *arguments: str) -> Crew:
         split = ["--run", str(run), "--split", "test", "--beam", "5"]
-        return Crew(trial.folder / run.name, "evaluate.py", [*split, *arguments], PATH=path)
+        printed = trial.folder / f"evaluated-{len(arguments)}"
+        return Crew(printed, "evaluate.py", [*split, *arguments], PATH=path)
 
     if not (whole / captions).exists():
         with evaluation(whole) as crew:
