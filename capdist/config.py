@@ -335,6 +335,9 @@ class Config(Section):
     decoding: DecodingConfig = DecodingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()
+    timeout_s: float = Field(
+        600.0, gt=0, description="Seconds without a sign of life of a rank; then the others stop."
+    )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
         description="DeepSpeed's own JSON, passed through; batch sizes, optimizer and clipping "

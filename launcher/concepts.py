@@ -28,7 +28,7 @@ def main() -> int:
     try:
         detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
         kept = detector.stage.kept if args.top is None else args.top
-        job = Job.join()
+        job = Job.join(timeout_s=600)
         detector.write(manifest, manifest.folder, kept, job)
         job.leave()
     except (ConfigError, ShardError, MeetError) as error:

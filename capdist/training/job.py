@@ -7,18 +7,24 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from capdist.config import ConfigError
 from capdist.data.places import Ranks
 from capdist.metrics.coco import ScoreError
+from capdist.training.watch import Watch
 from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError
 
 T = TypeVar("T")
+
+#: How long a rank may work while the others wait for it; one that is silent is `watch`'s business.
+ALONE = timedelta(minutes=30)
 
 
 class MeetError(RuntimeError):
@@ -35,10 +41,13 @@ class Job:
 
     ranks: Ranks
     device: torch.device
+    watch: Watch | None = None
 
     @classmethod
-    def join(cls) -> Job:
+    def join(cls, timeout_s: float) -> Job:
         """Meet the other ranks, as the launcher's environment says; alone without a launcher.
+
+        From then on the process ends where another rank is silent for ``timeout_s``.
 
         Raises:
             MeetError: if that fails.
@@ -63,7 +72,14 @@ class Job:
         if cuda:
             torch.cuda.set_device(device)
         try:
-            distributed.init_process_group("nccl" if cuda else "gloo")
+            store, rank, world = next(rendezvous("env://"))
+            backend = "nccl" if cuda else "gloo"
+            distributed.init_process_group(
+                backend, timeout=ALONE, store=store, rank=rank, world_size=world
+            )
+            ranks = Ranks(rank, world)
+            # A connection of its own: the group's may wait in the store for long.
+            watch = Watch(store.clone(), ranks, timeout_s) if world > 1 else None
         except RuntimeError as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise MeetError(
@@ -71,7 +87,7 @@ class Job:
                 f"{str(error).splitlines()[0]}; is the port (MASTER_PORT) another program's, or "
                 "can't this node reach that one? A new SLURM job gets another port"
             ) from error
-        return cls(Ranks(distributed.get_rank(), distributed.get_world_size()), device)
+        return cls(ranks, device, watch)
 
     @property
     def first(self) -> bool:
@@ -116,6 +132,8 @@ class Job:
 
     def leave(self) -> None:
         """Say good-bye to the others."""
+        if self.watch:
+            self.watch.leave()
         distributed.destroy_process_group()
 
 

@@ -65,7 +65,7 @@ def train(config: Config, where: str, *, resume: bool) -> bool:
         CheckpointError: if the state can't be saved.
         OtherRankError: if one of these came up on another rank.
     """
-    stop, job = StopSignal(), Job.join()
+    stop, job = StopSignal(), Job.join(config.timeout_s)
     try:
         with claimed(Path(config.run), job):
             run = Run.prepare(config, where, job, stop, resume=resume)

@@ -66,8 +66,16 @@ def environment(**more: str) -> dict[str, str]:
 
 
 #: Processes that have torch and the packages loaded already: half of a short command is imports.
+#: The first of torch's optimizers imports torch._dynamo, which takes longer than all others.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["capdist.training.evaluation", "capdist.training.run"])
+SERVER.set_forkserver_preload(
+    [
+        "capdist.training.evaluation",
+        "capdist.training.run",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+    ]
+)
 
 
 def launch(

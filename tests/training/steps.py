@@ -137,7 +137,7 @@ def main() -> None:
     """Every run of the list; the first rank writes what each gave, or why it was refused."""
     arguments = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    job = Job.join()
+    job = Job.join(timeout_s=600)
     if arguments.get("lift"):
         # DeepSpeed refuses fp16 on CPUs without instructions for it. Torch computes it all the
         # same, slowly: enough to prove the loss scaler, the skipped steps and the export.
