@@ -62,7 +62,7 @@ def row(fault: Fault, tries: list[Found | str]) -> str:
     good = [found for found in tries if isinstance(found, Found)]
     seconds = [found.noticed_s for found in good if found.noticed_s is not None]
     noticed = f"{median(seconds):.1f}, {max(seconds):.1f}" if seconds else "–"
-    said = next((f"`{found.line}`" for found in good if found.line), "nothing: it goes on")
+    said = next((f"``{found.line}``" for found in good if found.line), "nothing: it goes on")
     lost = [found.lost for found in good if found.lost is not None]
     span = f"{min(lost)} to {max(lost)}" if lost else "–"
     cells = [fault.what, len(tries), noticed, said.replace("|", r"\|"), span]
