@@ -13,7 +13,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, EnumMeta
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +38,9 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
 
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
-    known = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    known: list[Any] = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    # How Python before 3.11.4 writes a member of an enumeration.
+    known.append((_stage, "builtins.getattr"))
     try:
         with torch.serialization.safe_globals(known):
             yield
@@ -50,6 +54,13 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
         os.environ.pop(SWITCH)
         if before is not None:
             os.environ[SWITCH] = before
+
+
+def _stage(enumeration: type[Enum], name: str) -> Enum:
+    """A member by its name: ``getattr`` of nothing else."""
+    if isinstance(enumeration, EnumMeta):
+        return enumeration[name]
+    raise pickle.UnpicklingError("GLOBAL getattr of what is no enumeration")
 
 
 def convert(source: Path, target: Path) -> None:
