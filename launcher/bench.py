@@ -49,7 +49,12 @@ def read_arguments() -> argparse.Namespace:
     load = subjects.add_parser("load", help="the readers beside other ways to read")
     load.set_defaults(measure=measure_load)
     load.add_argument("--images", type=int, default=8192, help="of 36 x 2048 fp16 regions")
-    for subject in (decode, reward, gpu, order, load):
+    scale = subjects.add_parser(
+        "scale", help="a model of a step's cost beside steps, to 1,024 GPUs"
+    )
+    scale.set_defaults(measure=measure_scale)
+    scale.add_argument("--model", default="glied", help="registered model, random weights")
+    for subject in (decode, reward, gpu, order, load, scale):
         subject.add_argument("--json", type=Path, help="where to write the figures")
         subject.add_argument("--page", type=Path, help="where to write them as Markdown")
     return parser.parse_args()
@@ -96,6 +101,17 @@ def measure_order(args: argparse.Namespace) -> Any:
     from capdist.benchmarks.order import measure
 
     return measure(args.samples, args.images)
+
+
+def measure_scale(args: argparse.Namespace) -> Any:
+    """Steps on this machine, and the model's tables.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
+    from capdist.benchmarks.scale import measure
+
+    return measure(args.model)
 
 
 if __name__ == "__main__":

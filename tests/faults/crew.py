@@ -83,11 +83,11 @@ class Crew:
     def kill(self, rank: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid(rank), number)
 
-    def child(self, title: str) -> psutil.Process | None:
+    def child(self, *titles: str) -> psutil.Process | None:
         """A process below the ranks, by its name or how its title begins."""
         for process in [child for rank in self.below for child in family(rank)]:
             try:
-                if process.name() == title or process.cmdline()[0].startswith(title):
+                if process.name() in titles or process.cmdline()[0].startswith(titles):
                     return process
             except (psutil.Error, IndexError):
                 continue

@@ -34,6 +34,8 @@ SILENT_S = 3
 DISK, LEFT = 4_000_000, 40_000
 #: Seconds that a network is cut.
 CUT_S = 10
+#: How the titles begin of evaluation workers that have images.
+AT_WORK = ("ray::Decoder.begin", "ray::Decoder.following")
 OPTIMIZER = {"batch": {"images": 8, "micro": 4}, "optimizer": {"lr": 0.01}}
 REWARDED = {"objective": "scst", "epochs": 5, "samples": 3, "reward": {"actors": 0}, **OPTIMIZER}
 BOTH = [{"objective": "xe", "epochs": 2, **OPTIMIZER}, REWARDED]
@@ -178,11 +180,9 @@ def evaluation_worker(trial: Trial) -> Found:
             crew.end(0)
     shutil.copytree(whole, trial.run, ignore=shutil.ignore_patterns("captions", "scores*"))
     with evaluation(trial.run, "--workers", "2") as crew:
-        crew.until(lambda: crew.child("ray::Decoder."))
-        time.sleep(trial.draw.uniform(0, 1))
-        worker = crew.child("ray::Decoder")
-        assert worker is not None, "it is over before anything can happen"
-        worker.kill()
+        crew.until(lambda: crew.child(*AT_WORK))
+        time.sleep(trial.draw.uniform(0, 3))
+        crew.until(lambda: (worker := crew.child(*AT_WORK)) and worker.kill() is None)
         found = notice(crew, " is lost: ")
         crew.end(0)
     assert (trial.run / captions).read_bytes() == (whole / captions).read_bytes()
