@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
-from shards.atomic import write_json
+from shards.atomic import replacing
 from shards.cache import AHEAD, Cache, Source, fetch_ahead
 from shards.checksum import crc32
 from shards.fingerprint import UNKNOWN, Fingerprint
@@ -245,7 +246,7 @@ class Manifest:
         """Begin to download shards that will be read next, a few at a time, beside the caller."""
         fetch_ahead(shard.source for shard in shards if shard.source)
 
-    def index(self, shard: Shard) -> list[SampleIndex]:
+    def index(self, shard: Shard) -> Index:
         """The offsets of one shard's samples, in tar order.
 
         Raises:
@@ -254,21 +255,14 @@ class Manifest:
         tar = self.tar(shard)
         path = index_path(tar)
         if shard.source and not path.exists():
-            _make_index(tar, path, shard.source.cache)
+            _make_index(tar, shard.source.cache)
         for needed in (tar, path):
             if not needed.is_file():
                 raise ShardError(
                     f"{needed}: missing, though {MANIFEST} lists {shard.name}; "
                     "restore the file or build the shards again"
                 )
-        return [
-            SampleIndex(
-                entry["key"],
-                entry["offset"],
-                {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()},
-            )
-            for entry in _parse(_INDEX, path, path.read_bytes())
-        ]
+        return Index(path, path.read_bytes())
 
     def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
         """Key and bytes of one member of every sample of a split, as the tars have it.
@@ -301,24 +295,75 @@ def index_path(tar: Path) -> Path:
     return tar.with_suffix(".index.json")
 
 
-def index_to_json(index: list[SampleIndex]) -> list[dict[str, Any]]:
-    """A shard's index as `Manifest.index` reads it."""
-    return [
-        {
-            "key": entry.key,
-            "offset": entry.offset,
-            "members": {s: [m.offset, m.size, m.crc32] for s, m in entry.members.items()},
-        }
+class Index(Sequence[SampleIndex]):
+    """A shard's index; an entry is parsed when it is asked for, and again when it is again.
+
+    Of a shard's samples a lane reads one window first: parsing all would be most of the start.
+
+    Args:
+        path: of the file, for messages.
+        data: what it holds.
+
+    Raises:
+        ShardError: if that is no list, an entry a line; and of an entry, when it is asked for.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._path = path
+        first, *self._lines, last, end = data.split(b"\n") if data.count(b"\n") > 1 else [b""] * 3
+        if (first, last, end) != (b"[", b"]", b""):
+            raise ShardError(
+                f"{path}: not in the format: expected a list, an entry a line; build the shards "
+                "again, or copy it again"
+            )
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, place: int) -> SampleIndex: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[SampleIndex]: ...
+    def __getitem__(self, place: int | slice) -> SampleIndex | list[SampleIndex]:
+        if isinstance(place, slice):
+            return [self._entry(line) for line in self._lines[place]]
+        return self._entry(self._lines[place])
+
+    def _entry(self, line: bytes) -> SampleIndex:
+        entry = _parse(_ENTRY, self._path, line.removesuffix(b","))
+        members = {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()}
+        return SampleIndex(entry["key"], entry["offset"], members)
+
+
+def write_index(tar: Path, index: Iterable[SampleIndex]) -> None:
+    """Write the index beside a tar."""
+    with replacing(index_path(tar)) as file:
+        file.write(index_text(index))
+
+
+def index_text(index: Iterable[SampleIndex]) -> bytes:
+    """What an index file holds."""
+    lines = [
+        json.dumps(
+            {
+                "key": entry.key,
+                "offset": entry.offset,
+                "members": {s: [m.offset, m.size, m.crc32] for s, m in entry.members.items()},
+            },
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
         for entry in index
     ]
+    return "\n".join(["[", ",\n".join(lines), "]", ""]).encode()
 
 
-def _make_index(tar: Path, path: Path, cache: Cache) -> None:
+def _make_index(tar: Path, cache: Cache) -> None:
     """Write the index of a copy from its bytes: those are checked, a server's index is not."""
     from shards.tars import read_tar  # which imports this file
 
     with cache.writing():
-        write_json(path, index_to_json([entry for entry, _ in read_tar(tar)]))
+        write_index(tar, [entry for entry, _ in read_tar(tar)])
 
 
 class _FingerprintJson(TypedDict):
@@ -359,7 +404,7 @@ class _EntryJson(TypedDict):
 
 
 _ANY, _MANIFEST = TypeAdapter(dict[str, Any]), TypeAdapter(_ManifestJson)
-_INDEX = TypeAdapter(list[_EntryJson])
+_ENTRY = TypeAdapter(_EntryJson)
 
 
 def _check(path: str, manifest: Manifest) -> None:

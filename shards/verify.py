@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
 
 def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
     try:
-        index = manifest.index(shard)
+        index = list(manifest.index(shard))
     except ShardError as error:
         return _Report([str(error)], [])
     data = manifest.tar(shard).read_bytes()
@@ -58,7 +58,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
 
 
 def _whole(
-    manifest: Manifest, shard: Shard, index: list[SampleIndex], data: bytes
+    manifest: Manifest, shard: Shard, index: Sequence[SampleIndex], data: bytes
 ) -> Iterator[str]:
     """Size, hash, and that the tar's own headers agree with the index."""
     if len(data) != shard.bytes:
@@ -68,7 +68,7 @@ def _whole(
         yield _line(shard, "SHA-256 is not the manifest's: its bytes have changed; copy it again")
     else:
         try:
-            agrees = [entry for entry, _ in read_tar(manifest.tar(shard))] == index
+            agrees = [entry for entry, _ in read_tar(manifest.tar(shard))] == list(index)
         except ShardError as error:
             yield str(error)
         else:
@@ -76,7 +76,7 @@ def _whole(
                 yield _line(shard, "its index does not describe this tar; build the shard again")
 
 
-def _concepts(manifest: Manifest, shard: Shard, index: list[SampleIndex]) -> Iterator[str]:
+def _concepts(manifest: Manifest, shard: Shard, index: Sequence[SampleIndex]) -> Iterator[str]:
     """That the concepts beside a shard are whole, one list for each of its samples."""
     if manifest.concepts is None:
         return

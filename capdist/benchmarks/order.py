@@ -29,8 +29,7 @@ from shards.index import (
     Member,
     SampleIndex,
     Shard,
-    index_path,
-    index_to_json,
+    write_index,
 )
 
 #: Images of a shard, and of batches as papers have them.
@@ -213,7 +212,7 @@ def write_manifest(root: Path, shards: int, size: int) -> Manifest:
         for number in range(size)
     ]
     (root / named[0]).touch()
-    write_json(index_path(root / named[0]), index_to_json(entries))
+    write_index(root / named[0], entries)
     return manifest
 
 

@@ -7,7 +7,7 @@ checked, turned into compact integers, and kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -57,7 +57,7 @@ class Opened:
 
     manifest: Manifest
     shard: Shard
-    entries: list[SampleIndex]
+    entries: Sequence[SampleIndex]
     known: list[Known | None]
 
     @cached_property

@@ -268,7 +268,7 @@ def test_an_index_that_claims_more_than_there_is(
     path = index_path(tar)
     index = json.loads(path.read_text())
     index[1]["members"]["regions.npy"][1] = 2**62
-    path.write_text(json.dumps(index))
+    path.write_text("\n".join(["[", ",\n".join(map(json.dumps, index)), "]", ""]))
     said, found = lost(manifest, reader)
     (line,) = said
     assert f"{tar}: sample {index[1]['key']}: " in line
