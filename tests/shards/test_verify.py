@@ -88,7 +88,7 @@ def test_index_that_is_none_is_named(root: Path, content: str) -> None:
 
 def test_index_of_another_tar_is_found(root: Path) -> None:
     path = root / "train-00000.index.json"
-    *lines, last, end, nothing = path.read_text().split("\n")
+    *lines, _last, end, nothing = path.read_text().split("\n")
     path.write_text("\n".join([*lines[:-1], lines[-1].removesuffix(","), end, nothing]))
     assert problems(root) == [
         "train-00000.tar: its index does not describe this tar; build the shard again"
