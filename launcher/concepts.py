@@ -12,7 +12,7 @@ from pathlib import Path
 from capdist.config import ConfigError
 from capdist.training.concepts import Detector
 from capdist.training.job import Job, MeetError, end_process
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 
 

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.atomic import replacing
+from shards.extractor import Features
 from shards.fingerprint import Moments
-from shards.index import Features, Shard, index_path, index_text, write_index
+from shards.index import index_path, index_text, write_index
+from shards.manifest import Shard
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar, write_tar
 

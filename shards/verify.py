@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from shards.checksum import crc32
-from shards.index import Manifest, SampleIndex, Shard
+from shards.index import SampleIndex
+from shards.manifest import Manifest, Shard
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
 
@@ -58,7 +59,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
 
 
 def _whole(
-    manifest: Manifest, shard: Shard, index: Sequence[SampleIndex], data: bytes
+    manifest: Manifest, shard: Shard, index: list[SampleIndex], data: bytes
 ) -> Iterator[str]:
     """Size, hash, and that the tar's own headers agree with the index."""
     if len(data) != shard.bytes:
@@ -68,7 +69,7 @@ def _whole(
         yield _line(shard, "SHA-256 is not the manifest's: its bytes have changed; copy it again")
     else:
         try:
-            agrees = [entry for entry, _ in read_tar(manifest.tar(shard))] == list(index)
+            agrees = [entry for entry, _ in read_tar(manifest.tar(shard))] == index
         except ShardError as error:
             yield str(error)
         else:
@@ -76,7 +77,7 @@ def _whole(
                 yield _line(shard, "its index does not describe this tar; build the shard again")
 
 
-def _concepts(manifest: Manifest, shard: Shard, index: Sequence[SampleIndex]) -> Iterator[str]:
+def _concepts(manifest: Manifest, shard: Shard, index: list[SampleIndex]) -> Iterator[str]:
     """That the concepts beside a shard are whole, one list for each of its samples."""
     if manifest.concepts is None:
         return

@@ -21,7 +21,7 @@ from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
 from capdist.data.places import Ranks
 from capdist.reporting.table import format_markdown, format_table
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 BATCH, ROUNDS = 64, 5
 #: Shards of the cold start, and samples of each.

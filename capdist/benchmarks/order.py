@@ -22,15 +22,9 @@ from capdist.config import ConfigError
 from capdist.data.order import Ints, Order
 from capdist.reporting.table import Row, format_markdown, format_table
 from shards.atomic import write_json
-from shards.index import (
-    MANIFEST,
-    Features,
-    Manifest,
-    Member,
-    SampleIndex,
-    Shard,
-    write_index,
-)
+from shards.extractor import Features
+from shards.index import Member, SampleIndex, write_index
+from shards.manifest import MANIFEST, Manifest, Shard
 
 #: Images of a shard, and of batches as papers have them.
 SHARD, BATCHES = 256, (80, 160)

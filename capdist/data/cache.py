@@ -22,7 +22,7 @@ from torch import Tensor
 
 from capdist.config import ConfigError
 from capdist.data.places import Place
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 
 def lock_pages(manifest: Manifest, split: str) -> None:

@@ -95,14 +95,16 @@ class Dali:
         if read.wrong:
             raise read.wrong
         with self.shelf.named(read.place):
-            members: dict[str, Any] = {REGIONS: read.regions}
-            if not self.shelf.known(read.place):
-                entry, tar = self.shelf.entry(read.place), self.shelf.tar(read.place[0])
-                members = {REGIONS: members[REGIONS].tobytes()}
-                members |= Tar(tar).members(entry, self.shelf.members - {REGIONS})
-                check(entry, members)
-            row = self.shelf.row(read.place, members)
+            known = self.shelf.known(read.place)
+            row = self.shelf.row(read.place, {REGIONS: read.regions}) if known else self._new(read)
             return row if read.placed is None else with_regions(row, read.placed)
+
+    def _new(self, read: Read) -> Row:
+        entry, tar = self.shelf.entry(read.place), self.shelf.tar(read.place[0])
+        members = {REGIONS: np.asarray(read.regions).tobytes()}
+        members |= Tar(tar).members(entry, self.shelf.members - {REGIONS})
+        check(entry, members)
+        return self.shelf.learn(read.place, entry, members)
 
 
 def with_regions(row: Row, member: torch.Tensor) -> Row:
@@ -131,7 +133,8 @@ class _Chunk:
         size = 0
         for place in places:
             try:
-                member = self.shelf.entry(place).members.get(REGIONS)
+                known = self.shelf.known(place)
+                member = known.member if known else self.shelf.entry(place).members.get(REGIONS)
                 if member is None:
                     raise ShardError(f"member {REGIONS} is missing")
                 size = size or os.stat(self.shelf.tar(place[0])).st_size

@@ -17,7 +17,7 @@ from capdist.data.places import Plan, Ranks
 from capdist.data.reader import make_reader
 from capdist.data.shelf import Shelf
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError, decode_described
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from capdist.config import DataConfig, ShardSet
 from capdist.data.order import Repeated
-from shards.index import Manifest, Shard
+from shards.manifest import Manifest, Shard
 from shards.schema import ShardError
 from shards.sidecars import ConceptSet
 

@@ -1,13 +1,13 @@
 """What a process remembers of the shards that it has read.
 
-A shard's index is parsed when the shard is first read, and a sample's JSON when the sample is:
-checked, turned into compact integers, and kept.
+A shard's index is read when the shard first is; a sample's line of it is parsed when the sample is
+read, and its JSON too: checked, turned into compact integers, and kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -22,7 +22,8 @@ from capdist.data.places import Place
 from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
 from shards.concepts import Concepts
-from shards.index import Manifest, SampleIndex, Shard
+from shards.index import Index, Member, SampleIndex
+from shards.manifest import Manifest, Shard
 from shards.remote import LostShard
 from shards.schema import MEMBERS, Array, Sample, ShardError, decode
 
@@ -39,11 +40,12 @@ REMEDY = "'python -m shards verify' names all damage"
 class Known:
     """A sample that was read and checked before: all of it but its regions.
 
-    ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
-    numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
+    ``member`` holds the regions, of ``shape`` (R, F) and ``dtype`` as stored; ``offset`` is where
+    their numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
     """
 
     text: Text
+    member: Member
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
@@ -53,11 +55,11 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A shard whose index is parsed, and what is known of its samples."""
+    """A shard whose index is read, and what is known of its samples."""
 
     manifest: Manifest
     shard: Shard
-    entries: Sequence[SampleIndex]
+    entries: Index
     known: list[Known | None]
 
     @cached_property
@@ -155,25 +157,25 @@ class Shelf:
         """
         known = self.known(place)
         if known is None:
-            return self.learn(place, members)
+            return self.learn(place, self.entry(place), members)
         count, data = math.prod(known.shape), members["regions.npy"]
         start = len(data) - count * known.dtype.itemsize
         regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
         return Row(known.text, regions, known.boxes, known.classes)
 
-    def learn(self, place: Place, members: Mapping[str, bytes]) -> Row:
+    def learn(self, place: Place, entry: SampleIndex, members: Mapping[str, bytes]) -> Row:
         """A sample from its members' bytes, which are remembered but for the regions.
 
         Raises:
             ShardError: if a member is missing or is not what the format says.
         """
         opened = self.open(place[0])
-        entry = opened.entries[place[1]]
         sample = self._decode(opened, entry.key, members)
         row = row_of(sample, self.encode(sample))
         stored = entry.members["regions.npy"]
         opened.known[place[1]] = Known(
             text=row.text,
+            member=stored,
             shape=sample.regions.shape,
             dtype=sample.regions.dtype,
             offset=stored.offset + stored.size - sample.regions.nbytes,

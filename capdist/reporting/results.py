@@ -19,7 +19,7 @@ from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, timeline, waiting
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 #: Captions shown beside their references.
 SHOWN = 5

@@ -27,7 +27,7 @@ from shards.atomic import replacing
 from shards.features import Joined
 from shards.fingerprint import Moments
 from shards.formats import RegionFeatures, find_files
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Sample
 
 #: Images of feature files whose features are compared with those that a model was trained on.

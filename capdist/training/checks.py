@@ -17,7 +17,7 @@ from capdist.training.engine import zero_stage
 from capdist.training.export import DETECTOR, MODEL, check_concepts, read_weights
 from capdist.training.mil import Detection, DetectorValidation
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from capdist.training.job import Job
 from capdist.training.mil import DetectorValidation, fold_of, new_detectors
 from capdist.vocab import Vocabulary
 from shards.concepts import Concepts, best
-from shards.index import Features, Manifest, Shard
+from shards.extractor import Features
+from shards.manifest import Manifest, Shard
 from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
 
 #: Digits of a probability that are kept: the last bits depend on the machine.

@@ -26,7 +26,7 @@ from capdist.reporting.table import format_table
 from capdist.training.export import Exported, run_shards
 from capdist.training.grounding import Annotated
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 #: Images that the report shows.
 SAMPLES = 12

@@ -18,7 +18,8 @@ from capdist.data.mixture import load_shards
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.checkpoint import find_checkpoint
 from capdist.vocab import Vocabulary
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.sidecars import ConceptSet
 
 #: A captioning model's weights, those of detectors, and the words that these detect.

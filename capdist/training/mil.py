@@ -31,7 +31,7 @@ from capdist.training.export import DETECTOR, WORDS, write_export
 from capdist.training.job import Job
 from capdist.vocab import Vocabulary
 from shards.concepts import commonest_words
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 
 #: Numbers (N,) of the words that an image's captions have, by image id.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from capdist.config import Config
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 VERSIONED = ("capdist", "torch", "deepspeed", "webdataset", "pycocoevalcap", "numpy", "safetensors")
 

@@ -15,7 +15,7 @@ from capdist.rewards.base import WeightedSum, build
 from capdist.training.job import Job
 from capdist.vocab import EOS, Vocabulary
 from capdist.workers.reward_pool import RewardPool, open_pool
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 Tokens = Mapping[int, Sequence[Sequence[str]]]
 Ids = dict[int, list[list[int]]]

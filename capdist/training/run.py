@@ -47,7 +47,7 @@ from capdist.training.stages import XeObjective
 from capdist.training.trainer import Judge, Stopped, Trainer
 from capdist.training.validation import Validation
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.sidecars import ConceptSet
 
 

@@ -19,7 +19,7 @@ from capdist.models.base import CaptionModel
 from capdist.training.export import write_export
 from capdist.training.job import Job
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 from capdist.workers.ray_child import RayChild, Wish, raised
 from capdist.workers.ray_decoders import serve
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 #: The best caption of each image of a batch.
 Found = list[tuple[int, Caption]]

@@ -11,7 +11,7 @@ import torch
 from capdist.config import ConfigError, DataConfig, validate
 from capdist.data import cache
 from capdist.data.cache import RegionStore, lock_pages
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.data.test_readers import batches, damaged, same
 
 

@@ -23,7 +23,8 @@ from capdist.data.dataset import (
 from capdist.data.mixture import describe, load_shards, unite
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
 from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
 from shards.writer import write

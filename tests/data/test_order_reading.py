@@ -13,7 +13,8 @@ from capdist.data.dataset import training_batches
 from capdist.data.order import Order
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Manifest, index_path
+from shards.index import index_path
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
 from tests.conftest import WORDS, TinySource

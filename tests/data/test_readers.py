@@ -21,7 +21,8 @@ from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, training_batches
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Manifest, index_path
+from shards.index import index_path
+from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.sidecars import ConceptSet, write_sidecar
 from shards.writer import write

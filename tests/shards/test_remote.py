@@ -18,7 +18,7 @@ import pytest
 
 import shards.cache
 from shards.cache import Cache
-from shards.index import MANIFEST, Manifest
+from shards.manifest import MANIFEST, Manifest
 from shards.remote import LostShard, Patience
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.sidecars import ConceptSet, write_sidecar
@@ -216,7 +216,7 @@ def test_after_a_kill_the_download_goes_on(
     code = f"""
 import shards.cache
 from pathlib import Path
-from shards.index import Manifest
+from shards.manifest import Manifest
 shards.cache.PIECE = {size // 2 + 1}
 manifest = Manifest.load({server.url!r}, shards.cache.Cache(Path({str(cache.folder)!r})))
 manifest.tar(manifest.shards[0])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.index import MANIFEST, Manifest, Member, write_index
+from shards.index import Member, write_index
+from shards.manifest import MANIFEST, Manifest
 from shards.tars import read_tar
 from shards.verify import verify
 from shards.writer import write

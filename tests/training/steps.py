@@ -20,7 +20,7 @@ from capdist.models.base import Dims, build
 from capdist.training.engine import Engine, make_engine
 from capdist.training.job import Job, end_process
 from capdist.training.stages import XeObjective
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 MODEL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24, "dropout": 0.0}
 LR = 0.01

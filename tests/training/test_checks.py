@@ -10,7 +10,7 @@ from capdist.config import Config, ConfigError, validate
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.training.checks import Checks
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 STAGE = {
     "objective": "xe",

@@ -14,7 +14,8 @@ from capdist.models.base import Dims, build
 from capdist.training.captioning import Captioner, ForcedWords
 from capdist.training.export import Exported, read_export, write_export
 from capdist.vocab import Vocabulary
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from tests.conftest import WORDS, tiny_sample
 

@@ -14,7 +14,7 @@ from capdist.config import XeStage
 from capdist.losses.grounding import Salient
 from capdist.models.base import build
 from capdist.training.stages import XeObjective
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.contract.test_models import DIMS, make_batch, small
 from tests.training.matrix import loss_difference, take
 

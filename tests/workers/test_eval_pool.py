@@ -16,7 +16,7 @@ from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from capdist.workers.reward_pool import PoolError
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
 from tests.conftest import GroundedSource
