@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -18,6 +19,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -44,10 +46,25 @@ class ShardSet(Section):
     """One of several sets that are mixed."""
 
     shards: str = Field(description="Folder of shards, with its manifest.json.")
-    repeats: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="Times an epoch sees it; may be a fraction."
+    repeats: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Times an epoch sees it; may be a fraction; 1 if it has no proportion either.",
+    )
+    proportion: float | None = Field(
+        None, gt=0, lt=1, description="Its share of an epoch's images, instead of repeats."
     )
 
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ShardSet:
+        if self.repeats is not None and self.proportion is not None:
+            raise ValueError("has both repeats and a proportion; remove one of them")
+        return self
+
+
+#: How far from 1 proportions may be that are 1 together.
+NEARLY = 1e-6
 
 #: A union's members by what tells them apart, which pydantic puts into places of mistakes.
 ONE, SEVERAL = "one folder", "several sets"
@@ -95,6 +112,25 @@ class DataConfig(Section):
     max_bad_shards: int = Field(
         0, ge=0, description="Remote shards that training may go on without."
     )
+
+    @field_validator("shards")
+    @classmethod
+    def _shares(cls, shards: str | tuple[ShardSet, ...]) -> str | tuple[ShardSet, ...]:
+        sets = () if isinstance(shards, str) else shards
+        given = [part.proportion for part in sets if part.proportion is not None]
+        total = fsum(given)
+        said = f"proportions {', '.join(f'{p:g}' for p in given)} are {total:g} together"
+        others = [f"data.shards.{n}" for n, part in enumerate(sets) if part.proportion is None]
+        if given and not others and abs(total - 1) > NEARLY:
+            raise ValueError(
+                f"{said}, expected 1, for every set has one; change them, or remove one"
+            )
+        if others and total > 1 - NEARLY:
+            raise ValueError(
+                f"{said}, which leaves nothing of an epoch for {', '.join(others)}; "
+                "lower them, or give all sets one"
+            )
+        return shards
 
     @model_validator(mode="after")
     def _cached(self) -> DataConfig:

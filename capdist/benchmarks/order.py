@@ -90,10 +90,10 @@ class Figures:
     def sums(self) -> Iterator[str]:
         """What a start takes, and which parts of it."""
         for shards, seconds in self.starts.items():
-            found = {part: 1e3 * self.timings[f"{part}, {shards}"].median for part in PARTS}
+            found = {part: self.timings[f"{part}, {shards}"].median for part in PARTS}
             yield (
                 f"- `start_s` {seconds:.2f}, wanted less than {WANTED}: {Order.lanes} lanes over "
-                f"{shards} samples ({', '.join(f'{part} {ms:.0f} ms' for part, ms in found.items())})"
+                f"{shards} samples ({', '.join(f'{part} {s:.2f}' for part, s in found.items())})"
             )
 
     def table(self) -> str:

@@ -11,7 +11,7 @@ from capdist.config import BatchConfig, DataConfig
 from capdist.data.batches import Batches
 from capdist.data.cache import RegionStore, lock_pages
 from capdist.data.collate import Collate
-from capdist.data.mixture import repeated
+from capdist.data.mixture import parts
 from capdist.data.order import Order
 from capdist.data.places import Plan, Ranks
 from capdist.data.reader import make_reader
@@ -121,7 +121,7 @@ def training_batches(
             f"{manifest.place}: {sum(sizes)} training images for {ranks.world} ranks; "
             "train on no more ranks than images"
         )
-    sets = repeated(manifest, data.shards)
+    sets = parts(manifest, data.shards)
     order = Order(sizes, seed, data.lanes, data.window, sets=sets)
     batches = _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
     if data.cache == "ram":

@@ -128,6 +128,21 @@ def test_a_list_of_one_set_is_that_set(folders: tuple[str, str], data: DataConfi
     assert steps(load_shards(listed), listed, 1) == expected
 
 
+def test_a_proportion_gives_the_batches_of_such_repeats(
+    folders: tuple[str, str], data: DataConfig
+) -> None:
+    def found(**part: float) -> tuple[str, list[list[list[str]]]]:
+        sets = [{"shards": folders[0]}, {"shards": folders[1], **part}]
+        mixed = validate(DataConfig, {**data.model_dump(), "shards": sets}, "c.json")
+        assert validate(DataConfig, json.loads(mixed.model_dump_json()), "config.json") == mixed
+        manifest = load_shards(mixed)
+        (_, line) = describe(manifest, mixed.shards)
+        return line, [steps(manifest, mixed, epoch, consumed=8) for epoch in range(4)]
+
+    assert found(proportion=9 / 28) == found(repeats=9 / 30)
+    assert found(proportion=0.32)[0].endswith("b: 9 of 28 images of an epoch (32.1 %); it has 30")
+
+
 def test_other_splits_are_the_first_sets(manifest: Manifest, data: DataConfig) -> None:
     vocab = count_words(manifest, 1)
     for split, first, count in (("val", 1000, 7), ("test", 2000, 5)):
