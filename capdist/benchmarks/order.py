@@ -88,13 +88,16 @@ class Figures:
         return {shards: seconds for (what, _, shards), seconds in rows if what == START}
 
     def sums(self) -> Iterator[str]:
-        """What a start takes, and which parts of it."""
+        """What a start takes, and which parts of it; that over large shards has a limit."""
+        wanted = f", wanted less than {WANTED}"
         for shards, seconds in self.starts.items():
             found = {part: self.timings[f"{part}, {shards}"].median for part in PARTS}
+            shares = ", ".join(f"{part} {part_s:.2f}" for part, part_s in found.items())
             yield (
-                f"- `start_s` {seconds:.2f}, wanted less than {WANTED}: {Order.lanes} lanes over "
-                f"{shards} samples ({', '.join(f'{part} {s:.2f}' for part, s in found.items())})"
+                f"- `start_s` {seconds:.2f}{wanted}: {Order.lanes} lanes over {shards} samples "
+                f"({shares})"
             )
+            wanted = ""
 
     def table(self) -> str:
         """For a terminal."""
@@ -125,7 +128,9 @@ class Figures:
             f"{format_markdown(self.costs, COSTS)}\n\n"
             f"{sums}\n\n"
             "Manifest and order grow with the number of shards, indices with the samples of "
-            "one, for an entry is parsed when its sample is read.\n\n"
+            "one: their bytes are read, an entry is parsed when its sample is read. Not in it: "
+            "training counts the words of all its captions first, which reads one member of "
+            "every sample.\n\n"
             "## Mixing\n\n"
             f"{self.images:,} images in shards of {SHARD}, means of {EPOCHS} epochs. Rows are "
             f"lanes × window, {Order.lanes} × {Order.window} by "

@@ -10,12 +10,14 @@ is cut short while DALI reads it ends the process. The only door to DALI.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import Any
 
 import numpy as np
@@ -133,18 +135,25 @@ class _Chunk:
         size = 0
         for place in places:
             try:
-                known = self.shelf.known(place)
-                member = known.member if known else self.shelf.entry(place).members.get(REGIONS)
-                if member is None:
-                    raise ShardError(f"member {REGIONS} is missing")
+                start, stop = self._bytes(place)
                 size = size or os.stat(self.shelf.tar(place[0])).st_size
-                if size < member.offset + member.size:
+                if size < stop:
                     raise ShardError(CUT)
             except (OSError, ShardError) as error:
                 self.wrong[place] = self.shelf.wrong(place, error)
             else:
                 self.order.append(place)
-                yield f"{REGIONS} {member.offset} {member.size} {place[1]}.{REGIONS}"
+                yield f"{REGIONS} {start} {stop - start} {place[1]}.{REGIONS}"
+
+    def _bytes(self, place: Place) -> tuple[int, int]:
+        """Where the block in which a sample's regions begin does, and where they end."""
+        if known := self.shelf.known(place):  # its line of the index need not be parsed again
+            stop = known.offset + math.prod(known.shape) * known.dtype.itemsize
+            return known.offset - known.offset % BLOCKSIZE, stop
+        member = self.shelf.entry(place).members.get(REGIONS)
+        if member is None:
+            raise ShardError(f"member {REGIONS} is missing")
+        return member.offset, member.offset + member.size
 
     def _begin(self, indices: dict[int, list[str]]) -> Any:
         from nvidia.dali import fn, pipeline_def

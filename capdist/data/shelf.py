@@ -22,7 +22,7 @@ from capdist.data.places import Place
 from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
 from shards.concepts import Concepts
-from shards.index import Index, Member, SampleIndex
+from shards.index import Index, SampleIndex
 from shards.manifest import Manifest, Shard
 from shards.remote import LostShard
 from shards.schema import MEMBERS, Array, Sample, ShardError, decode
@@ -40,12 +40,11 @@ REMEDY = "'python -m shards verify' names all damage"
 class Known:
     """A sample that was read and checked before: all of it but its regions.
 
-    ``member`` holds the regions, of ``shape`` (R, F) and ``dtype`` as stored; ``offset`` is where
-    their numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
+    ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
+    numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
     """
 
     text: Text
-    member: Member
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
@@ -175,7 +174,6 @@ class Shelf:
         stored = entry.members["regions.npy"]
         opened.known[place[1]] = Known(
             text=row.text,
-            member=stored,
             shape=sample.regions.shape,
             dtype=sample.regions.dtype,
             offset=stored.offset + stored.size - sample.regions.nbytes,
