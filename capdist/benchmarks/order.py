@@ -18,7 +18,7 @@ import numpy as np
 
 from capdist.benchmarks.mixing import EPOCHS, Epochs
 from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.order import Ints, Order
 from capdist.reporting.table import Row, format_markdown, format_table
 from shards.atomic import write_json

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.places import Place
 from shards.manifest import Manifest
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.collate import Row
 from capdist.data.places import Place, Plan
 from capdist.data.shelf import Shelf, check

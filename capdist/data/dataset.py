@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from capdist.config import BatchConfig, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.cache import RegionStore, lock_pages
 from capdist.data.collate import Collate

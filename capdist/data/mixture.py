@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from capdist.config import DataConfig, ShardSet
+from capdist.config.data import DataConfig, ShardSet
 from capdist.data.order import Part
 from shards.manifest import Manifest, Shard
 from shards.schema import ShardError

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from capdist.config import DataConfig
+from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
 from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves

@@ -14,7 +14,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from capdist.batch import Batch
-from capdist.config import ConfigError, DecodingConfig, read_json
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError, read_json
 from capdist.data.collate import Collate
 from capdist.data.dataset import check_needs, evaluation_batches, references
 from capdist.data.places import Ranks

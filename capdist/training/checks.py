@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capdist.config import Config, ConfigError, MilStage, ScstStage, XeStage, read_json
+from capdist.config.section import ConfigError, read_json
+from capdist.config.stages import MilStage, ScstStage, XeStage
+from capdist.config.tree import Config
 from capdist.data.dataset import members
 from capdist.losses.grounding import Salient
 from capdist.models.base import CaptionModel, parse

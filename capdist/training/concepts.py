@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from capdist.batch import Batch
-from capdist.config import Config, ConfigError, MilStage, read_json, validate
+from capdist.config.section import ConfigError, read_json, validate
+from capdist.config.stages import MilStage
+from capdist.config.tree import Config
 from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks
 from capdist.losses.concepts import noisy_or, silence

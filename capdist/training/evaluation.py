@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError
 from capdist.data.dataset import References, references
 from capdist.decoding.split import Caption
 from capdist.metrics.coco import Scores, probe, score, write_results

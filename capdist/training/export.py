@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from capdist.config import Config, ConfigError, DecodingConfig, read_json, validate
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError, read_json, validate
+from capdist.config.tree import Config
 from capdist.data.mixture import load_shards
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.checkpoint import find_checkpoint

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import Config, MilStage
+from capdist.config.stages import MilStage
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
 from capdist.metrics.average_precision import mean_average_precision

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capdist.config import Config, ScstStage
+from capdist.config.stages import ScstStage
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.coco import cider

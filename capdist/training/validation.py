@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from capdist.config import Config, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.decoding.split import caption_images
 from capdist.metrics.coco import cider, write_results

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from capdist.batch import Batch
-from capdist.config import DataConfig, DecodingConfig, RayConfig
+from capdist.config.data import DataConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.tree import RayConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from capdist.config import ConfigError, DataConfig, validate
+from capdist.config.data import DataConfig
+from capdist.config.section import ConfigError, validate
 from capdist.data import cache
 from capdist.data.cache import RegionStore, lock_pages
 from shards.manifest import Manifest

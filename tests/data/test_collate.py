@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import BatchConfig, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import captioned, check_needs, count_words, training_batches
 from capdist.data.places import Ranks

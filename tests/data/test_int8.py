@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from capdist.config import DataConfig
+from capdist.config.data import DataConfig
 from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary

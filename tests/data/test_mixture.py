@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from capdist.config import BatchConfig, DataConfig, ShardSet, validate
+from capdist.config.data import DataConfig, ShardSet
+from capdist.config.section import validate
+from capdist.config.stages import BatchConfig
 from capdist.data.dataset import (
     captioned,
     count_words,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from capdist.config import BatchConfig, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
 from capdist.data.order import Order

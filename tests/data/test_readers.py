@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import BatchConfig, ConfigError, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.section import ConfigError
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, training_batches

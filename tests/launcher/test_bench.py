@@ -11,7 +11,7 @@ import torch
 
 from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
 from capdist.benchmarks.order import measure
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.vocab import EOS, PAD
 from tests.launcher.conftest import launch, refused
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 from capdist.batch import Batch
-from capdist.config import Config, ConfigError, validate
+from capdist.config.section import ConfigError, validate
+from capdist.config.tree import Config
 from capdist.data.batches import Batches
 from capdist.data.dataset import count_words, training_batches
 from capdist.data.places import Ranks

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from capdist.config import Config, ConfigError, validate
+from capdist.config.section import ConfigError, validate
+from capdist.config.tree import Config
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.training.checks import Checks

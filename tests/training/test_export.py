@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capdist.config import ConfigError, load_config
+from capdist.config.section import ConfigError
+from capdist.config.tree import load_config
 from capdist.models.base import Dims, build
 from capdist.training.captioning import Captioner, ForcedWords
 from capdist.training.export import Exported, read_export, write_export

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import XeStage
+from capdist.config.stages import XeStage
 from capdist.losses.grounding import Salient
 from capdist.models.base import build
 from capdist.training.stages import XeObjective

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.config import DataConfig, DecodingConfig
+from capdist.config.data import DataConfig
+from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
