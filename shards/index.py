@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
@@ -62,16 +63,17 @@ class Index:
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
-        lines = data.split(b"\n")
-        if [lines[0], *lines[-2:]] != [b"[", b"]", b""]:
+        if not (data.startswith(b"[\n") and data.endswith(b"\n]\n")):
             raise ShardError(
                 f"{path}: not a list with a line for every sample; delete it and build the shards "
                 "again, or copy it again"
             )
-        self._lines = lines[1:-2]
+        self._data = data
+        # A list of 10,000 lines takes half as long again, and more memory.
+        self._ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._ends) - 2
 
     def __iter__(self) -> Iterator[SampleIndex]:
         return (self[place] for place in range(len(self)))
@@ -83,8 +85,9 @@ class Index:
             ShardError: naming the line, if it is not in the format.
         """
         number = range(len(self))[place]
+        line = self._data[self._ends[number] + 1 : self._ends[number + 1]]
         try:
-            entry = read_as(_ENTRY, self._lines[number].removesuffix(b","))
+            entry = read_as(_ENTRY, line.removesuffix(b","))
         except ValueError as error:
             raise ShardError(
                 f"{self._path}: line {number + 2}: {error}; delete it and build the shards again, "

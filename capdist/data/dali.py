@@ -146,7 +146,7 @@ class _Chunk:
                 yield f"{REGIONS} {start} {stop - start} {place[1]}.{REGIONS}"
 
     def _bytes(self, place: Place) -> tuple[int, int]:
-        """Where the block in which a sample's regions begin does, and where they end."""
+        """What is read of the tar: from the begin of a block, as DALI wants it, to their end."""
         if known := self.shelf.known(place):  # its line of the index need not be parsed again
             stop = known.offset + math.prod(known.shape) * known.dtype.itemsize
             return known.offset - known.offset % BLOCKSIZE, stop

@@ -62,8 +62,8 @@ def brought(sets: Sequence[ShardSet], counts: Sequence[int]) -> list[int]:
     """Images that every set brings into an epoch, at least one; ``counts`` are those that it has.
 
     Where some sets have repeats and bring m images together, and the others' proportions are p, an
-    epoch has m / (1 - Σp) images; where all have proportions, as many as all sets have. Of these,
-    a set brings its proportion.
+    epoch has m / (1 - Σp) images; where all have proportions, as many as all sets have. Of these
+    a set brings its proportion, rounded.
     """
     repeated = [
         0 if part.proportion else max(1, round((part.repeats or 1.0) * count))
