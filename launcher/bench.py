@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.decoding.beam import DecodingError
 from capdist.reporting.submission import SubmissionError, write_submission
 from capdist.training.captioning import Captioner, write_captions

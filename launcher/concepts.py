@@ -9,10 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.training.concepts import Detector
 from capdist.training.job import Job, MeetError, end_process
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.decoding.beam import DecodingError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.journal import JournalError

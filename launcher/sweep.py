@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.progress import Progress
 from capdist.signals import STOPPED, StopSignal

@@ -7,7 +7,8 @@ or alone as plain ``python launcher/train.py``.
 import argparse
 import sys
 
-from capdist.config import ConfigError, load_config
+from capdist.config.section import ConfigError
+from capdist.config.tree import load_config
 from capdist.decoding.beam import DecodingError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.journal import JournalError

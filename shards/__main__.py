@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 
 _BUILD = """Make shards from captions and region features. A build that was stopped goes on where

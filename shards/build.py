@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from shards import concepts as learning
+from shards.extractor import Features
 from shards.features import Joined
 from shards.formats import CAPTION_FORMATS, Annotation, find_files, recognise
 from shards.formats.coco_captions import CocoCaptions
-from shards.index import Features, Manifest
+from shards.manifest import Manifest
 from shards.schema import Array, Sample, ShardError
 from shards.storage import STORAGES, loss, scale_of
 from shards.survey import Loader, Survey, refuse_mixed, survey

@@ -1,100 +1,19 @@
-"""The manifest of a data set and the offsets of every member in its shards."""
+"""Where the members of a shard's samples lie: ``<shard>.index.json``."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import FiniteFloat, TypeAdapter
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from shards.atomic import write_json
-from shards.cache import AHEAD, Cache, Source, fetch_ahead
-from shards.checksum import crc32
-from shards.fingerprint import UNKNOWN, Fingerprint
-from shards.folders import folder_at
-from shards.forms import Count, T, read_as
-from shards.schema import SCHEMA_VERSION, Array, ShardError
-from shards.sidecars import ConceptSet
-
-MANIFEST = "manifest.json"
-
-#: Bytes of the smallest sample in a tar: three members, each with its header.
-LEAST = 3 * 1024
-
-
-@dataclass(frozen=True)
-class Features:
-    """Which extractor made the region features: its name, F, and the most regions of an image.
-
-    ``fingerprint`` is how they are distributed. ``scale``, F numbers, is that of int8 regions;
-    empty: regions are float16.
-    """
-
-    name: str
-    dim: int
-    max_regions: int
-    fingerprint: Fingerprint = UNKNOWN
-    scale: tuple[float, ...] = ()
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Features:
-        """What `asdict` made of it.
-
-        Raises:
-            ShardError: if an older version did, which knew no fingerprints.
-        """
-        if "fingerprint" not in data:
-            raise ShardError(
-                f"features {data['name']!r} have no fingerprint: an older version wrote them down; "
-                "train again, on shards built with this version"
-            )
-        found = data["fingerprint"]
-        fingerprint = Fingerprint(found["images"], tuple(found["mean"]), tuple(found["deviation"]))
-        return cls(**{**data, "fingerprint": fingerprint, "scale": tuple(data["scale"])})
-
-    def same_extractor(self, other: Features) -> bool:
-        """Whether a model trained on the one may be given the other."""
-        named = (self.name, self.dim) == (other.name, other.dim)
-        return named and not self.fingerprint.difference(other.fingerprint)
-
-    def without_scale(self) -> Features:
-        """The features themselves, however they are stored."""
-        return replace(self, scale=())
-
-    @cached_property
-    def _scale(self) -> Array:
-        return np.array(self.scale, np.float32)
-
-    def widen(self, regions: Array) -> Array:
-        """Regions (R, F) as stored to floats: int8 ones to float32, float16 ones as they are."""
-        return regions * self._scale if self.scale else regions
-
-    @property
-    def stored_as(self) -> str:
-        """The type of ``regions.npy``."""
-        return "int8" if self.scale else "float16"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar file: its name in the folder, its split, counts, size in bytes and SHA-256.
-
-    ``source``, no part of ``manifest.json``, is where a shard of a remote set comes from.
-    """
-
-    name: str
-    split: str
-    samples: int
-    captions: int
-    bytes: int
-    sha256: str
-    source: Source | None = None
+from shards.atomic import replacing
+from shards.forms import Count, read_as
+from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
@@ -115,185 +34,13 @@ class SampleIndex:
     members: dict[str, Member]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of shards holds; ``shards`` are in the order in which they were cut.
+class _EntryJson(TypedDict):
+    key: str
+    offset: Count
+    members: dict[str, tuple[Count, Count, Count]]
 
-    ``left_out`` says of each image that was not fit to be written what is wrong. ``concepts``,
-    where there are some, stand for those in the tars. A remote set has a ``url``; its ``root`` is
-    then only a name, and no folder.
-    """
 
-    root: Path
-    name: str
-    features: Features
-    shards: tuple[Shard, ...]
-    class_names: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    concepts: ConceptSet | None = None
-    url: str | None = None
-
-    @classmethod
-    def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
-        """Read ``manifest.json`` of a folder, and ``concepts.json`` where it has one.
-
-        Args:
-            root: the folder, or its URL.
-            cache: where copies of remote shards are kept, when they are asked for.
-
-        Raises:
-            ShardError: if there is no manifest, one of the two is of another schema version, the
-                concepts are those of other shards, or a server does not answer.
-        """
-        folder = folder_at(root, cache)
-        path = f"{folder.place}/{MANIFEST}"
-        found = folder.read(MANIFEST)
-        if found is None:
-            raise ShardError(
-                f"{path}: no manifest; make the shards with 'python -m shards build' or 'scenes', "
-                "or give the folder that holds them as data.shards"
-            )
-        if (version := _parse(_ANY, path, found).get("schema_version")) != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
-                "build the shards again with this version"
-            )
-        data = _parse(_MANIFEST, path, found)
-        manifest = cls(
-            root=folder.root,
-            name=data["name"],
-            features=Features.from_json(data["features"]),
-            shards=tuple(
-                Shard(**row, source=folder.source(row["name"], row["sha256"], row["bytes"]))
-                for row in data["shards"]
-            ),
-            class_names=data["class_names"],
-            left_out=data["left_out"],
-            url=folder.url,
-        )
-        _check(path, manifest)
-        concepts = ConceptSet.find(folder)
-        return manifest.with_concepts(concepts) if concepts else manifest
-
-    def with_concepts(self, concepts: ConceptSet) -> Manifest:
-        """The same shards with these concepts.
-
-        Raises:
-            ShardError: if they are those of other shards.
-        """
-        concepts.check(self.tars)
-        return replace(self, concepts=concepts)
-
-    @property
-    def place(self) -> str:
-        """The folder or the URL, for people."""
-        return self.url or str(self.root)
-
-    @property
-    def folder(self) -> Path:
-        """The folder, to write beside the shards.
-
-        Raises:
-            ShardError: if they are on a server.
-        """
-        if self.url:
-            raise ShardError(f"{self.url}: nothing is written there; copy the set to a folder")
-        return self.root
-
-    @property
-    def tars(self) -> dict[str, str]:
-        """SHA-256 of every shard by name."""
-        return {shard.name: shard.sha256 for shard in self.shards}
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest as `load` reads it."""
-        data = asdict(self)
-        del data["root"], data["concepts"], data["url"]
-        for shard in data["shards"]:
-            del shard["source"]
-        return {"schema_version": SCHEMA_VERSION, **data}
-
-    def split(self, name: str) -> tuple[Shard, ...]:
-        """The shards of one split.
-
-        Raises:
-            ShardError: if the set has no such split.
-        """
-        if name not in self._splits:
-            known = ", ".join(sorted(self._splits))
-            raise ShardError(f"{self.place}/{MANIFEST}: no split {name!r}; it has {known}")
-        return self._splits[name]
-
-    @cached_property
-    def _splits(self) -> dict[str, tuple[Shard, ...]]:
-        """Readers ask for a split at every piece of a shard: with many shards a search is dear."""
-        splits: dict[str, list[Shard]] = {}
-        for shard in self.shards:
-            splits.setdefault(shard.split, []).append(shard)
-        return {name: tuple(shards) for name, shards in splits.items()}
-
-    def tar(self, shard: Shard) -> Path:
-        """Where the bytes of a shard lie, on this node's disk; open it soon (`Source.fetch`).
-
-        Raises:
-            LostShard: if the shard is remote and its server does not give it.
-            ShardError: if there is no room for its copy.
-        """
-        return shard.source.fetch() if shard.source else self.root / shard.name
-
-    def fetch_ahead(self, shards: Iterable[Shard]) -> None:
-        """Begin to download shards that will be read next, a few at a time, beside the caller."""
-        fetch_ahead(shard.source for shard in shards if shard.source)
-
-    def index(self, shard: Shard) -> list[SampleIndex]:
-        """The offsets of one shard's samples, in tar order.
-
-        Raises:
-            ShardError: if the shard or its index is missing, or the index is none.
-        """
-        tar = self.tar(shard)
-        path = index_path(tar)
-        if shard.source and not path.exists():
-            _make_index(tar, path, shard.source.cache)
-        for needed in (tar, path):
-            if not needed.is_file():
-                raise ShardError(
-                    f"{needed}: missing, though {MANIFEST} lists {shard.name}; "
-                    "restore the file or build the shards again"
-                )
-        return [
-            SampleIndex(
-                entry["key"],
-                entry["offset"],
-                {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()},
-            )
-            for entry in _parse(_INDEX, path, path.read_bytes())
-        ]
-
-    def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
-        """Key and bytes of one member of every sample of a split, as the tars have it.
-
-        Samples that lack the member are passed over: only optional members may be lacking.
-
-        Raises:
-            ShardError: naming a member whose bytes are not those that were written.
-        """
-        shards = self.split(split)
-        for number, shard in enumerate(shards):
-            self.fetch_ahead(shards[number + 1 : number + 1 + AHEAD])
-            entries = self.index(shard)
-            with self.tar(shard).open("rb") as tar:
-                size = tar.seek(0, os.SEEK_END)
-                for entry in entries:
-                    if member := entry.members.get(suffix):
-                        tar.seek(min(member.offset, size))
-                        data = tar.read(min(member.size, size))
-                        if crc32(data) != member.crc32:
-                            raise ShardError(
-                                f"{self.tar(shard)}: member {entry.key}.{suffix} is cut "
-                                "short or damaged; 'python -m shards verify' names all damage"
-                            )
-                        yield entry.key, data
+_ENTRY = TypeAdapter(_EntryJson)
 
 
 def index_path(tar: Path) -> Path:
@@ -301,89 +48,70 @@ def index_path(tar: Path) -> Path:
     return tar.with_suffix(".index.json")
 
 
-def index_to_json(index: list[SampleIndex]) -> list[dict[str, Any]]:
-    """A shard's index as `Manifest.index` reads it."""
-    return [
+class Index:
+    """A shard's index; an entry is parsed when it is asked for, and anew when it is again.
+
+    Of a shard's samples a lane reads one window first: parsing all would be most of the start.
+
+    Args:
+        path: of the file, for messages.
+        data: what it holds.
+
+    Raises:
+        ShardError: if that is no list with a line for every sample.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._path = path
+        if not (data.startswith(b"[\n") and data.endswith(b"\n]\n")):
+            raise ShardError(
+                f"{path}: not a list with a line for every sample; delete it and build the shards "
+                "again, or copy it again"
+            )
+        self._data = data
+        # A list of 10,000 lines takes half as long again, and more memory.
+        self._ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 2
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> SampleIndex:
+        """Where a sample's members lie.
+
+        Raises:
+            ShardError: naming the line, if it is not in the format.
+        """
+        number = range(len(self))[place]
+        line = self._data[self._ends[number] + 1 : self._ends[number + 1]]
+        try:
+            entry = read_as(_ENTRY, line.removesuffix(b","))
+        except ValueError as error:
+            raise ShardError(
+                f"{self._path}: line {number + 2}: {error}; delete it and build the shards again, "
+                "or copy it again"
+            ) from error
+        members = {suffix: Member(*numbers) for suffix, numbers in entry["members"].items()}
+        return SampleIndex(entry["key"], entry["offset"], members)
+
+
+def write_index(tar: Path, index: Iterable[SampleIndex]) -> None:
+    """Write the index beside a tar."""
+    with replacing(index_path(tar)) as file:
+        file.write(index_text(index))
+
+
+def index_text(index: Iterable[SampleIndex]) -> bytes:
+    """What an index file holds."""
+    entries = (
         {
             "key": entry.key,
             "offset": entry.offset,
             "members": {s: [m.offset, m.size, m.crc32] for s, m in entry.members.items()},
         }
         for entry in index
-    ]
-
-
-def _make_index(tar: Path, path: Path, cache: Cache) -> None:
-    """Write the index of a copy from its bytes: those are checked, a server's index is not."""
-    from shards.tars import read_tar  # which imports this file
-
-    with cache.writing():
-        write_json(path, index_to_json([entry for entry, _ in read_tar(tar)]))
-
-
-class _FingerprintJson(TypedDict):
-    images: Count
-    mean: tuple[FiniteFloat, ...]
-    deviation: tuple[FiniteFloat, ...]
-
-
-class _FeaturesJson(TypedDict):
-    name: str
-    dim: Count
-    max_regions: Count
-    fingerprint: _FingerprintJson
-    scale: tuple[FiniteFloat, ...]
-
-
-class _ShardJson(TypedDict):
-    name: str
-    split: str
-    samples: Count
-    captions: Count
-    bytes: Count
-    sha256: str
-
-
-class _ManifestJson(TypedDict):
-    name: str
-    features: _FeaturesJson
-    shards: tuple[_ShardJson, ...]
-    class_names: tuple[str, ...]
-    left_out: tuple[str, ...]
-
-
-class _EntryJson(TypedDict):
-    key: str
-    offset: Count
-    members: dict[str, tuple[Count, Count, Count]]
-
-
-_ANY, _MANIFEST = TypeAdapter(dict[str, Any]), TypeAdapter(_ManifestJson)
-_INDEX = TypeAdapter(list[_EntryJson])
-
-
-def _check(path: str, manifest: Manifest) -> None:
-    """Refuse numbers that can't be, before memory is taken for them.
-
-    Raises:
-        ShardError: naming what does not fit.
-    """
-    features, found = manifest.features, manifest.features.fingerprint
-    if len(features.scale) not in (0, features.dim) or len(found.mean) != len(found.deviation):
-        raise ShardError(
-            f"{path}: features of width {features.dim} have {len(features.scale)} scales, "
-            f"{len(found.mean)} means and {len(found.deviation)} deviations; copy it again"
-        )
-    for shard in manifest.shards:
-        if shard.samples * LEAST > shard.bytes:
-            raise ShardError(
-                f"{path}: {shard.name} is to have {shard.samples} samples in {shard.bytes} bytes; "
-                "copy it again"
-            )
-
-
-def _parse(form: TypeAdapter[T], path: Path | str, data: bytes) -> T:
-    try:
-        return read_as(form, data)
-    except ValueError as error:
-        raise ShardError(f"{path}: {error}; build the shards again, or copy it again") from error
+    )
+    lines = (f"\n{json.dumps(e, ensure_ascii=False, separators=(',', ':'))}" for e in entries)
+    return f"[{','.join(lines)}\n]\n".encode()

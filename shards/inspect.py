@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Array, Phrase, Sample, ShardError, decode
 from shards.tars import read_tar
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shards.atomic import replacing, write_json
+from shards.atomic import replacing
+from shards.extractor import Features
 from shards.fingerprint import Moments
-from shards.index import Features, Shard, index_path, index_to_json
+from shards.index import index_path, index_text, write_index
+from shards.manifest import Shard
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar, write_tar
 
@@ -90,7 +91,7 @@ def _write_shard(source: Source, job: Job) -> None:
         _refuse_repeated(job, [entry.key for entry in index])
         if len(index) != len(job.ids):
             raise ShardError(f"{job.path}: {len(index)} samples, but {len(job.ids)} ids to load")
-        write_json(index_path(job.path), index_to_json(index))
+        write_index(job.path, index)
 
 
 def _refuse_repeated(job: Job, keys: Sequence[str]) -> None:
@@ -145,7 +146,7 @@ def _survey(source: Source, job: Job) -> Written:
         captions += len(sample.captions)
         max_regions = max(max_regions, len(sample.regions))
         moments.append(Moments.of(source.features.widen(sample.regions)))
-    if index_to_json(index) != json.loads(index_path(job.path).read_bytes()):
+    if index_text(index) != index_path(job.path).read_bytes():
         raise ShardError(f"{job.path}: differs from its index; delete both and build again")
     data = job.path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()

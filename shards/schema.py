@@ -60,7 +60,7 @@ class Phrase:
 class Sample:
     """One image with its features, captions and whatever else its source knows.
 
-    ``regions`` (R, F) float16, or int8 that `shards.index.Features.widen` reads; ``boxes`` (R, 4)
+    ``regions`` (R, F) float16, or int8 that `Features.widen` reads; ``boxes`` (R, 4)
     float32, x1 y1 x2 y2 in 0..1; ``classes`` (R, T) of CLASS_DTYPE, likeliest first; ``concepts``
     (word, score) pairs, highest score first; ``tokens`` runs parallel to ``captions``;
     ``picture`` is a PNG file's bytes.

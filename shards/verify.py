@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from shards.checksum import crc32
-from shards.index import Manifest, SampleIndex, Shard
+from shards.index import SampleIndex
+from shards.manifest import Manifest, Shard
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
 
@@ -41,7 +42,7 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
 
 def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
     try:
-        index = manifest.index(shard)
+        index = list(manifest.index(shard))
     except ShardError as error:
         return _Report([str(error)], [])
     data = manifest.tar(shard).read_bytes()

@@ -33,9 +33,10 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic import remove_temporaries, write_json
+from shards.extractor import Features
 from shards.fingerprint import Moments
-from shards.index import MANIFEST, Features, Manifest
 from shards.jobs import Job, Source, Written, do
+from shards.manifest import MANIFEST, Manifest
 from shards.parallel import run
 from shards.schema import SCHEMA_VERSION, ShardError
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample
 from shards.writer import write
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from capdist.config import BatchConfig, ConfigError, StepSchedule, load_config
+from capdist.config.section import ConfigError
+from capdist.config.stages import BatchConfig, StepSchedule
+from capdist.config.tree import load_config
 
 GOOD: dict[str, Any] = {
     "description": "a test",

@@ -16,7 +16,8 @@ import torch
 
 from capdist.batch import Batch
 from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import DecodingConfig, validate
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import validate
 from capdist.decoding.beam import beam_search
 from capdist.decoding.limits import Limits
 from capdist.decoding.replay import searcher

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capdist.benchmarks.decode import FEATURES as REGION_WIDTH
 from capdist.benchmarks.decode import STEPS, VOCABULARY, bare, machine, make_batch
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError
 from capdist.decoding.beam import Search
 from capdist.decoding.limits import Limits
 from capdist.decoding.replay import searcher

@@ -16,12 +16,14 @@ from typing import Any
 from capdist.benchmarks.load_corpus import FEATURES, IN_SHARD, REGIONS, VOCAB, Corpus, many_shards
 from capdist.benchmarks.load_peers import BareDali, CopyFloor, hdf5, lmdb, npz, webdataset
 from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import BatchConfig, ConfigError, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.section import ConfigError
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
 from capdist.data.places import Ranks
 from capdist.reporting.table import format_markdown, format_table
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 BATCH, ROUNDS = 64, 5
 #: Shards of the cold start, and samples of each.

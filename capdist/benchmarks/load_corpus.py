@@ -12,7 +12,9 @@ import numpy as np
 
 from capdist.benchmarks.corpus import LENGTH, REFERENCES, VOCABULARY
 from capdist.vocab import SPECIALS, Vocabulary
-from shards.index import MANIFEST, Features, Manifest, index_path
+from shards.extractor import Features
+from shards.index import index_path
+from shards.manifest import MANIFEST, Manifest
 from shards.schema import Array, Sample
 from shards.writer import write
 

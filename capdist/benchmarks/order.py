@@ -18,20 +18,13 @@ import numpy as np
 
 from capdist.benchmarks.mixing import EPOCHS, Epochs
 from capdist.benchmarks.timing import Timing, interleave
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.order import Ints, Order
 from capdist.reporting.table import Row, format_markdown, format_table
 from shards.atomic import write_json
-from shards.index import (
-    MANIFEST,
-    Features,
-    Manifest,
-    Member,
-    SampleIndex,
-    Shard,
-    index_path,
-    index_to_json,
-)
+from shards.extractor import Features
+from shards.index import Index, Member, SampleIndex, write_index
+from shards.manifest import MANIFEST, Manifest, Shard
 
 #: Images of a shard, and of batches as papers have them.
 SHARD, BATCHES = 256, (80, 160)
@@ -41,6 +34,8 @@ SOURCES = (0.4, 0.3, 0.2, 0.1)
 SETTINGS = ((64, 64), (64, 1024), (256, 16), (256, 64), (1, 4096))
 #: Successive batches whose mean is looked at, rounds that are timed.
 STEPS, ROUNDS = (1, 16), 3
+#: What a start is made of, and the seconds that it may take.
+START, PARTS, WANTED = "start", ("manifest", "order", "indices"), 2
 PERMUTATION = "permutation of all samples"
 COSTS = ("ms", "fastest", "slowest", "peak MB")
 MIXING = ("neighbours", "again", *(f"{g} {h}" for g in ("shard", "source") for h in STEPS))
@@ -68,6 +63,7 @@ class Figures:
             "samples": self.samples,
             "images": self.images,
             "costs": self.costs,
+            "start_s": self.starts,
             "mixing": self.mixing,
             "load": self.load,
         }
@@ -85,17 +81,23 @@ class Figures:
             for name, timing in self.timings.items()
         }
 
-    def indices(self) -> Iterator[str]:
-        """What those of all lanes cost together."""
-        for name in self.timings:
-            if name.startswith("index"):
-                seconds = Order.lanes * self.timings[name].median
-                megabytes = Order.lanes * self.peaks[name] / 1e6
-                size = name.split()[-1]
-                yield (
-                    f"for all {Order.lanes} lanes {seconds:.1f} s and {megabytes:.0f} MB where "
-                    f"shards have {size} samples"
-                )
+    @property
+    def starts(self) -> dict[str, float]:
+        """Seconds that a job takes to start, by its shards."""
+        rows = ((name.partition(", "), timing.median) for name, timing in self.timings.items())
+        return {shards: seconds for (what, _, shards), seconds in rows if what == START}
+
+    def sums(self) -> Iterator[str]:
+        """What a start takes, and which parts of it; that over large shards has a limit."""
+        wanted = f", wanted less than {WANTED}"
+        for shards, seconds in self.starts.items():
+            found = {part: self.timings[f"{part}, {shards}"].median for part in PARTS}
+            shares = ", ".join(f"{part} {part_s:.2f}" for part, part_s in found.items())
+            yield (
+                f"- `start_s` {seconds:.2f}{wanted}: {Order.lanes} lanes over {shards} samples "
+                f"({shares})"
+            )
+            wanted = ""
 
     def table(self) -> str:
         """For a terminal."""
@@ -108,24 +110,27 @@ class Figures:
             f"Batches of {batch}:\n\n{format_markdown(rows, MIXING)}"
             for batch, rows in self.mixing.items()
         )
+        sums = "\n".join(self.sums())
         return (
             "# The order of samples\n\n"
             "[order.py](../../capdist/data/order.py) defines it; "
             "[mixing.py](../../capdist/benchmarks/mixing.py) defines the measures.\n\n"
             "## Starting an epoch\n\n"
-            f"{self.samples:,} samples. **order**: the pieces of all {Order.lanes} lanes and the "
-            "order within a first block of each, from an epoch's number on; **resumed**: the same "
-            "in the middle of the epoch. Each is the start of a whole job, of which a reader does "
-            "its own lanes only. **manifest** and **index** are what is read of the disk: one "
-            "manifest, and for every lane the index of the shard that it is in, kept until the "
-            "next. Median, fastest and slowest of "
+            f"{self.samples:,} samples. **manifest**: reading it. **order**: the pieces of all "
+            f"{Order.lanes} lanes and the order within a first block of each, from an epoch's "
+            "number on; **resumed**: the same in the middle of the epoch. **indices**: for every "
+            f"lane the index of a shard, kept, and its entries of {Order.window} samples; files "
+            "are in the page cache. **start**: manifest, order and indices of a whole job, of "
+            "which a reader opens its own lanes only. Median, fastest and slowest of "
             f"{ROUNDS} rounds in which all took turns, on a machine of {os.cpu_count()} cores with "
             f"a load of {self.load:.1f}: if that is well above 1, other programs ran beside them. "
             "Memory is the peak of what Python and numpy allocate.\n\n"
             f"{format_markdown(self.costs, COSTS)}\n\n"
-            "It is the indices that cost, for they are objects for every member: "
-            f"{'; '.join(self.indices())}. Many samples are better cut into many shards than into "
-            "large ones.\n\n"
+            f"{sums}\n\n"
+            "Manifest and order grow with the number of shards, indices with the samples of "
+            "one: their bytes are read, an entry is parsed when its sample is read. Not in it: "
+            "training counts the words of all its captions first, which reads one member of "
+            "every sample.\n\n"
             "## Mixing\n\n"
             f"{self.images:,} images in shards of {SHARD}, means of {EPOCHS} epochs. Rows are "
             f"lanes × window, {Order.lanes} × {Order.window} by "
@@ -175,29 +180,52 @@ def contestants(samples: int) -> Iterator[dict[str, Callable[[], Any]]]:
             order = Order((size,) * shards, 1)
             root = Path(folder) / str(size)
             manifest = write_manifest(root, shards, size)
-            run[f"order, {shards:,} shards"] = starter(order, 0)
-            run[f"order, {shards:,} shards, resumed"] = starter(order, samples // 2)
-            run[f"manifest, {shards:,} shards"] = partial(Manifest.load, root)
-            run[f"index of a shard of {size:,}"] = partial(manifest.index, manifest.shards[0])
+            of = f"{shards:,} shards of {size:,}"
+            run[f"{START}, {of}"] = job(root)
+            run[f"manifest, {of}"] = partial(Manifest.load, root)
+            run[f"order, {of}"] = starter(order, 0)
+            run[f"order, {of}, resumed"] = starter(order, samples // 2)
+            run[f"indices, {of}"] = partial(indices, manifest)
         run[PERMUTATION] = lambda: np.random.default_rng(1).permutation(samples)
         yield run
 
 
 def starter(order: Order, consumed: int) -> Callable[[], None]:
-    """What all readers of a job do before the first batch, every time in an epoch of its own."""
+    """The order as all readers of a job ask for it, every time in an epoch of its own."""
     epochs = count(consumed)  # an order keeps the pieces of its last epoch
+    return lambda: begin(order, next(epochs), consumed)
 
-    def start() -> None:
-        epoch = next(epochs)
-        for lane in range(order.lanes):
-            order.lane_spans(epoch, lane)
-            order.block(epoch, lane, consumed // order.lanes // order.window)
+
+def begin(order: Order, epoch: int, consumed: int) -> None:
+    """Every lane's pieces, and the block that is read first."""
+    for lane in range(order.lanes):
+        order.lane_spans(epoch, lane)
+        order.block(epoch, lane, consumed // order.lanes // order.window)
+
+
+def indices(manifest: Manifest) -> list[Index]:
+    """As many as there are lanes, of each of which the entries of a block are parsed."""
+    found = [manifest.index(shard) for shard in manifest.shards[: Order.lanes]]
+    for index in found:
+        for place in range(min(Order.window, len(index))):
+            index[place]
+    return found
+
+
+def job(root: Path) -> Callable[[], list[Index]]:
+    """All of that, beginning with nothing."""
+    epochs = count()
+
+    def start() -> list[Index]:
+        manifest = Manifest.load(root)
+        begin(Order(tuple(shard.samples for shard in manifest.split("train")), 2), next(epochs), 0)
+        return indices(manifest)
 
     return start
 
 
 def write_manifest(root: Path, shards: int, size: int) -> Manifest:
-    """A manifest of so many shards, and the index of the first; the tars hold nothing."""
+    """A manifest of so many shards, and indices of as many as are read; the tars hold nothing."""
     root.mkdir()
     named = [f"train-{number:05d}.tar" for number in range(shards)]
     made = tuple(Shard(name, "train", size, 5 * size, 10**8, "0" * 64) for name in named)
@@ -212,8 +240,9 @@ def write_manifest(root: Path, shards: int, size: int) -> Manifest:
         )
         for number in range(size)
     ]
-    (root / named[0]).touch()
-    write_json(index_path(root / named[0]), index_to_json(entries))
+    for name in named[: Order.lanes]:
+        (root / name).touch()
+        write_index(root / name, entries)
     return manifest
 
 

@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, Corpus, make_corpus
 from capdist.benchmarks.timing import Contestant, Timing, interleave
-from capdist.config import ConfigError, RayConfig, RewardConfig
+from capdist.config.section import ConfigError
+from capdist.config.stages import RewardConfig
+from capdist.config.tree import RayConfig
 from capdist.metrics.captions import Floats, Ints, References
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.document_frequency import DocumentFrequency

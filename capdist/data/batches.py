@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from capdist.batch import Batch
-from capdist.config import BatchConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.cache import RegionStore
 from capdist.data.collate import Collate, Row, SampleError
 from capdist.data.places import Plan

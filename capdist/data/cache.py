@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.places import Place
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 
 def lock_pages(manifest: Manifest, split: str) -> None:

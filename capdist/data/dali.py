@@ -10,18 +10,20 @@ is cut short while DALI reads it ends the process. The only door to DALI.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import Any
 
 import numpy as np
 import torch
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.collate import Row
 from capdist.data.places import Place, Plan
 from capdist.data.shelf import Shelf, check
@@ -95,14 +97,16 @@ class Dali:
         if read.wrong:
             raise read.wrong
         with self.shelf.named(read.place):
-            members: dict[str, Any] = {REGIONS: read.regions}
-            if not self.shelf.known(read.place):
-                entry, tar = self.shelf.entry(read.place), self.shelf.tar(read.place[0])
-                members = {REGIONS: members[REGIONS].tobytes()}
-                members |= Tar(tar).members(entry, self.shelf.members - {REGIONS})
-                check(entry, members)
-            row = self.shelf.row(read.place, members)
+            known = self.shelf.known(read.place)
+            row = self.shelf.row(read.place, {REGIONS: read.regions}) if known else self._new(read)
             return row if read.placed is None else with_regions(row, read.placed)
+
+    def _new(self, read: Read) -> Row:
+        entry, tar = self.shelf.entry(read.place), self.shelf.tar(read.place[0])
+        members = {REGIONS: np.asarray(read.regions).tobytes()}
+        members |= Tar(tar).members(entry, self.shelf.members - {REGIONS})
+        check(entry, members)
+        return self.shelf.learn(read.place, entry, members)
 
 
 def with_regions(row: Row, member: torch.Tensor) -> Row:
@@ -131,17 +135,25 @@ class _Chunk:
         size = 0
         for place in places:
             try:
-                member = self.shelf.entry(place).members.get(REGIONS)
-                if member is None:
-                    raise ShardError(f"member {REGIONS} is missing")
+                start, stop = self._bytes(place)
                 size = size or os.stat(self.shelf.tar(place[0])).st_size
-                if size < member.offset + member.size:
+                if size < stop:
                     raise ShardError(CUT)
             except (OSError, ShardError) as error:
                 self.wrong[place] = self.shelf.wrong(place, error)
             else:
                 self.order.append(place)
-                yield f"{REGIONS} {member.offset} {member.size} {place[1]}.{REGIONS}"
+                yield f"{REGIONS} {start} {stop - start} {place[1]}.{REGIONS}"
+
+    def _bytes(self, place: Place) -> tuple[int, int]:
+        """What is read of the tar: from the begin of a block, as DALI wants it, to their end."""
+        if known := self.shelf.known(place):  # its line of the index need not be parsed again
+            stop = known.offset + math.prod(known.shape) * known.dtype.itemsize
+            return known.offset - known.offset % BLOCKSIZE, stop
+        member = self.shelf.entry(place).members.get(REGIONS)
+        if member is None:
+            raise ShardError(f"member {REGIONS} is missing")
+        return member.offset, member.offset + member.size
 
     def _begin(self, indices: dict[int, list[str]]) -> Any:
         from nvidia.dali import fn, pipeline_def

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from capdist.config import BatchConfig, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.cache import RegionStore, lock_pages
 from capdist.data.collate import Collate
-from capdist.data.mixture import repeated
+from capdist.data.mixture import parts
 from capdist.data.order import Order
 from capdist.data.places import Plan, Ranks
 from capdist.data.reader import make_reader
 from capdist.data.shelf import Shelf
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError, decode_described
 
 
@@ -121,7 +122,7 @@ def training_batches(
             f"{manifest.place}: {sum(sizes)} training images for {ranks.world} ranks; "
             "train on no more ranks than images"
         )
-    sets = repeated(manifest, data.shards)
+    sets = parts(manifest, data.shards)
     order = Order(sizes, seed, data.lanes, data.window, sets=sets)
     batches = _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
     if data.cache == "ram":

@@ -52,9 +52,10 @@ class Mapped:
             if known:
                 regions = tar.view(known.offset, known.shape, known.dtype)
                 return Row(known.text, regions, known.boxes, known.classes)
-            members = tar.members(opened.entries[sample], self.shelf.members)
-            check(opened.entries[sample], members)
-            return self.shelf.learn(read, members)
+            entry = opened.entries[sample]
+            members = tar.members(entry, self.shelf.members)
+            check(entry, members)
+            return self.shelf.learn(read, entry, members)
         except (OSError, ShardError) as error:
             raise self.shelf.wrong(read, error) from error
 

@@ -1,8 +1,8 @@
 """Several folders of shards as one set: what ``data.shards`` of a config names.
 
-The training split is that of all sets together, each seen as often as its ``repeats`` says, in the
-order that `order.py` defines. Every other split is the first set's: what is validated and tested
-on is one set, and how much others train along does not change it.
+The training split is that of all sets together, each as often as its ``repeats`` or ``proportion``
+says, in the order that `order.py` defines. Every other split is the first set's: what is validated
+and tested on is one set, and how much others train along does not change it.
 
 A union is a `Manifest` like another, whose shards have absolute names, so that every reader reads
 it. Words, concepts and rewards count each image once, however often it is repeated.
@@ -10,14 +10,15 @@ it. Words, concepts and rewards count each image once, however often it is repea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from capdist.config import DataConfig, ShardSet
-from capdist.data.order import Repeated
-from shards.index import Manifest, Shard
+from capdist.config.data import DataConfig, ShardSet
+from capdist.data.order import Part
+from shards.manifest import Manifest, Shard
 from shards.schema import ShardError
 from shards.sidecars import ConceptSet
 
@@ -44,9 +45,7 @@ def unite(sets: Sequence[Manifest]) -> Manifest:
     first = sets[0]
     for number, part in enumerate(sets):
         if part.root.resolve() in {other.root.resolve() for other in sets[:number]}:
-            raise ShardError(
-                f"{part.root}: twice in data.shards; list it once, and set its repeats"
-            )
+            raise ShardError(f"{part.root}: twice in data.shards; list it once, with more repeats")
         _check(first, part)
     others = [_named(first, shard) for shard in first.shards if shard.split != "train"]
     return Manifest(
@@ -59,25 +58,44 @@ def unite(sets: Sequence[Manifest]) -> Manifest:
     )
 
 
-def repeated(manifest: Manifest, shards: str | Sequence[ShardSet]) -> tuple[Repeated, ...]:
-    """Every set's number of training shards and its repeats; nothing for one folder."""
+def brought(sets: Sequence[ShardSet], counts: Sequence[int]) -> list[int]:
+    """Images that every set brings into an epoch, at least one; ``counts`` are those that it has.
+
+    Where some sets have repeats and bring m images together, and the others' proportions are p, an
+    epoch has m / (1 - Σp) images; where all have proportions, as many as all sets have. Of these
+    a set brings its proportion, rounded.
+    """
+    repeated = [
+        0 if part.proportion else max(1, round((part.repeats or 1.0) * count))
+        for part, count in zip(sets, counts, strict=True)
+    ]
+    rest = 1 - math.fsum(part.proportion or 0.0 for part in sets)
+    epoch = sum(repeated) / rest if any(repeated) else sum(counts)
+    return [
+        max(1, round(part.proportion * epoch)) if part.proportion else images
+        for part, images in zip(sets, repeated, strict=True)
+    ]
+
+
+def parts(manifest: Manifest, shards: str | Sequence[ShardSet]) -> tuple[Part, ...]:
+    """Every set's number of training shards and what it brings; nothing for one folder."""
     if isinstance(shards, str):
         return ()
-    pairs = zip(_by_set(manifest), shards, strict=True)
-    return tuple(Repeated(len(mine), part.repeats) for mine, part in pairs)
+    mine = _by_set(manifest)
+    images = brought(shards, [_samples(part) for part in mine])
+    return tuple(Part(len(part), images) for part, images in zip(mine, images, strict=True))
 
 
 def describe(manifest: Manifest, shards: str | Sequence[ShardSet]) -> list[str]:
     """A line on every set: what it brings into an epoch."""
     if isinstance(shards, str):
         return []
-    counts = [sum(shard.samples for shard in mine) for mine in _by_set(manifest)]
-    sets = zip(repeated(manifest, shards), counts, strict=True)
-    drawn = [part.drawn(count) for part, count in sets]
+    counts = [_samples(mine) for mine in _by_set(manifest)]
+    images = brought(shards, counts)
     return [
-        f"{part.shards}: {mine} of {sum(drawn)} images of an epoch "
-        f"({100 * mine / sum(drawn):.1f} %); it has {count}"
-        for part, mine, count in zip(shards, drawn, counts, strict=True)
+        f"{part.shards}: {mine} of {sum(images)} images of an epoch "
+        f"({100 * mine / sum(images):.1f} %); it has {count}"
+        for part, mine, count in zip(shards, images, counts, strict=True)
     ]
 
 
@@ -85,6 +103,10 @@ def _by_set(manifest: Manifest) -> list[list[Shard]]:
     """A union's training shards, set by set."""
     train = manifest.split("train")
     return [list(mine) for _, mine in groupby(train, lambda shard: Path(shard.name).parent)]
+
+
+def _samples(shards: Sequence[Shard]) -> int:
+    return sum(shard.samples for shard in shards)
 
 
 def _check(first: Manifest, other: Manifest) -> None:

@@ -10,12 +10,11 @@ p % W = k: whole lanes, read front to back, and the same global batches for ever
 state of an epoch is one number, the samples consumed: whoever goes on reads, of each lane, at most
 the block that is in use once more.
 
-Where several sets are mixed, one of n samples that is to be seen r times an epoch brings
-m = max(1, round(r n)) samples into each: m // n times all of its shards, and a part of m % n. For
-these parts its shards are laid in a ring, in a seeded permutation that all epochs share; every
-epoch's part begins where the last one's ended. So after any number of epochs no sample was seen
-more than once more often than another of its set. Pieces of all sets together are what is
-permuted, rotated and cut.
+Where several sets are mixed, one of n samples that brings m samples into every epoch brings m // n
+times all of its shards, and a part of m % n. For these parts its shards are laid in a ring, in a
+seeded permutation that all epochs share; every epoch's part begins where the last one's ended. So
+after any number of epochs no sample was seen more than once more often than another of its set.
+Pieces of all sets together are what is permuted, rotated and cut.
 
 Memory and time to start grow with the number of shards, never with that of samples. They are in
 docs/results/order.md, with how well this mixes beside a permutation of all samples.
@@ -43,15 +42,11 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """One of several sets: its number of shards, and how often an epoch sees it."""
+class Part:
+    """One of several sets: its number of shards, and the samples that it brings into an epoch."""
 
     shards: int
-    times: float
-
-    def drawn(self, samples: int) -> int:
-        """Samples that it brings into every epoch, of a set of so many."""
-        return max(1, round(self.times * samples))
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -72,12 +67,12 @@ class Order:
     lanes: int = 64
     window: int = 64
     shuffle: bool = True
-    sets: tuple[Repeated, ...] = ()
+    sets: tuple[Part, ...] = ()
 
     @cached_property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return sum(part.drawn(_count(shards)) for part, shards in self._sets)
+        return sum(part.samples for part, _ in self._sets)
 
     def lane_length(self, lane: int) -> int:
         """Samples of a lane: positions lane, lane + lanes, ... below `samples`."""
@@ -122,11 +117,11 @@ class Order:
         return np.concatenate([self._part(epoch, number) for number in range(len(self._sets))])
 
     @cached_property
-    def _sets(self) -> list[tuple[Repeated, Ints]]:
+    def _sets(self) -> list[tuple[Part, Ints]]:
         """Every set and its whole shards as such pieces."""
         sizes = np.array(self.sizes, np.int64)
         pieces = np.stack([np.arange(len(sizes)), np.zeros_like(sizes), sizes], 1)
-        sets = self.sets or (Repeated(len(sizes), 1.0),)
+        sets = self.sets or (Part(len(sizes), int(sizes.sum())),)
         cuts = np.cumsum([part.shards for part in sets])[:-1]
         return list(zip(sets, np.split(pieces, cuts), strict=True))
 
@@ -134,7 +129,7 @@ class Order:
         """What a set brings into an epoch."""
         part, shards = self._sets[number]
         count = _count(shards)
-        whole, rest = divmod(part.drawn(count), count)
+        whole, rest = divmod(part.samples, count)
         pieces = [shards] * whole
         if rest:
             # Longer than keys of epochs and blocks, which numpy takes as if filled up by zeros.

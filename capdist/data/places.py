@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.order import Order
 
 #: A sample: the number of its shard in the split, and its own in the shard.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from capdist.config import DataConfig
+from capdist.config.data import DataConfig
 from capdist.data.collate import Row
 from capdist.data.dali import Dali
 from capdist.data.mapped import Mapped

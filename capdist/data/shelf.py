@@ -1,7 +1,7 @@
 """What a process remembers of the shards that it has read.
 
-A shard's index is parsed when the shard is first read, and a sample's JSON when the sample is:
-checked, turned into compact integers, and kept.
+A shard's index is read when the shard first is; a sample's line of it is parsed when the sample is
+read, and its JSON too: checked, turned into compact integers, and kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from capdist.data.places import Place
 from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
 from shards.concepts import Concepts
-from shards.index import Manifest, SampleIndex, Shard
+from shards.index import Index, SampleIndex
+from shards.manifest import Manifest, Shard
 from shards.remote import LostShard
 from shards.schema import MEMBERS, Array, Sample, ShardError, decode
 
@@ -53,11 +54,11 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A shard whose index is parsed, and what is known of its samples."""
+    """A shard whose index is read, and what is known of its samples."""
 
     manifest: Manifest
     shard: Shard
-    entries: list[SampleIndex]
+    entries: Index
     known: list[Known | None]
 
     @cached_property
@@ -155,20 +156,19 @@ class Shelf:
         """
         known = self.known(place)
         if known is None:
-            return self.learn(place, members)
+            return self.learn(place, self.entry(place), members)
         count, data = math.prod(known.shape), members["regions.npy"]
         start = len(data) - count * known.dtype.itemsize
         regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
         return Row(known.text, regions, known.boxes, known.classes)
 
-    def learn(self, place: Place, members: Mapping[str, bytes]) -> Row:
+    def learn(self, place: Place, entry: SampleIndex, members: Mapping[str, bytes]) -> Row:
         """A sample from its members' bytes, which are remembered but for the regions.
 
         Raises:
             ShardError: if a member is missing or is not what the format says.
         """
         opened = self.open(place[0])
-        entry = opened.entries[place[1]]
         sample = self._decode(opened, entry.key, members)
         row = row_of(sample, self.encode(sample))
         stored = entry.members["regions.npy"]

@@ -148,12 +148,13 @@ def _read_from(shelf: Shelf, span: Span) -> Iterator[Read]:
     from webdataset.tariterators import group_by_keys
 
     opened, tar = shelf.open(span.shard), str(shelf.tar(span.shard))
-    entries = opened.entries[span.start : span.stop]
     # Not by webdataset's gopen, which takes a name that begins with "pipe:" for a command.
     with open(tar, "rb") as file:
-        file.seek(entries[0].offset)
+        file.seek(opened.entries[span.start].offset)
         samples = group_by_keys(_files(file, tar, shelf.members))
-        for number, entry in enumerate(entries, span.start):
+        for number in range(span.start, span.stop):
+            # One by one: an entry that is damaged is only its own sample's.
+            entry = opened.entries[number]
             members = next(samples, None)
             if members is None:
                 raise ShardError(

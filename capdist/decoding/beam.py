@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch, Hypotheses
-from capdist.config import DecodingConfig, LengthConfig
+from capdist.config.decoding import DecodingConfig, LengthConfig
 from capdist.decoding.forced import Forced
 from capdist.decoding.groups import Competition, Groups
 from capdist.decoding.limits import Limits

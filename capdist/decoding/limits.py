@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError
 from capdist.decoding.forced import WordSets, fewest
 from capdist.vocab import SPECIALS, Vocabulary
 

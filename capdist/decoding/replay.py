@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import DecodingConfig
+from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import Found, Search
 from capdist.decoding.limits import Limits
 from capdist.models.base import CaptionModel

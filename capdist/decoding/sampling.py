@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch, Hypotheses
-from capdist.config import SamplingConfig
+from capdist.config.decoding import SamplingConfig
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
 

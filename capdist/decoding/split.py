@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from capdist.batch import Batch
-from capdist.config import DecodingConfig
+from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import looked_at
 from capdist.decoding.limits import Limits, Wanted
 from capdist.decoding.replay import searcher

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from capdist.config import DataConfig
+from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
 from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves
@@ -19,7 +19,7 @@ from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, timeline, waiting
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 #: Captions shown beside their references.
 SHOWN = 5

@@ -14,7 +14,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from capdist.batch import Batch
-from capdist.config import ConfigError, DecodingConfig, read_json
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError, read_json
 from capdist.data.collate import Collate
 from capdist.data.dataset import check_needs, evaluation_batches, references
 from capdist.data.places import Ranks
@@ -27,7 +28,7 @@ from shards.atomic import replacing
 from shards.features import Joined
 from shards.fingerprint import Moments
 from shards.formats import RegionFeatures, find_files
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Sample
 
 #: Images of feature files whose features are compared with those that a model was trained on.

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capdist.config import Config, ConfigError, MilStage, ScstStage, XeStage, read_json
+from capdist.config.section import ConfigError, read_json
+from capdist.config.stages import MilStage, ScstStage, XeStage
+from capdist.config.tree import Config
 from capdist.data.dataset import members
 from capdist.losses.grounding import Salient
 from capdist.models.base import CaptionModel, parse
@@ -17,7 +19,7 @@ from capdist.training.engine import zero_stage
 from capdist.training.export import DETECTOR, MODEL, check_concepts, read_weights
 from capdist.training.mil import Detection, DetectorValidation
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.training.job import Job
 
 

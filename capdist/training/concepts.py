@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from capdist.batch import Batch
-from capdist.config import Config, ConfigError, MilStage, read_json, validate
+from capdist.config.section import ConfigError, read_json, validate
+from capdist.config.stages import MilStage
+from capdist.config.tree import Config
 from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks
 from capdist.losses.concepts import noisy_or, silence
@@ -23,7 +25,8 @@ from capdist.training.job import Job
 from capdist.training.mil import DetectorValidation, fold_of, new_detectors
 from capdist.vocab import Vocabulary
 from shards.concepts import Concepts, best
-from shards.index import Features, Manifest, Shard
+from shards.extractor import Features
+from shards.manifest import Manifest, Shard
 from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
 
 #: Digits of a probability that are kept: the last bits depend on the machine.

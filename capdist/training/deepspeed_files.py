@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 
 #: Torch's own switch, which rules over DeepSpeed's explicit ``weights_only=False``.
 SWITCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

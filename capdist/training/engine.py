@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
-from capdist.config import Config, ConfigError, OptimizerConfig, TrainingStage
+from capdist.config.section import ConfigError
+from capdist.config.stages import OptimizerConfig, TrainingStage
+from capdist.config.tree import Config
 from capdist.training.deepspeed_files import convert, numbers_only
 from capdist.training.job import Job
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError
 from capdist.data.dataset import References, references
 from capdist.decoding.split import Caption
 from capdist.metrics.coco import Scores, probe, score, write_results
@@ -26,7 +27,7 @@ from capdist.reporting.table import format_table
 from capdist.training.export import Exported, run_shards
 from capdist.training.grounding import Annotated
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 #: Images that the report shows.
 SAMPLES = 12

@@ -13,12 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
-from capdist.config import Config, ConfigError, DecodingConfig, read_json, validate
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError, read_json, validate
+from capdist.config.tree import Config
 from capdist.data.mixture import load_shards
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.checkpoint import find_checkpoint
 from capdist.vocab import Vocabulary
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.sidecars import ConceptSet
 
 #: A captioning model's weights, those of detectors, and the words that these detect.

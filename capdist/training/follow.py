@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capdist.config import Config, ConfigError, MilStage, read_json, validate
+from capdist.config.section import ConfigError, read_json, validate
+from capdist.config.stages import MilStage
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned
 from capdist.metrics.coco import probe
 from capdist.reporting.journal import JOURNAL, read_records

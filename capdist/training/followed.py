@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from capdist.config import Config
+from capdist.config.tree import Config
 from capdist.reporting.journal import JOURNAL, read_records
 from capdist.reporting.progress import Progress
 from capdist.training.checkpoint import Cursor, step_folders

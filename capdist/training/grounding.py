@@ -9,7 +9,7 @@ from functools import cached_property
 
 from capdist.decoding.split import Caption
 from capdist.metrics.grounding import Box, Grounded, Object, grounding_f1, lemma
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Phrase, ShardError, decode_grounding
 
 #: Width and height of an image in pixels.

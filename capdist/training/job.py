@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.data.places import Ranks
 from capdist.metrics.coco import ScoreError
 from capdist.training.watch import Watch

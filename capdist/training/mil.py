@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import Config, MilStage
+from capdist.config.stages import MilStage
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
 from capdist.metrics.average_precision import mean_average_precision
@@ -31,7 +32,7 @@ from capdist.training.export import DETECTOR, WORDS, write_export
 from capdist.training.job import Job
 from capdist.vocab import Vocabulary
 from shards.concepts import commonest_words
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 
 #: Numbers (N,) of the words that an image's captions have, by image id.

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from capdist.config import Config
+from capdist.config.tree import Config
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 VERSIONED = ("capdist", "torch", "deepspeed", "webdataset", "pycocoevalcap", "numpy", "safetensors")
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capdist.config import Config, ScstStage
+from capdist.config.stages import ScstStage
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.coco import cider
@@ -15,7 +16,7 @@ from capdist.rewards.base import WeightedSum, build
 from capdist.training.job import Job
 from capdist.vocab import EOS, Vocabulary
 from capdist.workers.reward_pool import RewardPool, open_pool
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 Tokens = Mapping[int, Sequence[Sequence[str]]]
 Ids = dict[int, list[list[int]]]

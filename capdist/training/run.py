@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
-from capdist.config import Config, ConfigError, MilStage, Stage, XeStage
+from capdist.config.section import ConfigError
+from capdist.config.stages import MilStage, Stage, XeStage
+from capdist.config.tree import Config
 from capdist.data.batches import Batches
 from capdist.data.dataset import check_needs, count_words, training_batches
 from capdist.data.mixture import describe, load_shards
@@ -47,7 +49,7 @@ from capdist.training.stages import XeObjective
 from capdist.training.trainer import Judge, Stopped, Trainer
 from capdist.training.validation import Validation
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.sidecars import ConceptSet
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from capdist.config import (
+from capdist.config.stages import (
     ConstantSchedule,
     CosineSchedule,
     NoamSchedule,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capdist.config import Config
+from capdist.config.tree import Config
 from capdist.models.base import registered
 
 SCHEMA, OPTIONS = Path("configs/schema.json"), Path("docs/options.md")

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from capdist.batch import Batch
-from capdist.config import DecodingConfig, SamplingConfig, ScstStage
+from capdist.config.decoding import DecodingConfig, SamplingConfig
+from capdist.config.stages import ScstStage
 from capdist.decoding.beam import beam_search
 from capdist.decoding.sampling import sample_from
 from capdist.losses.self_critical import leave_one_out, policy, self_critical

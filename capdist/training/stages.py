@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import ScheduledSampling, XeStage
+from capdist.config.stages import ScheduledSampling, XeStage
 from capdist.losses.cross_entropy import cross_entropy
 from capdist.losses.grounding import Salient, grounding
 from capdist.models.base import CaptionModel

@@ -19,16 +19,8 @@ from typing import Any
 
 from pydantic import Field
 
-from capdist.config import (
-    Config,
-    ConfigError,
-    Positive,
-    RayConfig,
-    Section,
-    load_config,
-    read_json,
-    validate,
-)
+from capdist.config.section import ConfigError, Positive, Section, read_json, validate
+from capdist.config.tree import Config, RayConfig, load_config
 from capdist.reporting.results import Results
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.commands import Task

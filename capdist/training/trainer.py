@@ -12,7 +12,8 @@ from typing import Any, NoReturn, Protocol
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import Config, Stage
+from capdist.config.stages import Stage
+from capdist.config.tree import Config
 from capdist.data.batches import Batches
 from capdist.reporting.journal import Journal
 from capdist.reporting.progress import Progress

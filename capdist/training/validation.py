@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from capdist.config import Config, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.tree import Config
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.decoding.split import caption_images
 from capdist.metrics.coco import cider, write_results
@@ -19,7 +20,7 @@ from capdist.models.base import CaptionModel
 from capdist.training.export import write_export
 from capdist.training.job import Job
 from capdist.vocab import Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)

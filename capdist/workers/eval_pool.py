@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from capdist.batch import Batch
-from capdist.config import DataConfig, DecodingConfig, RayConfig
+from capdist.config.data import DataConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.tree import RayConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks
@@ -23,7 +25,7 @@ from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 from capdist.workers.ray_child import RayChild, Wish, raised
 from capdist.workers.ray_decoders import serve
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 #: The best caption of each image of a batch.
 Found = list[tuple[int, Caption]]

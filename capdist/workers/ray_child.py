@@ -24,7 +24,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from capdist.config import RayConfig
+from capdist.config.tree import RayConfig
 from capdist.workers.reward_pool import PoolError
 
 #: Seconds that a Ray of one's own may take to start; a running one has ``ray.timeout_s``.

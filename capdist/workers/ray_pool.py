@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from capdist.config import RayConfig, RewardConfig
+from capdist.config.stages import RewardConfig
+from capdist.config.tree import RayConfig
 from capdist.workers.ray_actors import serve
 from capdist.workers.ray_child import GRACE_S, RayChild, RayLostError, Wish, raised
 from capdist.workers.reward_pool import Packed, Pending, Reward, RewardPool

@@ -18,7 +18,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from capdist.config import RayConfig, RewardConfig
+from capdist.config.stages import RewardConfig
+from capdist.config.tree import RayConfig
 
 Packed = NDArray[np.int64]
 Scores = NDArray[np.float64]

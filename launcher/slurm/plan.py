@@ -6,7 +6,9 @@ Two lines: the folder; ``cluster`` where actors compute rewards, and nobody has 
 import argparse
 import sys
 
-from capdist.config import ConfigError, ScstStage, load_config
+from capdist.config.section import ConfigError
+from capdist.config.stages import ScstStage
+from capdist.config.tree import load_config
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.index import Features
+from shards.extractor import Features
 from shards.scenes.concepts import spot
 from shards.scenes.detector import CLASS_NAMES, REGIONS, WIDTH, detect
 from shards.scenes.draw import picture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capdist.config import load_config
+from capdist.config.tree import load_config
 from capdist.models.base import Dims, build
 from capdist.training.schema import OPTIONS, config_schema, options_page
 from capdist.training.sweep import Sweep

@@ -15,7 +15,7 @@ import pytest
 from shards.build import Recipe, build
 from shards.features import Joined
 from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, Annotation, FeatureSource, recognise
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
 from tests.shards.format_files import (

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from capdist.config import ConfigError, DataConfig, validate
+from capdist.config.data import DataConfig
+from capdist.config.section import ConfigError, validate
 from capdist.data import cache
 from capdist.data.cache import RegionStore, lock_pages
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.data.test_readers import batches, damaged, same
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import BatchConfig, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import captioned, check_needs, count_words, training_batches
 from capdist.data.places import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample, ShardError
 from shards.writer import write
 from tests.conftest import WORDS, TinySource, tiny_sample

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from capdist.config import DataConfig
+from capdist.config.data import DataConfig
 from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Features
+from shards.extractor import Features
 from shards.schema import Sample
 from shards.storage import to_int8
 from shards.writer import write

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from capdist.config import BatchConfig, DataConfig, ShardSet, validate
+from capdist.config.data import DataConfig, ShardSet
+from capdist.config.section import validate
+from capdist.config.stages import BatchConfig
 from capdist.data.dataset import (
     captioned,
     count_words,
@@ -23,7 +25,8 @@ from capdist.data.dataset import (
 from capdist.data.mixture import describe, load_shards, unite
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
 from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
 from shards.writer import write
@@ -125,6 +128,21 @@ def test_a_list_of_one_set_is_that_set(folders: tuple[str, str], data: DataConfi
     listed = data.model_copy(update={"shards": (ShardSet(shards=folders[0]),)})
     expected = steps(load_shards(plain), plain, 1)
     assert steps(load_shards(listed), listed, 1) == expected
+
+
+def test_a_proportion_gives_the_batches_of_such_repeats(
+    folders: tuple[str, str], data: DataConfig
+) -> None:
+    def found(**part: float) -> tuple[str, list[list[list[str]]]]:
+        sets = [{"shards": folders[0]}, {"shards": folders[1], **part}]
+        mixed = validate(DataConfig, {**data.model_dump(), "shards": sets}, "c.json")
+        assert validate(DataConfig, json.loads(mixed.model_dump_json()), "config.json") == mixed
+        manifest = load_shards(mixed)
+        (_, line) = describe(manifest, mixed.shards)
+        return line, [steps(manifest, mixed, epoch, consumed=8) for epoch in range(4)]
+
+    assert found(proportion=9 / 28) == found(repeats=9 / 30)
+    assert found(proportion=0.32)[0].endswith("b: 9 of 28 images of an epoch (32.1 %); it has 30")
 
 
 def test_other_splits_are_the_first_sets(manifest: Manifest, data: DataConfig) -> None:

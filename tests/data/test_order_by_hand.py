@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capdist.data.order import Order, Repeated
+from capdist.data.order import Order, Part
 
 Place = tuple[int, int]
 
@@ -22,8 +22,10 @@ Place = tuple[int, int]
 def orders(draw: st.DrawFn) -> Order:
     """Of one to three sets with one to six shards each."""
     shards = draw(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=6), max_size=3))
-    times = st.one_of(st.floats(0.01, 3.5), st.sampled_from([0.5, 1.0, 2.0, 2.5]))
-    sets = tuple(Repeated(len(sizes), draw(times)) for sizes in shards)
+    sets = tuple(
+        Part(len(sizes), draw(st.one_of(st.integers(1, 100), st.just(sum(sizes)))))
+        for sizes in shards
+    )
     return Order(
         sizes=tuple(chain(*shards)) or tuple(draw(st.lists(st.integers(1, 30), min_size=1))),
         seed=draw(st.integers(0, 3)),
@@ -36,10 +38,10 @@ def orders(draw: st.DrawFn) -> Order:
 many = settings(deadline=None, max_examples=60, derandomize=True)
 
 
-def sets_of(order: Order) -> Iterator[tuple[Repeated, list[list[Place]]]]:
+def sets_of(order: Order) -> Iterator[tuple[Part, list[list[Place]]]]:
     """Every set with the samples of its shards."""
     shards = [[(shard, i) for i in range(size)] for shard, size in enumerate(order.sizes)]
-    for part in order.sets or (Repeated(len(shards), 1),):
+    for part in order.sets or (Part(len(shards), sum(order.sizes)),):
         yield part, shards[: part.shards]
         shards = shards[part.shards :]
 
@@ -49,7 +51,7 @@ def brought(order: Order, epoch: int) -> list[list[Place]]:
     pieces = []
     for number, (part, shards) in enumerate(sets_of(order)):
         count = sum(map(len, shards))
-        whole, rest = divmod(max(1, round(part.times * count)), count)
+        whole, rest = divmod(part.samples, count)
         pieces += shards * whole
         mixed = np.random.default_rng([order.seed, number, 0, 0, 1]).permutation(len(shards))
         ring = [place for shard in mixed for place in shards[shard]] * 2
@@ -112,7 +114,7 @@ def test_over_epochs_all_samples_of_a_set_are_seen_equally_often(order: Order, e
         places = list(chain(*shards))
         counts = [seen[place] for place in places]
         assert max(counts) - min(counts) <= 1
-        assert sum(counts) == epochs * part.drawn(len(places))
+        assert sum(counts) == epochs * part.samples
 
 
 @many
@@ -138,11 +140,12 @@ def test_whoever_goes_on_touches_one_block_of_each_lane_again(
     assert touched - len(rest) <= order.lanes * (order.window - 1)
 
 
-@pytest.mark.parametrize("sets", [(), (Repeated(600, 2.5), Repeated(400, 0.3))])
-def test_memory_grows_with_shards_not_samples(sets: tuple[Repeated, ...]) -> None:
+@pytest.mark.parametrize("sets", [(), ((600, 2.5), (400, 0.3))])
+def test_memory_grows_with_shards_not_samples(sets: tuple[tuple[int, float], ...]) -> None:
     def peak(samples: int) -> int:
         tracemalloc.start()
-        order = Order((samples,) * 1000, 1, sets=sets)
+        parts = tuple(Part(shards, int(times * shards * samples)) for shards, times in sets)
+        order = Order((samples,) * 1000, 1, sets=parts)
         for lane in range(order.lanes):
             order.lane_spans(3, lane)
             order.block(3, lane, 0)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from capdist.config import BatchConfig, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
 from capdist.data.order import Order
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Manifest, index_path
+from shards.index import index_path
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
 from tests.conftest import WORDS, TinySource

@@ -15,13 +15,16 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import BatchConfig, ConfigError, DataConfig
+from capdist.config.data import DataConfig
+from capdist.config.section import ConfigError
+from capdist.config.stages import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, training_batches
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
-from shards.index import Manifest, index_path
+from shards.index import index_path
+from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.sidecars import ConceptSet, write_sidecar
 from shards.writer import write
@@ -268,7 +271,7 @@ def test_an_index_that_claims_more_than_there_is(
     path = index_path(tar)
     index = json.loads(path.read_text())
     index[1]["members"]["regions.npy"][1] = 2**62
-    path.write_text(json.dumps(index))
+    path.write_text("\n".join(["[", ",\n".join(map(json.dumps, index)), "]", ""]))
     said, found = lost(manifest, reader)
     (line,) = said
     assert f"{tar}: sample {index[1]['key']}: " in line

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shards.cache import Cache
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.remote import LostShard, Patience
 from tests.data.test_readers import batches, keys, same
 from tests.shards.servers import Server, serving

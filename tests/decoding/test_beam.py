@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capdist.batch import Batch, Hypotheses
-from capdist.config import DecodingConfig, LengthConfig
+from capdist.config.decoding import DecodingConfig, LengthConfig
 from capdist.decoding.beam import DecodingError, beam_search, length_weights
 from capdist.decoding.limits import Limits
 from capdist.models.base import CaptionModel, Dims, build, registered

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.config import ConfigError, DecodingConfig
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError
 from capdist.decoding.beam import beam_search
 from capdist.decoding.forced import WordSets, fewest
 from capdist.decoding.limits import Limits

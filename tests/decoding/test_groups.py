@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.config import ConfigError, DecodingConfig, validate
+from capdist.config.decoding import DecodingConfig
+from capdist.config.section import ConfigError, validate
 from capdist.decoding.beam import beam_search
 from capdist.models.base import CaptionModel, registered
 from capdist.vocab import BOS, EOS, PAD, UNK

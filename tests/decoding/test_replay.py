@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.config import DecodingConfig
+from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import Search
 from capdist.decoding.limits import Limits
 from capdist.decoding.replay import STRIDE, pad, searcher

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import SamplingConfig
+from capdist.config.decoding import SamplingConfig
 from capdist.decoding.sampling import draw, invert, restrict, sample, uniform, unit
 from capdist.models.base import registered
 from capdist.vocab import BOS, EOS, PAD, UNK

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import DecodingConfig
+from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import DecodingError
 from capdist.decoding.split import caption_images
 from capdist.models.base import build

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.faults.crew import Crew
 from tests.faults.network import ADDRESSES, CARD, Cable, absent, cable
 from tests.faults.trial import (

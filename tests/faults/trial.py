@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from capdist.training.checkpoint import find_checkpoint, read_cursor
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
 from tests.faults.crew import Crew

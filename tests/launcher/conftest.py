@@ -17,7 +17,7 @@ import torch
 
 from capdist.reporting.journal import read_records
 from capdist.training.checkpoint import find_checkpoint
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}

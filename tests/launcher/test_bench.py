@@ -11,7 +11,7 @@ import torch
 
 from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
 from capdist.benchmarks.order import measure
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.vocab import EOS, PAD
 from tests.launcher.conftest import launch, refused
 
@@ -71,7 +71,7 @@ def test_order(tmp_path: Path) -> None:
     assert figures["costs"]["permutation of all samples"]["peak MB"] >= 0.08
     worst = figures["mixing"]["160"]["1 × 4096"]["source 16"]
     assert f"{worst:.1f}" in page.read_text()
-    assert "order, 100 shards, resumed" in result.stdout
+    assert "order, 100 shards of 100, resumed" in result.stdout
 
 
 def test_too_few_samples_for_an_order() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from capdist.reporting import submission
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.conftest import tiny_sample
 from tests.launcher.conftest import launch, refused, train
 

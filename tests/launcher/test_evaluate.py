@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from capdist.reporting.results import Results, ResultsError
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
 from tests.launcher.conftest import checkpoint, launch, refused

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.training.evaluation import Evaluation, Wanted
 from capdist.training.export import read_run
 from capdist.workers.reward_pool import PoolError

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.metrics.coco import probe
 from capdist.reporting.journal import read_records
 from capdist.training.checkpoint import find_checkpoint, step_folders

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Sample
 from shards.sidecars import CONCEPTS, ConceptSet
 from tests.conftest import TinySource

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
 from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train

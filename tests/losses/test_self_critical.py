@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config import SamplingConfig
+from capdist.config.decoding import SamplingConfig
 from capdist.decoding.sampling import sample
 from capdist.losses.self_critical import leave_one_out, policy, self_critical
 from capdist.models.base import CaptionModel, registered

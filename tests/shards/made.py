@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from shards.index import Features
+from shards.extractor import Features
 from shards.schema import CLASS_DTYPE, Phrase, Sample
 
 FLICKR8K = os.environ.get("CAPDIST_FLICKR8K", "")

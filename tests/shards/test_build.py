@@ -10,7 +10,7 @@ from shards.build import Recipe, build
 from shards.features import Joined
 from shards.formats.karpathy import Karpathy
 from shards.formats.npz_blocks import NpzBlocks
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
 from tests.shards.made import FLICKR8K, needs_flickr8k

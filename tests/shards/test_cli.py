@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shards.__main__ import main
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.writer import write
 from tests.shards.format_files import IDS, coco_captions, cocobu
 from tests.shards.made import Numbers

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.index import MANIFEST, Manifest
+from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError
 from shards.sidecars import CONCEPTS
 from shards.tars import read_tar

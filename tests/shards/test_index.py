@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.index import MANIFEST, Manifest
+from shards.index import Index, Member, SampleIndex, index_path, index_text
+from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.writer import write
 from tests.shards.made import Numbers, make_sample
@@ -40,6 +41,53 @@ def test_one_index_serves_all_optional_members(manifest: Manifest) -> None:
     data = (manifest.root / "val-00000.tar").read_bytes()
     members = {s: data[m.offset : m.offset + m.size] for s, m in entry.members.items()}
     assert decode(entry.key, members).grounding == make_sample(7).grounding
+
+
+@pytest.mark.parametrize("samples", [0, 1, 5])
+def test_an_index_is_read_as_it_was_written(samples: int) -> None:
+    entries = [
+        SampleIndex(f"ü\u2028{n}", n, {"json": Member(n, 2**40 + n, n), "png": Member(0, 0, n)})
+        for n in range(samples)
+    ]
+    data = index_text(entries)
+    assert [row["key"] for row in json.loads(data)] == [entry.key for entry in entries]
+    index = Index(Path("a.index.json"), data)
+    assert len(index) == samples
+    assert list(index) == entries
+    assert [index[place - samples] for place in range(samples)] == entries
+    for outside in (samples, -samples - 1):
+        with pytest.raises(IndexError):
+            index[outside]
+
+
+def test_a_damaged_line_is_its_own_samples_only(manifest: Manifest) -> None:
+    shard = manifest.split("train")[0]
+    path = index_path(manifest.root / shard.name)
+    first, second, third = manifest.index(shard)
+    path.write_bytes(path.read_bytes().replace(second.key.encode(), b'"'))
+    index = manifest.index(shard)
+    assert (index[0], index[2]) == (first, third)
+    with pytest.raises(
+        ShardError, match=r"train-00000\.index\.json: line 3: not JSON .*; delete it"
+    ):
+        index[1]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[", b"[\n", b"]\n", b"\n\n\n", b"[\n]", b"[{}]\n", b"[\n{}]\n"]
+)
+def test_a_file_that_is_no_index(data: bytes) -> None:
+    message = r"^a.index.json: not a list with a line for every sample; delete it and build"
+    with pytest.raises(ShardError, match=message):
+        Index(Path("a.index.json"), data)
+
+
+def test_an_index_that_was_deleted_is_built_again(manifest: Manifest) -> None:
+    path = index_path(manifest.root / "train-00001.tar")
+    data = path.read_bytes()
+    path.unlink()
+    assert write(Numbers(), manifest.root, samples_per_shard=3, workers=1) == manifest
+    assert path.read_bytes() == data
 
 
 def test_unknown_split_names_the_known(manifest: Manifest) -> None:

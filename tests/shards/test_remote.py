@@ -18,7 +18,7 @@ import pytest
 
 import shards.cache
 from shards.cache import Cache
-from shards.index import MANIFEST, Manifest
+from shards.manifest import MANIFEST, Manifest
 from shards.remote import LostShard, Patience
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.sidecars import ConceptSet, write_sidecar
@@ -63,7 +63,9 @@ def test_a_url_gives_what_the_folder_gives(
     assert remote.to_json() == tiny.to_json()
     for split in ("train", "val", "test"):
         assert list(remote.read(split, "json")) == list(tiny.read(split, "json"))
-    assert [remote.index(s) for s in remote.shards] == [tiny.index(s) for s in tiny.shards]
+    assert [list(remote.index(s)) for s in remote.shards] == [
+        list(tiny.index(s)) for s in tiny.shards
+    ]
     once = {shard.name: 1 for shard in tiny.shards}
     assert server.count() == {**once, MANIFEST: 1, "concepts.json": 1}
     assert verify(remote) == []
@@ -214,7 +216,7 @@ def test_after_a_kill_the_download_goes_on(
     code = f"""
 import shards.cache
 from pathlib import Path
-from shards.index import Manifest
+from shards.manifest import Manifest
 shards.cache.PIECE = {size // 2 + 1}
 manifest = Manifest.load({server.url!r}, shards.cache.Cache(Path({str(cache.folder)!r})))
 manifest.tar(manifest.shards[0])

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from shards.cache import HELD, Cache, Source
-from shards.index import Manifest, index_path
+from shards.index import index_path
+from shards.manifest import Manifest
 from shards.remote import Patience
 from shards.schema import ShardError
 from tests.shards.servers import serving

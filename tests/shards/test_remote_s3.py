@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.cache import Cache
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.remote import LostShard, Patience
 from shards.schema import ShardError
 from shards.verify import verify

@@ -9,8 +9,8 @@ import pytest
 
 from shards.__main__ import main
 from shards.concepts import Concepts
-from shards.index import Manifest
 from shards.inspect import find
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.sidecars import CONCEPTS, ConceptSet, install, write_sidecar
 from shards.verify import verify

@@ -10,7 +10,7 @@ import pytest
 
 from shards.build import Recipe, build
 from shards.fingerprint import UNKNOWN, Fingerprint, Moments
-from shards.index import MANIFEST, Manifest
+from shards.manifest import MANIFEST, Manifest
 from shards.schema import Array, ShardError
 from shards.storage import loss, scale_of, to_int8
 from shards.verify import verify

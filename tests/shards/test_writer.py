@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from shards.index import MANIFEST
+from shards.manifest import MANIFEST
 from shards.schema import Sample, ShardError
 from shards.writer import PLAN, write
 from tests.shards.made import Changed, Numbers, make_sample

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.launcher.conftest import SMALL, train
 from tests.slurm.cluster import Cluster, absent
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 from capdist.batch import Batch
-from capdist.config import Config, ConfigError, validate
+from capdist.config.section import ConfigError, validate
+from capdist.config.tree import Config
 from capdist.data.batches import Batches
 from capdist.data.dataset import count_words, training_batches
 from capdist.data.places import Ranks
@@ -20,7 +21,7 @@ from capdist.models.base import Dims, build
 from capdist.training.engine import Engine, make_engine
 from capdist.training.job import Job, end_process
 from capdist.training.stages import XeObjective
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 MODEL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24, "dropout": 0.0}
 LR = 0.01

@@ -7,7 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.launcher.conftest import config as config
 from tests.launcher.conftest import environment, losses, records, refused, train
 from tests.launcher.conftest import tiny_config as tiny_config

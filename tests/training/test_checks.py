@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from capdist.config import Config, ConfigError, validate
+from capdist.config.section import ConfigError, validate
+from capdist.config.tree import Config
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.training.checks import Checks
-from shards.index import Manifest
+from shards.manifest import Manifest
 
 STAGE = {
     "objective": "xe",

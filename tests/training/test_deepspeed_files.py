@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.config import ConfigError
+from capdist.config.section import ConfigError
 from capdist.training.deepspeed_files import SWITCH, numbers_only
 
 pytest.importorskip("deepspeed")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.training.matrix import loss_difference, plain, take
 
 

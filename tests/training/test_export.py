@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capdist.config import ConfigError, load_config
+from capdist.config.section import ConfigError
+from capdist.config.tree import load_config
 from capdist.models.base import Dims, build
 from capdist.training.captioning import Captioner, ForcedWords
 from capdist.training.export import Exported, read_export, write_export
 from capdist.vocab import Vocabulary
-from shards.index import Features, Manifest
+from shards.extractor import Features
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from tests.conftest import WORDS, tiny_sample
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config import XeStage
+from capdist.config.stages import XeStage
 from capdist.losses.grounding import Salient
 from capdist.models.base import build
 from capdist.training.stages import XeObjective
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.contract.test_models import DIMS, make_batch, small
 from tests.training.matrix import loss_difference, take
 

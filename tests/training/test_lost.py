@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import distributed
 
-from capdist.config import Config, validate
+from capdist.config.section import validate
+from capdist.config.tree import Config
 from capdist.data.places import Ranks
 from capdist.training.checkpoint import Cursor
 from capdist.training.job import Job

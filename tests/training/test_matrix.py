@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import float32
 
-from shards.index import Manifest
+from shards.manifest import Manifest
 from tests.training.matrix import KINDS, Cell, Given, cells, loss_difference, plain, take
 
 #: Largest relative difference of a loss, and of an element of the first gradient.

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from capdist.config import (
+from capdist.config.stages import (
     ConstantSchedule,
     CosineSchedule,
     NoamSchedule,

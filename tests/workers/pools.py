@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from capdist.config import RayConfig, RewardConfig
+from capdist.config.stages import RewardConfig
+from capdist.config.tree import RayConfig
 from capdist.workers.reward_pool import Packed, RewardPool, Scores, open_pool
 from tests.workers import toy
 from tests.workers.toy import SLOW, captions

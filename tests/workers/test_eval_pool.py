@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.config import DataConfig, DecodingConfig
+from capdist.config.data import DataConfig
+from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from capdist.workers.reward_pool import PoolError
-from shards.index import Manifest
+from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
 from tests.conftest import GroundedSource

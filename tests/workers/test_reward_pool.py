@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capdist.config import RayConfig, RewardConfig
+from capdist.config.stages import RewardConfig
+from capdist.config.tree import RayConfig
 from capdist.workers.reward_pool import PoolError, open_pool
 from tests.workers import toy
 from tests.workers.pools import at, compare, in_process, slow, until

@@ -1,0 +1,55 @@
+"""How captions are written: searched for, or drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from capdist.config.section import Positive, Section
+
+
+class LengthConfig(Section):
+    """What a score is divided by where hypotheses compete; scores stay sums."""
+
+    name: Literal["none", "average", "gnmt"] = Field(
+        "none", description="1; the length with its end; or ((5 + length) / 6)^alpha."
+    )
+    alpha: float = Field(0.6, gt=0, description="Of gnmt (Wu et al. 2016, Eq. 14).")
+
+
+class DecodingConfig(Section):
+    """How captions are decoded when they are scored."""
+
+    beam: Positive = Field(3, description="Hypotheses an image; 1 is greedy.")
+    max_words: Positive = 20
+    min_words: int = Field(0, ge=0)
+    length: LengthConfig = LengthConfig()
+    no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: may be.")
+    no_immediate_repeat: bool = Field(False, description="No word twice in a row.")
+    forbidden: tuple[str, ...] = Field((), description="Words that are never written.")
+    forced: tuple[tuple[str, ...], ...] = Field(
+        (), description="Sets of words; every caption has a word of each."
+    )
+    groups: Positive = Field(1, description="Groups of hypotheses that shun each other's words.")
+    diversity: float = Field(0.5, ge=0, description="λ, what a group pays for a shunned word.")
+    batch: Positive = Field(50, description="Images decoded at a time on one rank.")
+
+    @model_validator(mode="after")
+    def _room(self) -> DecodingConfig:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is more than max_words {self.max_words}")
+        if self.beam % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide a beam of {self.beam}")
+        return self
+
+
+class SamplingConfig(Section):
+    """How captions are drawn from a model."""
+
+    samples: Positive = Field(5, description="Captions of an image.")
+    max_words: Positive = 20
+    temperature: float = Field(1.0, gt=0)
+    top_k: int = Field(0, ge=0, description="Draw among the k likeliest tokens; 0: among all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw among the likeliest that make up p.")
+    gumbel: bool = Field(False, description="Draw by Gumbel's trick.")
