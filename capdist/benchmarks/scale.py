@@ -21,7 +21,8 @@ from capdist.benchmarks.load_corpus import MadeUp
 from capdist.benchmarks.reward import make_reward
 from capdist.benchmarks.scale_check import Timed, Trial, run
 from capdist.benchmarks.scale_program import OWN, SAMPLES, Program
-from capdist.config import RayConfig, RewardConfig
+from capdist.config.stages import RewardConfig
+from capdist.config.tree import RayConfig
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.reward_pool import open_pool
 from shards.writer import write

@@ -21,7 +21,9 @@ from capdist.batch import Batch
 from capdist.benchmarks.corpus import make_corpus
 from capdist.benchmarks.cost import Network, Processor, Work, count
 from capdist.benchmarks.decode import CLASSES, FEATURES, VOCABULARY, make_batch
-from capdist.config import Config, XeStage, validate
+from capdist.config.section import validate
+from capdist.config.stages import XeStage
+from capdist.config.tree import Config
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.training.engine import make_engine
 from capdist.training.job import Job, end_process

@@ -13,7 +13,8 @@ from capdist.batch import Batch
 from capdist.benchmarks.cost import Work, count
 from capdist.benchmarks.decode import STEPS
 from capdist.benchmarks.scale_check import captioned, new_model
-from capdist.config import OptimizerConfig, ScstStage, XeStage, validate
+from capdist.config.section import validate
+from capdist.config.stages import OptimizerConfig, ScstStage, XeStage
 from capdist.training.engine import Objective, make_optimizer
 from capdist.training.scst import ScstObjective
 from capdist.training.stages import XeObjective
