@@ -51,7 +51,7 @@ class Mapped:
             known = opened.known[sample]
             if known:
                 regions = tar.view(known.offset, known.shape, known.dtype)
-                return Row(known.text, regions, known.boxes, known.classes)
+                return Row(known.packed, regions)
             members = tar.members(opened.entries[sample], self.shelf.members)
             check(opened.entries[sample], members)
             return self.shelf.learn(read, members)

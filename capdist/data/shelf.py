@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tarfile import TarError
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from capdist.data.collate import Row, row_of
+from capdist.data.collate import Row
+from capdist.data.packed import Pack, Packed
 from capdist.data.places import Place
-from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
 from shards.concepts import Concepts
 from shards.index import Manifest, SampleIndex, Shard
 from shards.remote import LostShard
-from shards.schema import MEMBERS, Array, Sample, ShardError, decode
+from shards.schema import MEMBERS, Sample, ShardError, decode
 
 #: Shards that are remembered; those used longest ago are forgotten. More than any job has lanes.
 KEPT = 1024
@@ -35,20 +35,17 @@ READ = frozenset(MEMBERS) - {"grounding.json", "png"}
 REMEDY = "'python -m shards verify' names all damage"
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
+class Known(NamedTuple):
     """A sample that was read and checked before: all of it but its regions.
 
     ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
-    numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
+    numbers begin in the tar.
     """
 
-    text: Text
+    packed: Packed
+    offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    offset: int
-    boxes: Array
-    classes: Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +70,16 @@ class Shelf:
     Args:
         manifest: of the shards.
         split: its name.
-        encode: what turns words into ids.
+        pack: what packs a sample.
         grounding: whether to read where phrases lie, which takes as long as all the other words.
     """
 
     def __init__(
-        self, manifest: Manifest, split: str, encode: Encode, *, grounding: bool = False
+        self, manifest: Manifest, split: str, pack: Pack, *, grounding: bool = False
     ) -> None:
         self.manifest = manifest
         self.shards = manifest.split(split)
-        self.encode = encode
+        self.pack = pack
         # Concepts that lie beside the tars are not read in them.
         beside = {"concepts.json"} if manifest.concepts else set()
         self.members = (READ | {"grounding.json"} if grounding else READ) - beside
@@ -159,7 +156,7 @@ class Shelf:
         count, data = math.prod(known.shape), members["regions.npy"]
         start = len(data) - count * known.dtype.itemsize
         regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
-        return Row(known.text, regions, known.boxes, known.classes)
+        return Row(known.packed, regions)
 
     def learn(self, place: Place, members: Mapping[str, bytes]) -> Row:
         """A sample from its members' bytes, which are remembered but for the regions.
@@ -170,18 +167,11 @@ class Shelf:
         opened = self.open(place[0])
         entry = opened.entries[place[1]]
         sample = self._decode(opened, entry.key, members)
-        row = row_of(sample, self.encode(sample))
+        packed = self.pack(sample)
         stored = entry.members["regions.npy"]
-        opened.known[place[1]] = Known(
-            text=row.text,
-            shape=sample.regions.shape,
-            dtype=sample.regions.dtype,
-            offset=stored.offset + stored.size - sample.regions.nbytes,
-            # Copies: views would keep the members' bytes.
-            boxes=sample.boxes.copy(),
-            classes=None if sample.classes is None else sample.classes.copy(),
-        )
-        return row
+        offset = stored.offset + stored.size - sample.regions.nbytes
+        opened.known[place[1]] = Known(packed, offset, sample.regions.shape, sample.regions.dtype)
+        return Row(packed, sample.regions)
 
     def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
         sample = decode(key, members)
