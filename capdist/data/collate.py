@@ -72,7 +72,10 @@ class Collate:
         """
         packed = [row.packed for row in rows]
         heads = np.frombuffer(b"".join([one.head for one in packed]), HEAD)
-        region_mask, concept_mask = _real(heads["regions"]), _real(heads["concepts"], 1)
+        region_mask, concept_mask = (
+            _real(np.array([one.regions for one in packed])),
+            _real(heads["concepts"], 1),
+        )
         class_ids, class_probs = self._classes(packed, heads, region_mask)
         _check_whole(packed, heads["objects"], "grounding.json")
         token_mask = _real(heads["captions"], 1)[:, :, None] & _real(heads["length"], 2)[:, None]

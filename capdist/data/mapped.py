@@ -50,8 +50,8 @@ class Mapped:
             opened, tar = self.shelf.open(number), self.tar(number)
             known = opened.known[sample]
             if known:
-                regions = tar.view(known.offset, known.shape, known.dtype)
-                return Row(known.packed, regions)
+                shape = (known.regions, self.shelf.dim)
+                return Row(known, tar.view(opened.offsets[sample], shape, self.shelf.dtype))
             members = tar.members(opened.entries[sample], self.shelf.members)
             check(opened.entries[sample], members)
             return self.shelf.learn(read, members)

@@ -22,7 +22,6 @@ HEAD = np.dtype(
         ("length", np.int64),
         ("concepts", np.int64),
         ("objects", np.int64),
-        ("regions", np.int64),
         ("classes", np.int64),
     ]
 )
@@ -34,13 +33,15 @@ class Packed(NamedTuple):
     An array for each would be two or three pieces of memory, all of them driven out of the
     processor's caches by the regions of an epoch, and fetching them takes longer than their copy.
 
-    ``head`` is one entry of HEAD; ``tokens`` (S, L) int32 are those of all captions, PAD behind
-    the shorter ones; ``concepts`` (A,) int32 are word ids, best first; ``objects`` (G, 4) float32
-    and ``object_captions`` (G,) int32 are the boxes of grounded phrases and their captions'
-    numbers; ``boxes`` (R, 4) float32; ``classes`` (R, T) of CLASS_DTYPE.
+    ``regions`` is how many there are; ``head`` is one entry of HEAD; ``tokens`` (S, L) int32 are
+    those of all captions, PAD behind the shorter ones; ``concepts`` (A,) int32 are word ids, best
+    first; ``objects`` (G, 4) float32 and ``object_captions`` (G,) int32 are the boxes of grounded
+    phrases and their captions' numbers; ``boxes`` (R, 4) float32; ``classes`` (R, T) of
+    CLASS_DTYPE.
     """
 
     key: str
+    regions: int
     head: bytes
     tokens: bytes
     concepts: bytes
@@ -72,9 +73,10 @@ class Pack:
         pairs = [(box, phrase.caption) for phrase in sample.grounding or () for box in phrase.boxes]
         objects = -1 if sample.grounding is None else len(pairs)
         classes = -1 if sample.classes is None else sample.classes.shape[1]
-        sizes = (*tokens.shape, len(concepts), objects, len(sample.boxes), classes)
+        sizes = (*tokens.shape, len(concepts), objects, classes)
         return Packed(
             key=sample.key,
+            regions=len(sample.regions),
             head=np.array((sample.image_id, *sizes), HEAD).tobytes(),
             tokens=tokens.tobytes(),
             concepts=concepts.tobytes(),

@@ -6,14 +6,14 @@ checked, turned into compact integers, and kept.
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tarfile import TarError
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -35,27 +35,19 @@ READ = frozenset(MEMBERS) - {"grounding.json", "png"}
 REMEDY = "'python -m shards verify' names all damage"
 
 
-class Known(NamedTuple):
-    """A sample that was read and checked before: all of it but its regions.
-
-    ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
-    numbers begin in the tar.
-    """
-
-    packed: Packed
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A shard whose index is parsed, and what is known of its samples."""
+    """A shard whose index is parsed, and what is known of its samples.
+
+    ``known`` are those that were read and checked before, and ``offsets`` is where the numbers of
+    their regions begin in the tar.
+    """
 
     manifest: Manifest
     shard: Shard
     entries: list[SampleIndex]
-    known: list[Known | None]
+    known: list[Packed | None]
+    offsets: array[int]
 
     @cached_property
     def concepts(self) -> Mapping[str, Concepts] | None:
@@ -80,6 +72,7 @@ class Shelf:
         self.manifest = manifest
         self.shards = manifest.split(split)
         self.pack = pack
+        self.dim, self.dtype = manifest.features.dim, np.dtype(manifest.features.stored_as)
         # Concepts that lie beside the tars are not read in them.
         beside = {"concepts.json"} if manifest.concepts else set()
         self.members = (READ | {"grounding.json"} if grounding else READ) - beside
@@ -98,7 +91,13 @@ class Shelf:
             raise ShardError(
                 f"{tar}: its index lists {len(entries)} samples, expected {shard.samples}; {REMEDY}"
             )
-        return Opened(self.manifest, shard, entries, [None] * shard.samples)
+        return Opened(
+            self.manifest,
+            shard,
+            entries,
+            [None] * shard.samples,
+            array("q", bytes(8 * shard.samples)),
+        )
 
     def tar(self, number: int) -> Path:
         """Where the tar of a shard lies; open it soon.
@@ -140,7 +139,7 @@ class Shelf:
         """Where the members of a sample lie."""
         return self.open(place[0]).entries[place[1]]
 
-    def known(self, place: Place) -> Known | None:
+    def known(self, place: Place) -> Packed | None:
         """What is known of a sample that this process has read before."""
         return self.open(place[0]).known[place[1]]
 
@@ -150,13 +149,12 @@ class Shelf:
         Raises:
             ShardError: if a member is missing or is not what the format says.
         """
-        known = self.known(place)
+        known, data = self.known(place), members["regions.npy"]
         if known is None:
             return self.learn(place, members)
-        count, data = math.prod(known.shape), members["regions.npy"]
-        start = len(data) - count * known.dtype.itemsize
-        regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
-        return Row(known.packed, regions)
+        count = known.regions * self.dim
+        start = len(data) - count * self.dtype.itemsize
+        return Row(known, np.frombuffer(data, self.dtype, count, start).reshape(-1, self.dim))
 
     def learn(self, place: Place, members: Mapping[str, bytes]) -> Row:
         """A sample from its members' bytes, which are remembered but for the regions.
@@ -169,16 +167,19 @@ class Shelf:
         sample = self._decode(opened, entry.key, members)
         packed = self.pack(sample)
         stored = entry.members["regions.npy"]
-        offset = stored.offset + stored.size - sample.regions.nbytes
-        opened.known[place[1]] = Known(packed, offset, sample.regions.shape, sample.regions.dtype)
+        opened.offsets[place[1]] = stored.offset + stored.size - sample.regions.nbytes
+        opened.known[place[1]] = packed
         return Row(packed, sample.regions)
 
     def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
         sample = decode(key, members)
-        dim = self.manifest.features.dim
-        if sample.regions.shape[1] != dim:
+        if sample.regions.dtype != self.dtype:
             raise ShardError(
-                f"regions are {sample.regions.shape[1]} wide, but the manifest says {dim}"
+                f"regions are {sample.regions.dtype}, but the manifest says {self.dtype}"
+            )
+        if sample.regions.shape[1] != self.dim:
+            raise ShardError(
+                f"regions are {sample.regions.shape[1]} wide, but the manifest says {self.dim}"
             )
         if opened.concepts is None:
             return sample
