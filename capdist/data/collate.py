@@ -169,6 +169,9 @@ def _real(sizes: Array, least: int = 0) -> Array:
 
 def _padded(pieces: Iterable[bytes], dtype: np.dtype[Any], mask: Array, pad: int = 0) -> Array:
     """Arrays joined to one that has them where the mask is true, and ``pad`` elsewhere."""
+    numbers = np.frombuffer(bytearray().join(pieces), dtype)
+    if numbers.size == mask.size:
+        return numbers.reshape(mask.shape)
     padded = np.full(mask.shape, pad, dtype)
-    padded[mask] = np.frombuffer(b"".join(pieces), dtype)
+    padded[mask] = numbers
     return padded
