@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from capdist.batch import Batch
 from capdist.data.memory import empty
@@ -72,14 +73,11 @@ class Collate:
         """
         packed = [row.packed for row in rows]
         heads = np.frombuffer(b"".join([one.head for one in packed]), HEAD)
-        region_mask, concept_mask = (
-            _real(np.array([one.regions for one in packed])),
-            _real(heads["concepts"], 1),
-        )
+        region_mask = _real(np.array([one.regions for one in packed]))
+        concept_mask, object_mask = _real(heads["concepts"], 1), _real(heads["objects"])
+        token_mask = _real(heads["captions"], 1)[:, :, None] & _real(heads["length"], 2)[:, None]
         class_ids, class_probs = self._classes(packed, heads, region_mask)
         _check_whole(packed, heads["objects"], "grounding.json")
-        token_mask = _real(heads["captions"], 1)[:, :, None] & _real(heads["length"], 2)[:, None]
-        object_mask = _real(heads["objects"])
         if regions is None:
             regions = _regions([row.regions for row in rows], region_mask.shape[1], self.scale)
         return Batch(
@@ -90,19 +88,13 @@ class Collate:
             boxes=torch.from_numpy(_padded([one.boxes for one in packed], BOX, region_mask)["box"]),
             class_ids=class_ids,
             class_probs=class_probs,
-            concepts=torch.from_numpy(
-                _padded([one.concepts for one in packed], ID, concept_mask)
-            ).long(),
+            concepts=_ids([one.concepts for one in packed], concept_mask),
             concept_mask=torch.from_numpy(concept_mask),
-            tokens=torch.from_numpy(
-                _padded([one.tokens for one in packed], ID, token_mask, PAD)
-            ).long(),
+            tokens=_ids([one.tokens for one in packed], token_mask, PAD),
             objects=torch.from_numpy(
                 _padded([one.objects for one in packed], BOX, object_mask)["box"]
             ),
-            object_captions=torch.from_numpy(
-                _padded([one.object_captions for one in packed], ID, object_mask, -1)
-            ).long(),
+            object_captions=_ids([one.object_captions for one in packed], object_mask, -1),
         )
 
     def _classes(
@@ -132,23 +124,20 @@ def _regions(arrays: Sequence[Any], longest: int, scale: Array | None) -> Tensor
     This is the one copy of the bytes, and does little else: what it copies drives all else out of
     the processor's caches.
     """
-    first, shape = arrays[0], (len(arrays), longest, arrays[0].shape[1])
+    first, width = arrays[0], arrays[0].shape[1]
     if isinstance(first, Tensor):
-        dtype = first.dtype if scale is None else torch.float32
-        regions = torch.empty(shape, dtype=dtype, device=first.device)
-        slots: Any = regions
-        scales: Any = None if scale is None else torch.from_numpy(scale).to(first.device)
-        multiply: Any = torch.mul
-    else:
-        regions = empty(shape, first.dtype if scale is None else scale.dtype)
-        slots, scales, multiply = regions.numpy(), scale, np.multiply
-    for slot, array in zip(slots, arrays, strict=True):
-        if scales is None:
-            slot[: len(array)] = array
-        else:
-            multiply(array, scales, out=slot[: len(array)])
-        if len(array) < longest:
-            slot[len(array) :] = 0
+        padded = pad_sequence(list(arrays), batch_first=True)
+        return padded if scale is None else padded * torch.from_numpy(scale).to(first.device)
+    regions = empty((len(arrays), longest, width), first.dtype if scale is None else scale.dtype)
+    numbers = regions.numpy()
+    if scale is None:
+        zeros = np.zeros((longest, width), first.dtype)
+        pieces = [piece for array in arrays for piece in (array, zeros[len(array) :])]
+        np.concatenate(pieces, out=numbers.reshape(-1, width))
+        return regions
+    for slot, array in zip(numbers, arrays, strict=True):
+        np.multiply(array, scale, out=slot[: len(array)])
+        slot[len(array) :] = 0
     return regions
 
 
@@ -175,3 +164,7 @@ def _padded(pieces: Iterable[bytes], dtype: np.dtype[Any], mask: Array, pad: int
     padded = np.full(mask.shape, pad, dtype)
     padded[mask] = numbers
     return padded
+
+
+def _ids(pieces: Iterable[bytes], mask: Array, pad: int = 0) -> Tensor:
+    return torch.from_numpy(_padded(pieces, ID, mask, pad).astype(np.int64))
