@@ -1,7 +1,7 @@
 """What a process remembers of the shards that it has read.
 
 A shard's index is parsed when the shard is first read, and a sample's JSON when the sample is:
-checked, turned into compact integers, and kept.
+checked, packed, and kept.
 """
 
 from __future__ import annotations
