@@ -10,7 +10,6 @@ is cut short while DALI reads it ends the process. The only door to DALI.
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -148,8 +147,9 @@ class _Chunk:
     def _bytes(self, place: Place) -> tuple[int, int]:
         """What is read of the tar: from the begin of a block, as DALI wants it, to their end."""
         if known := self.shelf.known(place):  # its line of the index need not be parsed again
-            stop = known.offset + math.prod(known.shape) * known.dtype.itemsize
-            return known.offset - known.offset % BLOCKSIZE, stop
+            offset = self.shelf.open(place[0]).offsets[place[1]]
+            size = known.regions * self.shelf.dim * self.shelf.dtype.itemsize
+            return offset - offset % BLOCKSIZE, offset + size
         member = self.shelf.entry(place).members.get(REGIONS)
         if member is None:
             raise ShardError(f"member {REGIONS} is missing")

@@ -154,6 +154,6 @@ def _batches(
     scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
     classes = len(manifest.class_names)
     collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
-    shelf = Shelf(manifest, split, collate.encode, grounding=grounding)
+    shelf = Shelf(manifest, split, collate.pack, grounding=grounding)
     reader = make_reader(data, shelf, Plan(order, ranks, batch.images))
     return Batches(reader, collate, batch)

@@ -50,8 +50,8 @@ class Mapped:
             opened, tar = self.shelf.open(number), self.tar(number)
             known = opened.known[sample]
             if known:
-                regions = tar.view(known.offset, known.shape, known.dtype)
-                return Row(known.text, regions, known.boxes, known.classes)
+                shape = (known.regions, self.shelf.dim)
+                return Row(known, tar.view(opened.offsets[sample], shape, self.shelf.dtype))
             entry = opened.entries[sample]
             members = tar.members(entry, self.shelf.members)
             check(entry, members)

@@ -83,12 +83,15 @@ class Order:
         shorter, longer = divmod(self.samples, self.lanes)
         start = lane * shorter + min(lane, longer)
         stop = start + self.lane_length(lane)
+        if start == stop:
+            return []
         pieces, ends = _sequence(self, epoch)
-        # Of many pieces a lane has few.
-        first, last = np.searchsorted(ends, [start, stop], side="right")
-        mine = pieces[first : last + 1]
-        before = int(ends[first - 1]) if first else 0
-        return [Span(*piece) for piece in _cut(mine, start - before, stop - start).tolist()]
+        # Of many pieces a lane has few: from that of its first sample to that of its last one.
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        mine = pieces[first : last + 1].copy()
+        mine[0, 1] = mine[0, 2] - (ends[first] - start)
+        mine[-1, 2] -= ends[last] - stop
+        return [Span(*piece) for piece in mine.tolist()]
 
     def block(self, epoch: int, lane: int, number: int) -> Ints:
         """The order within block ``number`` of a lane: its j-th sample out is entry j's in."""

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+
 from capdist.config.section import ConfigError
-from capdist.data.order import Order
+from capdist.data.order import Ints, Order
 
 #: A sample: the number of its shard in the split, and its own in the shard.
 Place = tuple[int, int]
@@ -72,22 +74,41 @@ class Plan:
 
         A rank may get fewer samples than others, or none, in the last step only.
         """
-        start = self.first_step(consumed)
-        skipped = start * self.images
-        lanes = {lane: lane_places(self.order, epoch, lane, skipped) for lane in self.lanes}
-        for step in range(start, self.steps):
-            yield [next(lanes[p % self.order.lanes]) for p in self.positions(step)]
+        start, size = self.first_step(consumed), self.images // self.ranks.world
+        places = self._places(epoch, start * size)
+        for _ in range(start, self.steps):
+            yield list(islice(places, size))
+
+    def _places(self, epoch: int, skip: int) -> Iterator[Place]:
+        """The rank's samples in order of position, without the first ``skip``.
+
+        All its lanes are in the same block at a time, and their samples come in turn: a table of
+        the block, a column for each lane, is read row by row.
+        """
+        order, lanes = self.order, [Lane(self.order, epoch, lane) for lane in self.lanes]
+        # A block is mixed as a whole, so reading starts at the first block still in use.
+        first, skip = divmod(skip, order.window * len(lanes))
+        for number in range(first, -(-order.lane_length(lanes[0].lane) // order.window)):
+            table = np.full((order.window, len(lanes), 2), -1)
+            for column, lane in enumerate(lanes):
+                block = lane.block(number)
+                table[: len(block), column] = block
+            shards, samples = table[table[..., 0] >= 0][skip:].T.tolist()
+            yield from zip(shards, samples, strict=True)
+            skip = 0
 
 
-def lane_places(order: Order, epoch: int, lane: int, start: int) -> Iterator[Place]:
-    """Samples of a lane whose positions are ``start`` or later."""
-    skip = len(range(lane, start, order.lanes))
-    first, skip = divmod(skip, order.window)
-    spans = order.lane_spans(epoch, lane)
-    read = ((span.shard, i) for span in spans for i in range(span.start, span.stop))
-    # A block is mixed as a whole, so reading starts at the first block still in use.
-    next(islice(read, first * order.window, first * order.window), None)
-    for number in range(first, -(-order.lane_length(lane) // order.window)):
-        block = list(islice(read, order.window))
-        yield from (block[j] for j in order.block(epoch, lane, number)[skip:].tolist())
-        skip = 0
+class Lane:
+    """Samples of a lane in an epoch, found by arithmetic on whole blocks."""
+
+    def __init__(self, order: Order, epoch: int, lane: int) -> None:
+        self.order, self.epoch, self.lane = order, epoch, lane
+        spans = [(span.shard, span.start, span.stop) for span in order.lane_spans(epoch, lane)]
+        self.shards, starts, self.stops = np.array(spans, np.int64).reshape(-1, 3).T
+        self.ends = np.cumsum(self.stops - starts)
+
+    def block(self, number: int) -> Ints:
+        """The places (n, 2) of a block's samples in the order in which they come out."""
+        reads = number * self.order.window + self.order.block(self.epoch, self.lane, number)
+        span = np.searchsorted(self.ends, reads, side="right")
+        return np.stack([self.shards[span], self.stops[span] - self.ends[span] + reads], 1)

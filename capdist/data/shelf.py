@@ -1,12 +1,12 @@
 """What a process remembers of the shards that it has read.
 
 A shard's index is read when the shard first is; a sample's line of it is parsed when the sample is
-read, and its JSON too: checked, turned into compact integers, and kept.
+read, and its JSON too: checked, packed, and kept.
 """
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from capdist.data.collate import Row, row_of
+from capdist.data.collate import Row
+from capdist.data.packed import Pack, Packed
 from capdist.data.places import Place
-from capdist.data.texts import Encode, Text
 from shards.checksum import crc32
 from shards.concepts import Concepts
 from shards.index import Index, SampleIndex
 from shards.manifest import Manifest, Shard
 from shards.remote import LostShard
-from shards.schema import MEMBERS, Array, Sample, ShardError, decode
+from shards.schema import MEMBERS, Sample, ShardError, decode
 
 #: Shards that are remembered; those used longest ago are forgotten. More than any job has lanes.
 KEPT = 1024
@@ -37,29 +37,18 @@ REMEDY = "'python -m shards verify' names all damage"
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """A sample that was read and checked before: all of it but its regions.
-
-    ``shape`` (R, F) and ``dtype`` are those of the regions as stored, ``offset`` is where their
-    numbers begin in the tar; ``boxes`` (R, 4) and ``classes`` (R, T) are small, and kept.
-    """
-
-    text: Text
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    boxes: Array
-    classes: Array | None
-
-
-@dataclass(frozen=True, eq=False)
 class Opened:
-    """A shard whose index is read, and what is known of its samples."""
+    """A shard whose index is read, and what is known of its samples.
+
+    ``known`` are those that were read and checked before, and ``offsets`` is where the numbers of
+    their regions begin in the tar.
+    """
 
     manifest: Manifest
     shard: Shard
     entries: Index
-    known: list[Known | None]
+    known: list[Packed | None]
+    offsets: array[int]
 
     @cached_property
     def concepts(self) -> Mapping[str, Concepts] | None:
@@ -74,16 +63,17 @@ class Shelf:
     Args:
         manifest: of the shards.
         split: its name.
-        encode: what turns words into ids.
+        pack: what packs a sample.
         grounding: whether to read where phrases lie, which takes as long as all the other words.
     """
 
     def __init__(
-        self, manifest: Manifest, split: str, encode: Encode, *, grounding: bool = False
+        self, manifest: Manifest, split: str, pack: Pack, *, grounding: bool = False
     ) -> None:
         self.manifest = manifest
         self.shards = manifest.split(split)
-        self.encode = encode
+        self.pack = pack
+        self.dim, self.dtype = manifest.features.dim, np.dtype(manifest.features.stored_as)
         # Concepts that lie beside the tars are not read in them.
         beside = {"concepts.json"} if manifest.concepts else set()
         self.members = (READ | {"grounding.json"} if grounding else READ) - beside
@@ -102,7 +92,13 @@ class Shelf:
             raise ShardError(
                 f"{tar}: its index lists {len(entries)} samples, expected {shard.samples}; {REMEDY}"
             )
-        return Opened(self.manifest, shard, entries, [None] * shard.samples)
+        return Opened(
+            self.manifest,
+            shard,
+            entries,
+            [None] * shard.samples,
+            array("q", bytes(8 * shard.samples)),
+        )
 
     def tar(self, number: int) -> Path:
         """Where the tar of a shard lies; open it soon.
@@ -144,7 +140,7 @@ class Shelf:
         """Where the members of a sample lie."""
         return self.open(place[0]).entries[place[1]]
 
-    def known(self, place: Place) -> Known | None:
+    def known(self, place: Place) -> Packed | None:
         """What is known of a sample that this process has read before."""
         return self.open(place[0]).known[place[1]]
 
@@ -154,13 +150,12 @@ class Shelf:
         Raises:
             ShardError: if a member is missing or is not what the format says.
         """
-        known = self.known(place)
+        known, data = self.known(place), members["regions.npy"]
         if known is None:
             return self.learn(place, self.entry(place), members)
-        count, data = math.prod(known.shape), members["regions.npy"]
-        start = len(data) - count * known.dtype.itemsize
-        regions = np.frombuffer(data, known.dtype, count, start).reshape(known.shape)
-        return Row(known.text, regions, known.boxes, known.classes)
+        count = known.regions * self.dim
+        start = len(data) - count * self.dtype.itemsize
+        return Row(known, np.frombuffer(data, self.dtype, count, start).reshape(-1, self.dim))
 
     def learn(self, place: Place, entry: SampleIndex, members: Mapping[str, bytes]) -> Row:
         """A sample from its members' bytes, which are remembered but for the regions.
@@ -170,25 +165,21 @@ class Shelf:
         """
         opened = self.open(place[0])
         sample = self._decode(opened, entry.key, members)
-        row = row_of(sample, self.encode(sample))
+        packed = self.pack(sample)
         stored = entry.members["regions.npy"]
-        opened.known[place[1]] = Known(
-            text=row.text,
-            shape=sample.regions.shape,
-            dtype=sample.regions.dtype,
-            offset=stored.offset + stored.size - sample.regions.nbytes,
-            # Copies: views would keep the members' bytes.
-            boxes=sample.boxes.copy(),
-            classes=None if sample.classes is None else sample.classes.copy(),
-        )
-        return row
+        opened.offsets[place[1]] = stored.offset + stored.size - sample.regions.nbytes
+        opened.known[place[1]] = packed
+        return Row(packed, sample.regions)
 
     def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
         sample = decode(key, members)
-        dim = self.manifest.features.dim
-        if sample.regions.shape[1] != dim:
+        if sample.regions.dtype != self.dtype:
             raise ShardError(
-                f"regions are {sample.regions.shape[1]} wide, but the manifest says {dim}"
+                f"regions are {sample.regions.dtype}, but the manifest says {self.dtype}"
+            )
+        if sample.regions.shape[1] != self.dim:
+            raise ShardError(
+                f"regions are {sample.regions.shape[1]} wide, but the manifest says {self.dim}"
             )
         if opened.concepts is None:
             return sample

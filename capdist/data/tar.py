@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 from collections.abc import Iterable
@@ -33,8 +32,8 @@ class Tar:
         if hasattr(self, "fd"):
             os.close(self.fd)
 
-    def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """The numbers at an offset, of a sample that `members` has read before: still in the file.
+    def view(self, offset: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Regions (R, F) at an offset, of a sample that `members` has read: still in the file.
 
         Copying from the map takes about half as long as a system call. But a map that is read
         behind the end of its file ends the process, so the size is asked for every time, which
@@ -43,8 +42,8 @@ class Tar:
         Raises:
             ShardError: if the tar has become shorter.
         """
-        size = min(len(self.map), os.lseek(self.fd, 0, os.SEEK_END))
-        if size < offset + math.prod(shape) * dtype.itemsize:
+        end = offset + shape[0] * shape[1] * dtype.itemsize
+        if os.lseek(self.fd, 0, os.SEEK_END) < end or len(self.map) < end:
             raise ShardError(CUT)
         return np.ndarray(shape, dtype, self.map, offset)
 

@@ -16,7 +16,7 @@ from capdist.data.dataset import evaluation_batches
 from capdist.data.places import Ranks
 from capdist.vocab import Vocabulary
 from shards.extractor import Features
-from shards.schema import Sample
+from shards.schema import Sample, ShardError
 from shards.storage import to_int8
 from shards.writer import write
 from tests.conftest import WORDS, TinySource, tiny_sample
@@ -54,3 +54,14 @@ def test_batches_hold_what_int8_stands_for(tmp_path: Path, reader: str) -> None:
             np.testing.assert_array_equal(found, steps * np.float32(SCALE))
             seen += 1
     assert seen == 14
+
+
+@pytest.mark.parametrize("reader", ["stream", "mapped"])
+def test_regions_are_of_the_type_that_the_manifest_says(tmp_path: Path, reader: str) -> None:
+    manifest = write(Int8Source(), tmp_path, samples_per_shard=8, workers=1)
+    wrong = replace(manifest, features=manifest.features.without_scale())
+    data = DataConfig(shards=str(tmp_path), reader=reader, workers=0)
+    batches = evaluation_batches(wrong, "val", data, 4, Vocabulary(list(WORDS)), Ranks())
+    line = r"val-\S+: sample \S+: regions are int8, but the manifest says float16; 'python -m"
+    with pytest.raises(ShardError, match=line):
+        next(batches.epoch(0))
