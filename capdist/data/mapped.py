@@ -51,7 +51,9 @@ class Mapped:
             known = opened.known[sample]
             if known:
                 shape = (known.regions, self.shelf.dim)
-                return Row(known, tar.view(opened.offsets[sample], shape, self.shelf.dtype))
+                offset = opened.offsets[sample]
+                regions = tar.view(offset, shape, self.shelf.dtype)
+                return Row(known, regions, tar.address + offset)
             entry = opened.entries[sample]
             members = tar.members(entry, self.shelf.members)
             check(entry, members)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from capdist.data.gather import address
 from shards.index import SampleIndex
 from shards.schema import Array, ShardError
 
@@ -27,6 +28,7 @@ class Tar:
         if not os.lseek(self.fd, 0, os.SEEK_END):
             raise ShardError(CUT)
         self.map = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
+        self.address = address(np.frombuffer(self.map, np.uint8))
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
