@@ -28,6 +28,10 @@ class Timing:
         """The fastest and the slowest round."""
         return min(self.rounds), max(self.rounds)
 
+    def over(self, times: int) -> Timing:
+        """Of one, where a round was so many."""
+        return Timing(tuple(seconds / times for seconds in self.rounds))
+
     def times_as_fast(self, other: Timing) -> float:
         """As the other, by the median over rounds: a machine that slows down meets both."""
         return median(b / a for a, b in zip(self.rounds, other.rounds, strict=True))
