@@ -11,6 +11,7 @@ from pathlib import Path
 from capdist.config.section import ConfigError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.progress import Progress
+from capdist.reporting.results import ResultsError, fill
 from capdist.signals import STOPPED, StopSignal
 from capdist.training.sweep import Sweep, SweepRun
 from capdist.workers.commands import run_task, run_tasks
@@ -24,7 +25,9 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("list", type=Path, help="JSON file; configs/sweeps has examples")
-    parser.add_argument("--page", type=Path, help="where to write the table as Markdown")
+    parser.add_argument(
+        "--page", type=Path, help="whose place <!-- results:LIST'S NAME --> gets the table"
+    )
     parser.add_argument(
         "--only", type=int, metavar="K", help="that run alone, from 0, row by row; here, no table"
     )
@@ -33,15 +36,21 @@ def main() -> int:
         sweep = Sweep.load(args.list)
         if args.only is not None:
             return run_here(sweep.run(args.only))
+        write(sweep, args.page)  # a page without the place is refused now, not in the end
         failed = run(sweep)
-    except (ConfigError, ScoreError, PoolError) as error:
+        print(sweep.table())
+        write(sweep, args.page)
+    except (ConfigError, ResultsError, ScoreError, PoolError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(sweep.table())
-    if args.page:
-        args.page.write_text(sweep.page(" ".join(["python", *sys.argv])), encoding="utf-8")
-        print(args.page)
     return 1 if failed else 0
+
+
+def write(sweep: Sweep, page: Path | None) -> None:
+    """Put what is done so far into the page, if there is one."""
+    if page:
+        fill(page, sweep.path.stem, sweep.page(" ".join(["python", *sys.argv])))
+        print(page)
 
 
 def run(sweep: Sweep) -> bool:

@@ -121,17 +121,12 @@ class Results:
         }
 
     def fill(self, page: Path, name: str) -> None:
-        """Put the table of scores between ``<!-- results:name -->`` and ``<!-- /results -->``.
+        """Put the table of scores into a page's place of that name.
 
         Raises:
             ResultsError: if the page has no such place.
         """
-        before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- results:{name} -->")
-        _, end, after = rest.partition("<!-- /results -->")
-        if not (mark and end):
-            raise ResultsError(f"{page}: no <!-- results:{name} --> ... <!-- /results --> to fill")
-        table = self._table(self._rows())
-        page.write_text(f"{before}{mark}\n{table}\n{end}{after}", encoding="utf-8")
+        fill(page, name, self._table(self._rows()))
 
     def summary(self, beam: int) -> dict[str, float | None]:
         """Scores, parameters in millions, and speeds."""
@@ -218,3 +213,16 @@ class Results:
         versions = json.loads((self.run / "versions.json").read_text())
         arguments = [a for a in versions["command"] if not a.startswith("--local_rank")]
         return " ".join(["deepspeed", *arguments])
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Put a text between ``<!-- results:name -->`` and ``<!-- /results -->``.
+
+    Raises:
+        ResultsError: if the page has no such place.
+    """
+    before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- results:{name} -->")
+    _, end, after = rest.partition("<!-- /results -->")
+    if not (mark and end):
+        raise ResultsError(f"{page}: no <!-- results:{name} --> ... <!-- /results --> to fill")
+    page.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")

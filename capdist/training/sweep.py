@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ class SweepRow(Section):
 
     config: str
     set: dict[str, Any] = Field({}, description="Values by place, as train.py's --set.")
+    paper: dict[str, float] = Field({}, description="What its paper prints, by metric.")
 
 
 class SweepList(Section):
@@ -143,7 +144,13 @@ class Sweep:
     @property
     def columns(self) -> tuple[str, ...]:
         """Of the table."""
-        return (*METRICS, "±", *(GROUNDING if self.list.grounding else ()), *SIZES)
+        grounding = GROUNDING if self.list.grounding else ()
+        printed = [m for m in (*METRICS, *GROUNDING) if any(m in r.paper for r in self._listed)]
+        return (*METRICS, "±", *grounding, *(f"paper's {m}" for m in printed), *SIZES)
+
+    @property
+    def _listed(self) -> Iterable[SweepRow]:
+        return self.list.rows.values()
 
     def rows(self) -> dict[str, dict[str, float | None]]:
         """Means over the seeds that are done, by row; rows without any are left out."""
@@ -151,14 +158,18 @@ class Sweep:
         for run in self.runs:
             if run.done:
                 found.setdefault(run.row, []).append(run.results.summary(self.list.beam))
-        return {name: summarise(runs) for name, runs in found.items()}
+        return {
+            name: {**summarise(runs), **{f"paper's {m}": score for m, score in paper.items()}}
+            for name, runs in found.items()
+            for paper in [self.list.rows[name].paper]
+        }
 
     def table(self) -> str:
         """For a terminal."""
         return format_table(self.rows(), self.columns)
 
     def page(self, command: str) -> str:
-        """As Markdown."""
+        """As Markdown, and how to make it again."""
         left = sum(not run.done for run in self.runs)
         missing = f" {left} of {len(self.runs)} runs are not done yet." if left else ""
         return (

@@ -17,7 +17,7 @@ from tests.launcher.conftest import ROOT, launch, losses, refused
 def write(folder: Path, config: Path, **changes: Any) -> Path:
     described = {
         "folder": str(folder / "runs"),
-        "rows": {"GLIED": {"config": str(config)}},
+        "rows": {"GLIED": {"config": str(config), "paper": {"CIDEr": 118.2}}},
         "seeds": [1, 2],
         **changes,
     }
@@ -31,6 +31,7 @@ def settled(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("sweep")
     config = folder / "config.json"
     config.write_text(json.dumps({**tiny_config, "run": "nowhere"}))
+    (folder / "page.md").write_text("before\n<!-- results:list --><!-- /results -->\nbehind\n")
     result = launch("sweep.py", str(write(folder, config)), "--page", str(folder / "page.md"))
     assert result.returncode == 0, result.stderr
     return folder
@@ -41,8 +42,11 @@ def test_the_table_has_the_mean_of_the_seeds(settled: Path) -> None:
     for run in ("glied-1", "glied-2"):
         scores = json.loads((settled / "runs" / run / "scores" / "test-beam3.json").read_text())
         ciders.append(scores[f"{run}, beam 3"]["values"]["CIDEr"])
-    lines = (settled / "page.md").read_text().split("\n")
-    cells = [cell.strip() for cell in lines[2].split("|")]
+    before, _, head, _, row, *_, behind, _ = (settled / "page.md").read_text().split("\n")
+    assert (before, behind) == ("before", "behind")
+    cells = [cell.strip() for cell in row.split("|")]
+    titles = [title.strip() for title in head.split("|")]
+    assert cells[titles.index("paper's CIDEr")] == "118.2"
     assert cells[1] == "GLIED"
     assert cells[6] == f"{sum(ciders) / 2:.1f}"
     assert cells[7] == f"{abs(ciders[0] - ciders[1]) / 2**0.5:.1f}"
@@ -103,6 +107,16 @@ def test_what_can_not_be_is_refused(
     config: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     assert message in refused(launch("sweep.py", str(write(tmp_path, config, **changes))))
+
+
+def test_a_page_without_a_place_is_refused_before_anything_runs(
+    config: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results:other --><!-- /results -->\n")
+    refusal = refused(launch("sweep.py", str(write(tmp_path, config)), "--page", str(page)))
+    assert f"{page}: no <!-- results:list -->" in refusal
+    assert not (tmp_path / "runs").exists()
 
 
 def test_rows_of_one_folder_are_refused(config: Path, tmp_path: Path) -> None:
