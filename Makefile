@@ -14,7 +14,7 @@ install: .venv/installed
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,dev]'
-	$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()'
+	$(BIN)/python -c 'from capdist.training.deepspeed_operator import load_operator; load_operator()'
 	touch $@
 
 corpus/scenes/manifest.json: | install

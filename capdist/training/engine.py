@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from capdist.config.section import ConfigError
 from capdist.config.stages import OptimizerConfig, TrainingStage
 from capdist.config.tree import Config
 from capdist.training.deepspeed_files import convert, numbers_only
+from capdist.training.deepspeed_operator import load_operator
 from capdist.training.job import Job
 
 
@@ -189,10 +188,7 @@ class DeepSpeedEngine:
         Raises:
             ConfigError: with DeepSpeed's own words, if it refuses.
         """
-        # Where there is no GPU, DeepSpeed compiles an operator; it must find the ninja of this
-        # environment, for another's makes it compile again.
-        here = Path(sys.executable).parent
-        os.environ["PATH"] = os.pathsep.join([str(here), os.environ.get("PATH", "")])
+        load_operator()
         import deepspeed
         from deepspeed.runtime.config import DeepSpeedConfigError
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
