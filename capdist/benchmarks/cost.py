@@ -7,10 +7,8 @@ arithmetic, its bytes (a roofline for every operation). Ranks add the sums over 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from capdist.benchmarks.timing import seconds
 from capdist.training.job import Job
 
 Floats = NDArray[np.float64]
 
 #: Products and copies that a processor's speed is measured by: a model's own sizes.
 ROWS, WIDTH, HIDDEN, COPIED, LAUNCHES = 2_048, 512, 2_048, 2**24, 1_000
-ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,6 @@ class Work:
         return Work(
             np.concatenate([self.flops, other.flops]), np.concatenate([self.bytes, other.bytes])
         )
-
-    def in_half(self) -> Work:
-        """The same with numbers of two bytes for four."""
-        return Work(self.flops, self.bytes / 2)
 
 
 class _Counter(TorchDispatchMode):
@@ -135,15 +129,3 @@ class Network:
         latency = seconds(lambda: distributed.all_reduce(small), job.device) / 2
         whole = seconds(lambda: distributed.all_reduce(large), job.device) - 2 * latency
         return cls(latency, large.nbytes / whole, math.nan, 2)
-
-
-def seconds(run: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> float:
-    """The median time of a call, after two that do not count."""
-    times = []
-    for _ in range(rounds + 2):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return median(times[2:])

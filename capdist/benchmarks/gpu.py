@@ -10,10 +10,8 @@ Legend: B images, K beams, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capdist.benchmarks.decode import FEATURES as REGION_WIDTH
 from capdist.benchmarks.decode import STEPS, VOCABULARY, bare, machine, make_batch
+from capdist.benchmarks.timing import seconds
 from capdist.config.decoding import DecodingConfig
 from capdist.config.section import ConfigError
 from capdist.decoding.beam import Search
@@ -46,19 +45,6 @@ class Sizes:
 
 
 QUICK = Sizes(((3, 2),), ((2, 2),), 300, 2**16, 64)
-
-
-def seconds(run: Callable[[], Any], device: torch.device, rounds: int = 30) -> float:
-    """The median time of a call, after three that do not count."""
-    times = []
-    for number in range(rounds + 3):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number >= 3:
-            times.append(time.perf_counter() - started)
-    return median(times)
 
 
 def replayed(run: Callable[[], Any], device: torch.device, calls: int = 20) -> float:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from capdist.benchmarks.corpus import REFERENCES, make_corpus
-from capdist.benchmarks.cost import Network, Processor, Work, seconds
+from capdist.benchmarks.cost import Network, Processor, Work
 from capdist.benchmarks.decode import FEATURES, REGIONS
 from capdist.benchmarks.load import reader
 from capdist.benchmarks.load_corpus import MadeUp
 from capdist.benchmarks.reward import make_reward
 from capdist.benchmarks.scale_check import Timed, Trial, run
 from capdist.benchmarks.scale_program import OWN, SAMPLES, Program
+from capdist.benchmarks.timing import seconds
 from capdist.config.stages import RewardConfig
 from capdist.config.tree import RayConfig
 from capdist.reporting.table import format_markdown, format_table
@@ -250,7 +251,8 @@ class Figures:
             f"{GPU.bytes / 1e12:.1f} TB/s, {1e6 * GPU.launch:.0f} µs a launch; {LINKS.node} GPUs "
             f"to a node, {LINKS.inside / 1e9:.0f} GB/s in it and {LINKS.across / 1e9:.0f} GB/s a "
             f"GPU between nodes, {1e6 * LINKS.latency:.0f} µs a message; steps that scatter by "
-            f"{100 * SCATTER:.0f} %. DeepSpeed with ZeRO 1, bf16, nothing overlapping.\n\n"
+            f"{100 * SCATTER:.0f} %. DeepSpeed with ZeRO 1, bf16, nothing "
+            "overlapping; bytes are counted as in fp32.\n\n"
             f"### {OWN} images on every GPU\n\n{weak}\n\n"
             f"### {WHOLE:,} images in all\n\nMicro-batches of {LARGEST} images at most.\n\n"
             f"{strong}\n\n"

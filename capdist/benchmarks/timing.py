@@ -57,3 +57,16 @@ def interleave(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dic
             if number:
                 seconds[name].append(time.perf_counter() - started)
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
+
+
+def seconds(run: Callable[[], Any], device: torch.device, rounds: int = 30) -> float:
+    """The median time of a call, after three that do not count."""
+    times = []
+    for number in range(rounds + 3):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if number >= 3:
+            times.append(time.perf_counter() - started)
+    return median(times)

@@ -34,7 +34,6 @@ def test_an_operation_takes_as_long_as_its_slowest_part() -> None:
     work = Work(np.array([0.0, 100.0, 100.0]), np.array([1.0, 1.0, 900.0]))
     processor = Processor(launch=2.0, flops=10.0, bytes=30.0)
     assert processor.seconds(work) == 2 + 10 + 30
-    assert processor.seconds(work.in_half()) == 2 + 10 + 15
     assert processor.seconds(work + work) == 84
 
 
