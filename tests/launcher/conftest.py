@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,6 +62,17 @@ def trained(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """First on the path: a Java that fails at once, for it is slow and proves nothing here."""
+    folder = tmp_path_factory.mktemp("tools")
+    (folder / "java").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield folder
+
+
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
@@ -78,19 +90,48 @@ SERVER.set_forkserver_preload(
 )
 
 
+class Running:
+    """A command in a process of its own, from the server; used as a Popen is."""
+
+    def __init__(self, script: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self._folder = TemporaryDirectory()
+        self._printed = [Path(self._folder.name) / name for name in ("out", "err")]
+        self.args = [str(ROOT / "launcher" / script), *arguments]
+        self._process = SERVER.Process(
+            target=run, args=(self.args, env or environment(), self._printed)
+        )
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+        self.kill = self._process.kill
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 300) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, self._said()
+        return self._process.exitcode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        self.wait(timeout)
+        return self._said()
+
+    def _said(self) -> tuple[str, str]:
+        out, err = (path.read_text() for path in self._printed)
+        return out, err
+
+
 def launch(
     script: str, *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, from the server."""
-    with TemporaryDirectory() as folder:
-        printed = [Path(folder) / name for name in ("out", "err")]
-        command = [str(ROOT / "launcher" / script), *arguments]
-        process = SERVER.Process(target=run, args=(command, env or environment(), printed))
-        process.start()
-        process.join(300)
-        assert process.exitcode is not None, printed[1].read_text()
-        said = [path.read_text() for path in printed]
-    return subprocess.CompletedProcess(command, process.exitcode, *said)
+    """A command to its end."""
+    running = Running(script, *arguments, env=env)
+    said = running.communicate()
+    return subprocess.CompletedProcess(running.args, running.wait(), *said)
 
 
 def run(command: list[str], env: dict[str, str], printed: list[Path]) -> None:

@@ -39,17 +39,6 @@ def ray(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """First on the path: a Java that fails at once, for it is slow and proves nothing here."""
-    folder = tmp_path_factory.mktemp("tools")
-    (folder / "java").write_text("#!/bin/sh\nexit 1\n")
-    (folder / "java").chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(folder), prepend=os.pathsep)
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def here(tools: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the evaluation in one process finds."""
     run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("here") / "run"))
@@ -128,8 +117,16 @@ def head(tools: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         port = free.getsockname()[1]
     found = Cluster()
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        dashboard = {"include_dashboard": True, "dashboard_port": port}
-        found.add_node(num_cpus=2, object_store_memory=2**27, temp_dir=folder, **dashboard)
+        found.add_node(
+            num_cpus=2,
+            object_store_memory=2**27,
+            temp_dir=folder,
+            include_dashboard=True,
+            dashboard_port=port,
+            dashboard_agent_listen_port=0,  # by default the same for every Ray on this machine
+        )
+        # As `ray start` does: a job takes it for its cluster, or else any Ray of this machine.
+        (Path(folder) / "ray_current_cluster").write_text(found.address)
         yield found
         found.shutdown()
 

@@ -18,27 +18,35 @@ import pytest
 import torch
 
 from capdist.signals import STOPPED
-from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
+from tests.launcher.conftest import (
+    ROOT,
+    Running,
+    checkpoint,
+    environment,
+    losses,
+    records,
+    refused,
+    train,
+)
 from tests.training.ranks import free_port
 
+TRAIN = str(ROOT / "launcher/train.py")
 SAVING = ["--set", "checkpoint.every_steps=1", "--set", "stages.0.epochs=4"]
 
 
 def command(config: Path, *arguments: str) -> list[str]:
-    return [str(ROOT / "launcher/train.py"), "--config", str(config), *SAVING, *arguments]
+    return ["--config", str(config), *SAVING, *arguments]
 
 
 @contextmanager
-def started(config: Path, *arguments: str, world: int = 1) -> Iterator[list[subprocess.Popen[str]]]:
+def started(config: Path, *arguments: str, world: int = 1) -> Iterator[list[Running]]:
     """The ranks of a run, as a launcher would start them."""
     place = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, *command(config, *arguments)],
+        Running(
+            "train.py",
+            *command(config, *arguments),
             env=environment(**place, RANK=str(rank), LOCAL_RANK=str(rank)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in range(world)
     ]
@@ -47,17 +55,17 @@ def started(config: Path, *arguments: str, world: int = 1) -> Iterator[list[subp
     finally:
         for rank in ranks:
             rank.kill()
-            rank.communicate()
+            rank.wait()
 
 
 def finish(config: Path, *arguments: str, world: int = 1) -> None:
     with started(config, *arguments, world=world) as ranks:
         for rank in ranks:
             _, errors = rank.communicate(timeout=200)
-            assert rank.returncode == 0, errors
+            assert rank.poll() == 0, errors
 
 
-def wait_for(moment: Callable[[], bool], rank: subprocess.Popen[str]) -> None:
+def wait_for(moment: Callable[[], bool], rank: Running | subprocess.Popen[str]) -> None:
     latest = time.monotonic() + 120
     while not moment():
         assert rank.poll() is None, rank.communicate()
@@ -83,7 +91,6 @@ def same_run(run: Path, whole: Path) -> None:
     [
         (1, ["engine=deepspeed"]),
         (2, ["engine=torch"]),
-        (2, ["engine=deepspeed", "deepspeed.zero_optimization.stage=1"]),
         (2, ["engine=deepspeed", "deepspeed.zero_optimization.stage=3"]),
     ],
     ids=lambda value: value if isinstance(value, int) else value[-1].rpartition(".")[2],
@@ -142,7 +149,7 @@ def test_a_signal_saves_and_ends(
         for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
             process.send_signal(number)
         said, errors = rank.communicate(timeout=60)
-    assert rank.returncode == STOPPED, errors
+    assert rank.poll() == STOPPED, errors
     done = steps_done(run)
     assert f"stopped at step {done}; " in said
     assert "go on by --resume auto" in said
@@ -160,7 +167,7 @@ def test_ranks_stop_behind_the_same_step_and_one_goes_on(config: Path, tmp_path:
         wait_for(lambda: steps_done(tmp_path / "run") >= 6, ranks[0])
         ranks[1].send_signal(signal.SIGTERM)
         said = [rank.communicate(timeout=60)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [STOPPED, STOPPED]
+    assert [rank.poll() for rank in ranks] == [STOPPED, STOPPED]
     assert ["stopped at step" in words for words in said] == [True, False]
     finish(config, *zero, "--resume", "auto", "--set", "stages.0.batch.micro=4")
     found, expected = (losses(tmp_path / name) for name in ("run", "whole"))
@@ -169,7 +176,7 @@ def test_ranks_stop_behind_the_same_step_and_one_goes_on(config: Path, tmp_path:
 
 def test_the_deepspeed_launcher_passes_the_signal_on(config: Path, tmp_path: Path) -> None:
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    job = [deepspeed, "--num_gpus", "2", "--master_port", free_port(), *command(config)]
+    job = [deepspeed, "--num_gpus", "2", "--master_port", free_port(), TRAIN, *command(config)]
     process = subprocess.Popen(
         job, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -194,7 +201,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     chosen = ["--set", f"engine={engine}"]
     assert train(config, *SAVING, *chosen, "--set", "stages.0.epochs=1").returncode == 0
     result = subprocess.run(
-        [sys.executable, *command(config, *chosen, "--resume", "auto")],
+        [sys.executable, TRAIN, *command(config, *chosen, "--resume", "auto")],
         env=environment(),
         capture_output=True,
         text=True,
@@ -223,6 +230,6 @@ def test_a_killed_rank_is_told_by_the_other(config: Path, tmp_path: Path) -> Non
         wait_for(lambda: steps_done(tmp_path / "run") > 4, ranks[0])
         ranks[1].kill()
         _, errors = ranks[0].communicate(timeout=60)
-    assert ranks[0].returncode == 2
+    assert ranks[0].poll() == 2
     assert "another rank is gone" in errors
     assert "Traceback" not in errors

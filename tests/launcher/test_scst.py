@@ -112,7 +112,7 @@ def test_a_signal_to_the_whole_job_ends_ray_and_not_the_step(
         for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
             process.send_signal(signal.SIGTERM)
         said, errors = rank.communicate(timeout=100)
-    assert rank.returncode == STOPPED, errors
+    assert rank.poll() == STOPPED, errors
     assert "stopped at step" in said
     finish(config, *settings, "--resume", "auto")
     undisturbed = losses(whole)

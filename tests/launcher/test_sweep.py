@@ -25,8 +25,15 @@ def write(folder: Path, config: Path, **changes: Any) -> Path:
     return folder / "list.json"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_java(tools: Path) -> None:
+    """Runs are scored without METEOR."""
+
+
 @pytest.fixture(scope="module")
-def settled(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settled(
+    without_java: None, tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A config, and a sweep over it that nothing disturbed."""
     folder = tmp_path_factory.mktemp("sweep")
     config = folder / "config.json"
