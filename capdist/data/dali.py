@@ -11,11 +11,10 @@ is cut short while DALI reads it ends the process. The only door to DALI.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from pathlib import Path
 from tarfile import BLOCKSIZE
 from typing import Any
 
@@ -115,6 +114,15 @@ def with_regions(row: Row, member: torch.Tensor) -> Row:
     return row._replace(regions=numbers.view(row.regions.shape))
 
 
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """The path of a file that no disk has: to make one there takes longer than to read a sample."""
+    with open(os.memfd_create("index"), "w") as file:
+        file.write(text)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
 class _Chunk:
     """A run of a pipeline, begun, over the samples of some steps."""
 
@@ -171,10 +179,9 @@ class _Chunk:
             return (read, read.gpu()) if gpu else (read,)
 
         tars = [str(self.shelf.tar(number)) for number in indices]
-        with tempfile.TemporaryDirectory(prefix="capdist-dali-") as folder:
-            files = [str(Path(folder, str(number))) for number in indices]
-            for file, lines in zip(files, indices.values(), strict=True):
-                Path(file).write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
+        with ExitStack() as stack:
+            texts = ["\n".join([f"v1.2 {len(lines)}", *lines, ""]) for lines in indices.values()]
+            files = [stack.enter_context(_in_memory(text)) for text in texts]
             built = pipeline()
             built.build()
         built.schedule_run()

@@ -8,16 +8,26 @@ other threads run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from capdist.data.collate import Row
 from capdist.data.places import Place, Plan
-from capdist.data.shelf import Shelf, check
+from capdist.data.shelf import Opened, Shelf, check
 from capdist.data.tar import Tar
 from shards.schema import ShardError
 
 #: Tars that stay open; a process may have a thousand files.
 OPEN = 256
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """An open one, and the rows of its samples, once made, with where they end in the tar."""
+
+    opened: Opened
+    tar: Tar
+    rows: dict[int, tuple[Row, int]] = field(default_factory=dict)
 
 
 class Mapped:
@@ -33,7 +43,7 @@ class Mapped:
         self.shelf = shelf
         self.plan = plan
         self.threads = threads
-        self.tar = lru_cache(OPEN)(self._tar)
+        self.open = lru_cache(OPEN)(self._open)
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[Place]]:
         """The places of the rank's samples; nothing is read yet."""
@@ -47,19 +57,29 @@ class Mapped:
         """
         try:
             number, sample = read
-            opened, tar = self.shelf.open(number), self.tar(number)
-            known = opened.known[sample]
-            if known:
-                shape = (known.regions, self.shelf.dim)
-                offset = opened.offsets[sample]
-                regions = tar.view(offset, shape, self.shelf.dtype)
-                return Row(known, regions, tar.address + offset)
+            shard = self.open(number)
+            made = shard.rows.get(sample)
+            if made is None:
+                return self._row(shard, read)
+            row, end = made
+            shard.tar.reach(end)
+            return row
+        except (OSError, ShardError) as error:
+            raise self.shelf.wrong(read, error) from error
+
+    def _open(self, number: int) -> _Shard:
+        return _Shard(self.shelf.open(number), Tar(self.shelf.tar(number)))
+
+    def _row(self, shard: _Shard, read: Place) -> Row:
+        opened, tar, sample = shard.opened, shard.tar, read[1]
+        known = opened.known[sample]
+        if known is None:
             entry = opened.entries[sample]
             members = tar.members(entry, self.shelf.members)
             check(entry, members)
             return self.shelf.learn(read, entry, members)
-        except (OSError, ShardError) as error:
-            raise self.shelf.wrong(read, error) from error
-
-    def _tar(self, number: int) -> Tar:
-        return Tar(self.shelf.tar(number))
+        offset = opened.offsets[sample]
+        regions = tar.view(offset, (known.regions, self.shelf.dim), self.shelf.dtype)
+        row = Row(known, regions, tar.address + offset)
+        shard.rows[sample] = row, offset + regions.nbytes
+        return row

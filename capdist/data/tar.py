@@ -38,16 +38,25 @@ class Tar:
         """Regions (R, F) at an offset, of a sample that `members` has read: still in the file.
 
         Copying from the map takes about half as long as a system call. But a map that is read
-        behind the end of its file ends the process, so the size is asked for every time, which
-        costs next to nothing.
+        behind the end of its file ends the process: `reach` before every use.
 
         Raises:
             ShardError: if the tar has become shorter.
         """
         end = offset + shape[0] * shape[1] * dtype.itemsize
-        if os.lseek(self.fd, 0, os.SEEK_END) < end or len(self.map) < end:
+        self.reach(end)
+        if len(self.map) < end:
             raise ShardError(CUT)
         return np.ndarray(shape, dtype, self.map, offset)
+
+    def reach(self, end: int) -> None:
+        """Ask for the file's size, which costs next to nothing.
+
+        Raises:
+            ShardError: if it is smaller.
+        """
+        if os.lseek(self.fd, 0, os.SEEK_END) < end:
+            raise ShardError(CUT)
 
     def members(self, entry: SampleIndex, wanted: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those of the wanted members that a sample has, by system calls.
