@@ -13,7 +13,8 @@ from capdist.config.section import ConfigError, validate
 from capdist.data import cache
 from capdist.data.cache import RegionStore, lock_pages
 from shards.manifest import Manifest
-from tests.data.test_readers import batches, damaged, same
+from tests.data.test_damaged_shards import damaged
+from tests.data.test_readers import batches, same
 
 
 @pytest.mark.parametrize("workers", [0, 2])
