@@ -27,8 +27,10 @@ def format_markdown(rows: Mapping[str, Row], columns: Sequence[str]) -> str:
 
 
 def format_score(score: float | None) -> str:
-    """A score with one decimal, or a dash where there is none."""
-    return "–" if score is None else f"{score:.1f}"
+    """A score with one decimal, a count with none, or a dash where there is nothing."""
+    if score is None:
+        return "–"
+    return str(score) if isinstance(score, int) else f"{score:.1f}"
 
 
 def _cells(rows: Mapping[str, Row], columns: Sequence[str]) -> list[list[str]]:

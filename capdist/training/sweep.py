@@ -81,7 +81,9 @@ class SweepRun:
         written = self.folder / "config.json"
         if not (scores.is_file() and written.is_file()):
             return False
-        return validate(Config, read_json(written), str(written)) == self.config
+        trained = validate(Config, read_json(written), str(written))
+        # The description says what came of it, at times, and changes nothing.
+        return trained.model_copy(update={"description": self.config.description}) == self.config
 
     @property
     def task(self) -> Task:
@@ -189,4 +191,4 @@ def summarise(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
     }
     scores = [run[SPREAD] for run in runs]
     spread = stdev(score for score in scores if score is not None) if len(runs) > 1 else None
-    return {**columns, "±": spread, "seeds": float(len(runs))}
+    return {**columns, "±": spread, "seeds": len(runs)}

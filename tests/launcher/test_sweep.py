@@ -63,6 +63,9 @@ def test_the_table_has_the_mean_of_the_seeds(settled: Path) -> None:
 def test_what_is_done_is_not_done_again_and_what_is_changed_is(settled: Path) -> None:
     runs = settled / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    config = json.loads((settled / "config.json").read_text())
+    config["description"] = "what came of it"
+    (settled / "config.json").write_text(json.dumps(config))
     again = launch("sweep.py", str(settled / "list.json"))
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before

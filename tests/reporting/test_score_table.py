@@ -1,15 +1,15 @@
 from capdist.reporting.table import format_markdown, format_table
 
-ROWS = {"test": {"CIDEr": 118.24, "BLEU-4": 37.85}, "constant caption": {"CIDEr": 7.0, "SPICE": 1}}
-COLUMNS = ["BLEU-4", "CIDEr", "SPICE"]
+ROWS = {"test": {"CIDEr": 118.24, "BLEU-4": 37.85}, "constant caption": {"CIDEr": 7.0, "seeds": 1}}
+COLUMNS = ["BLEU-4", "CIDEr", "seeds"]
 
 
 def test_plain_table_is_aligned():
     assert format_table(ROWS, COLUMNS).splitlines() == [
-        "                  BLEU-4  CIDEr  SPICE",
+        "                  BLEU-4  CIDEr  seeds",
         "--------------------------------------",
         "test                37.9  118.2      –",
-        "constant caption       –    7.0    1.0",
+        "constant caption       –    7.0      1",
     ]
 
 
