@@ -20,6 +20,9 @@ zeros. Hence refined regions are as many as the regions, and refined concepts as
 concepts; Eq. 5 exists once for each, and with equal numbers both are the paper's. Padding is never
 a key, a guide or a summand.
 
+Like any network that normalises behind its shortcuts it wants a warm-up and a modest rate: with
+too high a one the feed-forward part outgrows its shortcut, and all rows become one.
+
 The projections of Eq. 1 have biases. The official code normalises the regions once more behind
 Eq. 3; the paper does not, nor is it done here.
 
