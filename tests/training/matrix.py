@@ -82,10 +82,12 @@ def cells(world: int, kinds: tuple[str, ...] = KINDS) -> list[Cell]:
     ]
 
 
-def take(folder: Path, world: int, runs: list[dict[str, Any]], *, lift: bool = True) -> list[Given]:
-    """What each run gave, in turn, on fresh ranks."""
+def take(
+    folder: Path, world: int, runs: list[dict[str, Any]], *, has_fp16: bool = True
+) -> list[Given]:
+    """What each run gave, in turn, on fresh ranks; DeepSpeed is told whether their CPU has fp16."""
     out = folder / f"given-{len(list(folder.iterdir()))}.pt"
-    arguments = {"runs": runs, "out": str(out), "lift": lift}
+    arguments = {"runs": runs, "out": str(out), "has_fp16": has_fp16}
     run_ranks("tests.training.steps", world, arguments, timeout=500)
     given: list[Given] = torch.load(out, weights_only=True)
     return given

@@ -51,8 +51,8 @@ def test_all_take_the_same_steps(
         assert {weight.dtype for weight in found[1].values()} == {float32}
 
 
-def test_fp16_is_refused_by_deepspeed_on_a_cpu(tiny: Manifest, tmp_path: Path) -> None:
-    ((given, _),) = take(tmp_path, 1, [Cell("fp16", 1, 1, 1).run(tiny.root)], lift=False)
+def test_fp16_is_refused_by_deepspeed_on_a_cpu_without_it(tiny: Manifest, tmp_path: Path) -> None:
+    ((given, _),) = take(tmp_path, 1, [Cell("fp16", 1, 1, 1).run(tiny.root)], has_fp16=False)
     assert "deepspeed: Type fp16 is not supported on your device" in given["refused"]
 
 
