@@ -70,12 +70,18 @@ def _explain(section: type[Section], error: ValidationError, prefix: str) -> str
 
 
 def _suggestion(section: type[Section], names: list[str]) -> str:
-    *above, leaf = [name for name in names if not name.isdigit()]
+    *places, leaf = names
     known = {key: key.rpartition(".")[2] for key in _keys(section, "")}
+    above: list[str] = []
+    for name in places:
+        # Numbers of a list and names of a mapping's entries are no keys.
+        if ".".join([*above, name]) in known:
+            above.append(name)
     siblings = [k for k in known if k.rpartition(".")[0] == ".".join(above)]
     # A right key in the wrong section is as common a slip as a misspelling.
     near = [key for key, name in known.items() if name == leaf]
-    near = near or difflib.get_close_matches(".".join([*above, leaf]), siblings, 1, 0.5)
+    by_name = {known[key]: key for key in siblings}
+    near = near or [by_name[name] for name in difflib.get_close_matches(leaf, by_name, 1, 0.5)]
     near = near or difflib.get_close_matches(leaf, known, 1, 0.6)
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(siblings)}"
 

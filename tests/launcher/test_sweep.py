@@ -108,6 +108,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(config: Path, tmp_path: 
     [
         ({"row": {}}, "list.json: row: unknown key"),
         ({"rows": {"a": {"config": "none.json"}}}, "none.json: no such file"),
+        ({"rows": {"a": {"zzz": 1}}}, "zzz: unknown key; known here: rows.config, rows.set, rows"),
         ({"set": {"stages.0.epoch": 1}}, "did you mean"),
         ({"cpus": 10000}, "no node has 10000 CPUs"),
         ({"ray": {"address": "127.0.0.1:1"}}, "ray.address 127.0.0.1:1"),
