@@ -15,18 +15,19 @@ from capdist.data.stream import Stream
 
 
 class Reader(Protocol):
-    """Reads a rank's samples in the order of its plan.
-
-    ``threads`` is how many make batches ahead of the one that is asked for; a reader that reads
-    ahead by itself has none.
-    """
+    """Reads a rank's samples in the order of its plan."""
 
     @property
-    def plan(self) -> Plan: ...  # noqa: D102
+    def plan(self) -> Plan:
+        """Which samples, and in which order."""
+
     @property
-    def shelf(self) -> Shelf: ...  # noqa: D102
+    def shelf(self) -> Shelf:
+        """What the samples are read from."""
+
     @property
-    def threads(self) -> int: ...  # noqa: D102
+    def threads(self) -> int:
+        """How many make batches ahead of the one asked for; 0 if the reader reads ahead itself."""
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[Sequence[Any]]:
         """What `row` takes, for the rank's samples of every step from ``consumed`` on."""
