@@ -14,7 +14,7 @@ install: .venv/installed
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,dev]'
-	$(BIN)/python -c 'from capdist.training.deepspeed_operator import load_operator; load_operator()'
+	$(BIN)/python -c 'from capdist.engines.deepspeed_operator import load_operator; load_operator()'
 	touch $@
 
 corpus/scenes/manifest.json: | install
@@ -26,7 +26,7 @@ train: install corpus/scenes/manifest.json
 
 # On a machine with a GPU: builds the kernel, checks it against its twin, measures it.
 gpu:
-	$(PYTHON) -m pytest -q tests/kernels tests/decoding/test_replay.py
+	$(PYTHON) -m pytest -q tests/kernels tests/decoding/test_cuda_graph.py
 	$(PYTHON) launcher/bench.py gpu --page docs/results/gpu.md
 	$(PYTHON) launcher/bench.py decode --page docs/results/decode_gpu.md
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 
 
 def main() -> int:
@@ -62,14 +62,14 @@ def read_arguments() -> argparse.Namespace:
 
 def measure_decode(args: argparse.Namespace) -> Any:
     """Decoding, of one setting."""
-    from capdist.benchmarks.decode import Setting, measure
+    from benchmarks.decode import Setting, measure
 
     return measure(Setting(args.model, args.batch, args.beam))
 
 
 def measure_reward(args: argparse.Namespace) -> Any:
     """Scoring, on one core."""
-    from capdist.benchmarks.reward import measure
+    from benchmarks.reward import measure
 
     return measure(args.images)
 
@@ -80,7 +80,7 @@ def measure_load(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: if there is nothing to read, or a package is missing.
     """
-    from capdist.benchmarks.load import measure
+    from benchmarks.load import measure
 
     return measure(args.images)
 
@@ -91,14 +91,14 @@ def measure_gpu(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: if there is no GPU.
     """
-    from capdist.benchmarks.gpu import measure
+    from benchmarks.gpu import measure
 
     return measure(args.model)
 
 
 def measure_order(args: argparse.Namespace) -> Any:
     """What starting an epoch costs, and how well it mixes."""
-    from capdist.benchmarks.order import measure
+    from benchmarks.order import measure
 
     return measure(args.samples, args.images)
 
@@ -109,7 +109,7 @@ def measure_scale(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: if there is no such model.
     """
-    from capdist.benchmarks.scale import measure
+    from benchmarks.scale import measure
 
     return measure(args.model)
 

@@ -8,10 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.decoding.beam import DecodingError
+from capdist.inference.captioner import Captioner, write_captions
 from capdist.reporting.submission import SubmissionError, write_submission
-from capdist.training.captioning import Captioner, write_captions
 from shards.schema import ShardError
 
 

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.config.section import ConfigError
-from capdist.training.concepts import Detector
-from capdist.training.job import Job, MeetError, end_process
+from capdist.config.base import ConfigError
+from capdist.distributed.process_group import ProcessGroup, RendezvousError, end_process
+from capdist.inference.concept_prediction import Detector
 from shards.manifest import Manifest
 from shards.schema import ShardError
 
@@ -28,10 +28,10 @@ def main() -> int:
     try:
         detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
         kept = detector.stage.kept if args.top is None else args.top
-        job = Job.join(timeout_s=600)
+        job = ProcessGroup.join(timeout_s=600)
         detector.write(manifest, manifest.folder, kept, job)
         job.leave()
-    except (ConfigError, ShardError, MeetError) as error:
+    except (ConfigError, ShardError, RendezvousError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{args.shards}: {kept} concepts an image, of detector {detector.digest}")

@@ -7,13 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.decoding.beam import DecodingError
+from capdist.inference.evaluation import Evaluation, EvaluationRequest
+from capdist.inference.exported_model import read_run
+from capdist.inference.follow import Follower
 from capdist.metrics.coco import ScoreError
-from capdist.reporting.journal import JournalError
-from capdist.training.evaluation import Evaluation, Wanted
-from capdist.training.export import read_run
-from capdist.training.follow import Follower
+from capdist.reporting.metrics_log import MetricsLogError
 from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError
 
@@ -43,12 +43,19 @@ def main() -> int:
     args = vars(parser.parse_args())
     follow, checkpoint = args.pop("follow"), args.pop("checkpoint")
     try:
-        wanted = Wanted(**args)
+        wanted = EvaluationRequest(**args)
         if follow:
             Follower(wanted).follow()
         else:
             Evaluation.open(wanted, read_run(wanted.run, checkpoint)).evaluate()
-    except (ConfigError, ShardError, ScoreError, JournalError, DecodingError, PoolError) as error:
+    except (
+        ConfigError,
+        ShardError,
+        ScoreError,
+        MetricsLogError,
+        DecodingError,
+        PoolError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from capdist.reporting.journal import JournalError
+from capdist.reporting.metrics_log import MetricsLogError
 from capdist.reporting.results import Results, ResultsError
 from shards.schema import ShardError
 
@@ -28,7 +28,7 @@ def main() -> int:
             results.write_timeline(args.timeline)
         if args.readme:
             results.fill(Path("README.md"), args.readme)
-    except (ResultsError, JournalError, ShardError) as error:
+    except (ResultsError, MetricsLogError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(out)

@@ -8,12 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.progress import Progress
 from capdist.reporting.results import ResultsError, fill
+from capdist.reporting.sweep import Sweep, SweepRun
 from capdist.signals import STOPPED, StopSignal
-from capdist.training.sweep import Sweep, SweepRun
 from capdist.workers.commands import run_task, run_tasks
 from capdist.workers.reward_pool import PoolError
 

@@ -7,14 +7,19 @@ or alone as plain ``python launcher/train.py``.
 import argparse
 import sys
 
-from capdist.config.section import ConfigError
-from capdist.config.tree import load_config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import load_config
 from capdist.decoding.beam import DecodingError
+from capdist.distributed.process_group import (
+    OtherRankError,
+    RendezvousError,
+    end_process,
+    lost_rank,
+)
 from capdist.metrics.coco import ScoreError
-from capdist.reporting.journal import JournalError
+from capdist.reporting.metrics_log import MetricsLogError
 from capdist.signals import STOPPED
 from capdist.training.checkpoint import CheckpointError
-from capdist.training.job import MeetError, OtherRankError, end_process, lost_rank
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
 from capdist.workers.reward_pool import PoolError
@@ -27,10 +32,10 @@ REFUSALS = (
     TrainingError,
     CheckpointError,
     DecodingError,
-    JournalError,
+    MetricsLogError,
     ScoreError,
     PoolError,
-    MeetError,
+    RendezvousError,
 )
 
 

@@ -155,7 +155,7 @@ def _scenes(options: argparse.Namespace) -> int:
 
 
 def _concepts(options: argparse.Namespace) -> int:
-    from shards.sidecars import ConceptSet, install
+    from shards.concept_files import ConceptSet, install
 
     source = ConceptSet.load(options.run / "concepts")
     manifest = Manifest.load(options.shards or source.made_by["shards"])

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from shards import concepts as learning
-from shards.extractor import Features
-from shards.features import Joined
+from shards.feature_spec import FeatureSpec
 from shards.formats import CAPTION_FORMATS, Annotation, find_files, recognise
 from shards.formats.coco_captions import CocoCaptions
+from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Array, Sample, ShardError
 from shards.storage import STORAGES, loss, scale_of
@@ -61,7 +61,8 @@ class FileSource:
         feature_files = find_files(recipe.features)
         self._images = _annotations(caption_files)
         self._load = Loader(
-            Joined(feature_files, _sizes(size_files, self._images)), recipe.storage == "fp16"
+            JoinedFeatures(feature_files, _sizes(size_files, self._images)),
+            recipe.storage == "fp16",
         )
         self.name = caption_files[0].stem
         self.class_names = _class_names(recipe.class_names)
@@ -113,18 +114,18 @@ class FileSource:
         refuse_mixed(features, found.moments)
         return found
 
-    def _stored(self, recipe: Recipe, found: Survey) -> Features:
+    def _stored(self, recipe: Recipe, found: Survey) -> FeatureSpec:
         """The features' description; from here on, samples are loaded as they are stored."""
         features = self._load.features
         name = recipe.feature_name or features.format
         if recipe.storage == "fp16":
-            return Features(name, features.dim, 0)
+            return FeatureSpec(name, features.dim, 0)
         scale, step = scale_of(found.peaks), -(-len(self._images) // _LOSS_IMAGES)
         sample = self._images[::step]
         lost = loss((self._load(image).regions for image in sample), scale)
         print(f"int8: {lost}, over {len(sample)} images")
         self._load = replace(self._load, scale=scale)
-        return Features(name, features.dim, 0, scale=scale)
+        return FeatureSpec(name, features.dim, 0, scale=scale)
 
     def _learn_concepts(
         self, recipe: Recipe, found: dict[int, Array]

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from shards.atomic import replacing
-from shards.forms import Count, read_as
+from shards.json_types import Count, read_as
 from shards.schema import ShardError
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.atomic import replacing
-from shards.extractor import Features
+from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.index import index_path, index_text, write_index
 from shards.manifest import Shard
@@ -34,7 +34,7 @@ class Source(Protocol):
         """The data set's name, for the manifest."""
 
     @property
-    def features(self) -> Features:
+    def features(self) -> FeatureSpec:
         """Name, width and scale of the region features."""
 
     @property
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """One shard to write: where, of which split, from which ids."""
 
     path: Path
@@ -70,7 +70,7 @@ class Written:
     moments: Moments
 
 
-def do(source: Source, job: Job) -> Written:
+def do(source: Source, job: ShardJob) -> Written:
     """Write a shard, or keep it if it is complete; either way, read it back and count it.
 
     Raises:
@@ -82,7 +82,7 @@ def do(source: Source, job: Job) -> Written:
     return _survey(source, job)
 
 
-def _write_shard(source: Source, job: Job) -> None:
+def _write_shard(source: Source, job: ShardJob) -> None:
     # The tar gets its name last: where it stands, its index stands too.
     with replacing(job.path) as file:
         loaded = source.load(job.split, job.ids)
@@ -94,13 +94,13 @@ def _write_shard(source: Source, job: Job) -> None:
         write_index(job.path, index)
 
 
-def _refuse_repeated(job: Job, keys: Sequence[str]) -> None:
+def _refuse_repeated(job: ShardJob, keys: Sequence[str]) -> None:
     if len(set(keys)) < len(keys):
         key = next(key for key in keys if keys.count(key) > 1)
         raise ShardError(f"key {key} is twice in {job.path.name}; keys must be unique")
 
 
-def _checked(sample: Sample, job: Job, features: Features) -> Sample:
+def _checked(sample: Sample, job: ShardJob, features: FeatureSpec) -> Sample:
     """The sample, if it is fit to be written; types and shapes are `schema.check`'s business."""
     name = f"sample {sample.key} (image {sample.image_id})"
     if sample.split != job.split:
@@ -137,7 +137,7 @@ def check_fit(name: str, sample: Sample, dim: int) -> None:
         raise ShardError(f"{name}: boxes end before they begin; give them as x1, y1, x2, y2")
 
 
-def _survey(source: Source, job: Job) -> Written:
+def _survey(source: Source, job: ShardJob) -> Written:
     """Count and hash a complete shard; a kept one may have been damaged since."""
     captions, max_regions, index, moments = 0, 0, [], []
     for entry, members in read_tar(job.path):

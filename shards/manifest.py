@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
-from shards.cache import AHEAD, Cache, Source, fetch_ahead
 from shards.checksum import crc32
-from shards.extractor import Features
-from shards.folders import folder_at
-from shards.forms import Count, T, read_as
+from shards.concept_files import ConceptSet
+from shards.feature_spec import FeatureSpec
 from shards.index import Index, index_path, write_index
+from shards.json_types import Count, T, read_as
+from shards.location import folder_at
+from shards.remote.cache import AHEAD, Cache, Source, fetch_ahead
 from shards.schema import SCHEMA_VERSION, ShardError
-from shards.sidecars import ConceptSet
 from shards.tars import read_tar
 
 MANIFEST = "manifest.json"
@@ -55,7 +55,7 @@ class Manifest:
 
     root: Path
     name: str
-    features: Features
+    features: FeatureSpec
     shards: tuple[Shard, ...]
     class_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Manifest:
         manifest = cls(
             root=folder.root,
             name=data["name"],
-            features=Features.from_json(data["features"]),
+            features=FeatureSpec.from_json(data["features"]),
             shards=tuple(
                 Shard(**row, source=folder.source(row["name"], row["sha256"], row["bytes"]))
                 for row in data["shards"]
@@ -165,7 +165,7 @@ class Manifest:
         """Where the bytes of a shard lie, on this node's disk; open it soon (`Source.fetch`).
 
         Raises:
-            LostShard: if the shard is remote and its server does not give it.
+            ShardUnavailableError: if the shard is remote and its server does not give it.
             ShardError: if there is no room for its copy.
         """
         return shard.source.fetch() if shard.source else self.root / shard.name

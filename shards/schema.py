@@ -19,7 +19,8 @@ import numpy.typing as npt
 from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
-from shards.forms import Count, Id, Pairs, T, read_as
+from capdist.errors import CapdistError
+from shards.json_types import Count, Id, Pairs, T, read_as
 
 SCHEMA_VERSION = 2
 
@@ -36,7 +37,7 @@ MEMBERS = (*REQUIRED_MEMBERS, "classes.npy", "concepts.json", "grounding.json", 
 Array = npt.NDArray[Any]
 
 
-class ShardError(ValueError):
+class ShardError(CapdistError):
     """Bad shards or bad input: names the file, what was expected, what to do."""
 
 
@@ -60,7 +61,7 @@ class Phrase:
 class Sample:
     """One image with its features, captions and whatever else its source knows.
 
-    ``regions`` (R, F) float16, or int8 that `Features.widen` reads; ``boxes`` (R, 4)
+    ``regions`` (R, F) float16, or int8 that `FeatureSpec.widen` reads; ``boxes`` (R, 4)
     float32, x1 y1 x2 y2 in 0..1; ``classes`` (R, T) of CLASS_DTYPE, likeliest first; ``concepts``
     (word, score) pairs, highest score first; ``tokens`` runs parallel to ``captions``;
     ``picture`` is a PNG file's bytes.

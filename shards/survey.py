@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 
 from shards.concepts import pool
-from shards.features import Joined
 from shards.fingerprint import Moments
 from shards.formats import Annotation
 from shards.jobs import check_fit
+from shards.joined_features import JoinedFeatures
 from shards.parallel import run
 from shards.schema import Array, Sample, ShardError
 from shards.storage import to_float16, to_int8
@@ -27,7 +27,7 @@ class Loader:
     With ``scale``, or with ``float16``, regions are as they are stored; else as they were read.
     """
 
-    features: Joined
+    features: JoinedFeatures
     float16: bool
     scale: tuple[float, ...] = ()
 
@@ -113,7 +113,7 @@ def _merge(found: list[Survey], dim: int) -> Survey:
     return whole
 
 
-def refuse_mixed(features: Joined, moments: dict[int, Moments]) -> None:
+def refuse_mixed(features: JoinedFeatures, moments: dict[int, Moments]) -> None:
     """Refuse features that several extractors made.
 
     Raises:

@@ -4,7 +4,7 @@ A source (`shards.jobs.Source`) says which samples each split has and loads any 
 
     class Squares:
         name = "squares"
-        features = Features("ones", dim=4, max_regions=0)
+        features = FeatureSpec("ones", dim=4, max_regions=0)
         class_names = ()
 
         def fingerprint(self) -> str:
@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic import remove_temporaries, write_json
-from shards.extractor import Features
+from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.jobs import Job, Source, Written, do
+from shards.jobs import ShardJob, Source, Written, do
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import run
 from shards.schema import SCHEMA_VERSION, ShardError
@@ -80,7 +80,7 @@ def write(
     return manifest
 
 
-def _features(source: Source, written: list[Written]) -> Features:
+def _features(source: Source, written: list[Written]) -> FeatureSpec:
     return replace(
         source.features,
         max_regions=max(done.max_regions for done in written),
@@ -124,11 +124,13 @@ def _prepare(root: Path, plan: dict[str, Any]) -> None:
     write_json(path, plan)
 
 
-def _jobs(root: Path, splits: dict[str, Sequence[Any]], samples_per_shard: int) -> Iterator[Job]:
+def _jobs(
+    root: Path, splits: dict[str, Sequence[Any]], samples_per_shard: int
+) -> Iterator[ShardJob]:
     for split, ids in splits.items():
         for number, start in enumerate(range(0, len(ids), samples_per_shard)):
             path = root / f"{split}-{number:05d}.tar"
-            yield Job(path, split, ids[start : start + samples_per_shard])
+            yield ShardJob(path, split, ids[start : start + samples_per_shard])
 
 
 def _refuse_duplicates(written: list[Written]) -> None:

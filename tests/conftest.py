@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from shards.extractor import Features
+from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample
 from shards.writer import write
@@ -28,8 +28,8 @@ class TinySource:
     class_names: tuple[str, ...] = ()
 
     @property
-    def features(self) -> Features:
-        return Features("tiny-v1", self.dim, 5)
+    def features(self) -> FeatureSpec:
+        return FeatureSpec("tiny-v1", self.dim, 5)
 
     def fingerprint(self) -> str:
         return f"{self.sizes}{self.dim}"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from capdist.config.section import ConfigError
-from capdist.config.stages import BatchConfig, StepSchedule
-from capdist.config.tree import load_config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import load_config
+from capdist.config.stage import BatchConfig, StepSchedule
 
 GOOD: dict[str, Any] = {
     "description": "a test",

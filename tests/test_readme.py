@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from capdist.config.tree import load_config
+from capdist.config.run_config import load_config
 from capdist.models.base import Dims, build
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from capdist.config.section import ONE, SEVERAL, Positive, Section
-from shards.cache import Cache, default_folder
+from capdist.config.base import ONE, SEVERAL, Positive, Section
+from shards.remote.cache import Cache, default_folder
 
 #: How far from 1 proportions may be that are 1 together.
 NEARLY = 1e-6

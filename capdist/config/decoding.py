@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from capdist.config.section import Positive, Section
+from capdist.config.base import Positive, Section
 
 
 class LengthConfig(Section):

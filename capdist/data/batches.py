@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from capdist.batch import Batch
-from capdist.config.stages import BatchConfig
-from capdist.data.cache import RegionStore
+from capdist.config.stage import BatchConfig
 from capdist.data.collate import Collate, Row, SampleError
-from capdist.data.places import Plan
+from capdist.data.rank_plan import RankPlan
 from capdist.data.reader import Reader
+from capdist.data.residency import RegionStore
 from shards.schema import ShardError
 
 
@@ -37,7 +37,7 @@ class Batches:
     store: RegionStore | None = None
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> RankPlan:
         """Which samples come when."""
         return self.reader.plan
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from capdist.batch import Batch
-from capdist.data.gather import gather
-from capdist.data.memory import empty
-from capdist.data.packed import BOX, HEAD, ID, Pack, Packed
+from capdist.data.buffer_pool import empty
+from capdist.data.copy import gather
+from capdist.data.encoded_sample import BOX, HEAD, ID, EncodedSample, SampleEncoder
 from capdist.vocab import PAD, Vocabulary
 from shards.schema import CLASS_DTYPE, Array, Sample, ShardError
 
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     ask numpy for it takes as long as a tenth of their copy.
     """
 
-    packed: Packed
+    packed: EncodedSample
     regions: Any
     address: int = 0
 
@@ -59,9 +59,9 @@ class Collate:
     scale: Array | None = None
 
     @property
-    def pack(self) -> Pack:
+    def pack(self) -> SampleEncoder:
         """What packs a sample."""
-        return Pack(self.vocab, self.max_words, self.max_concepts)
+        return SampleEncoder(self.vocab, self.max_words, self.max_concepts)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """The batch of at least one sample; raises what `rows` does."""
@@ -101,7 +101,7 @@ class Collate:
         )
 
     def _classes(
-        self, packed: Sequence[Packed], heads: Array, region_mask: Array
+        self, packed: Sequence[EncodedSample], heads: Array, region_mask: Array
     ) -> tuple[Tensor, Tensor]:
         if not self.classes:
             bare = torch.zeros(*region_mask.shape, 0)
@@ -142,7 +142,7 @@ def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:
     return regions
 
 
-def _check_whole(packed: Sequence[Packed], sizes: Array, member: str) -> None:
+def _check_whole(packed: Sequence[EncodedSample], sizes: Array, member: str) -> None:
     """Refuse that some of the samples have a member and others lack it, whose size is -1."""
     lacking = sizes < 0
     if lacking.any() and not lacking.all():

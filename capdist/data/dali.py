@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.data.collate import Row
-from capdist.data.places import Place, Plan
-from capdist.data.shelf import Shelf, check
+from capdist.data.rank_plan import Place, RankPlan
+from capdist.data.sample_store import SampleStore, check
 from capdist.data.tar import CUT, Tar
 from shards.schema import Array, ShardError
 
@@ -58,7 +58,7 @@ class Dali:
 
     threads = 0
 
-    def __init__(self, shelf: Shelf, plan: Plan) -> None:
+    def __init__(self, shelf: SampleStore, plan: RankPlan) -> None:
         try:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
@@ -126,7 +126,7 @@ def _in_memory(text: str) -> Iterator[str]:
 class _Chunk:
     """A run of a pipeline, begun, over the samples of some steps."""
 
-    def __init__(self, shelf: Shelf, steps: Sequence[Sequence[Place]]) -> None:
+    def __init__(self, shelf: SampleStore, steps: Sequence[Sequence[Place]]) -> None:
         self.shelf = shelf
         self.places = steps
         self.wrong: dict[Place, ShardError] = {}

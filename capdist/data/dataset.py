@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from capdist.config.data import DataConfig
-from capdist.config.stages import BatchConfig
+from capdist.config.stage import BatchConfig
 from capdist.data.batches import Batches
-from capdist.data.cache import RegionStore, lock_pages
 from capdist.data.collate import Collate
 from capdist.data.mixture import parts
 from capdist.data.order import Order
-from capdist.data.places import Plan, Ranks
+from capdist.data.rank_plan import RankPlan, Ranks
 from capdist.data.reader import make_reader
-from capdist.data.shelf import Shelf
+from capdist.data.residency import RegionStore, lock_pages
+from capdist.data.sample_store import SampleStore
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 from shards.schema import ShardError, decode_described
@@ -154,6 +154,6 @@ def _batches(
     scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
     classes = len(manifest.class_names)
     collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
-    shelf = Shelf(manifest, split, collate.pack, grounding=grounding)
-    reader = make_reader(data, shelf, Plan(order, ranks, batch.images))
+    shelf = SampleStore(manifest, split, collate.pack, grounding=grounding)
+    reader = make_reader(data, shelf, RankPlan(order, ranks, batch.images))
     return Batches(reader, collate, batch)

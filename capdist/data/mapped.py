@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from capdist.data.collate import Row
-from capdist.data.places import Place, Plan
-from capdist.data.shelf import Opened, Shelf, check
+from capdist.data.rank_plan import Place, RankPlan
+from capdist.data.sample_store import Opened, SampleStore, check
 from capdist.data.tar import Tar
 from shards.schema import ShardError
 
@@ -39,7 +39,7 @@ class Mapped:
         threads: that make batches ahead; 0 makes one when it is asked for.
     """
 
-    def __init__(self, shelf: Shelf, plan: Plan, threads: int) -> None:
+    def __init__(self, shelf: SampleStore, plan: RankPlan, threads: int) -> None:
         self.shelf = shelf
         self.plan = plan
         self.threads = threads

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from capdist.config.data import DataConfig, ShardSet
 from capdist.data.order import Part
+from shards.concept_files import ConceptSet
 from shards.manifest import Manifest, Shard
 from shards.schema import ShardError
-from shards.sidecars import ConceptSet
 
 
 def load_shards(data: DataConfig) -> Manifest:

@@ -9,8 +9,8 @@ from capdist.config.data import DataConfig
 from capdist.data.collate import Row
 from capdist.data.dali import Dali
 from capdist.data.mapped import Mapped
-from capdist.data.places import Plan
-from capdist.data.shelf import Shelf
+from capdist.data.rank_plan import RankPlan
+from capdist.data.sample_store import SampleStore
 from capdist.data.stream import Stream
 
 
@@ -18,11 +18,11 @@ class Reader(Protocol):
     """Reads a rank's samples in the order of its plan."""
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> RankPlan:
         """Which samples, and in which order."""
 
     @property
-    def shelf(self) -> Shelf:
+    def shelf(self) -> SampleStore:
         """What the samples are read from."""
 
     @property
@@ -40,7 +40,7 @@ class Reader(Protocol):
         """
 
 
-def make_reader(data: DataConfig, shelf: Shelf, plan: Plan) -> Reader:
+def make_reader(data: DataConfig, shelf: SampleStore, plan: RankPlan) -> Reader:
     """The reader that ``data.reader`` names.
 
     Raises:

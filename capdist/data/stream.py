@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from capdist.data.collate import Row
 from capdist.data.order import Span
-from capdist.data.places import Place, Plan
-from capdist.data.shelf import Shelf, check
+from capdist.data.rank_plan import Place, RankPlan
+from capdist.data.sample_store import SampleStore, check
 from capdist.signals import ignore_stop
 from shards.schema import ShardError
 
@@ -39,8 +39,8 @@ class Stream:
         workers: reader processes, which share the rank's lanes; 0 reads in this one.
     """
 
-    shelf: Shelf
-    plan: Plan
+    shelf: SampleStore
+    plan: RankPlan
     workers: int = 0
 
     @property
@@ -103,7 +103,9 @@ class _Lanes(IterableDataset[list[tuple[int, Read]]]):
             yield [(position, next(reader)) for position, reader in mine if reader]
 
 
-def read_lane(shelf: Shelf, plan: Plan, epoch: int, lane: int, start: int) -> Iterator[Read]:
+def read_lane(
+    shelf: SampleStore, plan: RankPlan, epoch: int, lane: int, start: int
+) -> Iterator[Read]:
     """Samples of a lane whose positions are ``start`` or later."""
     order = plan.order
     skip = len(range(lane, start, order.lanes))
@@ -118,7 +120,7 @@ def read_lane(shelf: Shelf, plan: Plan, epoch: int, lane: int, start: int) -> It
         number, skip = number + 1, 0
 
 
-def read_spans(shelf: Shelf, spans: list[Span], skip: int) -> Iterator[Read]:
+def read_spans(shelf: SampleStore, spans: list[Span], skip: int) -> Iterator[Read]:
     """The samples of spans in turn, without the first ``skip``."""
     for span, following in zip_longest(spans, spans[1:]):
         size = span.stop - span.start
@@ -129,7 +131,7 @@ def read_spans(shelf: Shelf, spans: list[Span], skip: int) -> Iterator[Read]:
         skip = max(0, skip - size)
 
 
-def read_span(shelf: Shelf, span: Span) -> Iterator[Read]:
+def read_span(shelf: SampleStore, span: Span) -> Iterator[Read]:
     """Samples start..stop-1 of a shard; one that can't be read says why, and the next is tried."""
     number = span.start
     while number < span.stop:
@@ -143,7 +145,7 @@ def read_span(shelf: Shelf, span: Span) -> Iterator[Read]:
             number += 1
 
 
-def _read_from(shelf: Shelf, span: Span) -> Iterator[Read]:
+def _read_from(shelf: SampleStore, span: Span) -> Iterator[Read]:
     """Samples start..stop-1 of a shard, through the webdataset library."""
     from webdataset.tariterators import group_by_keys
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from capdist.data.gather import address
+from capdist.data.copy import address
 from shards.index import SampleIndex
 from shards.schema import Array, ShardError
 

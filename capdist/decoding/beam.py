@@ -10,17 +10,18 @@ from torch import Tensor
 
 from capdist.batch import Batch, Hypotheses
 from capdist.config.decoding import DecodingConfig, LengthConfig
-from capdist.decoding.forced import Forced
-from capdist.decoding.groups import Competition, Groups
-from capdist.decoding.limits import Limits
+from capdist.decoding.constrained_beam import ConstrainedBeam
+from capdist.decoding.constraints import Constraints
+from capdist.decoding.diverse_beam import Competition, DiverseBeam
+from capdist.errors import CapdistError
 from capdist.kernels.beam_step import Rules
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
 
-NO_LIMITS = Limits()
+NO_LIMITS = Constraints()
 
 
-class DecodingError(RuntimeError):
+class DecodingError(CapdistError):
     """Captions that can't be decoded; the message names the image or the option."""
 
 
@@ -29,7 +30,7 @@ def beam_search(
     model: CaptionModel[Any],
     batch: Batch,
     decoding: DecodingConfig,
-    limits: Limits = NO_LIMITS,
+    limits: Constraints = NO_LIMITS,
     *,
     attention: bool = False,
 ) -> Hypotheses:
@@ -111,7 +112,7 @@ class Search:
     """
 
     def __init__(
-        self, model: CaptionModel[Any], batch: Batch, decoding: DecodingConfig, limits: Limits
+        self, model: CaptionModel[Any], batch: Batch, decoding: DecodingConfig, limits: Constraints
     ) -> None:
         device = batch.regions.device
         self.model = model
@@ -125,7 +126,7 @@ class Search:
 
     def run(self, batch: Batch) -> Found:
         """The hypotheses of a batch of the same images, or of one without forced words."""
-        competition, past = self.competition, Past(self.decoding)
+        competition, past = self.competition, BeamHistory(self.decoding)
         state = self.model.start(self.model.encode(batch), competition.slots, self.length)
         beams = competition.first(len(batch.image_ids), batch.regions.device)
         for position in range(self.length):
@@ -143,12 +144,12 @@ class Search:
         return Found(tokens, beams.scores.gather(1, best), torch.stack(past.spoilt))
 
 
-def compete(batch: Batch, decoding: DecodingConfig, limits: Limits) -> Competition:
+def compete(batch: Batch, decoding: DecodingConfig, limits: Constraints) -> Competition:
     """In states where words are forced, else in groups."""
     sets = [limits.sets(image) for image in batch.image_ids.tolist()]
     if any(sets):
-        return Forced(decoding.beam, sets, batch.regions.device)
-    return Groups(decoding.beam, decoding.groups, decoding.diversity)
+        return ConstrainedBeam(decoding.beam, sets, batch.regions.device)
+    return DiverseBeam(decoding.beam, decoding.groups, decoding.diversity)
 
 
 def length_weights(config: LengthConfig, length: int, device: torch.device) -> Tensor:
@@ -163,7 +164,7 @@ def length_weights(config: LengthConfig, length: int, device: torch.device) -> T
             return ((5 + lengths) / 6) ** -config.alpha
 
 
-class Past:
+class BeamHistory:
     """What the hypotheses wrote: back-pointers, read out at the end."""
 
     def __init__(self, decoding: DecodingConfig) -> None:

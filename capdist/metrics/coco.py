@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from capdist.errors import CapdistError
 from capdist.metrics.coco_worker import Texts, Worker, WorkerError
 from capdist.metrics.tokenise import plain
 
@@ -27,7 +28,7 @@ ALL = (*_BLEU, "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 _SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
-class ScoreError(ValueError):
+class ScoreError(CapdistError):
     """Captions, references or a request that cannot be scored; says what to do."""
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from capdist.errors import CapdistError
+
 Texts = dict[int, list[str]]
 
 #: SPICE's sub-categories, as its jar names them and as papers do. "All" is SPICE itself.
@@ -34,7 +36,7 @@ SPICE_NAMES = {
 }
 
 
-class WorkerError(RuntimeError):
+class WorkerError(CapdistError):
     """A Java program failed or ran out of time; the message says which."""
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.batch import Batch
-from capdist.config.section import ConfigError, Section, validate
+from capdist.config.base import ConfigError, Section, validate
 
 
 class ModelConfig(Section):

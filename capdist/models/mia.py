@@ -38,7 +38,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from capdist.config.section import ConfigError, Positive, Section
+from capdist.config.base import ConfigError, Positive, Section
 from capdist.models.layers import AddNorm, FeedForward, MultiHeadAttention
 
 Part = Literal["visual", "textual"]

@@ -33,7 +33,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from capdist.batch import Batch
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import (
     AddNorm,

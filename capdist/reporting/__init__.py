@@ -1,1 +1,1 @@
-"""What a run tells people: progress, the journal, tables, curves and the report page."""
+"""What a run tells people: progress, the metrics log, tables, curves and the report page."""

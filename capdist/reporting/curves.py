@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capdist.reporting.journal import JournalError, read_records
+from capdist.reporting.metrics_log import MetricsLogError, read_records
 
 #: Share of the past in the smoothed loss.
 SMOOTHING = 0.97
@@ -16,10 +16,10 @@ Records = Sequence[dict[str, Any]]
 
 
 def draw_curves(metrics_jsonl: Path, out: Path) -> None:
-    """Draw a journal as PNG: a panel for each stage's loss, raw and smoothed, and one for CIDEr.
+    """Draw metrics as PNG: one panel for each stage's loss, raw and smoothed, and one for CIDEr.
 
     Raises:
-        JournalError: if the journal does not read, or holds nothing to draw.
+        MetricsLogError: if the metrics log does not read, or holds nothing to draw.
     """
     from matplotlib.figure import Figure
 
@@ -32,7 +32,7 @@ def draw_curves(metrics_jsonl: Path, out: Path) -> None:
     evaluations = [record for record in records if "val_cider" in record]
     panels = len(stages) + bool(evaluations)
     if not panels:
-        raise JournalError(f"{metrics_jsonl}: neither a loss nor a val_cider; nothing to draw")
+        raise MetricsLogError(f"{metrics_jsonl}: neither a loss nor a val_cider; nothing to draw")
     figure = Figure(figsize=(8, 2.8 * panels), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     for axis, (stage, steps) in zip(axes, stages.items(), strict=False):

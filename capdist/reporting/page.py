@@ -17,8 +17,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from capdist.errors import CapdistError
 from capdist.reporting.curves import draw_curves
-from capdist.reporting.journal import JOURNAL, read_records
+from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.table import format_score
 from capdist.reporting.timeline import waiting
 
@@ -29,7 +30,7 @@ SCORES = "scores.json"
 CONSTANT = "constant caption"
 
 
-class ReportError(ValueError):
+class ReportError(CapdistError):
     """A run folder that does not read; names the file."""
 
 
@@ -48,7 +49,7 @@ def write_report(run_dir: Path, out: Path, *, samples: Sequence[ReportSample]) -
 
     Raises:
         ReportError: if there is no such folder, or a file of it is not JSON.
-        JournalError: if ``metrics.jsonl`` does not read.
+        MetricsLogError: if ``metrics.jsonl`` does not read.
     """
     if not run_dir.is_dir():
         raise ReportError(f"{run_dir}: no such folder; give the folder of a run")
@@ -60,7 +61,9 @@ def write_report(run_dir: Path, out: Path, *, samples: Sequence[ReportSample]) -
         "<h2>Scores</h2>",
         _scores(scores) if scores else _not_there(SCORES),
         "<h2>Curves</h2>",
-        _curves(run_dir / JOURNAL) if (run_dir / JOURNAL).is_file() else _not_there(JOURNAL),
+        _curves(run_dir / METRICS_LOG)
+        if (run_dir / METRICS_LOG).is_file()
+        else _not_there(METRICS_LOG),
         f"<h2>Samples</h2><div class='samples'>{''.join(map(_sample, samples))}</div>",
         "<h2>Configuration</h2>",
         _config(config) if config else _not_there(CONFIG),
@@ -108,12 +111,12 @@ def _score_notes(rows: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: no {metric}: {why}."
 
 
-def _curves(journal: Path) -> str:
+def _curves(metrics_log: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "curves.png")
-        draw_curves(journal, picture)
+        draw_curves(metrics_log, picture)
         image = f"<img class='curves' alt='loss and CIDEr' src='{_inline(picture.read_bytes())}'>"
-    steps = [record for record in read_records(journal) if "data_s" in record]
+    steps = [record for record in read_records(metrics_log) if "data_s" in record]
     if not steps:
         return image
     return (

@@ -19,19 +19,19 @@ class StepFigures(Protocol):
     """
 
     @property
-    def loss(self) -> float: ...  # noqa: D102
+    def loss(self) -> float: ...
     @property
-    def lr(self) -> float: ...  # noqa: D102
+    def lr(self) -> float: ...
     @property
-    def captions_per_s(self) -> float: ...  # noqa: D102
+    def captions_per_s(self) -> float: ...
     @property
-    def step_s(self) -> float: ...  # noqa: D102
+    def step_s(self) -> float: ...
     @property
-    def data_s(self) -> float: ...  # noqa: D102
+    def data_s(self) -> float: ...
     @property
-    def skipped(self) -> int: ...  # noqa: D102
+    def skipped(self) -> int: ...
     @property
-    def figures(self) -> dict[str, float]: ...  # noqa: D102
+    def figures(self) -> dict[str, float]: ...
 
 
 class Progress:

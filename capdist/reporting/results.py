@@ -13,9 +13,10 @@ from typing import Any
 
 from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
+from capdist.errors import CapdistError
 from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves
-from capdist.reporting.journal import JOURNAL, read_records
+from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, timeline, waiting
@@ -30,7 +31,7 @@ FAILURES = 2
 DISCUSSION = "\n## Discussion\n"
 
 
-class ResultsError(ValueError):
+class ResultsError(CapdistError):
     """A run that has not been scored yet; says what to run."""
 
 
@@ -55,7 +56,7 @@ class Results:
         if out.is_file():
             # What a person wrote about the figures outlives them.
             text += "".join(out.read_text(encoding="utf-8").partition(DISCUSSION)[1:])
-        draw_curves(self.run / JOURNAL, curves)
+        draw_curves(self.run / METRICS_LOG, curves)
         out.write_text(text, encoding="utf-8")
 
     def write_timeline(self, out: Path) -> None:
@@ -64,13 +65,13 @@ class Results:
         Raises:
             ResultsError: if the run has none.
         """
-        rows = timeline(read_records(self.run / JOURNAL))
+        rows = timeline(read_records(self.run / METRICS_LOG))
         if not rows:
             raise ResultsError(f"{self.run}: no self-critical steps; train a stage scst first")
         out.write_text(
             f"# A self-critical step of {self.run.name}\n\n{self.config['description']}\n\n"
             f"{format_markdown(rows, ('ms', 'share %'))}\n\nMeans of the steps in the run's "
-            f"`{JOURNAL}`, without the first few. Handing over and waiting are what rewards cost "
+            f"`{METRICS_LOG}`, without the first few. Submitting and waiting are what rewards cost "
             f"the trainer; the actors work beside it.\n\n```\n{self._command()}\n```\n",
             encoding="utf-8",
         )
@@ -131,7 +132,7 @@ class Results:
     def summary(self, beam: int) -> dict[str, float | None]:
         """Scores, parameters in millions, and speeds."""
         row = next(row for name, row in self._scored()[beam].items() if name != CONSTANT)
-        steps = [record for record in read_records(self.run / JOURNAL) if "loss" in record]
+        steps = [record for record in read_records(self.run / METRICS_LOG) if "loss" in record]
         return {
             **row["values"],
             "M parameters": self._parameters() / 1e6,
@@ -157,7 +158,7 @@ class Results:
         yield from (f"{metric} is absent: {why}." for metric, why in first["absent"].items())
 
     def _facts(self) -> Iterator[str]:
-        records = read_records(self.run / JOURNAL)
+        records = read_records(self.run / METRICS_LOG)
         steps = [record for record in records if "loss" in record]
         evaluations = [record for record in records if "val_cider" in record]
         best = max(evaluations, key=lambda record: float(record["val_cider"]))

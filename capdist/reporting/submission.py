@@ -7,11 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from capdist.errors import CapdistError
+
 #: Images of the server's two splits.
 IMAGES = {"val2014": 40_504, "test2014": 40_775}
 
 
-class SubmissionError(ValueError):
+class SubmissionError(CapdistError):
     """Results that the server would refuse; names the file and the entry."""
 
 

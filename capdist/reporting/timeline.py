@@ -1,4 +1,4 @@
-"""Where the time of steps goes, from a run's journal."""
+"""Where the time of steps goes, from a run's metrics_log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-#: Parts of a step by their names in the journal; the rest is the gradient and the update.
+#: Parts of a step by their names in the metrics log; the rest is the gradient and the update.
 PARTS = {
     "wait for data": ("data_s",),
     "encode": ("encode_s",),

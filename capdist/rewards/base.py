@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.metrics.captions import Captions, Floats, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency

@@ -12,71 +12,36 @@ checkpoints/names.json       which folder is the last, which the best (best, det
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from capdist.training.engine import Engine
-from capdist.training.job import Job, lost_rank
+from capdist.distributed.process_group import ProcessGroup, lost_rank
+from capdist.engines.base import Engine
+from capdist.errors import CapdistError
+from capdist.inference.run_folder import (
+    NAMES,
+    TrainingProgress,
+    find_checkpoint,
+    read_names,
+    step_folders,
+    written_by,
+)
 from shards.atomic import sync, write_json
 
-NAMES = "names.json"
 
-
-class CheckpointError(RuntimeError):
+class CheckpointError(CapdistError):
     """A checkpoint that can't be written; the message says what is left and what to do."""
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """Where training goes on.
-
-    ``step`` counts optimizer steps of the run, ``stage_step`` those of the stage; ``consumed``
-    counts samples of the epoch, ``lost`` the damaged ones among them; ``waited`` counts evaluations
-    since the best one; ``best_ap`` is a detector's.
-    """
-
-    stage: int = 0
-    step: int = 0
-    stage_step: int = 0
-    epoch: int = 0
-    consumed: int = 0
-    lost: int = 0
-    skipped: int = 0
-    best_cider: float | None = None
-    best_ap: float | None = None
-    waited: int = 0
-
-
-def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder that has a name in a run, if any.
-
-    ``last``, ``best``, ``detector`` (the best), ``finished`` (the last, once training is done).
-    """
-    folder = run / "checkpoints"
-    found = _read_names(folder).get(name)
-    return folder / found if found else None
-
-
-def step_folders(run: Path) -> list[Path]:
-    """All checkpoints of a run, by step."""
-    return sorted((run / "checkpoints").glob("step-*"))
-
-
-def written_by(folder: Path) -> int:
-    """How many ranks wrote a checkpoint."""
-    return len(list(folder.glob("rank-*.pt")))
 
 
 class Checkpoints:
     """Writes and reads the checkpoints of a run folder."""
 
-    def __init__(self, run: Path, job: Job) -> None:
+    def __init__(self, run: Path, job: ProcessGroup) -> None:
         self.run = run
         self.folder = run / "checkpoints"
         self.job = job
@@ -84,7 +49,12 @@ class Checkpoints:
         self.keeps: Callable[[Path], bool] = lambda folder: False
 
     def save(
-        self, cursor: Cursor, engine: Engine, export: Callable[[Path], None], *, best: str | None
+        self,
+        cursor: TrainingProgress,
+        engine: Engine,
+        export: Callable[[Path], None],
+        *,
+        best: str | None,
     ) -> None:
         """Write a checkpoint as ``last``, and under the name ``best``; all ranks together.
 
@@ -108,7 +78,7 @@ class Checkpoints:
     def _write(
         self,
         final: Path,
-        cursor: Cursor,
+        cursor: TrainingProgress,
         engine: Engine,
         export: Callable[[Path], None],
         *,
@@ -132,20 +102,20 @@ class Checkpoints:
             aside.rename(final)
             # One file for both names: a kill between two would part them.
             named = dict.fromkeys(["last", best] if best else ["last"], final.name)
-            write_json(self.folder / NAMES, {**_read_names(self.folder), **named})
+            write_json(self.folder / NAMES, {**read_names(self.folder), **named})
             self._prune()
         self.job.barrier()
 
     def name(self, name: str, folder: str) -> None:
         """Give a name to a checkpoint, and remove what is not kept; all ranks together."""
         if self.job.first:
-            write_json(self.folder / NAMES, {**_read_names(self.folder), name: folder})
+            write_json(self.folder / NAMES, {**read_names(self.folder), name: folder})
             self._prune()
         self.job.barrier()
 
     def mark(self, *, finished: bool) -> None:
         """Say in `NAMES` whether training is done, for those who watch; all ranks together."""
-        names = _read_names(self.folder)
+        names = read_names(self.folder)
         if self.job.first and "last" in names:
             names.pop("finished", None)
             if finished:
@@ -169,7 +139,7 @@ class Checkpoints:
             shutil.rmtree(torn, ignore_errors=True)  # another rank may still write
 
     def _prune(self) -> None:
-        kept = _read_names(self.folder).values()
+        kept = read_names(self.folder).values()
         for folder in step_folders(self.run):
             if folder.name not in kept and not self.keeps(folder):
                 # Renamed first: for those who read checkpoints meanwhile, it is there or gone.
@@ -196,16 +166,6 @@ class Checkpoints:
                 + (f"{last} is whole: " if last else "")
                 + "make room, then go on by --resume auto"
             ) from error
-
-
-def _read_names(folder: Path) -> dict[str, str]:
-    path = folder / NAMES
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
-def read_cursor(folder: Path) -> Cursor:
-    """Where training goes on from a checkpoint."""
-    return Cursor(**json.loads((folder / "cursor.json").read_text()))
 
 
 def _generators() -> dict[str, torch.Tensor]:

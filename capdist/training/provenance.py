@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from capdist.config.tree import Config
+from capdist.config.run_config import Config
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 

@@ -17,40 +17,41 @@ from typing import Any
 
 import torch
 
-from capdist.config.section import ConfigError
-from capdist.config.stages import MilStage, Stage, XeStage
-from capdist.config.tree import Config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import Config
+from capdist.config.stage import MilStage, Stage, XeStage
 from capdist.data.batches import Batches
 from capdist.data.dataset import check_needs, count_words, training_batches
 from capdist.data.mixture import describe, load_shards
-from capdist.metrics.coco import probe
-from capdist.models.base import CaptionModel, Dims, build
-from capdist.reporting.journal import Journal
-from capdist.signals import StopSignal
-from capdist.training.checkpoint import (
-    Checkpoints,
-    Cursor,
+from capdist.distributed.process_group import ProcessGroup
+from capdist.engines.base import make_engine
+from capdist.inference.concept_prediction import Detector
+from capdist.inference.exported_model import read_weights
+from capdist.inference.run_folder import (
+    TrainingProgress,
     find_checkpoint,
-    read_cursor,
+    read_progress,
     written_by,
 )
-from capdist.training.checks import Checks
-from capdist.training.claim import claimed
-from capdist.training.concepts import Detector
-from capdist.training.engine import Objective, make_engine
-from capdist.training.export import read_weights
-from capdist.training.followed import FollowedTrainer, follower_scores
-from capdist.training.job import Job
-from capdist.training.mil import Detection, DetectorValidation
+from capdist.inference.validation import CaptionValidator
+from capdist.metrics.coco import probe
+from capdist.models.base import CaptionModel, Dims, build
+from capdist.objectives.base import Objective
+from capdist.objectives.concept_detection import Detection, DetectorValidator
+from capdist.objectives.cross_entropy import CrossEntropy
+from capdist.objectives.rewards import Rewards
+from capdist.objectives.self_critical import SelfCritical
+from capdist.reporting.metrics_log import MetricsLog
+from capdist.signals import StopSignal
+from capdist.training.checkpoint import Checkpoints
+from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
+from capdist.training.preflight import Preflight
 from capdist.training.provenance import write_down
-from capdist.training.rewards import Rewards
-from capdist.training.scst import ScstObjective
-from capdist.training.stages import XeObjective
-from capdist.training.trainer import Judge, Stopped, Trainer
-from capdist.training.validation import Validation
+from capdist.training.run_lock import claimed
+from capdist.training.trainer import Stopped, Trainer, Validator
 from capdist.vocab import Vocabulary
+from shards.concept_files import ConceptSet
 from shards.manifest import Manifest
-from shards.sidecars import ConceptSet
 
 
 def train(config: Config, where: str, *, resume: bool) -> bool:
@@ -60,14 +61,14 @@ def train(config: Config, where: str, *, resume: bool) -> bool:
         Whether all stages are done; not where a signal asked it to stop, and its state is saved.
 
     Raises:
-        MeetError: if the ranks do not find each other.
+        RendezvousError: if the ranks do not find each other.
         ConfigError: if the config, the run folder or a checkpoint does not fit.
         ShardError: if the shards do not.
         TrainingError: if training can't go on.
         CheckpointError: if the state can't be saved.
         OtherRankError: if one of these came up on another rank.
     """
-    stop, job = StopSignal(), Job.join(config.timeout_s)
+    stop, job = StopSignal(), ProcessGroup.join(config.timeout_s)
     try:
         with claimed(Path(config.run), job):
             run = Run.prepare(config, where, job, stop, resume=resume)
@@ -88,7 +89,7 @@ class Run:
 
     config: Config
     where: str
-    job: Job
+    job: ProcessGroup
     stop: StopSignal
     manifest: Manifest
     vocab: Vocabulary
@@ -101,7 +102,7 @@ class Run:
 
     @classmethod
     def prepare(
-        cls, config: Config, where: str, job: Job, stop: StopSignal, *, resume: bool
+        cls, config: Config, where: str, job: ProcessGroup, stop: StopSignal, *, resume: bool
     ) -> Run:
         """Check everything that can be wrong before anything trains, and say what will run."""
         run = job.agree(lambda: cls.check(config, where, job, stop, resume=resume))
@@ -112,7 +113,9 @@ class Run:
         return run
 
     @classmethod
-    def check(cls, config: Config, where: str, job: Job, stop: StopSignal, *, resume: bool) -> Run:
+    def check(
+        cls, config: Config, where: str, job: ProcessGroup, stop: StopSignal, *, resume: bool
+    ) -> Run:
         """The run, if config, shards and run folder fit each other.
 
         Raises:
@@ -137,7 +140,7 @@ class Run:
         model = run.new_model()
         made = {"concepts"} if config.mil else set()
         check_needs(manifest, "train", model.needs - made, config.model["name"])
-        checks = Checks(config, where, job.ranks.world, manifest, vocab, model)
+        checks = Preflight(config, where, job.ranks.world, manifest, vocab, model)
         checks.stages()
         for stage in config.stages:
             run.batches(stage)
@@ -177,18 +180,18 @@ class Run:
     def go(self) -> None:
         """Train from the last checkpoint on, or from the beginning."""
         last = find_checkpoint(self.folder, "last")
-        cursor = read_cursor(last) if last else Cursor()
+        cursor = read_progress(last) if last else TrainingProgress()
         self.checkpoints.mark(finished=False)
-        journal = Journal(self.folder, enabled=self.job.first)
-        journal.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
+        metrics_log = MetricsLog(self.folder, enabled=self.job.first)
+        metrics_log.truncate_after(cursor.step, evaluated=cursor.consumed == 0)
         # Also for a rank that the checkpoint knows nothing of: not what rank 1 began with.
         torch.manual_seed(self.config.seed + self.job.ranks.rank + 1000 * cursor.step)
         run = self
         for number in range(cursor.stage, len(self.config.stages)):
             if number and self.config.mil:
                 run = self.with_concepts()
-            cursor = run.stage(number, cursor, journal)
-        journal.close()
+            cursor = run.stage(number, cursor, metrics_log)
+        metrics_log.close()
         if cursor.best_cider is None:
             self.with_concepts()
         self.checkpoints.mark(finished=True)
@@ -206,7 +209,7 @@ class Run:
         manifest = self.job.agree(lambda: self.manifest.with_concepts(ConceptSet.load(folder)))
         return replace(self, manifest=manifest)
 
-    def conclude(self, cursor: Cursor) -> None:
+    def conclude(self, cursor: TrainingProgress) -> None:
         """Say what came of it, and what to do with it."""
         if cursor.best_cider is None:
             print(f"trained {cursor.step} steps; best validation AP {cursor.best_ap:.1f}")
@@ -217,12 +220,14 @@ class Run:
         print(f"model: {find_checkpoint(self.folder, 'best')}")
         print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
 
-    def stage(self, number: int, cursor: Cursor, journal: Journal) -> Cursor:
+    def stage(
+        self, number: int, cursor: TrainingProgress, metrics_log: MetricsLog
+    ) -> TrainingProgress:
         """Train one stage, from the best of the one before or from where it was stopped."""
         last, best = (find_checkpoint(self.folder, name) for name in ("last", "best"))
         begins = cursor.stage < number
         if begins:
-            cursor = Cursor(
+            cursor = TrainingProgress(
                 stage=number,
                 step=cursor.step,
                 skipped=cursor.skipped,
@@ -240,7 +245,7 @@ class Run:
             if resumed:
                 self.checkpoints.load(resumed, engine)
             followed = self.config.validation.by == "follower" and not isinstance(stage, MilStage)
-            trainer = (FollowedTrainer if followed else Trainer)(
+            trainer = (ExternallyValidatedTrainer if followed else Trainer)(
                 self.config,
                 stage,
                 objective,
@@ -248,7 +253,7 @@ class Run:
                 self.batches(stage),
                 validation,
                 self.checkpoints,
-                journal,
+                metrics_log,
                 self.stop,
                 self.job,
             )
@@ -257,22 +262,24 @@ class Run:
     @contextmanager
     def parts(
         self, stage: Stage, start: Path | None, *, fresh: bool
-    ) -> Iterator[tuple[Objective, Judge]]:
+    ) -> Iterator[tuple[Objective, Validator]]:
         """What a stage minimises, with whoever computes its rewards, and what judges it.
 
         It begins with the weights of the checkpoint ``start``; ``fresh`` where it begins.
         """
         if isinstance(stage, MilStage):
             detection = Detection.of(self.config, stage, self.manifest)
-            judge = DetectorValidation(detection, self.job, self.vocab)
+            judge = DetectorValidator(detection, self.job, self.vocab)
             yield detection.objective(detection.new_model()), judge
             return
         model = self.new_model()
         if start:
             model.load_state_dict(read_weights(start, self.vocab))
-        validation = Validation(self.config, self.job, self.manifest, self.vocab, self.new_model())
+        validation = CaptionValidator(
+            self.config, self.job, self.manifest, self.vocab, self.new_model()
+        )
         if isinstance(stage, XeStage):
-            yield XeObjective(model, stage), validation
+            yield CrossEntropy(model, stage), validation
             return
         rewards = self.job.agree(lambda: Rewards.of(self.config, stage, self.manifest, self.vocab))
         if fresh:
@@ -281,7 +288,7 @@ class Run:
                 print(rewards.compare(captions), flush=True)
         with self.job.agree(lambda: rewards.pool(self.job)) as pool:
             words, seed = self.config.decoding.max_words, self.config.seed
-            yield ScstObjective(model, stage, words, seed, pool.submit), validation
+            yield SelfCritical(model, stage, words, seed, pool.submit), validation
 
     def batches(self, stage: Stage) -> Batches:
         """The training split for this rank."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from capdist.config.stages import (
+from capdist.config.stage import (
     ConstantSchedule,
     CosineSchedule,
     NoamSchedule,

@@ -12,21 +12,24 @@ from typing import Any, NoReturn, Protocol
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config.stages import Stage
-from capdist.config.tree import Config
+from capdist.config.run_config import Config
+from capdist.config.stage import Stage
 from capdist.data.batches import Batches
-from capdist.reporting.journal import Journal
+from capdist.distributed.process_group import OtherRankError, ProcessGroup
+from capdist.engines.base import Engine, StepResult
+from capdist.errors import CapdistError
+from capdist.inference.run_folder import TrainingProgress, find_checkpoint
+from capdist.objectives.base import Objective
+from capdist.reporting.metrics_log import MetricsLog
 from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
-from capdist.training.checkpoint import Checkpoints, Cursor, find_checkpoint
-from capdist.training.engine import Engine, Objective, StepResult
-from capdist.training.job import Job, OtherRankError
+from capdist.training.checkpoint import Checkpoints
 from capdist.training.schedule import rate
-from shards.remote import LostShard
+from shards.remote.download import ShardUnavailableError
 from shards.schema import ShardError
 
 
-class TrainingError(RuntimeError):
+class TrainingError(CapdistError):
     """Training that can't go on; the message says where and what to do."""
 
 
@@ -36,7 +39,7 @@ class Stopped(Exception):  # noqa: N818  # not an error: everything is saved
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step as the journal keeps it.
+    """One step as the metrics log keeps it.
 
     ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` are its seconds on
     the first rank, ``data_s`` those that it waited for its batches; ``skipped`` counts the steps
@@ -65,19 +68,19 @@ class StepRecord:
         return record | record.pop("figures")
 
 
-class Found(Protocol):
+class ValidationResult(Protocol):
     """What an evaluation found: the score that chooses the best, its name, and a remark."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
     @property
-    def value(self) -> float: ...  # noqa: D102
+    def value(self) -> float: ...
     @property
-    def remark(self) -> str: ...  # noqa: D102
-    def to_json(self) -> dict[str, float]: ...  # noqa: D102
+    def remark(self) -> str: ...
+    def to_json(self) -> dict[str, float]: ...
 
 
-class Judge(Protocol):
+class Validator(Protocol):
     """Scores the weights of a stage; all ranks call it together.
 
     ``measure`` is the cursor's field for its best score, ``kept_as`` the name of the best
@@ -85,11 +88,11 @@ class Judge(Protocol):
     """
 
     @property
-    def measure(self) -> str: ...  # noqa: D102
+    def measure(self) -> str: ...
     @property
-    def kept_as(self) -> str: ...  # noqa: D102
+    def kept_as(self) -> str: ...
 
-    def score(self, weights: dict[str, Tensor], step: int) -> Found:
+    def score(self, weights: dict[str, Tensor], step: int) -> ValidationResult:
         """What the weights are worth behind a step."""
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -105,11 +108,11 @@ class Trainer:
     objective: Objective
     engine: Engine
     batches: Batches
-    validation: Judge
+    validation: Validator
     checkpoints: Checkpoints
-    journal: Journal
+    metrics_log: MetricsLog
     stop: StopSignal
-    job: Job
+    job: ProcessGroup
     gone: set[str] = field(default_factory=set)
 
     @property
@@ -117,7 +120,7 @@ class Trainer:
         """Optimizer steps of the whole stage."""
         return self.stage.epochs * self.batches.plan.steps
 
-    def run(self, cursor: Cursor) -> Cursor:
+    def run(self, cursor: TrainingProgress) -> TrainingProgress:
         """Epochs up to the last, or up to ``patience`` evaluations without a better one.
 
         Raises:
@@ -131,7 +134,7 @@ class Trainer:
             while not self.done(cursor):
                 for record, after, asked in self.epoch(cursor):
                     cursor = after
-                    self.journal.write(record.to_json())
+                    self.metrics_log.write(record.to_json())
                     progress.update(record)
                     for line in record.lost:
                         progress.say(f"step {record.step}: left out: {line}")
@@ -141,12 +144,14 @@ class Trainer:
                 self.stop_if(sum(self.job.sum(self.stop.asked)) > 0, cursor)
         return cursor
 
-    def done(self, cursor: Cursor) -> bool:
+    def done(self, cursor: TrainingProgress) -> bool:
         """Whether the stage has had its epochs, or stopped getting better."""
         patience = self.stage.patience
         return cursor.epoch >= self.stage.epochs or bool(patience and cursor.waited >= patience)
 
-    def epoch(self, cursor: Cursor) -> Iterator[tuple[StepRecord, Cursor, bool]]:
+    def epoch(
+        self, cursor: TrainingProgress
+    ) -> Iterator[tuple[StepRecord, TrainingProgress, bool]]:
         """The rest of the cursor's epoch, step by step.
 
         What the step did, the cursor after it, and whether a rank was asked to stop.
@@ -194,7 +199,7 @@ class Trainer:
         per_epoch = self.batches.plan.steps
         return rate(self.stage.schedule, self.stage.optimizer.lr, step, per_epoch, self.steps)
 
-    def check(self, result: StepResult, cursor: Cursor, batches: list[Batch]) -> None:
+    def check(self, result: StepResult, cursor: TrainingProgress, batches: list[Batch]) -> None:
         """Stop at a loss that is not a number, unless the loss scaler caught it."""
         if result.skipped or math.isfinite(result.loss):
             return
@@ -207,7 +212,7 @@ class Trainer:
             f"look at them, or lower the learning rate; {self.saved()}"
         )
 
-    def lose(self, lost: list[ShardError], cursor: Cursor) -> tuple[list[str], int]:
+    def lose(self, lost: list[ShardError], cursor: TrainingProgress) -> tuple[list[str], int]:
         """What a step goes without, of all ranks, in lines; how many damaged samples are in it.
 
         Raises:
@@ -218,7 +223,7 @@ class Trainer:
         (count,) = self.job.sum(len(lost))
         if not count:
             return [], 0
-        mine = [(isinstance(error, LostShard), str(error)) for error in lost]
+        mine = [(isinstance(error, ShardUnavailableError), str(error)) for error in lost]
         every = [pair for pairs in self.job.gather(mine) for pair in pairs]
         samples = [line for whole, line in every if not whole]
         # Each begins with the name of its shard; what follows may differ between ranks.
@@ -234,7 +239,7 @@ class Trainer:
             self.give_up(cursor, new[-1], remedy)
         return [*new, *samples], len(samples)
 
-    def give_up(self, cursor: Cursor, line: str, remedy: str) -> NoReturn:
+    def give_up(self, cursor: TrainingProgress, line: str, remedy: str) -> NoReturn:
         """Save, and stop for what can't be read."""
         if cursor.step:
             self.save(cursor, self.engine.weights(), best=False)
@@ -244,7 +249,7 @@ class Trainer:
             f"step {cursor.step + 1}: {line}; restore it, or let {remedy}; {self.saved()}"
         )
 
-    def advance(self, cursor: Cursor, skipped: bool, lost: int) -> Cursor:
+    def advance(self, cursor: TrainingProgress, skipped: bool, lost: int) -> TrainingProgress:
         """The cursor one step on."""
         plan = self.batches.plan
         return replace(
@@ -256,7 +261,7 @@ class Trainer:
             lost=cursor.lost + lost,
         )
 
-    def end_epoch(self, cursor: Cursor, progress: Progress) -> Cursor:
+    def end_epoch(self, cursor: TrainingProgress, progress: Progress) -> TrainingProgress:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
         before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0, lost=0)
@@ -265,7 +270,7 @@ class Trainer:
             self.save(before, weights, best=False)
             found, measure = self.validation.score(weights, cursor.step), self.validation.measure
             cursor, best = judge(cursor, measure, found.value)
-            self.journal.write({"step": cursor.step, "epoch": cursor.epoch, **found.to_json()})
+            self.metrics_log.write({"step": cursor.step, "epoch": cursor.epoch, **found.to_json()})
             progress.say(
                 f"epoch {cursor.epoch}: validation {found.name} {found.value:.1f}"
                 + ("" if best else f" (best {getattr(cursor, measure):.1f})")
@@ -274,14 +279,14 @@ class Trainer:
         self.save(cursor, weights, best=best)
         return cursor
 
-    def save_between(self, cursor: Cursor) -> None:
+    def save_between(self, cursor: TrainingProgress) -> None:
         """Save inside an epoch where the config asks for it; its end is saved in any case."""
         every = self.config.checkpoint.every_steps
         inside = cursor.consumed < self.batches.plan.order.samples
         if every and cursor.step % every == 0 and inside:
             self.save(cursor, self.engine.weights(), best=False)
 
-    def save(self, cursor: Cursor, weights: dict[str, Tensor], *, best: bool) -> None:
+    def save(self, cursor: TrainingProgress, weights: dict[str, Tensor], *, best: bool) -> None:
         """Write a checkpoint with its portable export, unless the weights are spoilt."""
         spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
         if spoilt and self.job.first:
@@ -298,7 +303,7 @@ class Trainer:
         name = self.validation.kept_as if best else None
         self.checkpoints.save(cursor, self.engine, export, best=name)
 
-    def stop_if(self, asked: bool, cursor: Cursor) -> None:
+    def stop_if(self, asked: bool, cursor: TrainingProgress) -> None:
         """Save and stop, where a rank was asked to."""
         if asked:
             self.save(cursor, self.engine.weights(), best=False)
@@ -310,7 +315,7 @@ class Trainer:
         return f"{last} is whole, go on by --resume auto" if last else "nothing is saved yet"
 
 
-def judge(cursor: Cursor, measure: str, score: float) -> tuple[Cursor, bool]:
+def judge(cursor: TrainingProgress, measure: str, score: float) -> tuple[TrainingProgress, bool]:
     """The cursor after an evaluation, and whether it was the best so far by ``measure``."""
     before = getattr(cursor, measure)
     if before is None or score > before:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capdist.config.tree import RayConfig
+from capdist.config.run_config import RayConfig
 from capdist.workers.ray_child import own_ray
 from capdist.workers.reward_pool import PoolError
 

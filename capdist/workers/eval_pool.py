@@ -16,19 +16,19 @@ import torch
 from capdist.batch import Batch
 from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
-from capdist.config.tree import RayConfig
+from capdist.config.run_config import RayConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import evaluation_batches
-from capdist.data.places import Ranks
-from capdist.decoding.split import Caption, caption_images
+from capdist.data.rank_plan import Ranks
+from capdist.decoding.generate import Caption, caption_images
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
-from capdist.workers.ray_child import RayChild, Wish, raised
+from capdist.workers.ray_child import ActorRequest, RayChild, raised
 from capdist.workers.ray_decoders import serve
 from shards.manifest import Manifest
 
 #: The best caption of each image of a batch.
-Found = list[tuple[int, Caption]]
+DecodedBatch = list[tuple[int, Caption]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SplitDecoding:
         size = self.decoding.batch
         return evaluation_batches(self.manifest, self.split, self.data, size, self.vocab, Ranks())
 
-    def decode(self, start: int = 0) -> Iterator[Found]:
+    def decode(self, start: int = 0) -> Iterator[DecodedBatch]:
         """The captions of one batch after the other, from batch ``start`` on."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, size = self.model.to(device), self.decoding.batch
@@ -75,7 +75,7 @@ class SplitDecoding:
 
 def decode_split(
     task: SplitDecoding, workers: Workers, log: Callable[[str], None]
-) -> Iterator[tuple[int, Found]]:
+) -> Iterator[tuple[int, DecodedBatch]]:
     """Number and captions of every batch, in order of their numbers where one process decodes.
 
     Args:
@@ -92,7 +92,7 @@ def decode_split(
         yield from enumerate(task.decode())
         return
     key, instead = f"--workers {workers.count}", "leave --workers out to decode in this process"
-    wish = Wish(workers.count, workers.cpus, True, key, instead, serve)
+    wish = ActorRequest(workers.count, workers.cpus, True, key, instead, serve)
     child = RayChild(wish, workers.cluster, task.bare, log)
     try:
         child.send(task.batches.plan.steps)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from capdist.workers.ray_child import DeadlyError, Job, death, one_line
-from capdist.workers.reward_pool import Packed, PoolError, Reward, Scores, score
+from capdist.workers.ray_child import DriverTask, WorkerCrashError, death, one_line
+from capdist.workers.reward_pool import PackedCaptions, PoolError, Reward, Scores, score
 
 #: How often the captions of one call may lose the actors that score them.
 ATTEMPTS = 3
@@ -38,13 +38,16 @@ class Scorer:
         except Exception as error:
             raise PoolError(f"an actor can't load the reward: {one_line(error)}") from None
 
-    def score(self, packed: Packed) -> Scores:
+    def score(self, packed: PackedCaptions) -> Scores:
         """(N, 1 + L) to (N,)."""
         return score(self._reward, packed)
 
 
 def serve(
-    job: Job, load: BytesIO, calls: SimpleQueue[Packed], send: Callable[[str, Any], None]
+    job: DriverTask,
+    load: BytesIO,
+    calls: SimpleQueue[PackedCaptions],
+    send: Callable[[str, Any], None],
 ) -> None:
     """In the driver: ready, then for every call in turn scores or raised."""
     from ray.exceptions import RayTaskError
@@ -79,7 +82,7 @@ class Actors:
         PoolError: if not all actors find a place in time, or one can't load the reward.
     """
 
-    def __init__(self, job: Job, reward: Reward, log: Callable[[str], None]) -> None:
+    def __init__(self, job: DriverTask, reward: Reward, log: Callable[[str], None]) -> None:
         import ray
         from ray.exceptions import RayTaskError
 
@@ -99,12 +102,12 @@ class Actors:
         except RayTaskError as error:
             raise error.cause from None
 
-    def score(self, packed: Packed) -> Scores:
+    def score(self, packed: PackedCaptions) -> Scores:
         """(N, 1 + L) to (N,), each part of the rows by one actor.
 
         Raises:
             RayTaskError: if the reward raised something; its ``cause`` is what.
-            DeadlyError: if actors keep dying over it.
+            WorkerCrashError: if actors keep dying over it.
             PoolError: if none comes back in time.
         """
         split = np.array_split(packed, self._job.wish.actors)
@@ -114,12 +117,12 @@ class Actors:
             found |= self._attempt({i: parts[i] for i in parts.keys() - found.keys()}, attempt)
             if len(found) == len(parts):
                 return np.concatenate([np.empty(0), *(found[i] for i in parts)])
-        raise DeadlyError(
+        raise WorkerCrashError(
             f"ray.address {self._job.address}: reward actors died {ATTEMPTS} times over the same "
             "captions; see whether their nodes run out of memory"
         )
 
-    def _attempt(self, parts: dict[int, Packed], number: int) -> dict[int, Scores]:
+    def _attempt(self, parts: dict[int, PackedCaptions], number: int) -> dict[int, Scores]:
         """The parts whose actors live to the end; the other actors are replaced."""
         import ray
         from ray.exceptions import RayError, RayTaskError

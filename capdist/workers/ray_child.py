@@ -24,7 +24,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from capdist.config.tree import RayConfig
+from capdist.config.run_config import RayConfig
 from capdist.workers.reward_pool import PoolError
 
 #: Seconds that a Ray of one's own may take to start; a running one has ``ray.timeout_s``.
@@ -34,19 +34,19 @@ GRACE_S = 10.0
 
 #: What a driver does once it is connected. It gets the job, its pickled load (to be closed when
 #: it is read), the calls, and what sends an answer.
-Serve = Callable[["Job", BytesIO, "SimpleQueue[Any]", Callable[[str, Any], None]], None]
+Serve = Callable[["DriverTask", BytesIO, "SimpleQueue[Any]", Callable[[str, Any], None]], None]
 
 
 class RayLostError(PoolError):
     """Ray is not there, or no longer."""
 
 
-class DeadlyError(PoolError):
+class WorkerCrashError(PoolError):
     """Whoever does it dies."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class ActorRequest:
     """Actors, with how many CPUs each, and whether they may have a GPU each.
 
     ``key`` names what asks for them, and ``instead`` what to do without Ray, in messages.
@@ -61,10 +61,10 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Job:
+class DriverTask:
     """What the driver is told first; ``folder`` is for a Ray of its own."""
 
-    wish: Wish
+    wish: ActorRequest
     address: str
     timeout_s: float
     start_s: float
@@ -85,7 +85,7 @@ class RayChild:
     """
 
     def __init__(
-        self, wish: Wish, cluster: RayConfig, load: Any, log: Callable[[str], None]
+        self, wish: ActorRequest, cluster: RayConfig, load: Any, log: Callable[[str], None]
     ) -> None:
         self._log, self._address, self.failure = log, cluster.address, ""
         limit_s = cluster.timeout_s
@@ -104,7 +104,7 @@ class RayChild:
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends in its own way
             )
         try:
-            self.send(Job(wish, cluster.address, limit_s, self.start_s, self._folder))
+            self.send(DriverTask(wish, cluster.address, limit_s, self.start_s, self._folder))
             with suppress(OSError):  # not by send(), which shares tensors' memory with the driver
                 self._pipe.send_bytes(pickle.dumps(load))
             self.answer(self.start_s)

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from capdist.workers.ray_child import DeadlyError, Job, death, one_line
+from capdist.workers.ray_child import DriverTask, WorkerCrashError, death, one_line
 from capdist.workers.reward_pool import PoolError
 
 #: How often a batch may lose the worker that decodes it.
@@ -67,7 +67,7 @@ class Worker:
     part: range = range(0)
 
 
-def serve(job: Job, load: BytesIO, calls: SimpleQueue[int], send: Send) -> None:
+def serve(job: DriverTask, load: BytesIO, calls: SimpleQueue[int], send: Send) -> None:
     """In the driver: found for every batch, raised, or done."""
     from ray.exceptions import RayTaskError
 
@@ -90,7 +90,7 @@ class Decoders:
         send: gives an answer to the parent.
     """
 
-    def __init__(self, job: Job, task: bytes, batches: int, send: Send) -> None:
+    def __init__(self, job: DriverTask, task: bytes, batches: int, send: Send) -> None:
         import ray
 
         self._job, self._send = job, send
@@ -106,7 +106,7 @@ class Decoders:
 
         Raises:
             RayTaskError: what a worker raised; its ``cause`` is what.
-            DeadlyError: if workers keep dying over the same batch.
+            WorkerCrashError: if workers keep dying over the same batch.
             PoolError: if no worker is there, and none comes in time.
         """
         while self._left or any(worker.part for worker in self._workers):
@@ -173,7 +173,7 @@ class Decoders:
         what = f"batch {worker.part[0] + 1}" if worker.part else "loading the model"
         self._deaths[what] += 1
         if self._deaths[what] == ATTEMPTS:
-            raise DeadlyError(
+            raise WorkerCrashError(
                 f"ray.address {self._job.address}: workers died {ATTEMPTS} times over {what}; see "
                 "whether their nodes run out of memory, or lower decoding.batch"
             )

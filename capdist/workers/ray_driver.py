@@ -1,6 +1,6 @@
 """Ray's driver, a child of whoever asks: see `ray_child`.
 
-``python -m capdist.workers.ray_driver FD`` reads a `Job`, its load and then calls from the pipe.
+``python -m capdist.workers.ray_driver FD`` reads a `DriverTask`, its load and calls from the pipe.
 It answers with pairs: connected; what the job serves; log at any time. Its end is failed, or lost
 where another could do better.
 """
@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from capdist.workers.ray_child import DeadlyError, Job, one_line, own_ray
+from capdist.workers.ray_child import DriverTask, WorkerCrashError, one_line, own_ray
 from capdist.workers.reward_pool import PoolError
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     calls: SimpleQueue[Any] = SimpleQueue()
     try:
-        job: Job = pipe.recv()
+        job: DriverTask = pipe.recv()
         load = BytesIO(pipe.recv_bytes())
         Thread(target=_read, args=(pipe, calls), daemon=True).start()
         _connect(job, load.getbuffer().nbytes)
@@ -38,7 +38,7 @@ def main() -> None:
         job.wish.serve(job, load, calls, lambda kind, value: pipe.send((kind, value)))
     except KeyboardInterrupt:
         pass
-    except DeadlyError as error:
+    except WorkerCrashError as error:
         pipe.send(("failed", str(error)))
     except Exception as error:
         pipe.send(("lost", str(error) if isinstance(error, PoolError) else one_line(error)))
@@ -55,7 +55,7 @@ def _read(pipe: Any, calls: SimpleQueue[Any]) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _connect(job: Job, size: int) -> None:
+def _connect(job: DriverTask, size: int) -> None:
     """Join the cluster, or start a Ray that has room for ``size`` bytes of load.
 
     Raises:

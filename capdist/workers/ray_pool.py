@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from capdist.config.stages import RewardConfig
-from capdist.config.tree import RayConfig
+from capdist.config.run_config import RayConfig
+from capdist.config.stage import RewardConfig
 from capdist.workers.ray_actors import serve
-from capdist.workers.ray_child import GRACE_S, RayChild, RayLostError, Wish, raised
-from capdist.workers.reward_pool import Packed, Pending, Reward, RewardPool
+from capdist.workers.ray_child import GRACE_S, ActorRequest, RayChild, RayLostError, raised
+from capdist.workers.reward_pool import PackedCaptions, Pending, Reward, RewardPool
 
 
 class RayPool(RewardPool):
@@ -27,8 +27,8 @@ class RayPool(RewardPool):
         log: Callable[[str], None],
     ) -> None:
         self._reward, self._log, self._lost = reward, log, False
-        self._waiting: deque[tuple[Pending, Packed]] = deque()
-        wish = Wish(
+        self._waiting: deque[tuple[Pending, PackedCaptions]] = deque()
+        wish = ActorRequest(
             rewards.actors,
             rewards.cpus,
             False,
@@ -44,7 +44,7 @@ class RayPool(RewardPool):
             self.close()
             raise
 
-    def _submit(self, packed: Packed) -> Pending:
+    def _submit(self, packed: PackedCaptions) -> Pending:
         pending = Pending(self._settle)
         if self._lost and not self._child.failure:
             pending.compute(self._reward, packed)

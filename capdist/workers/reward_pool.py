@@ -18,16 +18,17 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from capdist.config.stages import RewardConfig
-from capdist.config.tree import RayConfig
+from capdist.config.run_config import RayConfig
+from capdist.config.stage import RewardConfig
+from capdist.errors import CapdistError
 
-Packed = NDArray[np.int64]
+PackedCaptions = NDArray[np.int64]
 Scores = NDArray[np.float64]
-#: Packed hypotheses (N, 1 + L) to a reward for each (N,), row by row. Picklable.
-Reward = Callable[[Packed], Scores]
+#: PackedCaptions hypotheses (N, 1 + L) to a reward for each (N,), row by row. Picklable.
+Reward = Callable[[PackedCaptions], Scores]
 
 
-class PoolError(RuntimeError):
+class PoolError(CapdistError):
     """Rewards can't be had; one line that says where and what to do."""
 
 
@@ -38,7 +39,7 @@ class Pending:
         self._receive = receive
         self.future: Future[Scores] = Future()
 
-    def compute(self, reward: Reward, packed: Packed) -> None:
+    def compute(self, reward: Reward, packed: PackedCaptions) -> None:
         """The result, here and now."""
         try:
             self.future.set_result(score(reward, packed))
@@ -60,7 +61,7 @@ class Pending:
 class RewardPool(ABC):
     """Scores packed hypotheses; the result depends on neither the twin nor the actors."""
 
-    def submit(self, packed: Packed) -> Pending:
+    def submit(self, packed: PackedCaptions) -> Pending:
         """Start to score (N, 1 + L) int64 hypotheses; N may be 0.
 
         Raises:
@@ -73,7 +74,7 @@ class RewardPool(ABC):
         return self._submit(packed)
 
     @abstractmethod
-    def _submit(self, packed: Packed) -> Pending: ...
+    def _submit(self, packed: PackedCaptions) -> Pending: ...
 
     @abstractmethod
     def close(self) -> None:
@@ -113,7 +114,7 @@ def open_pool(
     return RayPool(reward, rewards, cluster, log)
 
 
-def score(reward: Reward, packed: Packed) -> Scores:
+def score(reward: Reward, packed: PackedCaptions) -> Scores:
     """The reward of every row, checked; what both twins compute.
 
     Raises:
@@ -141,7 +142,7 @@ class InProcessPool(RewardPool):
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
 
-    def _submit(self, packed: Packed) -> Pending:
+    def _submit(self, packed: PackedCaptions) -> Pending:
         pending = Pending(lambda: None)
         pending.compute(self._reward, packed)
         return pending

@@ -6,9 +6,9 @@ Two lines: the folder; ``cluster`` where actors compute rewards, and nobody has 
 import argparse
 import sys
 
-from capdist.config.section import ConfigError
-from capdist.config.stages import ScstStage
-from capdist.config.tree import load_config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import load_config
+from capdist.config.stage import ScstStage
 
 
 def main() -> int:

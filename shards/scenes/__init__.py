@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.extractor import Features
+from shards.feature_spec import FeatureSpec
 from shards.scenes.concepts import spot
 from shards.scenes.detector import CLASS_NAMES, REGIONS, WIDTH, detect
 from shards.scenes.draw import picture
@@ -51,9 +51,9 @@ class SceneSource:
         return "scenes"
 
     @property
-    def features(self) -> Features:
+    def features(self) -> FeatureSpec:
         """36 regions an image of the simulated detector."""
-        return Features("scenes-detector-v1", WIDTH, REGIONS)
+        return FeatureSpec("scenes-detector-v1", WIDTH, REGIONS)
 
     @property
     def class_names(self) -> tuple[str, ...]:

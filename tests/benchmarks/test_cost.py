@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from capdist.benchmarks.cost import Network, Processor, Work, count
-from capdist.benchmarks.scale import RANKS, Figures, Rates
-from capdist.benchmarks.scale_check import STEPS, Trial, captioned, new_model, run
-from capdist.benchmarks.scale_program import Program
+from benchmarks.cost import Network, Processor, Work, count
+from benchmarks.scale import RANKS, Figures, Rates
+from benchmarks.scale_check import STEPS, Trial, captioned, new_model, run
+from benchmarks.scale_program import Program
 from capdist.losses.cross_entropy import cross_entropy
 from capdist.vocab import BOS, EOS, PAD
 

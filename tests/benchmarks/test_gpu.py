@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from capdist.benchmarks.gpu import QUICK, walk
+from benchmarks.gpu import QUICK, walk
 
 
 def test_the_page_has_a_row_for_each_setting() -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capdist.batch import Batch
-from capdist.benchmarks.load import READERS, cold_start, reader
-from capdist.benchmarks.load_corpus import Corpus, many_shards
-from capdist.benchmarks.load_peers import (
+from benchmarks.load import READERS, cold_start, reader
+from benchmarks.load_corpus import Corpus, many_shards
+from benchmarks.load_peers import (
     BareDali,
     CopyFloor,
     hdf5,
@@ -20,6 +19,7 @@ from capdist.benchmarks.load_peers import (
     shuffled,
     webdataset,
 )
+from capdist.batch import Batch
 
 IMAGES, BATCH = 70, 32
 

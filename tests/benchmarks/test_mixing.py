@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from capdist.benchmarks.mixing import EPOCHS, Epochs
+from benchmarks.mixing import EPOCHS, Epochs
 from capdist.data.order import Order
 
 SIZES, BATCH = (7, 5, 9, 8), 4

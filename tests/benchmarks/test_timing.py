@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capdist.benchmarks.timing import Timing
+from benchmarks.timing import Timing
 
 
 def test_a_round_in_which_all_were_slow_does_not_count() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from capdist.config.tree import load_config
+from capdist.config.run_config import load_config
+from capdist.config.schema import OPTIONS, config_schema, options_page
 from capdist.models.base import Dims, build
-from capdist.training.schema import OPTIONS, config_schema, options_page
-from capdist.training.sweep import Sweep
+from capdist.reporting.sweep import Sweep
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").iterdir())
@@ -38,7 +38,7 @@ def test_no_two_configs_write_into_the_same_folder() -> None:
 
 
 def test_the_schema_is_current() -> None:
-    # python -m capdist.training.schema
+    # python -m capdist.config.schema
     assert json.loads((CONFIGS / "schema.json").read_text()) == config_schema()
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from shards.build import Recipe, build
-from shards.features import Joined
 from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, Annotation, FeatureSource, recognise
+from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
@@ -62,7 +62,7 @@ def test_what_is_read_was_written(source: FeatureSource, written: Features) -> N
     assert set(source.image_ids) <= set(IDS)
     assert len(source.image_ids) == len(set(source.image_ids)) > 0
     assert source.bad == []
-    joined = Joined([written.path], dict.fromkeys(IDS, (WIDTH, HEIGHT)))
+    joined = JoinedFeatures([written.path], dict.fromkeys(IDS, (WIDTH, HEIGHT)))
     for image_id in source.image_ids:
         found = joined.read(image_id)
         np.testing.assert_array_equal(found.regions, regions(image_id))

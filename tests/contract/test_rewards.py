@@ -17,7 +17,7 @@ from tests.launcher.conftest import environment
 from tests.rewards.made_rewards import (
     VOCABULARY,
     Caption,
-    Packed,
+    PackedCaptions,
     V,
     made_hypotheses,
     made_references,
@@ -40,11 +40,11 @@ def reward(name: str) -> CaptionReward:
 
 
 @pytest.fixture
-def packed() -> Packed:
+def packed() -> PackedCaptions:
     return pack(*made_hypotheses(2, REFERENCES))
 
 
-def test_one_number_a_row(reward: CaptionReward, packed: Packed) -> None:
+def test_one_number_a_row(reward: CaptionReward, packed: PackedCaptions) -> None:
     found = reward(packed)
     assert (found.shape, found.dtype) == ((len(packed),), np.float64)
     assert np.isfinite(found).all()
@@ -53,7 +53,7 @@ def test_one_number_a_row(reward: CaptionReward, packed: Packed) -> None:
     assert reward(packed[:, :1]).shape == (len(packed),)
 
 
-def test_rows_do_not_see_each_other(reward: CaptionReward, packed: Packed) -> None:
+def test_rows_do_not_see_each_other(reward: CaptionReward, packed: PackedCaptions) -> None:
     together = reward(packed)
     order = np.random.default_rng(3).permutation(len(packed))
     assert reward(packed[order]).tobytes() == together[order].tobytes()
@@ -61,18 +61,18 @@ def test_rows_do_not_see_each_other(reward: CaptionReward, packed: Packed) -> No
     assert np.array(alone).tobytes() == together.tobytes()
 
 
-def test_padding_changes_nothing(reward: CaptionReward, packed: Packed) -> None:
+def test_padding_changes_nothing(reward: CaptionReward, packed: PackedCaptions) -> None:
     wider = np.pad(packed, ((0, 0), (0, 3)), constant_values=PAD)
     assert reward(wider).tobytes() == reward(packed).tobytes()
 
 
-def test_a_copy_gives_the_same_bits(reward: CaptionReward, packed: Packed) -> None:
+def test_a_copy_gives_the_same_bits(reward: CaptionReward, packed: PackedCaptions) -> None:
     copy = pickle.loads(pickle.dumps(reward))
     assert copy(packed).tobytes() == reward(packed).tobytes()
     assert copy.signature == reward.signature
 
 
-def test_scoring_changes_nothing(reward: CaptionReward, packed: Packed) -> None:
+def test_scoring_changes_nothing(reward: CaptionReward, packed: PackedCaptions) -> None:
     before, kept = pickle.dumps(reward), packed.copy()
     first = reward(packed)
     assert pickle.dumps(reward) == before
@@ -123,7 +123,7 @@ def test_starts_light() -> None:
         (pack([1001], [[5, EOS]]), "image 1001 has no references"),
     ],
 )
-def test_bad_captions(reward: CaptionReward, array: Packed, line: str) -> None:
+def test_bad_captions(reward: CaptionReward, array: PackedCaptions, line: str) -> None:
     with pytest.raises(ScoreError, match=line):
         reward(array)
 

@@ -12,10 +12,10 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config.data import DataConfig
-from capdist.config.stages import BatchConfig
+from capdist.config.stage import BatchConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import captioned, check_needs, count_words, training_batches
-from capdist.data.places import Ranks
+from capdist.data.rank_plan import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample, ShardError

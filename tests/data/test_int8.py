@@ -13,9 +13,9 @@ import torch
 
 from capdist.config.data import DataConfig
 from capdist.data.dataset import evaluation_batches
-from capdist.data.places import Ranks
+from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
-from shards.extractor import Features
+from shards.feature_spec import FeatureSpec
 from shards.schema import Sample, ShardError
 from shards.storage import to_int8
 from shards.writer import write
@@ -29,8 +29,8 @@ class Int8Source(TinySource):
     """The tiny images with int8 regions."""
 
     @property
-    def features(self) -> Features:
-        return Features("tiny-v1", self.dim, 5, scale=SCALE)
+    def features(self) -> FeatureSpec:
+        return FeatureSpec("tiny-v1", self.dim, 5, scale=SCALE)
 
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
         for sample in super().load(split, ids):

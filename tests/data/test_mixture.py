@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from capdist.config.base import validate
 from capdist.config.data import DataConfig, ShardSet
-from capdist.config.section import validate
-from capdist.config.stages import BatchConfig
+from capdist.config.stage import BatchConfig
 from capdist.data.dataset import (
     captioned,
     count_words,
@@ -23,12 +23,12 @@ from capdist.data.dataset import (
     training_batches,
 )
 from capdist.data.mixture import describe, load_shards, unite
-from capdist.data.places import Ranks
+from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
-from shards.extractor import Features
+from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
+from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
-from shards.sidecars import CONCEPTS, ConceptSet, Sidecar, write_sidecar
 from shards.writer import write
 from tests.conftest import GroundedSource, TinySource, tiny_sample
 
@@ -46,8 +46,8 @@ class Shifted(TinySource):
     extractor: str = "tiny-v1"
 
     @property
-    def features(self) -> Features:
-        return Features(self.extractor, self.dim, 5)
+    def features(self) -> FeatureSpec:
+        return FeatureSpec(self.extractor, self.dim, 5)
 
     def splits(self) -> dict[str, Sequence[int]]:
         return {
@@ -242,10 +242,10 @@ def test_the_union_has_what_all_sets_have(folders: tuple[str, str], tmp_path: Pa
 
 def predict(folder: Path | str, detector: str, kept: int) -> None:
     """Concepts beside the tars: every sample's own key as its word."""
-    manifest, files = Manifest.load(folder), dict[str, Sidecar]()
+    manifest, files = Manifest.load(folder), dict[str, ConceptFile]()
     for shard in manifest.shards:
         found = {entry.key: ((f"word{entry.key}", 0.5),) for entry in manifest.index(shard)}
-        files[shard.name] = write_sidecar(manifest.root, shard.name, shard.sha256, found)
+        files[shard.name] = write_concept_file(manifest.root, shard.name, shard.sha256, found)
     ConceptSet(manifest.root, detector, {}, kept, files).save()
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from capdist.config.data import DataConfig
-from capdist.config.stages import BatchConfig
+from capdist.config.stage import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
 from capdist.data.order import Order
-from capdist.data.places import Ranks
+from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
 from shards.index import index_path
 from shards.manifest import Manifest

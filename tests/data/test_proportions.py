@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capdist.config.base import ConfigError, validate
 from capdist.config.data import DataConfig, ShardSet
-from capdist.config.section import ConfigError, validate
 from capdist.data.mixture import brought
 
 Sets = list[dict[str, float]]

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from capdist.batch import Batch
+from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
-from capdist.config.section import ConfigError
-from capdist.config.stages import BatchConfig
+from capdist.config.stage import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, training_batches
-from capdist.data.places import Ranks
+from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
+from shards.concept_files import ConceptSet, write_concept_file
 from shards.manifest import Manifest
 from shards.schema import Sample, decode
-from shards.sidecars import ConceptSet, write_sidecar
 from shards.writer import write
 from tests.conftest import WORDS, GroundedSource
 
@@ -107,7 +107,7 @@ def with_concepts(manifest: Manifest, root: Path, lost: str | None = None) -> Ma
             for entry in manifest.index(shard)
             if entry.key != lost
         }
-        files[shard.name] = write_sidecar(root, shard.name, shard.sha256, concepts)
+        files[shard.name] = write_concept_file(root, shard.name, shard.sha256, concepts)
     ConceptSet(root, "a detector", {}, 2, files).save()
     return manifest.with_concepts(ConceptSet.load(root))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.cache import Cache
 from shards.manifest import Manifest
-from shards.remote import LostShard, Patience
+from shards.remote.cache import Cache
+from shards.remote.download import Patience, ShardUnavailableError
 from tests.data.test_readers import batches, keys, same
 from tests.shards.servers import Server, serving
 
@@ -56,7 +56,7 @@ def test_a_lost_shard_is_asked_for_once(
     assert found == [[key for key in step if key not in gone] for step in keys(tiny)]
     lost = [error for step in steps for error in step.lost]
     assert len(lost) == len(gone)
-    assert all(isinstance(error, LostShard) for error in lost)
+    assert all(isinstance(error, ShardUnavailableError) for error in lost)
     assert {str(error).partition(": ")[0] for error in lost} == {f"{server.url}/{shard.name}"}
     # And ahead of its turn, beside the reader.
     assert server.count()[shard.name] <= 2 * TRIES

@@ -12,7 +12,7 @@ import torch
 from capdist.batch import Batch, Hypotheses
 from capdist.config.decoding import DecodingConfig, LengthConfig
 from capdist.decoding.beam import DecodingError, beam_search, length_weights
-from capdist.decoding.limits import Limits
+from capdist.decoding.constraints import Constraints
 from capdist.models.base import CaptionModel, Dims, build, registered
 from capdist.vocab import BOS, EOS, PAD, UNK
 from tests.contract.test_models import B, make_batch, small
@@ -38,7 +38,7 @@ def batch_of(v: int) -> Batch:
 def search(
     model: CaptionModel[Any], batch: Batch, beam: int, max_words: int, **options: Any
 ) -> Hypotheses:
-    limits = Limits(tuple(options.pop("never", ())), options.pop("sets", ()))
+    limits = Constraints(tuple(options.pop("never", ())), options.pop("sets", ()))
     decoding = DecodingConfig(beam=beam, max_words=max_words, **options)
     return beam_search(model, batch, decoding, limits)
 

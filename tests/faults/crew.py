@@ -14,7 +14,7 @@ from types import TracebackType
 import psutil
 
 from tests.launcher.conftest import ROOT, SERVER, environment, run
-from tests.training.ranks import free_port
+from tests.support.ranks import free_port
 
 #: Seconds that anything may take that must happen.
 LIMIT_S = 120.0

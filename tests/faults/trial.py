@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from capdist.training.checkpoint import find_checkpoint, read_cursor
+from capdist.inference.run_folder import find_checkpoint, read_progress
 from shards.manifest import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
@@ -142,7 +142,7 @@ class Trial:
     def lost(self) -> int:
         """Steps behind the last checkpoint."""
         last = find_checkpoint(self.run, "last")
-        return steps_done(self.run) - (read_cursor(last).step if last else 0)
+        return steps_done(self.run) - (read_progress(last).step if last else 0)
 
     def resume(self) -> None:
         """Go on to the end."""

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from shards.concept_files import CONCEPTS, ConceptSet, write_concept_file
 from shards.fingerprint import UNKNOWN
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
-from shards.sidecars import CONCEPTS, ConceptSet, write_sidecar
 from shards.tars import read_tar
 from shards.writer import write
 from tests.shards.made import Numbers, make_sample
@@ -33,7 +33,7 @@ class Targets:
         self.manifest = write(Numbers({"train": 3}), folder, workers=1)
         entries = self.manifest.index(self.manifest.shards[0])
         concepts = {entry.key: (("dog", 0.5),) for entry in entries}
-        row = write_sidecar(folder, TAR, self.manifest.tars[TAR], concepts)
+        row = write_concept_file(folder, TAR, self.manifest.tars[TAR], concepts)
         self.concepts = ConceptSet(folder, "none", {"run": "made"}, 1, {TAR: row})
         self.concepts.save()
         self.sidecar, self.members = row.name, encode(make_sample(2))

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.reporting.journal import read_records
-from capdist.training.checkpoint import find_checkpoint
+from capdist.inference.run_folder import find_checkpoint
+from capdist.reporting.metrics_log import read_records
 from shards.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def environment(**more: str) -> dict[str, str]:
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "capdist.training.evaluation",
+        "capdist.inference.evaluation",
         "capdist.training.run",
         "torch._dynamo",
         "torch.utils.tensorboard",

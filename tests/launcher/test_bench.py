@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from capdist.benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
-from capdist.benchmarks.order import measure
-from capdist.config.section import ConfigError
+from benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
+from benchmarks.order import measure
+from capdist.config.base import ConfigError
 from capdist.vocab import EOS, PAD
 from tests.launcher.conftest import launch, refused
 

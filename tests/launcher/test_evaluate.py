@@ -80,7 +80,7 @@ def test_results_page(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_exported_model_loads_without_the_run(run: Path, tmp_path: Path) -> None:
-    from capdist.training.export import read_export
+    from capdist.inference.exported_model import read_export
 
     best = checkpoint(run, "best")
     for name in ("model.safetensors", "config.json", "vocab.json"):

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from capdist.config.section import ConfigError
-from capdist.training.evaluation import Evaluation, Wanted
-from capdist.training.export import read_run
+from capdist.config.base import ConfigError
+from capdist.inference.evaluation import Evaluation, EvaluationRequest
+from capdist.inference.exported_model import read_run
 from capdist.workers.reward_pool import PoolError
 from tests.launcher.conftest import ROOT, checkpoint, environment
 
@@ -42,7 +42,7 @@ def ray(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 def here(tools: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the evaluation in one process finds."""
     run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("here") / "run"))
-    Evaluation.open(Wanted(run, "test"), read_run(run)).evaluate()
+    Evaluation.open(EvaluationRequest(run, "test"), read_run(run)).evaluate()
     return results(run)
 
 
@@ -160,12 +160,15 @@ def test_no_ray_is_one_line(run: Path, listens: bool) -> None:
             other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         answers_within(run, 3)
-        wanted = Wanted(run, "test", workers=2, address=address)
+        wanted = EvaluationRequest(run, "test", workers=2, address=address)
         with pytest.raises(PoolError, match=f"^ray.address {address}: no Ray answered within 3 s"):
             Evaluation.open(wanted, read_run(run)).evaluate()
 
 
 def test_workers_that_can_not_be_are_refused(run: Path) -> None:
-    for wanted in (Wanted(run, "test", workers=-1), Wanted(run, "test", workers=1, cpus=0)):
+    for wanted in (
+        EvaluationRequest(run, "test", workers=-1),
+        EvaluationRequest(run, "test", workers=1, cpus=0),
+    ):
         with pytest.raises(ConfigError, match=r"^command line: --workers .* expected 0 workers"):
             Evaluation.open(wanted, read_run(run))

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
+from capdist.inference.evaluation import EvaluationRequest
+from capdist.inference.follow import Follower
+from capdist.inference.run_folder import find_checkpoint, step_folders
 from capdist.metrics.coco import probe
-from capdist.reporting.journal import read_records
-from capdist.training.checkpoint import find_checkpoint, step_folders
-from capdist.training.evaluation import Wanted
-from capdist.training.follow import Follower
+from capdist.reporting.metrics_log import read_records
 from tests.launcher.conftest import ROOT, checkpoint, environment, records, refused, train
 
 
@@ -52,7 +52,7 @@ def test_a_training_is_followed_to_its_end(
     run = tmp_path / "run"
     command = [sys.executable, str(ROOT / "launcher/train.py"), "--config", str(config)]
     with subprocess.Popen(command, env=environment()) as training:
-        Follower(Wanted(run, "val")).follow()
+        Follower(EvaluationRequest(run, "val")).follow()
         assert training.wait(60) == 0
     said = capsys.readouterr().out
     assert said.endswith(f"{run}: training is finished\n")
@@ -79,7 +79,7 @@ def test_a_follower_chooses_the_best(
         assert find_checkpoint(run, "best") is None
         with monkeypatch.context() as without_java:
             without_java.setenv("PATH", "")
-            Follower(Wanted(run, "val")).follow()
+            Follower(EvaluationRequest(run, "val")).follow()
         assert training.wait(60) == 0
     scores = {row["step"]: row["values"]["CIDEr"] for row in rows(run)}
     best = max(scores, key=scores.__getitem__)
@@ -113,15 +113,15 @@ def name(run: Path, **names: str) -> None:
 def test_a_restart_scores_nothing_twice_but_other_weights(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Follower(Wanted(run, "val")).follow()
+    Follower(EvaluationRequest(run, "val")).follow()
     first = capsys.readouterr().out
     before = rows(run)
     assert all(f"step {row['step']}: BLEU-1 " in first for row in before)
-    Follower(Wanted(run, "val")).follow()
+    Follower(EvaluationRequest(run, "val")).follow()
     assert "decoded" not in capsys.readouterr().out
     path = run / "scores" / "val-beam3.jsonl"
     path.write_text(path.read_text().replace(before[-1]["weights"], "0" * 16))
-    Follower(Wanted(run, "val")).follow()
+    Follower(EvaluationRequest(run, "val")).follow()
     assert capsys.readouterr().out.count("decoded") == 1
     assert rows(run) == before
 
@@ -136,21 +136,21 @@ def test_a_run_that_was_stopped_is_waited_for(
         name(run, last="step-00000008", finished="step-00000008")
 
     monkeypatch.setattr(time, "sleep", finish)
-    Follower(Wanted(run, "val")).follow()
+    Follower(EvaluationRequest(run, "val")).follow()
     assert "training is finished" in capsys.readouterr().out
 
 
 def test_what_vanished_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in (run / "checkpoints").glob("step-*4"):
         shutil.rmtree(folder)
-    Follower(Wanted(run, "val")).follow()
+    Follower(EvaluationRequest(run, "val")).follow()
     line = "step 4: skipped, for a newer checkpoint took its place"
     assert line in capsys.readouterr().out
     assert [row["step"] for row in rows(run)] == [8]
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_read(run: Path) -> None:
-    follower = Follower(Wanted(run, "val"))
+    follower = Follower(EvaluationRequest(run, "val"))
     older, newer = follower.new()
     shutil.rmtree(older)
     follower.score(older)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from shards.concept_files import CONCEPTS, ConceptSet
 from shards.manifest import Manifest
 from shards.schema import Sample
-from shards.sidecars import CONCEPTS, ConceptSet
 from tests.conftest import TinySource
 from tests.launcher.conftest import checkpoint, launch, losses, records, refused, train
 from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for

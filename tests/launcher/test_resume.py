@@ -28,7 +28,7 @@ from tests.launcher.conftest import (
     refused,
     train,
 )
-from tests.training.ranks import free_port
+from tests.support.ranks import free_port
 
 TRAIN = str(ROOT / "launcher/train.py")
 SAVING = ["--set", "checkpoint.every_steps=1", "--set", "stages.0.epochs=4"]

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
+from capdist.inference.run_folder import find_checkpoint
 from capdist.signals import STOPPED
-from capdist.training.checkpoint import find_checkpoint
 from tests.launcher.conftest import launch, losses, records, refused, train
 from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
 

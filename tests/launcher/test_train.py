@@ -16,7 +16,7 @@ from shards.manifest import Manifest
 from shards.writer import write
 from tests.conftest import TinySource
 from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
-from tests.training.ranks import free_port
+from tests.support.ranks import free_port
 
 
 def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia, MiaConfig, refiner
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from capdist.batch import Batch
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.layers import MultiHeadAttention
 from capdist.models.transformer import Transformer

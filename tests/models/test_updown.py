@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.config.section import ConfigError
+from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia
 from capdist.models.updown import SsUpDown, UpDown, locations

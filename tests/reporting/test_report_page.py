@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from capdist.reporting.curves import draw_curves, smooth
-from capdist.reporting.journal import JournalError
+from capdist.reporting.metrics_log import MetricsLogError
 from capdist.reporting.page import ReportError, ReportSample, write_report
 
 TRAIN = [
@@ -43,7 +43,7 @@ def test_curves_have_a_panel_for_each_stage_and_one_for_cider(tmp_path, records,
 
 
 def test_journal_with_nothing_to_draw_is_refused(tmp_path):
-    with pytest.raises(JournalError, match="nothing to draw"):
+    with pytest.raises(MetricsLogError, match="nothing to draw"):
         draw_curves(write_journal(tmp_path, [{"step": 1}]), tmp_path / "curves.png")
 
 

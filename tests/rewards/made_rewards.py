@@ -13,7 +13,7 @@ VOCABULARY = Vocabulary([f"w{i}" for i in range(4, 20)])
 V = len(VOCABULARY)
 
 Caption = list[int]
-Packed = npt.NDArray[np.int64]
+PackedCaptions = npt.NDArray[np.int64]
 
 
 def made_references(seed: int, images: int = 12) -> dict[int, list[Caption]]:
@@ -44,7 +44,7 @@ def made_hypotheses(
     return images, captions
 
 
-def pack(images: list[int], captions: list[Caption]) -> Packed:
+def pack(images: list[int], captions: list[Caption]) -> PackedCaptions:
     width = max(map(len, captions), default=0)
     rows = [
         [image, *caption, *[PAD] * (width - len(caption))]

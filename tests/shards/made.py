@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from shards.extractor import Features
+from shards.feature_spec import FeatureSpec
 from shards.schema import CLASS_DTYPE, Phrase, Sample
 
 FLICKR8K = os.environ.get("CAPDIST_FLICKR8K", "")
@@ -41,7 +41,7 @@ def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
     )
 
 
-FEATURES = Features("random", 4, 0)
+FEATURES = FeatureSpec("random", 4, 0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Numbers:
 
     sizes: dict[str, int] = field(default_factory=lambda: {"train": 7, "val": 2})
     name: str = "numbers"
-    features: Features = FEATURES
+    features: FeatureSpec = FEATURES
     class_names: tuple[str, ...] = ("cat", "dog")
 
     def fingerprint(self) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shards.build import Recipe, build
-from shards.features import Joined
 from shards.formats.karpathy import Karpathy
 from shards.formats.npz_blocks import NpzBlocks
+from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
@@ -125,7 +125,7 @@ def test_image_twice_in_the_blocks_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4)))
     np.savez(tmp_path / "b.npz", **block(range(3, 6)))
     with pytest.raises(ShardError, match=r"b.npz: image 3 is in .*a.npz too"):
-        Joined([tmp_path / "a.npz", tmp_path / "b.npz"])
+        JoinedFeatures([tmp_path / "a.npz", tmp_path / "b.npz"])
 
 
 def test_blocks_of_two_extractors_are_refused(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_blocks_of_two_extractors_are_refused(tmp_path: Path) -> None:
     wide = {"feat": np.zeros((2, 4, 5), np.int8), "scale": np.ones(5, np.float32)}
     np.savez(tmp_path / "b.npz", **block(range(7, 9), **wide))
     with pytest.raises(ShardError, match=r"b.npz: features of width 5, but .*a.npz has 3"):
-        Joined([tmp_path / "a.npz", tmp_path / "b.npz"])
+        JoinedFeatures([tmp_path / "a.npz", tmp_path / "b.npz"])
 
 
 def test_shape_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_changed_features_are_another_build(tmp_path: Path) -> None:
 @needs_flickr8k
 def test_flickr8k_files_join() -> None:
     images = Karpathy(Path(FLICKR8K) / "dataset_flickr8k.json").annotations()
-    features = Joined(sorted(Path(FLICKR8K).glob("features_*.npz")))
+    features = JoinedFeatures(sorted(Path(FLICKR8K).glob("features_*.npz")))
     counts = {name: sum(i.split == name for i in images) for name in ("train", "val", "test")}
     assert counts == {"train": 6000, "val": 1000, "test": 1000}
     assert all(i.image_id in features for i in images)

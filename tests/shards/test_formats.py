@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.features import Joined
 from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, recognise
 from shards.formats.arrays import image_id
 from shards.formats.bottom_up_tsv import BottomUpTsv
@@ -17,6 +16,7 @@ from shards.formats.coco_captions import CocoCaptions, words
 from shards.formats.cocobu import Cocobu
 from shards.formats.flickr30k_entities import Flickr30kEntities
 from shards.formats.npz_dir import NpzDir
+from shards.joined_features import JoinedFeatures
 from shards.schema import Array, ShardError
 from tests.shards.format_files import (
     DIM,
@@ -58,8 +58,8 @@ def test_bad_tsv_lines_are_named(tmp_path: Path, changed: dict[str, bytes], mess
     path.write_bytes(good + tsv_line(9, **changed))
     place = rf"a.tsv: line 2 \(byte {len(good)}\): image 9: {message}"
     with pytest.raises(ShardError, match=place):
-        Joined([path]).read(9)
-    np.testing.assert_array_equal(Joined([path]).read(7).regions, regions(7))
+        JoinedFeatures([path]).read(9)
+    np.testing.assert_array_equal(JoinedFeatures([path]).read(7).regions, regions(7))
 
 
 def test_tsv_lines_without_an_image_are_bad(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_box_may_pass_the_edge_by_rounding_alone() -> None:
 def test_pixels_need_a_size(tmp_path: Path) -> None:
     path = cocobu(tmp_path).path
     with pytest.raises(ShardError, match=r"image 42: boxes in pixels, but neither .* --sizes"):
-        Joined([path]).read(42)
-    assert Joined([path], {42: (1280, 960)}).read(42).boxes[0].tolist() == [0, 0, 0.5, 0.5]
+        JoinedFeatures([path]).read(42)
+    assert JoinedFeatures([path], {42: (1280, 960)}).read(42).boxes[0].tolist() == [0, 0, 0.5, 0.5]
 
 
 def test_a_grid_has_its_cells_as_boxes(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_grid_has_its_cells_as_boxes(tmp_path: Path) -> None:
     folder.mkdir()
     grid = np.arange(2 * 3 * DIM, dtype=np.float32).reshape(2, 3, DIM)
     np.savez(folder / "7.npz", feat=grid)
-    found = Joined([folder]).read(7)
+    found = JoinedFeatures([folder]).read(7)
     np.testing.assert_array_equal(found.regions, grid.reshape(6, DIM))
     third, two = np.float32(1 / 3), np.float32(2 / 3)
     np.testing.assert_array_equal(found.boxes[4], np.float32([third, 0.5, two, 1]))
@@ -134,7 +134,7 @@ def test_odd_archives_are_named(tmp_path: Path, arrays: dict[str, Array], messag
     np.savez(tmp_path / "7.npz", **arrays)
     np.savez(tmp_path / "9.npz", feat=np.ones((1, 3)))
     with pytest.raises(ShardError, match=message):
-        Joined([tmp_path]).read(7)
+        JoinedFeatures([tmp_path]).read(7)
 
 
 def test_a_single_array_is_the_features(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_missing_package_is_one_line(
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ShardError, match=rf"need {package}; pip install 'capdist\[formats\]'"):
-        Joined([path])
+        JoinedFeatures([path])
 
 
 def test_what_is_no_format_or_several_is_refused(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_an_image_in_two_files_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.tsv").write_bytes(tsv_line(7))
     with pytest.raises(ShardError, match=r"b.tsv: image 7 is in .*a.tsv too"):
-        Joined([tmp_path / "a.tsv", tmp_path / "b.tsv"])
+        JoinedFeatures([tmp_path / "a.tsv", tmp_path / "b.tsv"])
 
 
 def test_every_format_has_its_files() -> None:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards.concept_files import CONCEPTS
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError
-from shards.sidecars import CONCEPTS
 from shards.tars import read_tar
 from shards.writer import write
 from tests.fuzz.targets import INDEX, SUMMED, TAR, Targets

@@ -16,12 +16,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import shards.cache
-from shards.cache import Cache
+import shards.remote.cache
+from shards.concept_files import ConceptSet, write_concept_file
 from shards.manifest import MANIFEST, Manifest
-from shards.remote import LostShard, Patience
+from shards.remote.cache import Cache
+from shards.remote.download import Patience, ShardUnavailableError
 from shards.schema import SCHEMA_VERSION, ShardError
-from shards.sidecars import ConceptSet, write_sidecar
 from shards.verify import verify
 from shards.writer import write
 from tests.conftest import TinySource
@@ -82,7 +82,9 @@ def test_concepts_beside_the_tars_come_along(tiny: Manifest, cache: Cache, tmp_p
     root = tmp_path / "with"
     shutil.copytree(tiny.root, root)
     files = {
-        shard.name: write_sidecar(root, shard.name, shard.sha256, {shard.name: (("dog", 0.5),)})
+        shard.name: write_concept_file(
+            root, shard.name, shard.sha256, {shard.name: (("dog", 0.5),)}
+        )
         for shard in tiny.shards
     }
     ConceptSet(root, "detector", {}, 1, files).save()
@@ -116,7 +118,9 @@ def test_a_shard_that_does_not_come_is_lost(
     hasty: Manifest, server: Server, fault: str, said: str
 ) -> None:
     server.faults[FIRST] = [fault] * TRIES
-    with pytest.raises(LostShard, match=f"{server.url}/{FIRST}: 3 tries failed.*{said}") as lost:
+    with pytest.raises(
+        ShardUnavailableError, match=f"{server.url}/{FIRST}: 3 tries failed.*{said}"
+    ) as lost:
         first(hasty)
     assert server.count()[FIRST] == TRIES
     # A reader process sends its errors as a class and a text.
@@ -130,7 +134,9 @@ def test_a_shard_that_is_not_there_is_lost_at_once(
     (tmp_path / "set" / FIRST).unlink()
     with serving(tmp_path / "set") as server:
         found = Manifest.load(server.url, cache)
-        with pytest.raises(LostShard, match=f"{FIRST}: no such file, though the set lists it"):
+        with pytest.raises(
+            ShardUnavailableError, match=f"{FIRST}: no such file, though the set lists it"
+        ):
             first(found)
         assert server.count()[FIRST] == 1
         with pytest.raises(ShardError, match=f"{server.url}/none/manifest.json: no manifest"):
@@ -141,7 +147,7 @@ def test_what_has_come_is_not_asked_for_again(
     tiny: Manifest, remote: Manifest, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = tiny.shards[0].bytes
-    monkeypatch.setattr(shards.cache, "PIECE", size // 3)
+    monkeypatch.setattr(shards.remote.cache, "PIECE", size // 3)
     server.faults[FIRST] = ["", "drop", "503", "", "drop"]
     assert first(remote) == first(tiny)
     starts = [int(r[6:].split("-")[0]) for name, r in server.asked if name == FIRST]
@@ -175,7 +181,7 @@ def test_a_set_that_changed_is_read_as_it_is_now(
         first(before)
         shutil.rmtree(root)
         other = write(replace(TinySource(), dim=7), root, samples_per_shard=8, workers=1)
-        with pytest.raises(LostShard) as lost:
+        with pytest.raises(ShardUnavailableError) as lost:
             before.tar(before.shards[1])
         assert all(shard.sha256 in str(lost.value) for shard in (before.shards[1], other.shards[1]))
         now = Manifest.load(server.url, cache)
@@ -214,11 +220,11 @@ def test_after_a_kill_the_download_goes_on(
     size, source = tiny.shards[0].bytes, remote.shards[0].source
     server.faults[FIRST] = ["", "hang"]
     code = f"""
-import shards.cache
+import shards.remote.cache
 from pathlib import Path
 from shards.manifest import Manifest
-shards.cache.PIECE = {size // 2 + 1}
-manifest = Manifest.load({server.url!r}, shards.cache.Cache(Path({str(cache.folder)!r})))
+shards.remote.cache.PIECE = {size // 2 + 1}
+manifest = Manifest.load({server.url!r}, shards.remote.cache.Cache(Path({str(cache.folder)!r})))
 manifest.tar(manifest.shards[0])
 """
     process = subprocess.Popen([sys.executable, "-c", code])

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from shards.cache import HELD, Cache, Source
 from shards.index import index_path
 from shards.manifest import Manifest
-from shards.remote import Patience
+from shards.remote.cache import HELD, Cache, Source
+from shards.remote.download import Patience
 from shards.schema import ShardError
 from tests.shards.servers import serving
 
@@ -145,7 +145,7 @@ def test_the_default_folder_is_nobody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = os.getuid()
-    monkeypatch.setattr("shards.cache.default_folder", lambda: tmp_path / "copies")
+    monkeypatch.setattr("shards.remote.cache.default_folder", lambda: tmp_path / "copies")
     with Cache(tmp_path / "copies").writing():
         pass
     monkeypatch.setattr(os, "getuid", lambda: mine + 1)

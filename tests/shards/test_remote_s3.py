@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.cache import Cache
 from shards.manifest import Manifest
-from shards.remote import LostShard, Patience
+from shards.remote.cache import Cache
+from shards.remote.download import Patience, ShardUnavailableError
 from shards.schema import ShardError
 from shards.verify import verify
 
@@ -48,7 +48,9 @@ def test_what_is_not_in_a_bucket_is_named(bucket: object, tmp_path: Path) -> Non
     cache = Cache(tmp_path, patience=Patience(2, wait_s=0.01, timeout_s=5))
     remote = Manifest.load("s3://corpus/sets/tiny", cache)
     bucket.Object("sets/tiny/val-00000.tar").delete()  # type: ignore[attr-defined]
-    with pytest.raises(LostShard, match=r"s3://corpus/sets/tiny/val-00000.tar: no such file"):
+    with pytest.raises(
+        ShardUnavailableError, match=r"s3://corpus/sets/tiny/val-00000.tar: no such file"
+    ):
         list(remote.read("val", "json"))
     with pytest.raises(ShardError, match=r"s3://elsewhere/manifest.json: no manifest"):
         Manifest.load("s3://elsewhere", cache)

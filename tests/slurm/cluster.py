@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.training.ranks import ROOT, free_port
+from tests.support.ranks import ROOT, free_port
 
 NODES = ("one", "two")
 #: The waits of a scheduler that serves many are cut short. What a job is preempted with is what its

@@ -11,7 +11,7 @@ from shards.manifest import Manifest
 from tests.launcher.conftest import config as config
 from tests.launcher.conftest import environment, losses, records, refused, train
 from tests.launcher.conftest import tiny_config as tiny_config
-from tests.training.ranks import free_port
+from tests.support.ranks import free_port
 
 
 def on_two_ranks(config: Path, *arguments: str) -> list[subprocess.CompletedProcess[str]]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from capdist.config.stages import (
+from capdist.config.stage import (
     ConstantSchedule,
     CosineSchedule,
     NoamSchedule,
@@ -14,8 +14,8 @@ from capdist.config.stages import (
     ScheduledSampling,
     StepSchedule,
 )
+from capdist.objectives.cross_entropy import sampled_share
 from capdist.training.schedule import rate
-from capdist.training.stages import sampled_share
 
 
 @pytest.mark.parametrize(

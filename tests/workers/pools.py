@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from capdist.config.stages import RewardConfig
-from capdist.config.tree import RayConfig
-from capdist.workers.reward_pool import Packed, RewardPool, Scores, open_pool
+from capdist.config.run_config import RayConfig
+from capdist.config.stage import RewardConfig
+from capdist.workers.reward_pool import PackedCaptions, RewardPool, Scores, open_pool
 from tests.workers import toy
 from tests.workers.toy import SLOW, captions
 
@@ -23,7 +23,7 @@ def at(address: str, timeout_s: float = PATIENT_S) -> RayConfig:
     return RayConfig(address=address, timeout_s=timeout_s)
 
 
-def in_process(packed: Packed, folder: Path = Path()) -> Scores:
+def in_process(packed: PackedCaptions, folder: Path = Path()) -> Scores:
     """By the plain twin, which hurries."""
     with open_pool(toy.toy(folder, seconds=0), RewardConfig(actors=0), RayConfig(), print) as pool:
         return pool.submit(packed).result()
@@ -36,7 +36,7 @@ def until(happened: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def slow(rows: int) -> Packed:
+def slow(rows: int) -> PackedCaptions:
     """Captions of which each takes 0.4 s."""
     packed = captions(rows)
     packed[:, 3:5] = SLOW

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capdist.config.stages import RewardConfig
-from capdist.config.tree import RayConfig
+from capdist.config.run_config import RayConfig
+from capdist.config.stage import RewardConfig
 from capdist.workers import ray_child
 from capdist.workers.reward_pool import PoolError, open_pool
 from tests.workers import toy
@@ -80,8 +80,8 @@ TRAINER = """
 import sys
 from pathlib import Path
 import numpy as np
-from capdist.config.stages import RewardConfig
-from capdist.config.tree import RayConfig
+from capdist.config.stage import RewardConfig
+from capdist.config.run_config import RayConfig
 from capdist.workers.reward_pool import open_pool
 from tests.workers import toy
 from tests.workers.pools import slow

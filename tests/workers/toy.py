@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capdist.workers.reward_pool import Packed, Scores
+from capdist.workers.reward_pool import PackedCaptions, Scores
 
 #: Tokens that take time, and that kill whoever scores them.
 SLOW, DEADLY = 5, 6
@@ -29,7 +29,7 @@ class Toy:
     folder: Path
     seconds: float = 0.2
 
-    def __call__(self, packed: Packed) -> Scores:
+    def __call__(self, packed: PackedCaptions) -> Scores:
         if (packed[:, 1:] == DEADLY).any():
             os.kill(os.getpid(), signal.SIGKILL)
         if slow := int((packed[:, 1:] == SLOW).sum()):
@@ -44,7 +44,7 @@ class Toy:
                 scores[row] = self._fact(int(image), packed)
         return scores
 
-    def _fact(self, image: int, packed: Packed) -> float:
+    def _fact(self, image: int, packed: PackedCaptions) -> float:
         return {
             PID: os.getpid(),
             INODE: inode(self.weights),
@@ -72,7 +72,7 @@ def toy(folder: Path, seconds: float = 0.2) -> Toy:
     return Toy(weights, folder, seconds)
 
 
-def captions(rows: int, length: int = 21) -> Packed:
+def captions(rows: int, length: int = 21) -> PackedCaptions:
     """Ordinary ones: (rows, length) int64."""
     rng = np.random.default_rng(rows)
     packed = rng.integers(8, 900, (rows, length))

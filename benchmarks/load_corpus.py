@@ -1,0 +1,156 @@
+"""Images made up to be read, and the same images as people without shards keep them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.corpus import LENGTH, REFERENCES, VOCABULARY
+from capdist.vocab import SPECIALS, Vocabulary
+from shards.feature_spec import FeatureSpec
+from shards.index import index_path
+from shards.manifest import MANIFEST, Manifest
+from shards.schema import Array, Sample
+from shards.writer import write
+
+REGIONS, FEATURES, IN_SHARD = 36, 2048, 64
+WORDS = tuple(f"word{number}" for number in range(VOCABULARY - len(SPECIALS)))
+VOCAB = Vocabulary(WORDS)
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """``images`` training images with regions of width ``dim``, and five captions each."""
+
+    images: int
+    dim: int = FEATURES
+    name: str = "made up"
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> FeatureSpec:
+        """Of nobody's extractor."""
+        return FeatureSpec("random", self.dim, REGIONS)
+
+    def fingerprint(self) -> str:
+        """It is never built twice."""
+        return self.name
+
+    def splits(self) -> dict[str, Sequence[int]]:
+        """Training only."""
+        return {"train": range(self.images)}
+
+    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+        """Each from its own number."""
+        for number in ids:
+            random = np.random.default_rng(number)
+            lengths = random.integers(*LENGTH, REFERENCES)
+            words = (random.integers(0, len(WORDS), length) for length in lengths)
+            tokens = tuple(tuple(WORDS[word] for word in caption) for caption in words)
+            yield Sample(
+                key=f"{number:012d}",
+                image_id=number,
+                width=640,
+                height=480,
+                split=split,
+                captions=tuple(" ".join(caption) for caption in tokens),
+                tokens=tokens,
+                regions=random.standard_normal((REGIONS, self.dim)).astype(np.float16),
+                # Two corners, the upper left one first.
+                boxes=np.sort(random.random((REGIONS, 2, 2)), 1).astype(np.float32).reshape(-1, 4),
+            )
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The images as shards, a folder of npz files, an HDF5 file and an LMDB.
+
+    ``words`` are the captions' ids, which people without shards keep in memory.
+    """
+
+    root: Path
+    manifest: Manifest
+    words: list[list[list[int]]]
+
+    @classmethod
+    def make(cls, root: Path, images: int) -> Corpus:
+        """Write all of them."""
+        source = MadeUp(images)
+        manifest = write(source, root / "shards", samples_per_shard=IN_SHARD, workers=1)
+        corpus = cls(root, manifest, [])
+        corpus._write(images, source.load("train", range(images)))
+        return corpus
+
+    def _write(self, images: int, samples: Iterator[Sample]) -> None:
+        import h5py
+        import lmdb
+
+        (self.root / "npz").mkdir()
+        room = images * REGIONS * FEATURES * 4 + 2**24
+        with h5py.File(self.root / "h5", "w") as h5, lmdb.open(self.lmdb, map_size=room) as db:
+            features = h5.create_dataset("features", (images, REGIONS, FEATURES), np.float16)
+            boxes = h5.create_dataset("boxes", (images, REGIONS, 4), np.float32)
+            for number, sample in enumerate(samples):
+                np.savez(self.npz(number), features=sample.regions, boxes=sample.boxes)
+                features[number], boxes[number] = sample.regions, sample.boxes
+                with db.begin(write=True) as transaction:
+                    transaction.put(f"{number}/features".encode(), sample.regions.tobytes())
+                    transaction.put(f"{number}/boxes".encode(), sample.boxes.tobytes())
+                self.words.append([VOCAB.encode(caption) for caption in sample.tokens])
+
+    @property
+    def lmdb(self) -> str:
+        """Its folder."""
+        return str(self.root / "lmdb")
+
+    def npz(self, number: int) -> Path:
+        """The file of an image."""
+        return self.root / "npz" / f"{number}.npz"
+
+    @property
+    def tars(self) -> list[str]:
+        """Paths of all shards."""
+        return [str(self.manifest.tar(shard)) for shard in self.manifest.shards]
+
+
+def many_shards(root: Path, count: int, samples: int) -> Path:
+    """A folder of so many shards: one, linked under many names, each with an index of its own."""
+    manifest = write(MadeUp(samples, dim=8), root, samples_per_shard=samples, workers=1)
+    described, (first,) = manifest.to_json(), manifest.shards
+    tar = manifest.tar(first)
+    described["shards"] = []
+    for number in range(count):
+        name = f"train-{number:05d}.tar"
+        described["shards"].append({**vars(first), "name": name})
+        if name != first.name:
+            (root / name).hardlink_to(tar)
+            shutil.copy(index_path(tar), index_path(root / name))
+    (root / MANIFEST).write_text(json.dumps(described))
+    return root
+
+
+def pad(arrays: Sequence[Array]) -> Array:
+    """Stacked; with zeros behind the shorter ones."""
+    longest = max(len(array) for array in arrays)
+    if all(len(array) == longest for array in arrays):
+        return np.stack(arrays)
+    padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for number, array in enumerate(arrays):
+        padded[number, : len(array)] = array
+    return padded
+
+
+def pad_words(words: Sequence[Sequence[Sequence[int]]]) -> Array:
+    """Captions (B, S, L), padded with PAD."""
+    captions = max(len(of_image) for of_image in words)
+    length = max(len(caption) for of_image in words for caption in of_image)
+    padded = np.zeros((len(words), captions, length), np.int64)
+    for number, of_image in enumerate(words):
+        for row, caption in enumerate(of_image):
+            padded[number, row, : len(caption)] = caption
+    return padded

@@ -1,0 +1,164 @@
+"""Loops that read the same images as finished batches, as users of other tools write them.
+
+A batch is features (B, R, F) fp16, boxes (B, R, 4), a mask and the captions' ids (B, S, L).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.load_corpus import FEATURES, REGIONS, VOCAB, Corpus, pad, pad_words
+from shards.schema import Array
+
+#: Features, boxes, mask, captions.
+Finished = tuple[Array, Array, Array, Array]
+
+
+def finish(
+    features: Sequence[Array], boxes: Sequence[Array], words: Sequence[Sequence[Sequence[int]]]
+) -> Finished:
+    """A batch from its images."""
+    padded, lengths = pad(features), np.array([len(array) for array in features])
+    mask = np.arange(padded.shape[1]) < lengths[:, None]
+    return padded, pad(boxes), mask, pad_words(words)
+
+
+def shuffled(corpus: Corpus, batch: int) -> Iterator[list[int]]:
+    """The images of every batch of an epoch, mixed."""
+    order = np.random.default_rng(1).permutation(len(corpus.words))
+    yield from (order[n : n + batch].tolist() for n in range(0, len(order), batch))
+
+
+def webdataset(corpus: Corpus, batch: int) -> Iterator[Finished]:
+    """The library's own decoding."""
+    from webdataset import WebDataset
+
+    def together(samples: Sequence[dict[str, Any]]) -> Finished:
+        words = [[VOCAB.encode(caption) for caption in s["json"]["tokens"]] for s in samples]
+        features = [sample["regions.npy"] for sample in samples]
+        return finish(features, [sample["boxes.npy"] for sample in samples], words)
+
+    urls = WebDataset(corpus.tars, shardshuffle=False)
+    yield from urls.decode().batched(batch, collation_fn=together)
+
+
+def npz(corpus: Corpus, batch: int) -> Iterator[Finished]:
+    """A folder with a file for each image."""
+    for numbers in shuffled(corpus, batch):
+        files = [np.load(corpus.npz(number)) for number in numbers]
+        words = [corpus.words[number] for number in numbers]
+        yield finish([f["features"] for f in files], [f["boxes"] for f in files], words)
+        for file in files:
+            file.close()
+
+
+def hdf5(corpus: Corpus, batch: int) -> Iterator[Finished]:
+    """One file, an image at a time."""
+    import h5py
+
+    with h5py.File(corpus.root / "h5") as file:
+        features, boxes = file["features"], file["boxes"]
+        for numbers in shuffled(corpus, batch):
+            words = [corpus.words[number] for number in numbers]
+            yield finish([features[n] for n in numbers], [boxes[n] for n in numbers], words)
+
+
+def lmdb(corpus: Corpus, batch: int) -> Iterator[Finished]:
+    """A memory map, numbers as they are, without a copy before the batch."""
+    import lmdb
+
+    with (
+        lmdb.open(corpus.lmdb, readonly=True, lock=False) as db,
+        db.begin(buffers=True) as transaction,
+    ):
+
+        def array(number: int, name: str, dtype: Any, width: int) -> Array:
+            found: Any = transaction.get(f"{number}/{name}".encode())
+            return np.frombuffer(found, dtype).reshape(-1, width)
+
+        for numbers in shuffled(corpus, batch):
+            features = [array(n, "features", np.float16, FEATURES) for n in numbers]
+            boxes = [array(n, "boxes", np.float32, 4) for n in numbers]
+            yield finish(features, boxes, [corpus.words[number] for number in numbers])
+
+
+class BareDali:
+    """DALI's pipeline alone: tars in their order, decoded and padded by its own operators."""
+
+    def __init__(self, corpus: Corpus, batch: int, folder: Path) -> None:
+        from nvidia.dali import fn, pipeline_def, types
+
+        self.corpus, self.batch = corpus, batch
+        indices = list(self._indices(folder))
+
+        @pipeline_def(batch_size=batch, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+        def pipeline() -> tuple[Any, ...]:
+            read: Any = fn.readers.webdataset(
+                paths=corpus.tars, index_paths=indices, ext=["regions.npy", "boxes.npy"]
+            )
+            features = fn.decoders.numpy(read[0], dtype=types.FLOAT16)
+            boxes = fn.decoders.numpy(read[1], dtype=types.FLOAT)
+            return fn.pad(features, axes=[0]), fn.pad(boxes, axes=[0]), features.shape()
+
+        self.pipeline = pipeline()
+        self.pipeline.build()
+
+    def _indices(self, folder: Path) -> Iterator[str]:
+        """Made beforehand, as DALI's users do."""
+        folder.mkdir()
+        for shard in self.corpus.manifest.shards:
+            lines = [
+                " ".join(f"{n} {m.offset} {m.size} {entry.key}.{n}" for n, m in members.items())
+                for entry in self.corpus.manifest.index(shard)
+                if (members := entry.members)
+            ]
+            path = folder / f"{shard.name}.idx"
+            path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
+            yield str(path)
+
+    def epoch(self) -> Iterator[Finished]:
+        """Batches of the next epoch; the last is filled up by DALI."""
+        for start in range(0, len(self.corpus.words), self.batch):
+            outputs = self.pipeline.run()
+            features, boxes, shapes = (np.array(o.as_tensor()) for o in outputs)
+            mask = np.arange(features.shape[1]) < shapes[:, :1]
+            yield features, boxes, mask, pad_words(self.corpus.words[start : start + self.batch])
+
+
+class CopyFloor:
+    """A copy of the same bytes, from a map of the tars into batches' memory: nothing else.
+
+    In two pieces in turn, for whoever uses a batch holds it while the next one is made.
+    """
+
+    def __init__(self, corpus: Corpus, batch: int) -> None:
+        self.corpus = corpus
+        self.memory = np.empty((2, batch, REGIONS * FEATURES * 2), np.uint8)
+        self.maps = [self._map(path) for path in corpus.tars]
+        manifest = corpus.manifest
+        ends = [
+            (number, entry.members["regions.npy"])
+            for number, shard in enumerate(manifest.shards)
+            for entry in manifest.index(shard)
+        ]
+        size = self.memory.shape[2]
+        self.places = [(number, m.offset + m.size - size) for number, m in ends]
+
+    def _map(self, path: str) -> Array:
+        with open(path, "rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
+
+    def epoch(self) -> Iterator[Array]:
+        """The images mixed, as others read them."""
+        _, batch, size = self.memory.shape
+        for memory, numbers in zip(cycle(self.memory), shuffled(self.corpus, batch), strict=False):
+            for row, number in enumerate(numbers):
+                tar, start = self.places[number]
+                memory[row] = self.maps[tar][start : start + size]
+            yield memory

@@ -1,0 +1,85 @@
+"""The config as editors and people read it: a JSON Schema, and docs/options.md.
+
+python -m capdist.config.schema writes both anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from capdist.config.run_config import Config
+from capdist.models.base import registered
+
+SCHEMA, OPTIONS = Path("configs/schema.json"), Path("docs/options.md")
+
+HEAD = """\
+# Every option
+
+An empty default means that the key is required. [training.md](training.md) explains what is behind
+them. This page is made by `python -m capdist.config.schema`.
+"""
+
+
+def config_schema() -> dict[str, Any]:
+    """The schema of the whole tree, with every registered model's own section."""
+    schema = Config.model_json_schema()
+    sections = [model.Config.model_json_schema() for model in registered().values()]
+    # References are from the root of the file.
+    for section in sections:
+        schema["$defs"] |= section.pop("$defs", {})
+    schema["properties"]["model"] = {
+        "description": schema["properties"]["model"]["description"],
+        "oneOf": sections,
+    }
+    return schema
+
+
+def options_page() -> str:
+    """A table of keys for every section of the tree, each section once."""
+    schema = config_schema()
+    pages = dict(_sections("config", schema, schema["$defs"]))
+    return "\n".join([HEAD, *pages.values()])
+
+
+def _sections(
+    place: str, section: dict[str, Any], known: dict[str, Any], which: str = ""
+) -> Iterator[tuple[str, str]]:
+    """The page of a section and those of the sections in it, by their titles."""
+    yield section["title"], f"## `{place}{which}`\n\n{_table(section)}\n"
+    for key, field in section["properties"].items():
+        for part, number in _sections_in(field, known):
+            chosen = [part["properties"].get(key, {}).get("const") for key in ("name", "objective")]
+            inside = f"{place}.{key}{number}".removeprefix("config.")
+            yield from _sections(inside, part, known, "".join(f" = {c}" for c in chosen if c))
+
+
+def _table(section: dict[str, Any]) -> str:
+    rows = []
+    for key, field in section["properties"].items():
+        default = f"`{json.dumps(field.get('default', {}))}`"
+        if key in section.get("required", []):
+            default = ""
+        rows.append(f"| `{key}` | {default} | {field.get('description', '')} |")
+    head = f"{section['description'].splitlines()[0]}\n\n| key | default | meaning |\n|---|---|---|"
+    return "\n".join([head, *rows])
+
+
+def _sections_in(
+    field: dict[str, Any], known: dict[str, Any], number: str = ""
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """The sections that a field may hold: itself, or ".N", as an item."""
+    found = known[field["$ref"].rpartition("/")[2]] if "$ref" in field else field
+    if "properties" in found:
+        yield found, number
+    for part in (*field.get("anyOf", []), *field.get("oneOf", [])):
+        yield from _sections_in(part, known, number)
+    if "items" in field:
+        yield from _sections_in(field["items"], known, ".N")
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
+    OPTIONS.write_text(options_page(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Micro-batches to an update of the weights: plain PyTorch, and DeepSpeed."""

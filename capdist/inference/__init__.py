@@ -1,0 +1,1 @@
+"""Trained models in use: run folders, exported models, captions, evaluation."""

@@ -1,0 +1,198 @@
+"""Scores of a trained model on a split, beside those of a caption that looks at no image.
+
+Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
+``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
+Where it is asked for, F1_all and F1_loc of what the model looked at are among the scores.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+
+from capdist.config.base import ConfigError
+from capdist.config.decoding import DecodingConfig
+from capdist.data.dataset import References, references
+from capdist.decoding.generate import Caption
+from capdist.inference.exported_model import ExportedModel, run_shards
+from capdist.inference.grounding import Annotated
+from capdist.metrics.coco import Scores, probe, score, write_results
+from capdist.metrics.constant import constant_caption
+from capdist.metrics.endings import bad_endings
+from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
+from capdist.reporting.progress import Progress
+from capdist.reporting.table import format_table
+from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
+from shards.manifest import Manifest
+
+#: Images that the report shows.
+SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What is to be evaluated, as the command line says it.
+
+    Args:
+        run: folder.
+        split: to decode.
+        beam: instead of the config's.
+        grounding: whether to score where the model looked, too.
+        shards: where they are, instead of the config's place.
+        workers: on Ray; 0 decodes in this process.
+        cpus: of each worker.
+        address: of Ray, instead of the config's.
+    """
+
+    run: Path
+    split: str
+    beam: int | None = None
+    grounding: bool = False
+    shards: str | None = None
+    workers: int = 0
+    cpus: float = 1.0
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model, one split, one way to decode."""
+
+    run: Path
+    exported: ExportedModel
+    manifest: Manifest
+    split: str
+    decoding: DecodingConfig
+    annotated: Annotated | None
+    workers: Workers
+
+    @classmethod
+    def open(cls, wanted: EvaluationRequest, exported: ExportedModel) -> Evaluation:
+        """What is wanted, of a checkpoint.
+
+        Raises:
+            ConfigError: if the model and the shards do not fit each other, or the workers can't be.
+            ShardError: if the shards are not there, or have no such split or no grounding.
+        """
+        if wanted.workers < 0 or wanted.cpus <= 0:
+            raise ConfigError(
+                f"command line: --workers {wanted.workers} with --cpus {wanted.cpus:g} each; "
+                "expected 0 workers or more, with more than 0 CPUs"
+            )
+        config, split = exported.config, wanted.split
+        if wanted.shards:
+            data = config.data.model_copy(update={"shards": wanted.shards})
+            config = config.model_copy(update={"data": data})
+        manifest = run_shards(config, wanted.run)
+        exported.check_features(manifest)
+        manifest.split(split)
+        annotated = Annotated.read(manifest, split) if wanted.grounding else None
+        decoding, cluster = exported.decoding(wanted.beam), config.ray
+        if wanted.address:
+            cluster = cluster.model_copy(update={"address": wanted.address})
+        workers = Workers(wanted.workers, wanted.cpus, cluster)
+        return cls(wanted.run, exported, manifest, split, decoding, annotated, workers)
+
+    @property
+    def name(self) -> str:
+        """Of the files it writes."""
+        return f"{self.split}-beam{self.decoding.beam}"
+
+    def evaluate(self) -> None:
+        """Decode, score where there are references, print the table, write the files."""
+        for metric, reason in probe().items():
+            print(f"{metric} will be absent: {reason}")
+        decoded, images_per_s = self.decode()
+        captions = sentences(decoded)
+        print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
+        path = self.write_captions(self.name, captions)
+        known = references(self.manifest, self.split)
+        if not any(known.raw.values()):
+            print(f"{self.split} has no captions to compare with; nothing is scored")
+            print(f"captions: {path}")
+            return
+        constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
+        print(f"constant caption: {constant!r}")
+        rows = {
+            f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(known, decoded),
+            CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
+        }
+        self.report(known, captions, rows, images_per_s)
+        print(f"captions: {path}")
+
+    def write_captions(self, name: str, captions: dict[int, str]) -> Path:
+        """Into the run folder; where."""
+        path = self.run / "captions" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_results(path, captions)
+        return path
+
+    def decode(self) -> tuple[dict[int, Caption], float]:
+        """The best caption of every image of the split, and images/s."""
+        exported, boxes = self.exported, self.annotated is not None
+        task = SplitDecoding(
+            exported.model,
+            self.manifest,
+            self.split,
+            exported.config.data,
+            exported.vocab,
+            self.decoding,
+            boxes,
+        )
+        images, started = task.batches.plan.order.samples, time.perf_counter()
+        with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
+            parts = {}
+            for number, part in decode_split(task, self.workers, progress.say):
+                parts[number] = part
+                progress.advance(len(part))
+        speed = images / (time.perf_counter() - started)
+        print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
+        return dict(chain.from_iterable(parts[number] for number in sorted(parts))), speed
+
+    def score(self, known: References, decoded: dict[int, Caption]) -> Scores:
+        """Every metric of the captions, and where it is wanted of where the model looked."""
+        found = score(known.raw, sentences(decoded))
+        grounding = self.annotated.f1(decoded) if self.annotated else {}
+        return replace(found, values={**found.values, **grounding})
+
+    def report(
+        self,
+        known: References,
+        captions: dict[int, str],
+        rows: dict[str, Scores],
+        images_per_s: float,
+    ) -> None:
+        """The table on the terminal, and a page with curves, captions and their pictures."""
+        print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
+        columns = list(dict.fromkeys(metric for row in rows.values() for metric in row.values))
+        print(format_table({name: row.values for name, row in rows.items()}, columns))
+        first = next(iter(rows.values()))
+        for metric, reason in first.absent.items():
+            print(f"{metric} is absent: {reason}")
+        print(f"references through the {first.tokeniser} tokeniser\n")
+        written = {name: row.to_json() for name, row in rows.items()}
+        next(iter(written.values()))["images_per_s"] = images_per_s
+        text = json.dumps(written, indent=1)
+        path = self.run / "scores" / f"{self.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        for target in (path, self.run / SCORES):
+            target.write_text(text)
+        page = self.run / f"report-{self.split}.html"
+        write_report(self.run, page, samples=list(self.samples(known, captions)))
+        print(f"scores:   {path}\nreport:   {page}")
+
+    def samples(self, known: References, captions: dict[int, str]) -> Iterator[ReportSample]:
+        """The first images of the split, with their pictures where the shards have them."""
+        keys = [entry.key for entry in self.manifest.index(self.manifest.split(self.split)[0])]
+        pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
+        for key, image in islice(zip(keys, known.raw, strict=False), SAMPLES):
+            yield ReportSample(key, captions[image], known.raw[image], pictures.get(key))
+
+
+def sentences(decoded: dict[int, Caption]) -> dict[int, str]:
+    """The captions as text."""
+    return {image: " ".join(caption.words) for image, caption in decoded.items()}

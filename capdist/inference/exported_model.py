@@ -1,0 +1,193 @@
+"""A trained model as three files that load without DeepSpeed.
+
+``model.safetensors`` (fp32 weights), ``config.json`` (the resolved run configuration, and the
+feature width), ``vocab.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from capdist.config.base import ConfigError, read_json, validate
+from capdist.config.decoding import DecodingConfig
+from capdist.config.run_config import Config
+from capdist.data.mixture import load_shards
+from capdist.inference.run_folder import find_checkpoint
+from capdist.models.base import CaptionModel, Dims, build
+from capdist.vocab import Vocabulary
+from shards.concept_files import ConceptSet
+from shards.feature_spec import FeatureSpec
+from shards.manifest import Manifest
+
+#: A captioning model's weights, those of detectors, and the words that these detect.
+MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.json"
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model in evaluation mode with what is needed to use it.
+
+    ``concepts`` names the detector whose concepts it was trained on, where they did not come with
+    the tars.
+    """
+
+    model: CaptionModel[Any]
+    config: Config
+    vocab: Vocabulary
+    features: FeatureSpec
+    classes: int
+    concepts: str | None
+
+    def decoding(self, beam: int | None) -> DecodingConfig:
+        """How its config decodes, with another beam where one is given.
+
+        Raises:
+            ConfigError: if that is no beam.
+        """
+        chosen = self.config.decoding.model_dump() | ({} if beam is None else {"beam": beam})
+        return validate(DecodingConfig, chosen, "command line")
+
+    def check_features(self, manifest: Manifest) -> None:
+        """Refuse shards whose features, or what else the model reads, are others.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        trained, found = self.features, manifest.features
+        if (trained.name, trained.dim) != (found.name, found.dim):
+            raise ConfigError(
+                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the model "
+                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
+                "extractor"
+            )
+        if difference := trained.fingerprint.difference(found.fingerprint):
+            raise ConfigError(
+                f"{manifest.root}: features {found.name!r} {difference} than those that the model "
+                "was trained on; use shards of the same extractor with the same settings"
+            )
+        if "classes" in self.model.needs and self.classes != len(manifest.class_names):
+            raise ConfigError(
+                f"{manifest.place}: {len(manifest.class_names)} names of classes, but the model "
+                f"was trained with {self.classes}; build the shards with the same --class-names"
+            )
+        if "concepts" in self.model.needs:
+            check_concepts(self.concepts, manifest, self.config)
+
+
+def detector_of(manifest: Manifest) -> str | None:
+    """The detector that the concepts of shards come from; None: whatever built the tars."""
+    return manifest.concepts.detector if manifest.concepts else None
+
+
+def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> None:
+    """Refuse shards whose concepts are not those of the detector that a model was trained on.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if trained != (found := detector_of(manifest)):
+        names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
+        remedy = (
+            f"give the shards that detector's by launcher/concepts.py --run {config.run}"
+            if config.mil
+            else "give the shards those"
+        )
+        raise ConfigError(
+            f"{manifest.place}: concepts of {names[0]}, but the model was trained on those of "
+            f"{names[1]}; {remedy}"
+        )
+
+
+def run_shards(config: Config, run: Path) -> Manifest:
+    """The shards of a run, with the concepts of its own detector where it trained one.
+
+    Raises:
+        ShardError: if either is not there.
+    """
+    manifest = load_shards(config.data)
+    return manifest.with_concepts(ConceptSet.load(run / "concepts")) if config.mil else manifest
+
+
+def write_export(
+    folder: Path,
+    weights: dict[str, Tensor],
+    config: Config,
+    vocab: Vocabulary,
+    manifest: Manifest,
+    file: str = MODEL,
+) -> None:
+    """Write the three files; the manifest knows what the model reads.
+
+    Args:
+        folder: that gets them.
+        weights: of the model.
+        config: of the run.
+        vocab: of the run.
+        manifest: of its shards.
+        file: `MODEL` or `DETECTOR`, for the weights.
+    """
+    from safetensors.torch import save_file
+
+    save_file(weights, folder / file, metadata={"vocabulary": vocab.hash})
+    described = {
+        "features": asdict(manifest.features.without_scale()),
+        "classes": len(manifest.class_names),
+        "concepts": detector_of(manifest),
+        "run": config.model_dump(mode="json", by_alias=True),
+    }
+    (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    vocab.save(folder / "vocab.json")
+
+
+def read_export(folder: Path) -> ExportedModel:
+    """Load the three files.
+
+    Raises:
+        ConfigError: if one is missing, or the vocabulary is not the one of the weights.
+    """
+    for name in (MODEL, "config.json", "vocab.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / name}: no such file; expected a checkpoint's folder")
+    described = read_json(folder / "config.json")
+    config = validate(Config, described["run"], str(folder / "config.json"))
+    vocab = Vocabulary.load(folder / "vocab.json")
+    weights = read_weights(folder, vocab)
+    features, classes = FeatureSpec.from_json(described["features"]), described.get("classes", 0)
+    model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
+    model.load_state_dict(weights)
+    return ExportedModel(model.eval(), config, vocab, features, classes, described.get("concepts"))
+
+
+def read_run(run: Path, checkpoint: str = "best") -> ExportedModel:
+    """The model of the ``best`` or ``last`` checkpoint of a run folder.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    folder = find_checkpoint(run, checkpoint)
+    if folder is None:
+        raise ConfigError(f"{run}: no {checkpoint} checkpoint; train first, or give another --run")
+    return read_export(folder)
+
+
+def read_weights(folder: Path, vocab: Vocabulary, file: str = MODEL) -> dict[str, Tensor]:
+    """The weights, if they were trained with this vocabulary.
+
+    Raises:
+        ConfigError: if they were not.
+    """
+    from safetensors import safe_open
+
+    with safe_open(folder / file, framework="pt") as stored:
+        trained = stored.metadata()["vocabulary"]
+        if trained != vocab.hash:
+            raise ConfigError(
+                f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
+                f"weights were trained with {trained}; use the checkpoint's own vocab.json"
+            )
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

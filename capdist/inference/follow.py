@@ -1,0 +1,138 @@
+"""Scores of a run's checkpoints while it trains: every metric, one row for each evaluated epoch.
+
+``scores/<split>-beam<K>.jsonl`` has a row for each: step and epoch, which weights they are (the
+first digits of their file's SHA-256), and the scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from capdist.config.base import ConfigError, read_json, validate
+from capdist.config.run_config import Config
+from capdist.config.stage import MilStage
+from capdist.data.dataset import captioned
+from capdist.inference.evaluation import Evaluation, EvaluationRequest, sentences
+from capdist.inference.exported_model import MODEL, read_export
+from capdist.inference.run_folder import find_checkpoint, read_progress, step_folders
+from capdist.metrics.coco import probe
+from capdist.reporting.metrics_log import METRICS_LOG, read_records
+from shards.atomic import replacing
+
+#: Seconds between looks into the run folder.
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Scores each new checkpoint of a run, until training is finished."""
+
+    wanted: EvaluationRequest
+    seen: set[tuple[str, int]] = field(default_factory=set)
+
+    def follow(self) -> None:
+        """Score what is there, and what comes.
+
+        Raises:
+            ConfigError, ShardError: as `Evaluation.open`.
+            PoolError: as `decode_split`.
+        """
+        for metric, reason in probe().items():
+            print(f"{metric} will be absent: {reason}")
+        print(f"following {self.wanted.run}; Ctrl-C ends it", flush=True)
+        while True:
+            finished = self.finished()  # asked first: what it has finished with is then there
+            for folder in self.new():
+                self.score(folder)
+            if finished:
+                print(f"{self.wanted.run}: training is finished")
+                return
+            time.sleep(POLL_S)
+
+    def finished(self) -> bool:
+        """Whether training is done; a run that was stopped is not."""
+        last = find_checkpoint(self.wanted.run, "last")
+        return last is not None and last == find_checkpoint(self.wanted.run, "finished")
+
+    def new(self) -> list[Path]:
+        """Checkpoints behind evaluated epochs that were not looked at yet, by step."""
+        found = []
+        for folder in step_folders(self.wanted.run):
+            try:
+                which = folder.name, folder.stat().st_mtime_ns
+                if which not in self.seen and evaluated(folder, self.config()):
+                    found.append(folder)
+            except FileNotFoundError:
+                continue  # see `missed`
+            self.seen.add(which)
+        return found
+
+    def config(self) -> Config:
+        """That the run trains with just now."""
+        path = self.wanted.run / "config.json"
+        return validate(Config, read_json(path), str(path))
+
+    def score(self, folder: Path) -> None:
+        """Add a checkpoint's row, unless it has one."""
+        step = int(folder.name.removeprefix("step-"))
+        try:
+            weights = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()[:16]
+            exported, epoch = read_export(folder), read_progress(folder).epoch
+        except (OSError, ConfigError):
+            if folder.exists():
+                raise
+            return
+        evaluation = Evaluation.open(self.wanted, exported)
+        path = scores_path(self.wanted.run, evaluation.split, evaluation.decoding.beam)
+        rows = read_rows(path)
+        if rows.get(step, {}).get("weights") == weights:
+            return
+        known = captioned(evaluation.manifest, evaluation.split)
+        decoded, _ = evaluation.decode()
+        scores = evaluation.score(known, decoded)
+        evaluation.write_captions(f"{evaluation.name}-{step:08d}", sentences(decoded))
+        for gone in self.missed(rows, step):
+            print(f"step {gone}: skipped, for a newer checkpoint took its place")
+        path.parent.mkdir(exist_ok=True)
+        rows[step] = {"step": step, "epoch": epoch, "weights": weights, **scores.to_json()}
+        with replacing(path) as file:
+            file.writelines(json.dumps(rows[key]).encode() + b"\n" for key in sorted(rows))
+        line = ", ".join(f"{name} {value:.1f}" for name, value in scores.values.items())
+        print(f"step {step}: {line}", flush=True)
+
+    def missed(self, rows: Collection[int], step: int) -> list[int]:
+        """Evaluated steps since the last row before ``step``: the trainer removed them too soon."""
+        before = max((scored for scored in rows if scored < step), default=0)
+        told = read_records(self.wanted.run / METRICS_LOG)
+        return [r["step"] for r in told if "val_cider" in r and before < r["step"] < step]
+
+
+def scores_path(run: Path, split: str, beam: int) -> Path:
+    """Of the rows."""
+    return run / "scores" / f"{split}-beam{beam}.jsonl"
+
+
+def read_rows(path: Path) -> dict[int, dict[str, Any]]:
+    """Rows by step; none where there is no file yet."""
+    return {row["step"]: row for row in read_records(path)} if path.is_file() else {}
+
+
+def evaluated(folder: Path, config: Config) -> bool:
+    """Whether a checkpoint is behind an epoch that is evaluated, of a stage that trains captions.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+    """
+    cursor = read_progress(folder)
+    stage = config.stages[cursor.stage]
+    return (
+        not cursor.consumed
+        and not isinstance(stage, MilStage)
+        and config.validation.due(cursor.epoch, stage.epochs)
+    )

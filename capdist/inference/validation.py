@@ -1,0 +1,129 @@
+"""The validation CIDEr that chooses the best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from capdist.config.decoding import DecodingConfig
+from capdist.config.run_config import Config
+from capdist.data.dataset import captioned, evaluation_batches
+from capdist.decoding.generate import caption_images
+from capdist.distributed.process_group import ProcessGroup
+from capdist.inference.exported_model import write_export
+from capdist.metrics.coco import cider, write_results
+from capdist.metrics.endings import bad_endings
+from capdist.models.base import CaptionModel
+from capdist.vocab import Vocabulary
+from shards.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """CIDEr × 100 of captions; their mean length, words used, and share that ends badly."""
+
+    cider: float
+    words: float
+    vocabulary: int
+    bad_endings: float
+
+    name: ClassVar[str] = "CIDEr"
+
+    @classmethod
+    def of(cls, cider: float, captions: Mapping[int, Sequence[str]]) -> CaptionScores:
+        """The other figures are of the captions alone."""
+        every = list(captions.values())
+        return cls(
+            cider,
+            sum(map(len, every)) / len(every),
+            len({word for words in every for word in words}),
+            bad_endings(every),
+        )
+
+    @property
+    def value(self) -> float:
+        """What the best checkpoint is chosen by."""
+        return self.cider
+
+    @property
+    def remark(self) -> str:
+        """What else to look at."""
+        return f"{100 * self.bad_endings:.1f} % end badly"
+
+    def to_json(self) -> dict[str, float]:
+        """As the metrics log keeps it."""
+        return {f"val_{name}": value for name, value in vars(self).items()}
+
+
+class CaptionValidator:
+    """Decodes the validation split greedily, every rank its share, and scores it.
+
+    CIDEr is computed on the shards' own tokens, so no Java runs beside training; final scores go
+    through the PTB tokeniser and differ a little.
+
+    Args:
+        config: of the run.
+        job: the ranks.
+        manifest: of the shards.
+        vocab: of the model.
+        model: a copy that is decoded with; its weights are replaced at every evaluation.
+    """
+
+    measure: ClassVar[str] = "best_cider"
+    kept_as: ClassVar[str] = "best"
+
+    def __init__(
+        self,
+        config: Config,
+        job: ProcessGroup,
+        manifest: Manifest,
+        vocab: Vocabulary,
+        model: CaptionModel[Any],
+    ) -> None:
+        self.config = config
+        self.job = job
+        self.manifest = manifest
+        self.folder = Path(config.run) / "captions"
+        self.vocab = vocab
+        self.model = model.to(job.device).eval()
+        self.split = config.validation.split
+        self.decoding = DecodingConfig(
+            beam=1, max_words=config.decoding.max_words, batch=config.decoding.batch
+        )
+        self.batches = evaluation_batches(
+            manifest, self.split, config.data, config.decoding.batch, vocab, job.ranks
+        )
+        self.references = captioned(manifest, self.split).tokens
+
+    def score(self, weights: dict[str, Tensor], step: int) -> CaptionScores:
+        """Greedy captions of the weights, scored; the same on all ranks, which call it together.
+
+        The captions are kept as ``captions/<split>-<step>.json`` in the run folder.
+        """
+        captions = self.captions(weights)
+        score = 0.0
+        if self.job.first:
+            score = cider(self.references, captions)
+            self.folder.mkdir(exist_ok=True)
+            write_results(
+                self.folder / f"{self.split}-{step:08d}.json",
+                {image: " ".join(words) for image, words in captions.items()},
+            )
+        return CaptionScores.of(self.job.gather(score)[0], captions)
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write what `export.read_export` reads."""
+        write_export(folder, weights, self.config, self.vocab, self.manifest)
+
+    def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:
+        """The words of every image's greedy caption, on all ranks, which call it together."""
+        self.model.load_state_dict(weights)
+        device, batches = self.job.device, chain.from_iterable(self.batches.epoch(0))
+        found = caption_images(self.model, batches, self.vocab, self.decoding, device)
+        mine = self.job.agree(lambda: {image: captions[0].words for image, captions in found})
+        return {image: words for part in self.job.gather(mine) for image, words in part.items()}

@@ -1,0 +1,1 @@
+"""Shards on servers, and their copies on the node's disk."""

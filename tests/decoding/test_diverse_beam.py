@@ -1,0 +1,97 @@
+"""Diverse groups against a literal version, and attention along the hypotheses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from capdist.config.base import ConfigError, validate
+from capdist.config.decoding import DecodingConfig
+from capdist.decoding.beam import beam_search
+from capdist.models.base import CaptionModel, registered
+from capdist.vocab import BOS, EOS, PAD, UNK
+from tests.contract.test_models import B
+from tests.decoding.test_beam import V, batch_of, make, search
+
+MAX = 4
+
+
+@torch.inference_mode()
+def literal(
+    model: CaptionModel[Any], image: int, beam: int, groups: int, charge: float
+) -> list[tuple[float, list[int]]]:
+    """Diverse beam search of one image, one prefix after another."""
+    batch = batch_of(V)
+    memory = model.encode(batch)
+
+    def log_probs(words: list[int]) -> list[float]:
+        prefix = torch.tensor([BOS, *words]).expand(B, 1, -1)
+        logits = model(memory, prefix)[image, 0, -1].log_softmax(-1)
+        found: list[float] = logits.tolist()
+        return found
+
+    size = beam // groups
+    held: list[list[tuple[float, list[int]]]] = [[(0.0, [])] for _ in range(groups)]
+    for _ in range(MAX + 1):
+        written: list[int] = []
+        for g in range(groups):
+            candidates = []
+            for score, words in held[g]:
+                if words[-1:] == [EOS]:
+                    candidates.append((score, score, words))
+                    continue
+                for v, gain in enumerate(log_probs(words)):
+                    if v not in (PAD, BOS, UNK):
+                        new = score + gain
+                        candidates.append((new - charge * written.count(v), new, [*words, v]))
+            candidates.sort(key=lambda c: -c[0])
+            before = {tuple(words) for _, words in held[g]}
+            held[g] = [(score, words) for _, score, words in candidates[:size]]
+            written += [words[-1] for _, words in held[g] if tuple(words) not in before]
+    return sorted((h for group in held for h in group), key=lambda h: -h[0])
+
+
+@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize(("beam", "groups", "charge"), [(4, 2, 1.5), (6, 3, 0.4), (3, 3, 5.0)])
+def test_equals_the_literal_version(name: str, beam: int, groups: int, charge: float) -> None:
+    model = make(name)
+    found = search(model, batch_of(V), beam, MAX, groups=groups, diversity=charge)
+    for image in range(B):
+        expected = literal(model, image, beam, groups, charge)
+        for k, (score, words) in enumerate(expected):
+            assert [t for t in found.tokens[image, k].tolist() if t != PAD] == words
+            assert found.scores[image, k].item() == pytest.approx(score, abs=1e-4)
+
+
+def test_one_group_is_plain_and_a_charge_makes_a_difference() -> None:
+    model, batch = make("glied"), batch_of(V)
+    plain = search(model, batch, 4, 6).tokens
+    assert torch.equal(search(model, batch, 4, 6, groups=1, diversity=9.0).tokens, plain)
+    assert not torch.equal(search(model, batch, 4, 6, groups=2, diversity=9.0).tokens, plain)
+
+
+def test_groups_that_do_not_divide_the_beam_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 groups do not divide a beam of 3"):
+        validate(DecodingConfig, {"groups": 2}, "config")
+
+
+@pytest.mark.parametrize("name", registered())
+def test_attention_is_that_of_each_hypothesis(name: str) -> None:
+    model, batch = make(name), batch_of(V)
+    found = beam_search(model, batch, DecodingConfig(beam=3, max_words=5), attention=True)
+    inputs = torch.cat([torch.full((B, 3, 1), BOS), found.tokens[..., :-1]], -1)
+    with torch.inference_mode():
+        memory = model.encode(batch)
+        assert set(found.attention) == set(model.attention(memory, inputs))
+        for k in range(3):
+            one = model.attention(memory, inputs[:, k : k + 1])
+            for part, weights in one.items():
+                torch.testing.assert_close(found.attention[part][:, k : k + 1], weights)
+    if name == "glied":
+        seen = found.attention["regions"].masked_select(batch.region_mask[:, None, None])
+        assert seen.numel() > 0
+        regions = found.attention["regions"]
+        hidden = regions.masked_select(~batch.region_mask[:, None, None].expand_as(regions))
+        assert not hidden.any()

@@ -1,0 +1,79 @@
+"""A model refuses features that it was not trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capdist.config.base import ConfigError
+from capdist.config.run_config import load_config
+from capdist.inference.captioner import Captioner, ForcedWords
+from capdist.inference.exported_model import ExportedModel, read_export, write_export
+from capdist.models.base import Dims, build
+from capdist.vocab import Vocabulary
+from shards.feature_spec import FeatureSpec
+from shards.manifest import Manifest
+from shards.schema import ShardError
+from tests.conftest import WORDS, tiny_sample
+
+CONFIG = load_config(Path(__file__).parents[2] / "configs/lstm.json")
+
+
+def other(features: FeatureSpec) -> FeatureSpec:
+    """Of the same name and width, with other numbers."""
+    mean = tuple(np.add(features.fingerprint.mean, 2).tolist())
+    return replace(features, fingerprint=replace(features.fingerprint, mean=mean))
+
+
+def exported(manifest: Manifest, folder: Path) -> ExportedModel:
+    vocab = Vocabulary(list(WORDS))
+    weights = build(CONFIG.model, Dims(manifest.features.dim, len(vocab))).state_dict()
+    write_export(folder, weights, CONFIG, vocab, manifest)
+    return read_export(folder)
+
+
+def test_features_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Path) -> None:
+    model = exported(tiny, tmp_path)
+    model.check_features(tiny)
+    for features, message in (
+        (
+            replace(tiny.features, name="net"),
+            "features 'net' of width 6, but the model",
+        ),
+        (other(tiny.features), "features 'tiny-v1' are distributed otherwise .* than those that"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.check_features(replace(tiny, features=features))
+
+
+def test_feature_files_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Path) -> None:
+    model = exported(tiny, tmp_path)
+    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for number in range(40):
+        np.savez(folder / f"{number}.npz", feat=tiny_sample(number).regions + 3)
+    with pytest.raises(ConfigError, match=r"features are distributed otherwise .* 'tiny-v1'"):
+        captioner.of_features(str(folder))
+
+
+def test_an_older_export_is_refused(tiny: Manifest, tmp_path: Path) -> None:
+    exported(tiny, tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    del described["features"]["fingerprint"]
+    path.write_text(json.dumps(described))
+    with pytest.raises(ShardError, match="features 'tiny-v1' have no fingerprint"):
+        read_export(tmp_path)
+
+
+def test_storage_and_most_regions_are_not_the_extractors(tiny: Manifest, tmp_path: Path) -> None:
+    stored = replace(tiny, features=replace(tiny.features, scale=(0.5,) * 6))
+    model = exported(stored, tmp_path)
+    assert model.features.scale == ()
+    model.check_features(replace(tiny, features=replace(tiny.features, max_regions=99)))
+    assert not tiny.features.same_extractor(other(tiny.features))

@@ -1,0 +1,105 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capdist.reporting.metrics_log import METRICS_LOG, MetricsLog, MetricsLogError, read_records
+
+
+def steps(path):
+    return [record["step"] for record in read_records(path)]
+
+
+def test_records_are_on_disk_before_close(tmp_path):
+    metrics_log = MetricsLog(tmp_path / "run")
+    records = [{"step": 1, "stage": "xe", "loss": 2.5, "grad_norm": None}, {"step": 1, "val": 3}]
+    for record in records:
+        metrics_log.write(record)
+    assert read_records(tmp_path / "run" / METRICS_LOG) == records
+    metrics_log.close()
+
+
+def test_restored_run_forgets_later_steps_and_the_torn_line(tmp_path):
+    path = tmp_path / METRICS_LOG
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 2, 3)) + '{"ste')
+    assert steps(path) == [1, 2, 2, 3]
+    metrics_log = MetricsLog(tmp_path)
+    metrics_log.truncate_after(2, evaluated=True)
+    assert steps(path) == [1, 2, 2]
+    metrics_log.write({"step": 3, "loss": 1.0})
+    metrics_log.close()
+    assert steps(path) == [1, 2, 2, 3]
+    assert {file.name for file in tmp_path.iterdir()} == {METRICS_LOG, "tensorboard"}
+
+
+def test_an_evaluation_that_comes_again_is_forgotten(tmp_path):
+    metrics_log = MetricsLog(tmp_path)
+    for record in ({"loss": 1.0}, {"val_cider": 5.0}):
+        metrics_log.write({"step": 1, **record})
+    metrics_log.truncate_after(1, evaluated=False)
+    assert read_records(tmp_path / METRICS_LOG) == [{"step": 1, "loss": 1.0}]
+    metrics_log.close()
+
+
+def test_a_full_disk_is_said(tmp_path):
+    metrics_log = MetricsLog(tmp_path)
+    metrics_log._file = Path("/dev/full").open("a")  # noqa: SIM115
+    with pytest.raises(
+        MetricsLogError, match=r"metrics\.jsonl: No space left on device; make room"
+    ):
+        metrics_log.write({"step": 1})
+
+
+def test_torn_line_is_not_glued_to_the_next_record(tmp_path):
+    (tmp_path / METRICS_LOG).write_text('{"step": 1}\n{"step": 2, "lo')
+    metrics_log = MetricsLog(tmp_path)
+    metrics_log.write({"step": 2})
+    metrics_log.close()
+    assert read_records(tmp_path / METRICS_LOG) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1.0}'])
+def test_broken_line_is_named(tmp_path, line):
+    path = tmp_path / METRICS_LOG
+    path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
+    with pytest.raises(MetricsLogError, match=rf"{METRICS_LOG}: line 2 is not"):
+        read_records(path)
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    metrics_log = MetricsLog(tmp_path / "run", enabled=False)
+    metrics_log.truncate_after(0, evaluated=True)
+    metrics_log.write({"step": 1, "loss": 1.0})
+    metrics_log.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_shows_each_step_once_after_a_restore(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    first = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        first.write({"step": step, "stage": "xe", "loss": float(step), "grad_norm": None})
+    first.close()
+    second = MetricsLog(tmp_path)
+    second.truncate_after(1, evaluated=True)
+    for step in (2, 3):
+        second.write({"step": step, "stage": "xe", "loss": 10.0 * step, "grad_norm": None})
+    second.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["loss"]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 20.0), (3, 30.0)]
+
+
+def test_without_tensorboard_the_run_goes_on_and_says_so_once(tmp_path):
+    code = (
+        "import sys; sys.modules['tensorboard'] = None; sys.modules['torch'] = None\n"
+        "from capdist.reporting.metrics_log import MetricsLog\n"
+        f"metrics_log = MetricsLog({str(tmp_path)!r})\n"
+        "metrics_log.write({'step': 1, 'loss': 1.0}); metrics_log.write({'step': 2, 'loss': 1.0})\n"
+        "metrics_log.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("no TensorBoard events") == 1
+    assert steps(tmp_path / METRICS_LOG) == [1, 2]
