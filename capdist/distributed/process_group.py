@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from capdist.config.base import ConfigError
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.heartbeat import Heartbeat
-from capdist.errors import CapdistError
+from capdist.errors import CapdistError, OtherRankError
 from capdist.metrics.coco import ScoreError
 from capdist.workers.reward_pool import PoolError
 from shards.schema import ShardError
@@ -30,10 +30,6 @@ ALONE = timedelta(minutes=30)
 
 class RendezvousError(CapdistError):
     """The ranks do not find each other, or their GPUs; one line that says where and what to do."""
-
-
-class OtherRankError(CapdistError):
-    """Another rank can't go on, and says why."""
 
 
 @dataclass(frozen=True)
