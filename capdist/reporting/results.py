@@ -86,7 +86,7 @@ class Results:
         yield from self._facts()
         yield f"\n## {SHOWN} captions of the {self.split} split, beam {max(self._scored())}\n"
         annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
-        yield from self._captions(annotations[:: len(annotations) // SHOWN][:SHOWN])
+        yield from self._captions(annotations[:: max(1, len(annotations) // SHOWN)][:SHOWN])
         yield f"\n## The {FAILURES} captions with the lowest CIDEr\n"
         yield from self._captions(self._failures(annotations))
         yield "\n## Commands\n"
@@ -212,8 +212,10 @@ class Results:
 
     def _command(self) -> str:
         versions = json.loads((self.run / "versions.json").read_text())
-        arguments = [a for a in versions["command"] if not a.startswith("--local_rank")]
-        return " ".join(["deepspeed", *arguments])
+        program, *rest = versions["command"]
+        arguments = [argument for argument in rest if not argument.startswith("--local_rank")]
+        installed = Path(program).name in ("capdist", "__main__.py")
+        return " ".join([*(["capdist"] if installed else ["deepspeed", program]), *arguments])
 
 
 def fill(page: Path, name: str, text: str) -> None:
