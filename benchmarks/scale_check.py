@@ -24,7 +24,8 @@ from capdist.batch import Batch
 from capdist.config.base import validate
 from capdist.config.run_config import Config
 from capdist.config.stage import XeStage
-from capdist.distributed.process_group import ProcessGroup, end_process
+from capdist.distributed.end_process import end_process
+from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import make_engine
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.objectives.cross_entropy import CrossEntropy

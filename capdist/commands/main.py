@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from capdist.commands import caption, concepts, evaluate, results, sweep, train
+from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 
 
@@ -43,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = new_parser().parse_args(arguments)
     status = exit_status(lambda: args.command.run(args))
     if args.command in DISTRIBUTED:
-        from capdist.distributed.process_group import end_process
-
         end_process(status)
     return status
 

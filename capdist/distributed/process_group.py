@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -137,18 +136,6 @@ class ProcessGroup:
 def lost_rank(error: RuntimeError) -> bool:
     """Whether ranks could not talk because one is gone, by the words of Gloo."""
     return "closed by peer" in str(error) or "reset by peer" in str(error)
-
-
-def end_process(status: int) -> NoReturn:
-    """End a process that was part of a `ProcessGroup`, now.
-
-    Gloo's threads outlive the process group as long as anything refers to it, and DeepSpeed's
-    parameters do. One that drops a tensor while Python is being torn down aborts the process, and
-    a run that trained to its end would report failure.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _free_port() -> int:

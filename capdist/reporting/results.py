@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from capdist.config.base import read_json
 from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
 from capdist.errors import CapdistError
@@ -101,7 +102,7 @@ class Results:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        config: dict[str, Any] = json.loads((self.run / CONFIG).read_text())
+        config: dict[str, Any] = read_json(self.run / CONFIG)
         return config
 
     @cached_property
