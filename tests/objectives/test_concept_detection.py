@@ -14,13 +14,8 @@ from capdist.inference.concept_prediction import fold_of
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
 from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
-<<<<<<< HEAD
 from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, mentioned
-from tests.contract.test_models import make_batch
-=======
-from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, fold_of, said
 from tests.support.models import make_batch
->>>>>>> 85fde619090f0d7dc89283a9965743838c708782
 
 FOLDS, WORDS = 3, 4
 CAPTIONS = {
