@@ -37,9 +37,9 @@ def predict(args: argparse.Namespace) -> None:
     from shards.manifest import Manifest
 
     detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
-    kept = detector.stage.kept if args.top is None else args.top
-    job = ProcessGroup.join(timeout_s=600)
-    detector.write(manifest, manifest.folder, kept, job)
-    job.leave()
-    if job.first:
+    kept = detector.sizes.kept if args.top is None else args.top
+    group = ProcessGroup.join(timeout_s=600)
+    detector.write(manifest, manifest.folder, kept, group)
+    group.leave()
+    if group.first:
         print(f"{args.shards}: {kept} concepts per image, of detector {detector.digest}")

@@ -35,10 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when all stages are done, 75 when a signal stopped training and everything is saved."""
     from capdist.config.run_config import load_config
-
-    config = load_config(args.config, args.set)  # a mistake is reported before torch is imported
     from capdist.training.run import train
 
+    config = load_config(args.config, args.set)
     with one_line_for_lost_rank("Continue with --resume auto"):
         done = train(config, args.config, resume=args.resume == "auto")
     return 0 if done else STOPPED

@@ -8,7 +8,6 @@ import argparse
 import sys
 
 from capdist.config.run_config import load_config
-from capdist.config.stage import ScstStage
 from capdist.errors import exit_status
 
 
@@ -19,9 +18,8 @@ def plan() -> int:
     parser.add_argument("--resume")
     args = parser.parse_args()
     config = load_config(args.config, args.set)
-    uses_ray = any(isinstance(stage, ScstStage) and stage.reward.actors for stage in config.stages)
     print(config.run)
-    print("cluster" if uses_ray and config.ray.address == "local" else "none")
+    print("cluster" if config.uses_ray and config.ray.address == "local" else "none")
     return 0
 
 
