@@ -71,7 +71,7 @@ def log_prob(model: CaptionModel[Any], batch: Batch, image: int, caption: int) -
     total = 0.0
     for position, word in enumerate(batch.targets[image, caption].tolist()):
         if word != PAD:
-            total += float(logits[image, caption, position].log_softmax(-1)[word])
+            total += float(logits[image, caption, position].log_softmax(-1)[word].detach())
     return total
 
 
