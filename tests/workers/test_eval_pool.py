@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.pools import at, until
 
 from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
@@ -21,7 +22,6 @@ from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
 from tests.conftest import GroundedSource
-from tests.workers.pools import at, until
 from tests.workers.splits import DAMAGED, DEADLY, Several, ToySplit
 
 GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
