@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.models.base import Dims, build
 from capdist.training.run import train
@@ -83,6 +84,18 @@ def test_the_readmes_python_example_captions_a_trained_run(
     exec(example, {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["2000", "2001", "2002", "2003", "2004"]
+
+
+def test_messages_about_config_values_are_the_ones_printed() -> None:
+    """The table in docs/training.md of what ``--set`` is answered with; ... leaves something out."""
+    table = (ROOT / "docs/training.md").read_text().partition("| you wrote | it prints |")[2]
+    rows = re.findall(r"^\| `(\S+=\S+)` \| `error: c\.json: (.+)` \|$", table, re.MULTILINE)
+    assert len(rows) >= 6
+    for override, said in rows:
+        with pytest.raises(ConfigError) as refused:
+            load_config(ROOT / "configs/glied.json", [override])
+        pattern = re.escape(f"{ROOT}/configs/glied.json: {said}").replace(r"\.\.\.", ".*")
+        assert re.fullmatch(pattern, str(refused.value)), f"{override}: {refused.value}"
 
 
 def test_the_table_of_models_states_their_parameters() -> None:
