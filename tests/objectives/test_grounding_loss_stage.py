@@ -14,8 +14,8 @@ from capdist.losses.grounding import Salient
 from capdist.models.base import build
 from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
 from shards.manifest import Manifest
-from tests.contract.test_models import DIMS, make_batch, small
 from tests.support.matrix import loss_difference, take
+from tests.support.models import DIMS, make_batch, small
 
 MODEL = small("ss_updown", dropout=0.0)
 MU = 0.7

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.pools import at, compare, in_process, slow, until
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers import ray_child
 from capdist.workers.reward_pool import PoolError, open_pool
 from tests.support import toy_reward
-from tests.workers.toy import captions
+from tests.support.pools import at, compare, in_process, slow, until
+from tests.support.toy_reward import captions
 
 Address = IPv4Address | IPv6Address
 
@@ -80,7 +80,7 @@ TRAINER = """
 import sys
 from pathlib import Path
 import numpy as np
-from capdist.config.stage import RewardConfig
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward

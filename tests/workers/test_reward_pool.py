@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.pools import at, compare, in_process, slow, until
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers.reward_pool import PoolError, open_pool
 from tests.support import toy_reward
-from tests.workers.toy import DEADLY, captions
+from tests.support.pools import at, compare, in_process, slow, until
+from tests.support.toy_reward import DEADLY, captions
 
 
 class Three:

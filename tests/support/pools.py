@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers.reward_pool import PackedCaptions, RewardPool, Scores, open_pool
 from tests.support import toy_reward
-from tests.workers.toy import SLOW, captions
+from tests.support.toy_reward import SLOW, captions
 
 #: For what must succeed, however busy the machine is.
 PATIENT_S = 60.0
