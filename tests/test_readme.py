@@ -87,7 +87,7 @@ def test_the_readmes_python_example_captions_a_trained_run(
 
 
 def test_messages_about_config_values_are_the_ones_printed() -> None:
-    """The table in docs/training.md of what ``--set`` is answered with; ... leaves something out."""
+    """The table in docs/training.md of what ``--set`` prints; ... stands for more."""
     table = (ROOT / "docs/training.md").read_text().partition("| you wrote | it prints |")[2]
     rows = re.findall(r"^\| `(\S+=\S+)` \| `error: c\.json: (.+)` \|$", table, re.MULTILINE)
     assert len(rows) >= 6
