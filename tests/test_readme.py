@@ -64,6 +64,13 @@ def test_paths_in_code_spans_exist() -> None:
             assert path in EXAMPLES or (ROOT / path).exists(), f"{page}: {path} does not exist"
 
 
+def test_files_that_the_architecture_names_exist() -> None:
+    named = set(re.findall(r"\b\w+\.py\b", (ROOT / "docs/architecture.md").read_text()))
+    roots = ("capdist", "shards", "benchmarks", "launcher", "tests")
+    there = {path.name for root in roots for path in (ROOT / root).rglob("*.py")}
+    assert named <= there, f"docs/architecture.md names {named - there}"
+
+
 def test_the_readmes_python_example_captions_a_trained_run(
     tiny: Manifest,
     tmp_path: Path,
