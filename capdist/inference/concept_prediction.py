@@ -25,7 +25,7 @@ from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.concept_detection import DetectorValidator, fold_of, new_detectors
 from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
-from shards.concepts import Concepts, best
+from shards.concepts import Concepts, top_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest, Shard
 
@@ -98,9 +98,9 @@ class Detector:
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
-                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the detector "
-                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
-                "extractor"
+                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the "
+                f"detector was trained on {trained.name!r} of width {trained.dim}; use shards "
+                "of the same extractor"
             )
         # One rank looks, for another may see what the first has written since.
         if job.gather(self.has_written(manifest, root, kept))[0]:
@@ -121,13 +121,13 @@ class Detector:
             return False
         found = ConceptSet.load(root)
         tars = {shard: entry.tar_sha256 for shard, entry in found.files.items()}
-        return (found.detector, found.kept, tars) == (self.digest, kept, manifest.tars)
+        return (found.detector, found.kept, tars) == (self.digest, kept, manifest.sha256_by_shard)
 
     def made_by(self, manifest: Manifest) -> dict[str, object]:
         """What people may want to know of the concepts."""
         return {
             "run": self.config.run,
-            "shards": manifest.place,
+            "shards": manifest.location,
             "words": len(self.words),
             "folds": self.stage.folds,
             "val_ap": self.best_ap,
@@ -139,7 +139,7 @@ class Detector:
         concepts: dict[str, Concepts] = {}
         for batch in self._batches(manifest, shard):
             scores = self._scores(model, batch, shard.split).round(DIGITS)
-            concepts |= zip(batch.keys, best(scores, self.words, kept), strict=True)
+            concepts |= zip(batch.keys, top_concepts(scores, self.words, kept), strict=True)
         return write_concept_file(root, shard.name, shard.sha256, concepts)
 
     def _batches(self, manifest: Manifest, shard: Shard) -> Iterator[Batch]:

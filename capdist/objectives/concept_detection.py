@@ -158,8 +158,8 @@ class Detection:
         captions = captioned(manifest, "train").tokens
         if len(captions) < 2 * stage.folds:
             raise ShardError(
-                f"{manifest.place}: {len(captions)} training images are too few for {stage.folds} "
-                f"folds, expected {2 * stage.folds} or more; set stages.0.folds"
+                f"{manifest.location}: {len(captions)} training images are too few for "
+                f"{stage.folds} folds, expected {2 * stage.folds} or more; set stages.0.folds"
             )
         return cls(config, stage, manifest, commonest_words(captions.values(), stage.words))
 

@@ -31,7 +31,7 @@ from capdist.inference.run_folder import (
     step_folders,
     written_by,
 )
-from shards.atomic import sync, write_json
+from shards.atomic import fsync_folder, write_json
 
 
 class CheckpointError(CapdistError):
@@ -96,7 +96,7 @@ class Checkpoints:
         if self.job.first:
             export(aside)
             write_json(aside / "cursor.json", asdict(cursor))
-            sync(aside)
+            fsync_folder(aside)
             # What a killed run left under this name, that nothing refers to.
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)

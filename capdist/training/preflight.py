@@ -68,7 +68,7 @@ class Preflight:
             )
         if "grounding" not in members(self.manifest, "train"):
             raise ConfigError(
-                f"{option}: {self.manifest.place}: its samples have no grounding; remove it, or "
+                f"{option}: {self.manifest.location}: its samples have no grounding; remove it, or "
                 "choose other shards"
             )
 

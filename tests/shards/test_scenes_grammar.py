@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shards.scenes.draw import PAINT
-from shards.scenes.grammar import Caption, captions, raw
-from shards.scenes.layout import draw_scene
+from shards.scenes.grammar import Caption, make_captions, to_sentence
+from shards.scenes.layout import sample_scene
 from shards.scenes.words import COLOUR_WORDS, KIND_OF, SIZE_WORDS
 from shards.scenes.world import SIDE, Box, Entity, Scene
 from shards.schema import Phrase
@@ -21,9 +21,9 @@ NUMBERS = {
 @pytest.fixture(scope="module")
 def told() -> list[tuple[Scene, list[Caption]]]:
     return [
-        (scene, captions(scene, np.random.default_rng((number, 1))))
+        (scene, make_captions(scene, np.random.default_rng((number, 1))))
         for number in range(400)
-        for scene in [draw_scene(np.random.default_rng((number, 0)))]
+        for scene in [sample_scene(np.random.default_rng((number, 0)))]
     ]
 
 
@@ -147,7 +147,7 @@ def test_tokens_and_raw_captions(told: list[tuple[Scene, list[Caption]]]) -> Non
     assert 8 <= np.mean([len(caption) for caption in tokens]) <= 14
     assert min(len(caption) for caption in tokens) >= 8
     assert 120 <= len({word for caption in tokens for word in caption}) <= 180
-    assert raw(("a", "red", "ball")) == "A red ball."
+    assert to_sentence(("a", "red", "ball")) == "A red ball."
 
 
 def test_usual_words_are_usual(told: list[tuple[Scene, list[Caption]]]) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from shards.scenes.layout import draw_scene
+from shards.scenes.layout import sample_scene
 from shards.scenes.relations import between, near, relation
 from shards.scenes.shapes import SHAPES
 from shards.scenes.world import KINDS, SIDE, Box, Entity, Scene, visible_shares
@@ -13,7 +13,7 @@ def entity(*boxes: Box, kind: str = "star", depth: int = 0) -> Entity:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [draw_scene(np.random.default_rng(number)) for number in range(300)]
+    return [sample_scene(np.random.default_rng(number)) for number in range(300)]
 
 
 @pytest.mark.parametrize(
