@@ -27,11 +27,10 @@ from capdist.data.dataset import captioned, evaluation_batches
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
-from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective
 from capdist.vocab import Vocabulary
-from shards.concepts import commonest_words
+from shards.concepts import commonest_words, mean_average_precision
 from shards.manifest import Manifest
 from shards.schema import ShardError
 

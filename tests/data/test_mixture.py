@@ -191,7 +191,7 @@ def union(*folders: Path | str) -> Manifest:
         (Shifted(dim=5), r"b: features 'tiny-v1' of width 5, but .*a has 'tiny-v1' of width 6"),
         (Shifted(extractor="other"), r"b: features 'other' of width 6, but .*a has 'tiny-v1'"),
         (Shifted(class_names=("dog",)), r"b: its 1 class names are not the 0 of .*a; build both"),
-        (Shifted(sizes=(("val", 3),)), r"b/manifest.json: no split 'train'; it has val"),
+        (Shifted(sizes=(("val", 3),)), r"b/manifest.json: no split 'train', expected one of val"),
     ],
 )
 def test_sets_that_do_not_fit(
