@@ -1,4 +1,4 @@
-"""Command line: ``python -m shards {build,scenes,concepts,inspect,verify}``."""
+"""Build, inspect and verify shards: ``python -m shards COMMAND``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m shards", description="Build, inspect and verify shards."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_build(_add_command(commands, "build", _BUILD))
     _add_scenes(_add_command(commands, "scenes", _SCENES))

@@ -101,16 +101,10 @@ class JoinedFeatures:
         where = ": ".join(
             filter(None, [str(part.paths[0]), features.position, f"image {image_id}"])
         )
-        count = len(features.regions)
-        if features.regions.ndim != 2 or not count:
-            raise ShardError(f"{where}: features are {features.regions.shape}, expected (R, F)")
-        boxes = np.tile(_WHOLE_IMAGE, (count, 1)) if features.boxes is None else features.boxes
-        if boxes.shape != (count, 4):
-            raise ShardError(f"{where}: boxes are {boxes.shape}, expected ({count}, 4)")
-        if features.classes is not None and len(features.classes) != count:
-            raise ShardError(
-                f"{where}: classes of {len(features.classes)} regions, expected {count}"
-            )
+        _check_shapes(where, features)
+        boxes = features.boxes
+        if boxes is None:
+            boxes = np.tile(_WHOLE_IMAGE, (len(features.regions), 1))
         size = features.width, features.height
         if 0 in size:
             size = self.sizes.get(image_id, (0, 0))
@@ -119,6 +113,17 @@ class JoinedFeatures:
         return RegionFeatures(
             features.regions, boxes.astype(np.float32), features.classes, *size, position=where
         )
+
+
+def _check_shapes(where: str, features: RegionFeatures) -> None:
+    regions, boxes, classes = features.regions, features.boxes, features.classes
+    count = len(regions)
+    if regions.ndim != 2 or not count:
+        raise ShardError(f"{where}: features are {regions.shape}, expected (R, F)")
+    if boxes is not None and boxes.shape != (count, 4):
+        raise ShardError(f"{where}: boxes are {boxes.shape}, expected ({count}, 4)")
+    if classes is not None and len(classes) != count:
+        raise ShardError(f"{where}: classes of {len(classes)} regions, expected {count}")
 
 
 def _first_readable(part: FeatureSource) -> RegionFeatures:

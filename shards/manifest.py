@@ -9,24 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import FiniteFloat, TypeAdapter
-from typing_extensions import TypedDict
-
 from shards.checksum import crc32
 from shards.concept_files import ConceptSet
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, index_path, write_index
-from shards.json_types import Count, T, parse_json
 from shards.location import folder_at
+from shards.manifest_json import parse_manifest
 from shards.remote.cache import Cache
 from shards.remote.remote_file import PREFETCH_THREADS, RemoteFile, prefetch
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.tar import read_tar
 
 MANIFEST = "manifest.json"
-
-#: Bytes of the smallest possible sample in a tar: three members, each with its header.
-MIN_SAMPLE_BYTES = 3 * 1024
 
 
 @dataclass(frozen=True)
@@ -89,12 +83,7 @@ class Manifest:
                 f"{path}: no manifest; build shards with 'python -m shards build' or 'python -m "
                 "shards scenes', or set data.shards to the folder that holds them"
             )
-        if (version := _parse(_ANY_JSON, path, text).get("schema_version")) != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
-                "build the shards again with this version"
-            )
-        data = _parse(_MANIFEST_JSON, path, text)
+        data = parse_manifest(path, text)
         manifest = cls(
             root=folder.root,
             name=data["name"],
@@ -107,7 +96,6 @@ class Manifest:
             left_out=data["left_out"],
             url=folder.url,
         )
-        _check_numbers(path, manifest)
         concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
 
@@ -236,69 +224,3 @@ def _make_index(tar: Path, cache: Cache) -> None:
     """Write the index of a copy from its bytes, which are checked; a server's index is not."""
     with cache.open_for_writing():
         write_index(tar, [entry for entry, _ in read_tar(tar)])
-
-
-class _FingerprintJson(TypedDict):
-    images: Count
-    mean: tuple[FiniteFloat, ...]
-    deviation: tuple[FiniteFloat, ...]
-
-
-class _FeaturesJson(TypedDict):
-    name: str
-    dim: Count
-    max_regions: Count
-    fingerprint: _FingerprintJson
-    scale: tuple[FiniteFloat, ...]
-
-
-class _ShardJson(TypedDict):
-    name: str
-    split: str
-    samples: Count
-    captions: Count
-    bytes: Count
-    sha256: str
-
-
-class _ManifestJson(TypedDict):
-    name: str
-    features: _FeaturesJson
-    shards: tuple[_ShardJson, ...]
-    class_names: tuple[str, ...]
-    left_out: tuple[str, ...]
-
-
-_ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(_ManifestJson)
-
-
-def _check_numbers(path: str, manifest: Manifest) -> None:
-    """Refuse impossible numbers, before memory is allocated by them.
-
-    Raises:
-        ShardError: naming the numbers.
-    """
-    features = manifest.features
-    scale, mean, deviation = (
-        features.scale,
-        features.fingerprint.mean,
-        features.fingerprint.deviation,
-    )
-    if len(scale) not in (0, features.dim) or len(mean) != len(deviation):
-        raise ShardError(
-            f"{path}: features of width {features.dim} have {len(scale)} scales, {len(mean)} means "
-            f"and {len(deviation)} deviations; copy it again"
-        )
-    for shard in manifest.shards:
-        if shard.samples * MIN_SAMPLE_BYTES > shard.bytes:
-            raise ShardError(
-                f"{path}: lists {shard.samples} samples in the {shard.bytes} bytes of "
-                f"{shard.name}, which are too many; copy it again"
-            )
-
-
-def _parse(adapter: TypeAdapter[T], path: str, data: bytes) -> T:
-    try:
-        return parse_json(adapter, data)
-    except ValueError as error:
-        raise ShardError(f"{path}: {error}; build the shards again, or copy it again") from error

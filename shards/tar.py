@@ -71,15 +71,7 @@ def _samples(
     sample: SampleIndex | None = None
     members: dict[str, bytes] = {}
     for info in tar:
-        key, _, suffix = info.name.partition(".")
-        # No links, which lead to other files, and no sparse files, whose size is only claimed.
-        is_regular = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and info.sparse is None
-        valid_name = KEY_PATTERN.fullmatch(key) and _SUFFIX_PATTERN.fullmatch(suffix)
-        if not is_regular or not valid_name:
-            raise ShardError(
-                f"{path}: entry {info.name!r} is not a sample's member, expected a regular file "
-                "<key>.<suffix>; build the shard again"
-            )
+        key, suffix = _parse_name(path, info)
         if not 0 <= info.size <= end - info.offset_data:
             raise tarfile.ReadError(f"{info.name} has {info.size} bytes, more than the file")
         if sample is None or key != sample.key:
@@ -97,6 +89,23 @@ def _samples(
         sample.members[suffix] = Member(info.offset_data, info.size, crc)
     if sample is not None:
         yield sample, members
+
+
+def _parse_name(path: Path, info: tarfile.TarInfo) -> tuple[str, str]:
+    """Key and suffix of an entry.
+
+    Raises:
+        ShardError: if it is not a sample's member.
+    """
+    key, _, suffix = info.name.partition(".")
+    # No links, which lead to other files, and no sparse files, whose size is only claimed.
+    is_regular = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and info.sparse is None
+    if not (is_regular and KEY_PATTERN.fullmatch(key) and _SUFFIX_PATTERN.fullmatch(suffix)):
+        raise ShardError(
+            f"{path}: entry {info.name!r} is not a sample's member, expected a regular file "
+            "<key>.<suffix>; build the shard again"
+        )
+    return key, suffix
 
 
 def _add_sample(tar: tarfile.TarFile, sample: Sample) -> SampleIndex:

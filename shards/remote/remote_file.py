@@ -121,11 +121,7 @@ class RemoteFile:
 
     def _download_rest(self, file: FileIO) -> tuple[int, str]:
         """Append what the server has after the end of ``file``; its final size and SHA-256."""
-        digest, position = hashlib.sha256(), 0
-        file.seek(0)
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-            position += len(chunk)
+        digest, position = _hash_to_end(file)
         size = self.size
         self.cache.make_room((size or 0) - position)
         while size is None or position < size:
@@ -184,6 +180,16 @@ def _fetch_quietly(file: RemoteFile) -> None:
         file.fetch()
     except ShardError:
         return
+
+
+def _hash_to_end(file: FileIO) -> tuple[hashlib._Hash, int]:
+    """SHA-256 of a file from its start, and its size; leaves it at its end."""
+    digest, size = hashlib.sha256(), 0
+    file.seek(0)
+    while chunk := file.read(2**20):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest, size
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

@@ -144,7 +144,7 @@ def test_captions_are_about_the_most_salient_entities(
 
 def test_caption_lengths_and_vocabulary(captioned_scenes: CaptionedScenes) -> None:
     tokens = [caption.tokens for _, captions in captioned_scenes for caption in captions]
-    assert all(len(captions) == 5 for _, captions in told)
+    assert all(len(captions) == 5 for _, captions in captioned_scenes)
     assert all(re.fullmatch("[a-z]+", word) for caption in tokens for word in caption)
     assert 8 <= np.mean([len(caption) for caption in tokens]) <= 14
     assert min(len(caption) for caption in tokens) >= 8
