@@ -6,12 +6,10 @@ its captions; shards/README.md is the normative text.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from typing_extensions import TypedDict
 
 from capdist.errors import CapdistError
 from shards.json_types import Count, ImageId, T, WordScores, parse_json
+from shards.npy import decode_npy, encode_npy
 
 SCHEMA_VERSION = 2
 
@@ -127,11 +126,11 @@ def encode(sample: Sample) -> dict[str, bytes]:
     }
     members = {
         "json": _to_json(description),
-        "regions.npy": _to_npy(sample.regions),
-        "boxes.npy": _to_npy(sample.boxes),
+        "regions.npy": encode_npy(sample.regions),
+        "boxes.npy": encode_npy(sample.boxes),
     }
     if sample.classes is not None:
-        members["classes.npy"] = _to_npy(sample.classes)
+        members["classes.npy"] = encode_npy(sample.classes)
     if sample.concepts is not None:
         members["concepts.json"] = _to_json(sample.concepts)
     if sample.grounding is not None:
@@ -243,34 +242,11 @@ def _check_array(
         )
 
 
-def _to_npy(array: Array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
-
-
 def _from_npy(key: str, suffix: str, data: bytes) -> Array:
-    """The array in an npy file, as a read-only view of its bytes."""
     try:
-        start = 10 + int.from_bytes(data[8:10], "little")
-        shape, dtype = _npy_header(data[:start])
-        return np.frombuffer(data, dtype, offset=start).reshape(shape)
-    except Exception as error:  # numpy parses headers with Python's own parser
-        raise ShardError(
-            f"sample {key}: member {key}.{suffix} is not a valid npy file ({error})"
-        ) from error
-
-
-# A shard has few different headers, and parsing one takes longer than reading an array.
-@lru_cache(maxsize=1024)
-def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    file = io.BytesIO(header)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("expected npy version 1.0")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran_order or dtype.hasobject or min(shape, default=0) < 0:
-        raise ValueError("Fortran order, Python objects or a negative size")
-    return shape, dtype
+        return decode_npy(data)
+    except ValueError as error:
+        raise ShardError(f"sample {key}: member {key}.{suffix} is {error}") from error
 
 
 def _to_json(value: Any) -> bytes:
