@@ -41,7 +41,7 @@ def read_archive(where: str, file: Path | IO[bytes]) -> RegionFeatures:
     Raises:
         ShardError: if it is not such a file or the shapes do not match.
     """
-    with damage_named(where):
+    with wrap_read_errors(where):
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return from_arrays(where, {"features": loaded})
@@ -56,7 +56,7 @@ def read_archive(where: str, file: Path | IO[bytes]) -> RegionFeatures:
 
 
 @contextmanager
-def damage_named(where: str) -> Iterator[None]:
+def wrap_read_errors(where: str) -> Iterator[None]:
     """Turn any error of reading a damaged npy or npz file into a ShardError that names it."""
     try:
         yield

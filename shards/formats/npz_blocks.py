@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import damage_named, grid_boxes
+from shards.formats.arrays import grid_boxes, wrap_read_errors
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
 # Shards and blocks usually have the order of the captions: a shard needs one block, or two if it
@@ -37,7 +37,7 @@ class NpzBlocks:
     def __init__(self, path: Path) -> None:
         self.paths = [path]
         self.bad: list[str] = []
-        with damage_named(str(path)), np.load(path, allow_pickle=False) as block:
+        with wrap_read_errors(str(path)), np.load(path, allow_pickle=False) as block:
             _check_array_names(path, block)
             ids = block["imgid"].tolist()
             self._rows = {image_id: row for row, image_id in enumerate(ids)}
@@ -56,7 +56,7 @@ class NpzBlocks:
 
     def read(self, image_id: int) -> RegionFeatures:
         row, block = self._rows[image_id], _load(self.paths[0])
-        with damage_named(f"{self.paths[0]}: image {image_id}"):
+        with wrap_read_errors(f"{self.paths[0]}: image {image_id}"):
             regions = block["feat"][row] * block["scale"]
             classes = None
             if "class_id" in block:
@@ -74,7 +74,7 @@ def _check_array_names(path: Path, block: np.lib.npyio.NpzFile) -> None:
 
 @lru_cache(maxsize=_BLOCKS_CACHED)
 def _load(path: Path) -> dict[str, Array]:
-    with damage_named(str(path)), np.load(path, allow_pickle=False) as archive:
+    with wrap_read_errors(str(path)), np.load(path, allow_pickle=False) as archive:
         block = {name: archive[name] for name in archive.files}
     shape = block["feat"].shape
     if len(shape) != 3 or shape[::2] != (len(block["imgid"]), len(block["scale"])):

@@ -14,7 +14,7 @@ from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.tar import read_tar
 from shards.writer import write
-from tests.support.samples import Numbers, make_sample
+from tests.support.samples import NumberSource, make_sample
 
 TAR, INDEX = "train-00000.tar", "train-00000.index.json"
 #: The tar, but with the checksums of its headers corrected, so that more of it is read.
@@ -30,7 +30,7 @@ class Targets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = write(Numbers({"train": 3}), folder, workers=1)
+        self.manifest = write(NumberSource({"train": 3}), folder, workers=1)
         entries = self.manifest.index(self.manifest.shards[0])
         concepts = {entry.key: (("dog", 0.5),) for entry in entries}
         row = write_concept_file(folder, TAR, self.manifest.sha256_by_shard[TAR], concepts)

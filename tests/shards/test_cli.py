@@ -11,7 +11,7 @@ from shards.__main__ import main
 from shards.manifest import Manifest
 from shards.writer import write
 from tests.support.format_files import IDS, coco_captions, cocobu
-from tests.support.samples import Numbers
+from tests.support.samples import NumberSource
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_build_of_several_files_with_all_options(
 def test_verify_lists_problems_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(Numbers(), tmp_path, workers=1)
+    write(NumberSource(), tmp_path, workers=1)
     (tmp_path / "train-00000.tar").unlink()
     (tmp_path / "val-00000.index.json").unlink()
     assert main(["verify", str(tmp_path)]) == 1

@@ -15,7 +15,7 @@ from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.verify import verify
 from shards.writer import write
-from tests.support.samples import Numbers
+from tests.support.samples import NumberSource
 
 
 def concepts_of(key: str) -> Concepts:
@@ -24,7 +24,7 @@ def concepts_of(key: str) -> Concepts:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    return write(Numbers(), tmp_path / "set", samples_per_shard=3, workers=1)
+    return write(NumberSource(), tmp_path / "set", samples_per_shard=3, workers=1)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_top_must_be_available(manifest: Manifest, predicted: ConceptSet, top: i
 
 
 def test_concepts_of_other_shards_are_refused(predicted: ConceptSet, tmp_path: Path) -> None:
-    other = write(Numbers({"train": 6}), tmp_path / "other", samples_per_shard=4, workers=1)
+    other = write(NumberSource({"train": 6}), tmp_path / "other", samples_per_shard=4, workers=1)
     with pytest.raises(
         ShardError, match=r"made for other shards: train-00000\.tar has another SHA"
     ):

@@ -7,12 +7,12 @@ from shards.index import Index, Member, SampleIndex, encode_index, index_path
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.writer import write
-from tests.support.samples import Numbers, make_sample
+from tests.support.samples import NumberSource, make_sample
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    return write(Numbers(), tmp_path, samples_per_shard=3, workers=1)
+    return write(NumberSource(), tmp_path, samples_per_shard=3, workers=1)
 
 
 def test_load_inverts_write(manifest: Manifest) -> None:
@@ -86,7 +86,7 @@ def test_deleted_index_is_built_again(manifest: Manifest) -> None:
     path = index_path(manifest.root / "train-00001.tar")
     data = path.read_bytes()
     path.unlink()
-    assert write(Numbers(), manifest.root, samples_per_shard=3, workers=1) == manifest
+    assert write(NumberSource(), manifest.root, samples_per_shard=3, workers=1) == manifest
     assert path.read_bytes() == data
 
 

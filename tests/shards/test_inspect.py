@@ -9,14 +9,14 @@ from PIL import Image
 from shards.inspect import describe, draw, find_sample
 from shards.schema import ShardError
 from shards.writer import write
-from tests.support.samples import Numbers, make_sample
+from tests.support.samples import NumberSource, make_sample
 
 NAMES = ("cat", "dog")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write(Numbers(), tmp_path / "set", samples_per_shard=3, workers=1)
+    write(NumberSource(), tmp_path / "set", samples_per_shard=3, workers=1)
     return tmp_path / "set"
 
 

@@ -20,7 +20,7 @@ from shards.schema import ShardError
 from shards.tar import read_tar
 from shards.writer import write
 from tests.fuzz.targets import INDEX, TAR, TAR_FIXED_CHECKSUMS, Targets
-from tests.support.samples import Numbers
+from tests.support.samples import NumberSource
 
 #: Most bytes that reading a set of 20 kB may allocate.
 MAX_MEMORY = 8 * 2**20
@@ -203,7 +203,7 @@ def test_tar_that_ends_between_two_samples_is_refused(
 
 @pytest.mark.parametrize("name", ["../evil.tar", "/etc/evil.tar", "pipe:touch x.tar", "a/b.tar"])
 def test_manifest_with_files_in_other_folders_is_refused(name: str, tmp_path: Path) -> None:
-    write(Numbers({"train": 1}), tmp_path, workers=1)
+    write(NumberSource({"train": 1}), tmp_path, workers=1)
     data = json.loads((tmp_path / MANIFEST).read_text())
     data["shards"][0]["name"] = name
     (tmp_path / MANIFEST).write_text(json.dumps(data))
@@ -213,7 +213,7 @@ def test_manifest_with_files_in_other_folders_is_refused(name: str, tmp_path: Pa
 
 
 def test_manifest_with_more_samples_than_bytes_is_refused(tmp_path: Path) -> None:
-    write(Numbers({"train": 1}), tmp_path, workers=1)
+    write(NumberSource({"train": 1}), tmp_path, workers=1)
     data = json.loads((tmp_path / MANIFEST).read_text())
     data["shards"][0]["samples"] = 10**12
     (tmp_path / MANIFEST).write_text(json.dumps(data))

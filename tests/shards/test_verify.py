@@ -12,12 +12,12 @@ from shards.manifest import MANIFEST, Manifest
 from shards.tar import read_tar
 from shards.verify import verify
 from shards.writer import write
-from tests.support.samples import Numbers
+from tests.support.samples import NumberSource
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write(Numbers({"train": 7, "val": 5}), tmp_path, samples_per_shard=4, workers=1)
+    write(NumberSource({"train": 7, "val": 5}), tmp_path, samples_per_shard=4, workers=1)
     return tmp_path
 
 
@@ -138,7 +138,7 @@ def test_samples_that_do_not_decode_are_named(root: Path, content: bytes) -> Non
 
 
 def test_other_feature_width_is_found(tmp_path: Path) -> None:
-    write(Numbers({"train": 2}), tmp_path, workers=1)
+    write(NumberSource({"train": 2}), tmp_path, workers=1)
     data = json.loads((tmp_path / MANIFEST).read_text())
     data["features"]["dim"] = 5
     (tmp_path / MANIFEST).write_text(json.dumps(data))

@@ -45,7 +45,7 @@ FEATURES = FeatureSpec("random", 4, 0)
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumberSource:
     """A source of these samples; picklable for worker processes."""
 
     sizes: dict[str, int] = field(default_factory=lambda: {"train": 7, "val": 2})
@@ -69,8 +69,8 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Changed(Numbers):
-    """Numbers with some fields of its fourth sample changed."""
+class ChangedSource(NumberSource):
+    """A NumberSource with some fields of its fourth sample changed."""
 
     change: tuple[tuple[str, object], ...] = ()
 
