@@ -115,14 +115,14 @@ class Corpus:
     @property
     def tars(self) -> list[str]:
         """Paths of all shards."""
-        return [str(self.manifest.tar(shard)) for shard in self.manifest.shards]
+        return [str(self.manifest.tar_path(shard)) for shard in self.manifest.shards]
 
 
 def many_shards(root: Path, count: int, samples: int) -> Path:
     """A folder of so many shards: one, linked under many names, each with an index of its own."""
     manifest = write(MadeUp(samples, dim=8), root, samples_per_shard=samples, workers=1)
     described, (first,) = manifest.to_json(), manifest.shards
-    tar = manifest.tar(first)
+    tar = manifest.tar_path(first)
     described["shards"] = []
     for number in range(count):
         name = f"train-{number:05d}.tar"

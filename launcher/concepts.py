@@ -29,7 +29,7 @@ def main() -> int:
         detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
         kept = detector.stage.kept if args.top is None else args.top
         job = ProcessGroup.join(timeout_s=600)
-        detector.write(manifest, manifest.folder, kept, job)
+        detector.write(manifest, manifest.local_folder, kept, job)
         job.leave()
     except (ConfigError, ShardError, RendezvousError) as error:
         print(f"error: {error}", file=sys.stderr)

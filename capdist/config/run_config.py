@@ -42,7 +42,7 @@ class ValidationConfig(Section):
 class RayConfig(Section):
     """The Ray cluster that rewards and evaluations are computed on."""
 
-    address: str = Field("local", description="'local' starts one; otherwise the address of a running cluster.")
+    address: str = Field("local", description="Of a running cluster; 'local' starts one.")
     timeout_s: float = Field(20.0, gt=0, description="Seconds to wait for a cluster's answer.")
 
 

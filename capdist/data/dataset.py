@@ -19,7 +19,7 @@ from capdist.data.residency import RegionStore, lock_pages
 from capdist.data.sample_store import SampleStore
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
-from shards.schema import ShardError, decode_described
+from shards.schema import ShardError, decode_sample_json
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def references(manifest: Manifest, split: str) -> References:
     """
     found = References({}, {})
     for key, data in manifest.read(split, "json"):
-        annotation = decode_described(key, data)
+        annotation = decode_sample_json(key, data)
         image = annotation["image_id"]
         if image in found.raw:
             raise ShardError(
-                f"{manifest.place}: image id {image} occurs twice in {split}, the second time in "
-                f"sample {key}; build one of the two sets again with other ids"
+                f"{manifest.location}: image id {image} occurs twice in {split}, the second time "
+                f"in sample {key}; build one of the two sets again with other ids"
             )
         found.raw[image] = annotation["captions"]
         found.tokens[image] = annotation["tokens"]
@@ -60,7 +60,7 @@ def captioned(manifest: Manifest, split: str) -> References:
     for image, captions in found.raw.items():
         if not captions:
             raise ShardError(
-                f"{manifest.place}: image {image} of {split} has no captions, expected one or "
+                f"{manifest.location}: image {image} of {split} has no captions, expected one or "
                 "more; build the shards again without it"
             )
     return found
@@ -80,13 +80,13 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
     """
     for need in sorted(needs - members(manifest, split)):
         raise ShardError(
-            f"{manifest.place}: its samples have no {need}, which model {model!r} reads; "
+            f"{manifest.location}: its samples have no {need}, which model {model!r} reads; "
             "build the shards with them or choose another model"
         )
     if "classes" in needs and not manifest.class_names:
         raise ShardError(
-            f"{manifest.place}: its classes have no names, so model {model!r} can't know how many "
-            "there are; build the shards again with --class-names"
+            f"{manifest.location}: its classes have no names, so model {model!r} can't know how "
+            "many there are; build the shards again with --class-names"
         )
 
 
@@ -119,7 +119,7 @@ def training_batches(
     sizes = tuple(shard.samples for shard in manifest.split("train"))
     if sum(sizes) < ranks.world:
         raise ShardError(
-            f"{manifest.place}: {sum(sizes)} training images for {ranks.world} ranks; "
+            f"{manifest.location}: {sum(sizes)} training images for {ranks.world} ranks; "
             "train on no more ranks than images"
         )
     sets = parts(manifest, data.shards)

@@ -124,7 +124,7 @@ def _check(first: Manifest, other: Manifest) -> None:
         )
     if have.scale != has.scale:
         raise ShardError(
-            f"{other.root}: regions of {has.stored_as} with other scales than {first.root}; "
+            f"{other.root}: regions of {has.stored_dtype} with other scales than {first.root}; "
             "build sets that are mixed with --storage fp16"
         )
     if first.class_names != other.class_names:

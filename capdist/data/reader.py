@@ -48,7 +48,7 @@ def make_reader(data: DataConfig, shelf: SampleStore, plan: RankPlan) -> Reader:
     """
     name = data.reader
     if name == "auto":
-        name = "stream" if any(shard.source for shard in shelf.shards) else "mapped"
+        name = "stream" if any(shard.remote for shard in shelf.shards) else "mapped"
     if name == "dali":
         return Dali(shelf, plan)
     if name == "stream":

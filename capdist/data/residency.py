@@ -34,7 +34,7 @@ def lock_pages(manifest: Manifest, split: str) -> None:
     shards = manifest.split(split)
     for shard in shards:
         try:
-            _lock(manifest.tar(shard))
+            _lock(manifest.tar_path(shard))
         except OSError as error:
             wanted = sum(shard.bytes for shard in shards)
             limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]

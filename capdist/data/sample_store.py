@@ -73,7 +73,7 @@ class SampleStore:
         self.manifest = manifest
         self.shards = manifest.split(split)
         self.pack = pack
-        self.dim, self.dtype = manifest.features.dim, np.dtype(manifest.features.stored_as)
+        self.dim, self.dtype = manifest.features.dim, np.dtype(manifest.features.stored_dtype)
         # Concepts that lie beside the tars are not read in them.
         beside = {"concepts.json"} if manifest.concepts else set()
         self.members = (READ | {"grounding.json"} if grounding else READ) - beside
@@ -110,7 +110,7 @@ class SampleStore:
         if number in self._lost:
             raise self._lost[number]
         try:
-            return self.manifest.tar(self.shards[number])
+            return self.manifest.tar_path(self.shards[number])
         except ShardUnavailableError as error:
             self._lost[number] = error
             raise
@@ -136,7 +136,7 @@ class SampleStore:
         shard, name = self.shards[place[0]], f"number {place[1]}"
         with suppress(ShardError, OSError):
             name = self.entry(place).key
-        tar = shard.source.url if shard.source else self.manifest.root / shard.name
+        tar = shard.remote.url if shard.remote else self.manifest.root / shard.name
         where = f"{tar}: sample {name}"
         return f"{where}: {' '.join(str(error).split())}; {REMEDY}"
 

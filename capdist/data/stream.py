@@ -126,7 +126,7 @@ def read_spans(shelf: SampleStore, spans: list[Span], skip: int) -> Iterator[Rea
         size = span.stop - span.start
         if skip < size:
             if following:
-                shelf.manifest.fetch_ahead([shelf.shards[following.shard]])
+                shelf.manifest.prefetch([shelf.shards[following.shard]])
             yield from read_span(shelf, Span(span.shard, span.start + skip, span.stop))
         skip = max(0, skip - size)
 

@@ -24,7 +24,7 @@ from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.exported_model import ExportedModel, read_run
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
-from shards.atomic import replacing
+from shards.atomic import atomic_write
 from shards.fingerprint import Moments
 from shards.formats import RegionFeatures, find_files
 from shards.joined_features import JoinedFeatures
@@ -207,5 +207,5 @@ def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> 
         entry = {"image_id": image, "caption": captions[0]["caption"]}
         entries.append({**entry, "n_best": captions} if n_best > 1 else entry)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(entries, ensure_ascii=False, indent=0) + "\n").encode())

@@ -60,7 +60,7 @@ class ExportedModel:
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
-                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the model "
+                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the model "
                 f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
             )
@@ -71,7 +71,7 @@ class ExportedModel:
             )
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
-                f"{manifest.place}: {len(manifest.class_names)} names of classes, but the model "
+                f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
                 f"was trained with {self.classes}; build the shards with the same --class-names"
             )
         if "concepts" in self.model.needs:
@@ -97,7 +97,7 @@ def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> N
             else "use shards with those"
         )
         raise ConfigError(
-            f"{manifest.place}: concepts of {names[0]}, but the model was trained on those of "
+            f"{manifest.location}: concepts of {names[0]}, but the model was trained on those of "
             f"{names[1]}; {remedy}"
         )
 

@@ -28,7 +28,7 @@ from capdist.inference.run_folder import (
 )
 from capdist.metrics.coco import probe
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
-from shards.atomic import replacing
+from shards.atomic import atomic_write
 
 #: Seconds between checks of the run folder.
 POLL_S = 1.0
@@ -106,7 +106,7 @@ class Follower:
             print(f"step {gone}: not scored: the trainer had replaced its checkpoint")
         path.parent.mkdir(exist_ok=True)
         rows[step] = {"step": step, "epoch": epoch, "weights": weights, **scores.to_json()}
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.writelines(json.dumps(rows[key]).encode() + b"\n" for key in sorted(rows))
         line = ", ".join(f"{name} {value:.1f}" for name, value in scores.values.items())
         print(f"step {step}: {line}", flush=True)

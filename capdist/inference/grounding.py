@@ -39,8 +39,8 @@ class Annotated:
             if key not in phrases or 0 in size:
                 lacking = "size in pixels" if key in phrases else "grounding"
                 raise ShardError(
-                    f"{manifest.place}: sample {key} of {split} has no {lacking}, which grounding "
-                    "scores need; build the shards with it, or omit --grounding"
+                    f"{manifest.location}: sample {key} of {split} has no {lacking}, which "
+                    "grounding scores need; build the shards with it, or omit --grounding"
                 )
             sizes[image] = size
             references[image] = [

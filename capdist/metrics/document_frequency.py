@@ -14,7 +14,7 @@ import numpy.typing as npt
 from capdist.metrics.captions import Int32s, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.ngrams import ORDERS, TOKEN_BITS, Table, fill
-from shards.atomic import replacing
+from shards.atomic import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class DocumentFrequency:
 
     def save(self, path: Path | str) -> None:
         """Write an npz file, whole or not at all."""
-        with replacing(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             np.savez(
                 file,
                 keys=self.keys,

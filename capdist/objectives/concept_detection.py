@@ -28,11 +28,10 @@ from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.inference.run_folder import BEST_DETECTOR
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
-from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from shards.concept_files import ConceptSet
-from shards.concepts import commonest_words
+from shards.concepts import commonest_words, mean_average_precision
 from shards.manifest import Manifest
 from shards.schema import ShardError
 
@@ -168,7 +167,7 @@ def concept_words(stage: ConceptDetectionStage, context: StageContext) -> tuple[
     captions = captioned(manifest, "train").tokens
     if len(captions) < 2 * stage.folds:
         raise ShardError(
-            f"{manifest.place}: {len(captions)} training images are too few for {stage.folds} "
+            f"{manifest.location}: {len(captions)} training images are too few for {stage.folds} "
             f"folds, expected {2 * stage.folds} or more; set stages.0.folds"
         )
     return commonest_words(captions.values(), stage.words)

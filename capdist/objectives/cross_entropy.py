@@ -116,6 +116,6 @@ def _check_grounding(context: StageContext, option: str) -> None:
         )
     if "grounding" not in members(context.manifest, "train"):
         raise ConfigError(
-            f"{option}: {context.manifest.place}: its samples have no grounding; remove it, or "
+            f"{option}: {context.manifest.location}: its samples have no grounding; remove it, or "
             "choose other shards"
         )

@@ -113,7 +113,7 @@ def test_a_tar_deleted_after_the_start(tiny: Manifest, tmp_path: Path, reader: s
     steps = read.steps(0)
     next(steps)
     for shard in manifest.shards:
-        manifest.tar(shard).unlink()
+        manifest.tar_path(shard).unlink()
     rest = list(steps)
     assert len(rest) == read.plan.steps - 1
     # What was open is read on; the next epoch names all that it opens.
@@ -160,7 +160,7 @@ def test_a_batch_without_a_sample_left(tmp_path: Path) -> None:
 
     manifest = write(Few(sizes=(("train", 1), ("val", 1))), tmp_path, workers=1)
     read = batches(manifest)
-    tar = manifest.tar(manifest.split("train")[0])
+    tar = manifest.tar_path(manifest.split("train")[0])
     tar.write_bytes(b"\0" * tar.stat().st_size)
     (step,) = read.steps(0)
     assert len(step.lost) == 1

@@ -17,7 +17,7 @@ from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
 from shards.feature_spec import FeatureSpec
 from shards.schema import Sample, ShardError
-from shards.storage import to_int8
+from shards.storage import quantize_int8
 from shards.writer import write
 from tests.support.shards import WORDS, TinySource, tiny_sample
 
@@ -34,7 +34,7 @@ class Int8Source(TinySource):
 
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
         for sample in super().load(split, ids):
-            yield replace(sample, regions=to_int8(sample.regions, SCALE))
+            yield replace(sample, regions=quantize_int8(sample.regions, SCALE))
 
 
 @pytest.mark.parametrize("reader", ["stream", "mapped"])

@@ -191,7 +191,7 @@ def union(*folders: Path | str) -> Manifest:
         (Shifted(dim=5), r"b: features 'tiny-v1' of width 5, but .*a has 'tiny-v1' of width 6"),
         (Shifted(extractor="other"), r"b: features 'other' of width 6, but .*a has 'tiny-v1'"),
         (Shifted(class_names=("dog",)), r"b: its 1 class names are not the 0 of .*a; build both"),
-        (Shifted(sizes=(("val", 3),)), r"b/manifest.json: no split 'train'; it has val"),
+        (Shifted(sizes=(("val", 3),)), r"b/manifest.json: no split 'train', expected one of val"),
     ],
 )
 def test_sets_that_do_not_fit(
@@ -208,7 +208,7 @@ def test_other_scales_or_distributions_do_not_fit(data: DataConfig) -> None:
     with pytest.raises(ShardError, match=r"b: regions of int8 with other scales than .*a; build"):
         unite([few, narrow])
     far = replace(many.features.fingerprint, mean=(9.0,) * 6)
-    with pytest.raises(ShardError, match=r"b: features 'tiny-v1' are distributed otherwise"):
+    with pytest.raises(ShardError, match=r"b: features 'tiny-v1' are distributed differently"):
         unite([few, replace(many, features=replace(many.features, fingerprint=far))])
 
 
@@ -263,7 +263,7 @@ def test_concepts_beside_the_tars(data: DataConfig, tmp_path: Path) -> None:
     manifest = union(*sets)
     assert manifest.concepts is not None
     assert (manifest.concepts.detector, manifest.concepts.kept) == ("d1", 5)
-    manifest.concepts.check(manifest.tars)
+    manifest.concepts.check_shards(manifest.sha256_by_shard)
     plain = data.model_copy(update={"shards": ""})
     keys = [entry.key for shard in manifest.split("train") for entry in manifest.index(shard)]
     vocab = Vocabulary([f"word{key}" for key in keys])

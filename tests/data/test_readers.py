@@ -32,7 +32,7 @@ def samples(manifest: Manifest, *, grounding: bool = True) -> list[Sample]:
     """All training samples in tar order, from the tars' bytes."""
     found = []
     for shard in manifest.split("train"):
-        data = manifest.tar(shard).read_bytes()
+        data = manifest.tar_path(shard).read_bytes()
         beside = manifest.concepts.read(shard.name) if manifest.concepts else {}
         for entry in manifest.index(shard):
             members = {n: data[m.offset : m.offset + m.size] for n, m in entry.members.items()}

@@ -10,9 +10,9 @@ import pytest
 
 from shards.manifest import Manifest
 from shards.remote.cache import Cache
-from shards.remote.download import Patience, ShardUnavailableError
+from shards.remote.download import RetryPolicy, ShardUnavailableError
+from tests.support.faulty_server import Server, serving
 from tests.support.readers import batches, keys, same
-from tests.support.servers import Server, serving
 
 TRIES = 2
 
@@ -25,7 +25,7 @@ def server(tiny: Manifest) -> Iterator[Server]:
 
 @pytest.fixture
 def remote(server: Server, tmp_path: Path) -> Manifest:
-    return Manifest.load(server.url, Cache(tmp_path, patience=Patience(TRIES, wait_s=0.01)))
+    return Manifest.load(server.url, Cache(tmp_path, retry=RetryPolicy(TRIES, backoff_s=0.01)))
 
 
 @pytest.mark.parametrize(("reader", "workers"), [("auto", 2), ("mapped", 0)])

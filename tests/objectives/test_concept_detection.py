@@ -12,9 +12,9 @@ import torch
 from capdist.batch import Batch
 from capdist.inference.concept_prediction import fold_of
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
-from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, mentioned
+from shards.concepts import mean_average_precision
 from tests.support.models import make_batch
 
 FOLDS, WORDS = 3, 4
