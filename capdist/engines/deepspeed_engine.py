@@ -35,7 +35,7 @@ class DeepSpeedEngine:
         """Start DeepSpeed with its JSON.
 
         Raises:
-            ConfigError: with DeepSpeed's own words, if it refuses.
+            ConfigError: with DeepSpeed's message, if it refuses its section.
         """
         load_operator()
         import deepspeed
@@ -55,9 +55,11 @@ class DeepSpeedEngine:
             DeepSpeedConfigError,
             ZeRORuntimeException,
         ) as error:
-            # DeepSpeed's refusals of its own section, fp16 on a CPU among them.
+            # Refusals of its own section, such as fp16 on a CPU.
             reason = " ".join(str(error).split())
-            raise ConfigError(f"deepspeed: {reason}; change the config's section") from error
+            raise ConfigError(
+                f"deepspeed: {reason}; change the config's deepspeed section"
+            ) from error
         self.group = group
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
@@ -101,10 +103,10 @@ class DeepSpeedEngine:
         self.engine.save_checkpoint(str(folder), tag=self.TAG, save_latest=False)
 
     def load(self, folder: Path, ranks: int) -> None:
-        """By DeepSpeed's universal checkpoint where ZeRO cut it for another number of ranks.
+        """Load; through DeepSpeed's universal format if ZeRO split it for another number of ranks.
 
         Raises:
-            ConfigError: if it can't be converted, with DeepSpeed's own words, or holds code.
+            ConfigError: if it can't be converted, or contains code.
         """
         if not self.engine.load_universal_checkpoint():
             with numbers_only(folder):
