@@ -23,7 +23,7 @@ class ShardSet(Section):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="How often an epoch contains it, fractions allowed; 1 unless it has a proportion.",
+        description="How often an epoch contains it; 1 unless it has a proportion.",
     )
     proportion: float | None = Field(
         None, gt=0, lt=1, description="Its share of an epoch's images, instead of repeats."
@@ -69,7 +69,7 @@ class DataConfig(Section):
     max_bad_samples: int = Field(
         0,
         ge=0,
-        description="Damaged samples per epoch that training leaves out; one more stops it.",
+        description="Damaged samples per epoch to leave out; one more stops training.",
     )
     cache_dir: str | None = Field(
         None,
@@ -80,7 +80,7 @@ class DataConfig(Section):
     max_bad_shards: int = Field(
         0,
         ge=0,
-        description="Unavailable remote shards that training leaves out; one more stops it.",
+        description="Unavailable remote shards to leave out; one more stops training.",
     )
 
     @field_validator("shards")

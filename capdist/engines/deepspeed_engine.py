@@ -103,7 +103,7 @@ class DeepSpeedEngine:
         self.engine.save_checkpoint(str(folder), tag=self.TAG, save_latest=False)
 
     def load(self, folder: Path, ranks: int) -> None:
-        """Load; through DeepSpeed's universal format if ZeRO split it for another number of ranks.
+        """Load; in DeepSpeed's universal format if other ranks split it by ZeRO.
 
         Raises:
             ConfigError: if it can't be converted, or contains code.

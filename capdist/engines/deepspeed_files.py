@@ -39,7 +39,7 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
     known: list[Any] = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-    # Python before 3.11.4 pickles a member of an enumeration this way.
+    # Python before 3.11.4 pickles members of enumerations this way.
     known.append((_stage, "builtins.getattr"))
     try:
         with torch.serialization.safe_globals(known):
