@@ -47,8 +47,8 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         named = str(error).partition("GLOBAL ")[2].split(" ")[0] or "what torch can't read"
         raise ConfigError(
-            f"{folder}: contains {named}, which no checkpoint of DeepSpeed contains and which could "
-            "run any code; use only run folders from sources that you trust"
+            f"{folder}: contains {named}, which DeepSpeed never saves and which could run any "
+            "code; use only run folders from sources that you trust"
         ) from error
     finally:
         os.environ.pop(SWITCH)
