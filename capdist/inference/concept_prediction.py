@@ -20,7 +20,7 @@ from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, read_weights
 from capdist.inference.run_folder import find_checkpoint, read_progress
-from capdist.losses.concepts import noisy_or, silence
+from capdist.losses.concepts import absence_nll, noisy_or
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.concept_detection import DetectorValidator, fold_of, new_detectors
 from capdist.vocab import Vocabulary
@@ -155,7 +155,7 @@ class Detector:
         """P (B, W) of unseen images by the whole detector, of others by that of their fold."""
         device = next(model.parameters()).device
         with torch.inference_mode():
-            said = [noisy_or(silence(*logits)) for logits in model(batch.to(device))]
+            said = [noisy_or(absence_nll(*logits)) for logits in model(batch.to(device))]
         every = torch.stack(said).double().cpu().numpy()
         folds = len(model.held_out)
         which = [1 + fold_of(key, folds) if split == "train" else 0 for key in batch.keys]

@@ -1,4 +1,4 @@
-"""One readable file per model; importing this package registers them all."""
+"""One file per captioning model; importing this package registers them all."""
 
 from importlib import import_module
 from pkgutil import iter_modules

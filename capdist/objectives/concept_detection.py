@@ -26,7 +26,7 @@ from capdist.config.stage import MilStage
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
-from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
+from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective
@@ -109,7 +109,7 @@ class ConceptDetection(Objective):
         """The summed loss."""
         assert isinstance(batch, LabelledBatch)
         losses = [
-            (learns * noisy_or_cross_entropy(silence(*logits), batch.said)).sum()
+            (learns * noisy_or_cross_entropy(absence_nll(*logits), batch.said)).sum()
             for logits, learns in zip(self.model(batch), batch.learns.unbind(1), strict=True)
         ]
         return torch.stack(losses).sum()
@@ -218,7 +218,7 @@ class DetectorValidator:
         """Id and p (W,) of this rank's images."""
         for batch in chain.from_iterable(self.batches.epoch(0)):
             with torch.inference_mode():
-                p = noisy_or(silence(*self.model.whole(batch.to(self.job.device))))
+                p = noisy_or(absence_nll(*self.model.whole(batch.to(self.job.device))))
             if batch.keys:
                 yield from zip(batch.image_ids.tolist(), p.cpu().numpy(), strict=True)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.config.stage import ScheduledSampling, XeStage
 from capdist.losses.cross_entropy import cross_entropy
-from capdist.losses.grounding import Salient, grounding
+from capdist.losses.grounding import Salient, grounding_loss
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective
 
@@ -31,7 +31,7 @@ class CrossEntropy(Objective):
         self.sampled = sampled_share(self.stage.scheduled_sampling, epoch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The summed loss of `cross_entropy`, and μ times that of `grounding` where it is on."""
+        """The sum of `cross_entropy` and, if it is on, μ times `grounding_loss`."""
         loss = cross_entropy(
             self.model,
             batch,
@@ -42,7 +42,9 @@ class CrossEntropy(Objective):
             return loss
         assert isinstance(self.model, Salient)
         options = self.stage.grounding
-        return loss + options.weight * grounding(self.model.saliency(batch), batch, options.iou)
+        return loss + options.weight * grounding_loss(
+            self.model.saliency(batch), batch, options.iou
+        )
 
 
 def sampled_share(sampling: ScheduledSampling | None, epoch: int) -> float:

@@ -26,8 +26,12 @@ from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig, SamplingConfig
 from capdist.config.stage import ScstStage
 from capdist.decoding.beam import beam_search
-from capdist.decoding.sampling import sample_from
-from capdist.losses.self_critical import leave_one_out, policy, self_critical
+from capdist.decoding.sampling import sample_captions
+from capdist.losses.self_critical import (
+    leave_one_out_baseline,
+    policy_log_probs,
+    self_critical,
+)
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective
 from capdist.vocab import BOS, PAD
@@ -107,7 +111,7 @@ class SelfCritical(Objective):
                 memory = self.model.encode(batch)
             with self.tally.time("sample", device):
                 seed = (self.seed << 32) + step
-                drawn = sample_from(self.model, memory, batch, self.sampling, seed).tokens
+                drawn = sample_captions(self.model, memory, batch, self.sampling, seed).tokens
         earned, baseline = self.score(batch, drawn), None
         if self.stage.baseline == "greedy":
             with self.tally.time("greedy", device):
@@ -130,13 +134,13 @@ class SelfCritical(Objective):
         """The summed loss; zero for a batch that stands in."""
         assert isinstance(batch, SampledCaptions)
         with self.tally.time("loss", batch.regions.device):
-            log_probs = policy(self.model, batch)
+            log_probs = policy_log_probs(self.model, batch)
         if batch.earned is None:
             return 0.0 * log_probs.sum()
         with self.tally.time("wait", torch.device("cpu")):
             rewards = self.rewards(batch.earned, batch)
             if batch.baseline is None:
-                baseline = leave_one_out(rewards)
+                baseline = leave_one_out_baseline(rewards)
             else:
                 baseline = self.rewards(batch.baseline, batch)
         self.tally.rewards.append(rewards)

@@ -160,7 +160,7 @@ class Trainer:
         started = time.perf_counter()
         for read in self.batches.steps(cursor.epoch, cursor.consumed):
             waited = time.perf_counter() - started
-            lost, damaged = self.lose(read.lost, cursor)
+            lost, damaged = self.lose(read.errors, cursor)
             batches = self.objective.prepare(read.batches, cursor.step, self.job.device)
             lr = self.rate(cursor.stage_step)
             result = self.engine.step(batches, lr)
