@@ -22,8 +22,8 @@ from benchmarks.reward import make_reward
 from benchmarks.scale_check import Timed, Trial, run
 from benchmarks.scale_program import OWN, SAMPLES, Program
 from benchmarks.timing import seconds
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.reward_pool import open_pool
 from shards.writer import write

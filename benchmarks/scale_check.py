@@ -21,13 +21,11 @@ from benchmarks.corpus import make_corpus
 from benchmarks.cost import Network, Processor, Work, count
 from benchmarks.decode import CLASSES, FEATURES, VOCABULARY, make_batch
 from capdist.batch import Batch
-from capdist.config.base import validate
-from capdist.config.run_config import Config
-from capdist.config.stage import XeStage
+from capdist.config.run_config import Config, parse_config
 from capdist.distributed.process_group import ProcessGroup, end_process
-from capdist.engines.base import make_engine
+from capdist.engines.factory import make_engine
 from capdist.models.base import CaptionModel, Dims, build
-from capdist.objectives.cross_entropy import CrossEntropy
+from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
 from capdist.vocab import BOS, PAD
 
 WARM, STEPS = 2, 7
@@ -60,7 +58,7 @@ class Trial:
             "stages": [stage],
             "deepspeed": {"zero_optimization": {"stage": 1}},
         }
-        return validate(Config, found, "bench.py scale")
+        return parse_config(found, "bench.py scale")
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def _steps(trial: Trial, job: ProcessGroup) -> tuple[list[float], Work]:
     """Seconds of steps as the trainer takes them, and what one computes."""
     config = trial.config
     (stage,) = config.stages
-    assert isinstance(stage, XeStage)
+    assert isinstance(stage, CrossEntropyStage)
     engine = make_engine(CrossEntropy(new_model(trial.model), stage), config, stage, job)
     batches, times = [captioned(trial.images)], []
     for _ in range(WARM + STEPS):

@@ -1,7 +1,1 @@
-"""What self-critical training maximises: one file per reward; importing this registers them all."""
-
-from importlib import import_module
-from pkgutil import iter_modules
-
-for _module in iter_modules(__path__, f"{__name__}."):
-    import_module(_module.name)
+"""Rewards of sampled captions: one file for each."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers.ray_actors import serve
 from capdist.workers.ray_child import GRACE_S, ActorRequest, RayChild, RayLostError, raised
 from capdist.workers.reward_pool import PackedCaptions, Pending, Reward, RewardPool

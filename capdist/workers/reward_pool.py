@@ -18,8 +18,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.errors import CapdistError
 
 PackedCaptions = NDArray[np.int64]

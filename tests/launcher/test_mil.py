@@ -14,9 +14,10 @@ import pytest
 from shards.concept_files import CONCEPTS, ConceptSet
 from shards.manifest import Manifest
 from shards.schema import Sample
-from tests.conftest import TinySource
-from tests.launcher.conftest import checkpoint, launch, losses, records, refused, train
-from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
+from tests.support.processes import launch
+from tests.support.resume import finish, same_run, started, steps_done, wait_for
+from tests.support.runs import checkpoint, losses, records, refused, train
+from tests.support.shards import TinySource
 
 MIL = {
     "objective": "mil",
@@ -77,8 +78,8 @@ def test_the_stages_follow_each_other(whole: Path) -> None:
     assert [record["epoch"] for record in precisions] == [1, 2, 3, 4]
     assert all(0 < record["val_ap"] <= 100 for record in precisions)
     assert all(0 < record["val_ap_image"] <= 100 for record in precisions)
-    kept = json.loads((checkpoint(whole, "detector") / "cursor.json").read_text())
-    assert kept["best_ap"] == max(record["val_ap"] for record in precisions)
+    kept = json.loads((checkpoint(whole, "detector") / "progress.json").read_text())
+    assert kept["best"]["AP"] == max(record["val_ap"] for record in precisions)
 
 
 def test_every_image_has_concepts(whole: Path, tiny: Manifest) -> None:

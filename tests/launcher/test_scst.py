@@ -13,8 +13,9 @@ import pytest
 
 from capdist.inference.run_folder import find_checkpoint
 from capdist.signals import STOPPED
-from tests.launcher.conftest import launch, losses, records, refused, train
-from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
+from tests.support.processes import launch
+from tests.support.resume import finish, same_run, started, steps_done, wait_for
+from tests.support.runs import losses, records, refused, train
 
 SCST = {
     "objective": "scst",
@@ -85,7 +86,7 @@ def test_the_best_checkpoint_stays_the_best_of_all_stages(whole: Path) -> None:
     best = max(r["val_cider"] for r in records(whole) if "val_cider" in r)
     folder = find_checkpoint(whole, "best")
     assert folder is not None
-    kept = json.loads((folder / "cursor.json").read_text())["best_cider"]
+    kept = json.loads((folder / "progress.json").read_text())["best"]["CIDEr"]
     assert kept == best
 
 

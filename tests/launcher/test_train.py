@@ -14,9 +14,9 @@ import pytest
 
 from shards.manifest import Manifest
 from shards.writer import write
-from tests.conftest import TinySource
-from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
-from tests.support.ranks import free_port
+from tests.support.processes import ROOT, environment, free_port
+from tests.support.runs import checkpoint, losses, records, refused, train
+from tests.support.shards import TinySource
 
 
 def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:
     assert len(losses(run)) == 8
     assert [r["epoch"] for r in records(run) if "val_cider" in r] == [1, 2]
     best = checkpoint(run, "best")
-    for name in ("model.safetensors", "config.json", "vocab.json", "cursor.json", "rank-0.pt"):
+    for name in ("model.safetensors", "config.json", "vocab.json", "progress.json", "rank-0.pt"):
         assert (best / name).is_file()
     for name in ("config.json", "vocab.json", "versions.json"):
         assert (run / name).is_file()
