@@ -20,7 +20,7 @@ def lost(manifest: Manifest, reader: str, workers: int = 0) -> tuple[list[str], 
     """What an epoch says of lost samples, and the keys of its steps."""
     said, found = [], []
     for step in batches(manifest, reader, workers=workers).steps(0):
-        said += map(str, step.lost)
+        said += map(str, step.errors)
         found.append([key for batch in step.batches for key in batch.keys])
     return said, found
 
@@ -117,7 +117,7 @@ def test_a_tar_deleted_after_the_start(tiny: Manifest, tmp_path: Path, reader: s
     rest = list(steps)
     assert len(rest) == read.plan.steps - 1
     # What was open is read on; the next epoch names all that it opens.
-    said = [str(e) for step in batches(manifest, reader).steps(1) for e in step.lost]
+    said = [str(e) for step in batches(manifest, reader).steps(1) for e in step.errors]
     assert len(said) == 53
     assert all(".tar: sample number" in line and "missing" in line for line in said)
 
@@ -134,7 +134,7 @@ def test_a_tar_that_loses_its_end_while_it_is_read(
     entry = manifest.index(manifest.split("train")[2])[-1]
     with tar.open("r+b") as file:
         file.truncate(entry.members["regions.npy"].offset + 3)
-    (line,) = [str(error) for step in read.steps(0) for error in step.lost]
+    (line,) = [str(error) for step in read.steps(0) for error in step.errors]
     assert f"{tar}: sample {entry.key}: the tar is cut short" in line
 
 
@@ -163,6 +163,6 @@ def test_a_batch_without_a_sample_left(tmp_path: Path) -> None:
     tar = manifest.tar(manifest.split("train")[0])
     tar.write_bytes(b"\0" * tar.stat().st_size)
     (step,) = read.steps(0)
-    assert len(step.lost) == 1
+    assert len(step.errors) == 1
     assert step.batches[0].keys == ()
     assert step.batches[0].token_count == 0

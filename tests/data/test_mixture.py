@@ -22,7 +22,7 @@ from capdist.data.dataset import (
     references,
     training_batches,
 )
-from capdist.data.mixture import describe, load_shards, unite
+from capdist.data.mixture import describe, load_shards, merge_manifests
 from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
@@ -174,7 +174,7 @@ def test_the_union_speaks_of_both(manifest: Manifest, data: DataConfig) -> None:
     assert describe(manifest, "one folder") == []
     few, many = (Manifest.load(part.shards) for part in data.shards)
     wide = replace(many, features=replace(many.features, max_regions=9))
-    assert unite([few, wide]).features.max_regions == 9
+    assert merge_manifests([few, wide]).features.max_regions == 9
 
 
 def test_a_recorded_config_reads_back(data: DataConfig) -> None:
@@ -206,10 +206,10 @@ def test_other_scales_or_distributions_do_not_fit(data: DataConfig) -> None:
     few, many = (Manifest.load(part.shards) for part in data.shards)
     narrow = replace(many, features=replace(many.features, scale=(0.1,) * 6))
     with pytest.raises(ShardError, match=r"b: regions of int8 with other scales than .*a; build"):
-        unite([few, narrow])
+        merge_manifests([few, narrow])
     far = replace(many.features.fingerprint, mean=(9.0,) * 6)
     with pytest.raises(ShardError, match=r"b: features 'tiny-v1' are distributed otherwise"):
-        unite([few, replace(many, features=replace(many.features, fingerprint=far))])
+        merge_manifests([few, replace(many, features=replace(many.features, fingerprint=far))])
 
 
 def test_an_image_id_of_two_sets_is_named(folders: tuple[str, str], tmp_path: Path) -> None:

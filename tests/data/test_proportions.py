@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from capdist.config.base import ConfigError, validate
 from capdist.config.data import DataConfig, ShardSet
-from capdist.data.mixture import brought
+from capdist.data.mixture import images_per_epoch
 
 Sets = list[dict[str, float]]
 
@@ -42,7 +42,9 @@ def plan(sets: Sets) -> tuple[ShardSet, ...]:
     ],
 )
 def test_counts(sets: Sets, counts: str, expected: str) -> None:
-    assert brought(plan(sets), [*map(int, counts.split())]) == [*map(int, expected.split())]
+    assert images_per_epoch(plan(sets), [*map(int, counts.split())]) == [
+        *map(int, expected.split())
+    ]
 
 
 @st.composite
@@ -64,7 +66,7 @@ def test_counts_are_those_of_exact_fractions(
     mixture: tuple[list[tuple[str, Fraction]], list[int]],
 ) -> None:
     sets, counts = mixture
-    images = brought(plan([{kind: float(value)} for kind, value in sets]), counts)
+    images = images_per_epoch(plan([{kind: float(value)} for kind, value in sets]), counts)
     rest = 1 - sum(value for kind, value in sets if kind == "proportion")
     fixed = sum(n for n, (kind, _) in zip(images, sets, strict=True) if kind == "repeats")
     epoch = fixed / rest if rest else Fraction(sum(counts))

@@ -54,7 +54,7 @@ def test_a_lost_shard_is_asked_for_once(
     steps = list(batches(remote, reader, grounding=False).steps(0))
     found = [[key for batch in step.batches for key in batch.keys] for step in steps]
     assert found == [[key for key in step if key not in gone] for step in keys(tiny)]
-    lost = [error for step in steps for error in step.lost]
+    lost = [error for step in steps for error in step.errors]
     assert len(lost) == len(gone)
     assert all(isinstance(error, ShardUnavailableError) for error in lost)
     assert {str(error).partition(": ")[0] for error in lost} == {f"{server.url}/{shard.name}"}

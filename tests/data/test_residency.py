@@ -11,7 +11,7 @@ import torch
 from capdist.config.base import ConfigError, validate
 from capdist.config.data import DataConfig
 from capdist.data import residency
-from capdist.data.residency import RegionStore, lock_pages
+from capdist.data.residency import ResidentRegions, lock_pages
 from shards.manifest import Manifest
 from tests.support.readers import batches, same
 from tests.support.shards import damaged
@@ -21,7 +21,7 @@ from tests.support.shards import damaged
 def test_stored_regions_give_the_same_batches(grounded: Manifest, workers: int) -> None:
     plain = batches(grounded, micro=3)
     limit = sum(shard.bytes for shard in grounded.split("train"))
-    store = RegionStore(limit, torch.device("cpu"))
+    store = ResidentRegions(limit, torch.device("cpu"))
     stored = replace(batches(grounded, workers=workers, micro=3), store=store)
     for epoch in range(3):
         for step, expected in zip(stored.epoch(epoch), plain.epoch(epoch), strict=True):
@@ -58,7 +58,7 @@ def test_a_set_that_does_not_fit(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(tiny: Manifest) -> None:
     with pytest.raises(ConfigError, match=r"data\.cache gpu: no GPU here"):
-        RegionStore.of(tiny, "train")
+        ResidentRegions.of(tiny, "train")
 
 
 def test_the_gpu_goes_with_the_mapped_reader() -> None:

@@ -26,10 +26,10 @@ BEAMS = (1, 3, 5, 16)
 TARGETS = (80, 90)
 TYPES = {
     **dict.fromkeys(("scores", "weights", "next_scores", "maxima", "sums"), "*fp32"),
-    "charge": "fp32",
+    "penalty": "fp32",
     **dict.fromkeys(("lengths", "tokens", "next_lengths", "next_tokens", "parents"), "*i64"),
-    **dict.fromkeys(("forbidden", "banned", "charged", "best"), "*i64"),
-    "spoilt": "*i1",
+    **dict.fromkeys(("forbidden", "banned", "penalised", "best"), "*i64"),
+    "nonfinite": "*i1",
 }
 
 HEAD = f"""\
@@ -59,7 +59,7 @@ class Compiled:
 
 def compile_read(dtype: str, beam: int, target: int) -> Compiled:
     """Stage 1 for logits of a type, "fp32" or "bf16"."""
-    sizes = triton_kernel.plan(beam, VOCABULARY)
+    sizes = triton_kernel.launch_sizes(beam, VOCABULARY)
     fixed = {"token_stride": 1, "K": beam, "BLOCK": sizes.block}
     types = {**TYPES, "logits": f"*{dtype}"}
     return _compile(triton_kernel._read, types, fixed, sizes.read_warps, target)
@@ -67,7 +67,7 @@ def compile_read(dtype: str, beam: int, target: int) -> Compiled:
 
 def compile_merge(beam: int, target: int) -> Compiled:
     """Stage 2, which sees no logits."""
-    sizes = triton_kernel.plan(beam, VOCABULARY)
+    sizes = triton_kernel.launch_sizes(beam, VOCABULARY)
     fixed = {"K": beam, "BEAMS": sizes.beams, "COLUMNS": sizes.columns}
     return _compile(triton_kernel._merge, TYPES, fixed, sizes.merge_warps, target)
 

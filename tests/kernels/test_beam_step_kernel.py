@@ -74,7 +74,7 @@ def agree(
     beams: Beams,
     weights: str = "none",
     banned: Tensor | None = None,
-    charged: Tensor | None = None,
+    penalised: Tensor | None = None,
 ) -> None:
     """The twins give the same, and the kernel leaves the logits alone."""
     from capdist.kernels.beam_step import triton_kernel
@@ -82,15 +82,15 @@ def agree(
     table = torch.tensor([WEIGHTS[weights](length) for length in range(LONGEST + 1)])
     forbidden = torch.tensor([token for token in (PAD, BOS, UNK) if token < logits.shape[-1]])
     before = logits.clone()
-    rules = Rules(table, forbidden, banned, charged, 0.75)
-    after, parents, spoilt = triton_kernel.beam_step(logits, beams, rules)
+    rules = Rules(table, forbidden, banned, penalised, 0.75)
+    after, parents, nonfinite = triton_kernel.beam_step(logits, beams, rules)
     expected = reference.beam_step(before.clone(), beams, rules)
     same = partial(assert_close, rtol=0, atol=0, equal_nan=True)
     same(logits, before)
     same(after.tokens, expected[0].tokens)
     same(parents, expected[1])
     same(after.lengths, expected[0].lengths)
-    same(spoilt, expected[2])
+    same(nonfinite, expected[2])
     assert_close(after.scores, expected[0].scores, rtol=1e-5, atol=0)
 
 
@@ -263,17 +263,17 @@ def test_everything_banned(run: Run) -> None:
     run(everything_banned)
 
 
-def charged(beam: int, weights: str) -> None:
+def penalised(beam: int, weights: str) -> None:
     torch.manual_seed(9)
     listed = torch.tensor([[-1, EOS, 4, 5, 4], [7, 7, 7, -1, 9], [-1] * 5])
-    agree(rows(3, beam, 12), mixed(3, beam), weights, charged=listed)
+    agree(rows(3, beam, 12), mixed(3, beam), weights, penalised=listed)
     agree(rows(3, beam, 1030), live(3, beam), weights, torch.full((3, beam, 1), 4), listed)
 
 
 @pytest.mark.parametrize("weights", ["none", "average"])
 @pytest.mark.parametrize("beam", [1, 3, 16])
 def test_charged(run: Run, beam: int, weights: str) -> None:
-    run(charged, beam, weights)
+    run(penalised, beam, weights)
 
 
 def strides() -> None:

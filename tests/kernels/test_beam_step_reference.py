@@ -20,7 +20,7 @@ def literal(
     beams: Beams,
     weights: list[float],
     banned: list[list[list[int]]],
-    charged: list[list[int]],
+    penalised: list[list[int]],
 ) -> list[list[tuple[int, int, int, float]]]:
     """(beam, token, length, score) of every image's next hypotheses, by README.md."""
     after = []
@@ -42,9 +42,9 @@ def literal(
             for v in range(size):
                 if v in NEVER or v in banned[b][k] or row[v] == -math.inf:
                     continue
-                new, toll = score + row[v] - total, CHARGE * charged[b].count(v)
-                key = -(new - toll) * weights[length + 1]
-                candidates.append((key, k, toll - row[v], v, length + 1, new))
+                new, penalty = score + row[v] - total, CHARGE * penalised[b].count(v)
+                key = -(new - penalty) * weights[length + 1]
+                candidates.append((key, k, penalty - row[v], v, length + 1, new))
         candidates.sort()
         best = [(k, v, length, score) for _, k, _, v, length, score in candidates[:beam]]
         after.append(best + [(0, PAD, 0, -math.inf)] * (beam - len(best)))
@@ -75,13 +75,13 @@ def test_equals_the_semantics(size: int, beam: int, weights: list[float]) -> Non
     beams = middle(6, beam, generator)
     beams.tokens[2], beams.scores[2], beams.lengths[2] = 7, -1.0, 3
     banned = torch.randint(-1, size, (6, beam, 3), generator=generator)
-    charged = torch.randint(1, size, (6, 4), generator=generator)
-    charged[:2] = -1
-    charged[4] = charged[4, 0]
-    expected = literal(logits, beams, weights, banned.tolist(), charged.tolist())
-    rules = Rules(torch.tensor(weights), torch.tensor(NEVER), banned, charged, CHARGE)
-    after, parents, spoilt = beam_step(logits.clone(), beams, rules)
-    assert not spoilt.any()
+    penalised = torch.randint(1, size, (6, 4), generator=generator)
+    penalised[:2] = -1
+    penalised[4] = penalised[4, 0]
+    expected = literal(logits, beams, weights, banned.tolist(), penalised.tolist())
+    rules = Rules(torch.tensor(weights), torch.tensor(NEVER), banned, penalised, CHARGE)
+    after, parents, nonfinite = beam_step(logits.clone(), beams, rules)
+    assert not nonfinite.any()
     for b in range(6):
         for k, (parent, token, length, score) in enumerate(expected[b]):
             assert (int(parents[b, k]), int(after.tokens[b, k])) == (parent, token), (b, k)
@@ -116,8 +116,8 @@ def test_nan_marks_the_image_of_a_living_hypothesis() -> None:
     beams = first_beams(3, 2, logits.device)
     beams.scores[0, 1] = -1.0  # image 0: alive
     beams.scores[1, 1], beams.tokens[1, 1], beams.lengths[1, 1] = -1.0, EOS, 2  # 1: finished
-    after, parents, spoilt = beam_step(logits, beams, Rules(torch.ones(5), torch.tensor(NEVER)))
-    assert spoilt.tolist() == [True, False, False]
+    after, parents, nonfinite = beam_step(logits, beams, Rules(torch.ones(5), torch.tensor(NEVER)))
+    assert nonfinite.tolist() == [True, False, False]
     assert not parents[0].any()
     assert not after.scores.isnan().any()
 
@@ -126,21 +126,21 @@ def test_the_least_number_is_not_minus_infinity() -> None:
     logits = torch.full((1, 2, 8), -torch.inf)
     logits[..., 7] = torch.finfo(torch.float32).min
     beams = Beams(torch.tensor([[-1.0, -2.0]]), torch.tensor([[1, 1]]), torch.tensor([[4, 5]]))
-    after, parents, spoilt = beam_step(logits, beams, Rules(torch.ones(4), torch.tensor(NEVER)))
+    after, parents, nonfinite = beam_step(logits, beams, Rules(torch.ones(4), torch.tensor(NEVER)))
     assert after.tokens.tolist() == [[7, 7]]
     assert after.scores.tolist() == [[-1.0, -2.0]]
     assert parents.tolist() == [[0, 1]]
-    assert not spoilt.any()
+    assert not nonfinite.any()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_no_number_is_marked_at_a_forbidden_token_too(value: float) -> None:
     logits = torch.full((2, 1, 9), -torch.inf)
     logits[1, 0, PAD] = value
-    after, _, spoilt = beam_step(
+    after, _, nonfinite = beam_step(
         logits, first_beams(2, 1, logits.device), Rules(torch.ones(4), torch.tensor(NEVER))
     )
-    assert spoilt.tolist() == [False, True]
+    assert nonfinite.tolist() == [False, True]
     assert (after.scores == -torch.inf).all()
 
 

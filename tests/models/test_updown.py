@@ -128,7 +128,7 @@ def test_attention_is_not_renormalised() -> None:
     model, batch = build(small("ss_updown"), DIMS).eval(), make_batch()
     assert isinstance(model, SsUpDown)
     with torch.inference_mode():
-        weights = model.look(model.encode(batch), torch.zeros(3, 2, 24))
+        weights = model.attend_regions(model.encode(batch), torch.zeros(3, 2, 24))
     torch.testing.assert_close(weights.sum(-1), torch.full((3, 2), 1.5))
 
 
