@@ -33,7 +33,7 @@ MAX_OPEN_SHARDS = 1024
 #: Members that are always read; the bytes of others are skipped.
 ALWAYS_READ = frozenset(MEMBERS) - {"grounding.json", "png"}
 
-REMEDY = "list all damage with: python -m shards verify DIR"
+REMEDY = "list all damage with 'python -m shards verify DIR'"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from capdist.data.copy import address, copy_regions, copy_regions_reference
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8])
 @pytest.mark.parametrize("width", [1, 3, 17, 64, 2048])
 @pytest.mark.parametrize("shift", [0, 4, 20])
-def test_the_twins_agree(dtype: Any, width: int, shift: int) -> None:
+def test_the_compiled_copy_equals_the_reference(dtype: Any, width: int, shift: int) -> None:
     random = np.random.default_rng(width)
     arrays = [random.integers(-99, 99, (n, width)).astype(dtype) for n in (5, 0, 1, 6)]
     size = 4 * 6 * width * np.dtype(dtype).itemsize
@@ -28,7 +28,7 @@ def test_the_twins_agree(dtype: Any, width: int, shift: int) -> None:
     assert (memory[shift + size :] == 7).all()
 
 
-def test_sources_of_any_alignment() -> None:
+def test_sources_may_have_any_alignment() -> None:
     memory = np.arange(1000, dtype=np.uint8)
     arrays = [memory[begin : begin + 300].reshape(3, 100) for begin in range(40)]
     target = np.empty((40, 3, 100), np.uint8)
@@ -36,9 +36,9 @@ def test_sources_of_any_alignment() -> None:
     np.testing.assert_array_equal(target, np.stack(arrays))
 
 
-def test_numbers_that_are_not_in_one_piece_are_refused() -> None:
+def test_arrays_that_are_not_contiguous_are_refused() -> None:
     target = np.zeros((1, 3, 2), np.float16)
-    with pytest.raises(ValueError, match=r"strides \(8, 4\) is not in one piece"):
+    with pytest.raises(ValueError, match=r"strides \(8, 4\): expected a contiguous one"):
         copy_regions(target, [np.ones((3, 4), np.float16)[:, ::2]], [0])
     with pytest.raises(ValueError, match="expected arrays of float16"):
         copy_regions(target, [np.ones((3, 2), np.float32)], [0])

@@ -93,13 +93,13 @@ def by_hand(order: Order, epoch: int) -> list[Place]:
 
 @many
 @given(orders(), st.integers(0, 5))
-def test_the_order_is_the_one_made_by_hand(order: Order, epoch: int) -> None:
+def test_the_order_equals_the_one_by_hand(order: Order, epoch: int) -> None:
     expected = by_hand(order, epoch)
     assert list(order.positions(epoch)) == expected
     assert order.samples == len(expected)
 
 
-def test_the_sequence_that_recorded_runs_had() -> None:
+def test_the_order_of_recorded_runs_is_unchanged() -> None:
     positions = [(int(shard), int(i)) for shard, i in Order((256,) * 30 + (77,), 1).positions(3)]
     digest = hashlib.sha256(repr(positions).encode()).hexdigest()
     assert digest == "e0909ea65b4152adc5326b9b755052d26a5fc7ec8a1feeab1416aeeabb9bcb9b"
@@ -119,7 +119,7 @@ def test_over_epochs_all_samples_of_a_set_are_seen_equally_often(order: Order, e
 
 @many
 @given(orders(), st.integers(0, 400), st.integers(0, 3))
-def test_whoever_goes_on_touches_one_block_of_each_lane_again(
+def test_resuming_reads_one_block_of_each_lane_again(
     order: Order, consumed: int, epoch: int
 ) -> None:
     expected, touched, found = by_hand(order, epoch), 0, {}

@@ -41,7 +41,7 @@ def plan(sets: Sets) -> tuple[ShardSet, ...]:
         ([{}], "8", "8"),
     ],
 )
-def test_counts(sets: Sets, counts: str, expected: str) -> None:
+def test_images_per_epoch_by_hand(sets: Sets, counts: str, expected: str) -> None:
     assert images_per_epoch(plan(sets), [*map(int, counts.split())]) == [
         *map(int, expected.split())
     ]
@@ -62,7 +62,7 @@ def mixtures(draw: st.DrawFn) -> tuple[list[tuple[str, Fraction]], list[int]]:
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(mixtures())
-def test_counts_are_those_of_exact_fractions(
+def test_images_per_epoch_equal_exact_fractions(
     mixture: tuple[list[tuple[str, Fraction]], list[int]],
 ) -> None:
     sets, counts = mixture
@@ -100,7 +100,7 @@ def test_counts_are_those_of_exact_fractions(
         ([{"proportion": 0}], "data.shards.0.proportion: Input should be greater than 0, got 0"),
     ],
 )
-def test_what_is_refused(sets: Sets, message: str) -> None:
+def test_impossible_proportions_are_refused(sets: Sets, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         plan(sets)
     assert str(refused.value) == f"c.json: {message}"

@@ -248,7 +248,7 @@ def large() -> None:
     agree(logits, first_beams(2, 3, torch.get_default_device()))
 
 
-def test_large_logits_lose_nothing(run: Run) -> None:
+def test_large_logits_keep_their_precision(run: Run) -> None:
     run(large)
 
 
@@ -272,7 +272,7 @@ def penalised(beam: int, weights: str) -> None:
 
 @pytest.mark.parametrize("weights", ["none", "average"])
 @pytest.mark.parametrize("beam", [1, 3, 16])
-def test_charged(run: Run, beam: int, weights: str) -> None:
+def test_penalised(run: Run, beam: int, weights: str) -> None:
     run(penalised, beam, weights)
 
 
@@ -290,7 +290,7 @@ def test_strides(run: Run) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_graph_captures_it() -> None:
+def test_a_cuda_graph_captures_the_step() -> None:
     from capdist.kernels.beam_step import triton_kernel
 
     torch.manual_seed(7)

@@ -110,7 +110,7 @@ def test_the_first_step_has_one_parent() -> None:
     assert (after.scores.diff(dim=1) <= 0).all()
 
 
-def test_nan_marks_the_image_of_a_living_hypothesis() -> None:
+def test_nan_marks_the_image_of_a_live_hypothesis() -> None:
     logits = torch.zeros(3, 2, 9)
     logits[:, 1, 4] = torch.nan
     beams = first_beams(3, 2, logits.device)
@@ -122,7 +122,7 @@ def test_nan_marks_the_image_of_a_living_hypothesis() -> None:
     assert not after.scores.isnan().any()
 
 
-def test_the_least_number_is_not_minus_infinity() -> None:
+def test_the_least_fp32_is_not_minus_infinity() -> None:
     logits = torch.full((1, 2, 8), -torch.inf)
     logits[..., 7] = torch.finfo(torch.float32).min
     beams = Beams(torch.tensor([[-1.0, -2.0]]), torch.tensor([[1, 1]]), torch.tensor([[4, 5]]))
@@ -134,7 +134,7 @@ def test_the_least_number_is_not_minus_infinity() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_is_marked_at_a_forbidden_token_too(value: float) -> None:
+def test_nonfinite_logits_of_forbidden_tokens_are_marked_too(value: float) -> None:
     logits = torch.full((2, 1, 9), -torch.inf)
     logits[1, 0, PAD] = value
     after, _, nonfinite = beam_step(
@@ -144,7 +144,7 @@ def test_what_is_no_number_is_marked_at_a_forbidden_token_too(value: float) -> N
     assert (after.scores == -torch.inf).all()
 
 
-def test_all_finished_stay_as_they_are() -> None:
+def test_finished_hypotheses_stay_as_they_are() -> None:
     beams = Beams(
         torch.tensor([[-1.0, -1.0, -3.0]]),
         torch.tensor([[2, 4, 3]]),

@@ -63,7 +63,7 @@ def test_loss_and_gradient_equal_those_of_the_product() -> None:
 
 @pytest.mark.parametrize("z", [-80.0, -30.0, -8.0, -0.4, 0.0, 5.0, 30.0, 200.0])
 @pytest.mark.parametrize("said", [0.0, 1.0])
-def test_no_digit_is_lost_where_the_product_saturates(z: float, said: float) -> None:
+def test_loss_is_accurate_where_the_product_saturates(z: float, said: float) -> None:
     """With one region the loss is log(1 + exp(∓z)), and its gradient σ(z) - y."""
     x = torch.tensor([[[z]]], requires_grad=True)
     loss = noisy_or_cross_entropy(
@@ -79,7 +79,7 @@ def test_no_digit_is_lost_where_the_product_saturates(z: float, said: float) -> 
 
 
 @pytest.mark.parametrize("value", [1e-30, 1e-6, 0.3, 0.69, 0.7, 3.0, 15.0])
-def test_log_probability_against_an_exact_series(value: float) -> None:
+def test_log_presence_equals_an_exact_series(value: float) -> None:
     x, term, total = Fraction(torch.tensor(value).item()), Fraction(1), Fraction(0)
     for k in range(1, 80):  # 1 - exp(-x) = Σ (-1)^(k+1) x^k / k!
         term *= x / k
@@ -89,7 +89,7 @@ def test_log_probability_against_an_exact_series(value: float) -> None:
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_silence_of_nothing_at_all_is_finite() -> None:
+def test_gradient_is_finite_at_probability_zero() -> None:
     x = torch.full((1, 2, 1), -1000.0, requires_grad=True)
     s = absence_nll(x, torch.ones(1, 2, dtype=torch.bool))
     noisy_or_cross_entropy(s, torch.ones(1, 1)).sum().backward()

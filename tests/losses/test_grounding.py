@@ -81,17 +81,17 @@ def test_by_hand() -> None:
     assert grounding_loss(beta.log(), batch).item() == pytest.approx(expected)
 
 
-def test_a_box_that_nothing_overlaps_chooses_nothing() -> None:
+def test_a_box_without_overlap_gives_no_positive_region() -> None:
     batch = replace(random_batch(1, 1), objects=torch.full((B, 1, 4), 2.0) + torch.eye(4)[3])
     assert not positives(batch).any()
 
 
-def test_empty_boxes_overlap_nothing() -> None:
+def test_empty_boxes_have_iou_zero() -> None:
     empty = torch.tensor([[[0.3, 0.3, 0.3, 0.3]]])
     assert pairwise_iou(empty, empty).item() == 0.0
 
 
-def test_nothing_is_lost_on_a_batch_of_no_weight() -> None:
+def test_the_empty_batch_has_no_loss() -> None:
     model = build(small("ss_updown"), DIMS)
     assert isinstance(model, Salient)
     batch = Batch.empty(7)
@@ -100,7 +100,7 @@ def test_nothing_is_lost_on_a_batch_of_no_weight() -> None:
     assert loss.item() == 0.0
 
 
-def test_its_gradient_reaches_what_estimates_it_alone() -> None:
+def test_its_gradient_reaches_only_the_spatial_semantic_parameters() -> None:
     model, batch = build(small("ss_updown"), DIMS), random_batch(1, 3)
     assert isinstance(model, Salient)
     grounding_loss(model.saliency(batch), batch).backward()
@@ -108,7 +108,7 @@ def test_its_gradient_reaches_what_estimates_it_alone() -> None:
     assert {name.partition(".")[0] for name in learned} == {"spatial_semantic"}
 
 
-def test_learning_it_finds_the_objects() -> None:
+def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     model, batch = build(small("ss_updown"), DIMS), random_batch(1, 3)
     assert isinstance(model, Salient)
