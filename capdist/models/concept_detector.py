@@ -43,7 +43,7 @@ class ConceptDetector(nn.Module):
         super().__init__()
         self.region = nn.Linear(features, hidden)
         self.image = nn.Linear(2 * features, hidden)
-        self.says = nn.Linear(hidden, words)
+        self.says = nn.Linear(hidden, words)  # u and b; the name is part of checkpoints
         self.dropout = nn.Dropout(dropout)
         nn.init.constant_(self.says.bias, PRIOR)
 

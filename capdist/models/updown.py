@@ -213,7 +213,7 @@ class SpatialSemantic(nn.Module):
         super().__init__()
         self.config = config
         self.classes: nn.Module = nn.Linear(region, 1)
-        self.place: nn.Module = nn.Linear(region, 1)
+        self.place: nn.Module = nn.Linear(region, 1)  # W_p; the name is part of checkpoints
         if config.semantic:
             # One row per class: W_c c_i is the sum of the rows times the classes' probabilities.
             self.classes = nn.Embedding(classes, 1)

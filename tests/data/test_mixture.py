@@ -117,7 +117,7 @@ def test_ranks_share_the_same_global_batches(
     assert ranks == [[step[rank::world] for step in whole] for rank in range(world)]
 
 
-def test_resume_continues_after_the_consumed_samples(manifest: Manifest, data: DataConfig) -> None:
+def test_resume_continues_after_consumed_samples(manifest: Manifest, data: DataConfig) -> None:
     whole = steps(manifest, data, 2)
     for step in range(len(whole) + 1):
         assert steps(manifest, data, 2, consumed=step * IMAGES) == whole[step:]
@@ -192,7 +192,7 @@ def union(*folders: Path | str) -> Manifest:
     [
         (
             Shifted(dim=5),
-            r"b: features 'tiny-v1' of width 5, expected 'tiny-v1' of width 6 as in .*a",
+            r"b: features 'tiny-v1' of width 5, expected 'tiny-v1' of width 6 as",
         ),
         (Shifted(extractor="other"), r"b: features 'other' of width 6, expected 'tiny-v1'"),
         (Shifted(class_names=("dog",)), r"b: its 1 class names are not the 0 of .*a; build both"),
@@ -234,9 +234,7 @@ def test_a_set_listed_twice_is_refused(folders: tuple[str, str]) -> None:
         union(folders[0], f"{folders[0]}/../a")
 
 
-def test_merged_sets_have_the_members_that_all_have(
-    folders: tuple[str, str], tmp_path: Path
-) -> None:
+def test_merged_sets_have_the_common_members(folders: tuple[str, str], tmp_path: Path) -> None:
     class Grounded(Shifted, GroundedSource):
         class_names = ()
 
@@ -265,7 +263,7 @@ def test_concept_files_of_two_detectors_are_refused(data: DataConfig, tmp_path: 
         union(*sets)
     predict(sets[1], "d2", 5)
     with pytest.raises(
-        ShardError, match=r"b: concepts of detector d2, expected those of detector d1 as in .*a"
+        ShardError, match=r"b: concepts of detector d2, expected those of detector d1"
     ):
         union(*sets)
     predict(sets[1], "d1", 5)

@@ -14,9 +14,7 @@ SIZES = [(8, 8, 8, 5), (1,), (3, 1, 40), (100, 100, 100, 17)]
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("lanes", [1, 2, 8, 64])
 @pytest.mark.parametrize("window", [1, 3, 64])
-def test_every_sample_is_seen_once_per_epoch(
-    sizes: tuple[int, ...], lanes: int, window: int
-) -> None:
+def test_an_epoch_has_every_sample_once(sizes: tuple[int, ...], lanes: int, window: int) -> None:
     order = Order(sizes, seed=3, lanes=lanes, window=window)
     expected = [(shard, i) for shard, size in enumerate(sizes) for i in range(size)]
     for epoch in range(3):

@@ -97,9 +97,7 @@ def test_the_same_batches_bit_for_bit(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_continues_after_the_consumed_samples(
-    tiny: Manifest, reader: str, workers: int
-) -> None:
+def test_resume_continues_after_consumed_samples(tiny: Manifest, reader: str, workers: int) -> None:
     whole = keys(tiny, reader=reader)
     for step in (0, 1, len(whole) - 1, len(whole)):
         again = keys(tiny, consumed=step * IMAGES, reader=reader, workers=workers)

@@ -41,7 +41,7 @@ def test_remote_batches_equal_local_ones(
 
 def test_auto_streams_remote_shards(tiny: Manifest, remote: Manifest) -> None:
     kinds = [type(batches(m, "auto").reader).__name__ for m in (tiny, remote)]
-    assert kinds == ["Mapped", "Stream"]
+    assert kinds == ["MappedReader", "StreamReader"]
 
 
 @pytest.mark.parametrize("reader", ["stream", "mapped"])

@@ -19,15 +19,15 @@ from tests.support.shards import damaged
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resident_regions_give_the_same_batches(grounded: Manifest, workers: int) -> None:
-    plain = batches(grounded, micro=3)
+    read = batches(grounded, micro=3)
     limit = sum(shard.bytes for shard in grounded.split("train"))
-    store = ResidentRegions(limit, torch.device("cpu"))
-    stored = replace(batches(grounded, workers=workers, micro=3), store=store)
+    resident = ResidentRegions(limit, torch.device("cpu"))
+    kept = replace(batches(grounded, workers=workers, micro=3), resident=resident)
     for epoch in range(3):
-        for step, expected in zip(stored.epoch(epoch), plain.epoch(epoch), strict=True):
+        for step, expected in zip(kept.epoch(epoch), read.epoch(epoch), strict=True):
             for batch, other in zip(step, expected, strict=True):
                 same(batch, other)
-    assert len(store.spans) == 53
+    assert len(resident.spans) == 53
 
 
 def test_pages_are_locked_once(tiny: Manifest, tmp_path: Path) -> None:
@@ -50,10 +50,8 @@ def test_shards_larger_than_memory_are_refused(
     tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, _ = damaged(tiny, tmp_path)
-    monkeypatch.setattr(residency, "_available", lambda: 1000)
-    with pytest.raises(
-        ConfigError, match=r"data\.resident ram: not enough memory: the train shards "
-    ):
+    monkeypatch.setattr(residency, "_available_memory", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"data\.resident ram: not enough memory: the train"):
         lock_pages(manifest, "train")
 
 

@@ -1,4 +1,4 @@
-"""What the beam step's kernels become, compiled for GPUs that need not be there, as a page.
+"""A page on the beam step's kernels, compiled ahead of time for GPUs this machine need not have.
 
 ``python -m tests.kernels.compile_report > docs/results/beam_step_compile.md`` measures it anew.
 """
@@ -47,7 +47,7 @@ and sizes are bytes.
 
 @dataclass(frozen=True)
 class Compiled:
-    """What ptxas said of a kernel, the shared memory that it asks for and its size, in bytes."""
+    """ptxas's report on a kernel, its shared memory and its size, in bytes."""
 
     warps: int
     registers: int
@@ -66,7 +66,7 @@ def compile_read(dtype: str, beam: int, target: int) -> Compiled:
 
 
 def compile_merge(beam: int, target: int) -> Compiled:
-    """Stage 2, which sees no logits."""
+    """Stage 2, which does not read the logits."""
     sizes = triton_kernel.launch_sizes(beam, VOCABULARY)
     fixed = {"K": beam, "BEAMS": sizes.beams, "COLUMNS": sizes.columns}
     return _compile(triton_kernel._merge, TYPES, fixed, sizes.merge_warps, target)
@@ -75,7 +75,7 @@ def compile_merge(beam: int, target: int) -> Compiled:
 def _compile(
     kernel: Any, types: dict[str, str], fixed: dict[str, int], warps: int, target: int
 ) -> Compiled:
-    """As a launch with 16-byte aligned tensors compiles it; what is not fixed is an i32."""
+    """Compile as a launch with 16-byte aligned tensors would; arguments without a type are i32."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in fixed else types.get(n, "i32") for n in names}
     aligned = {
@@ -96,7 +96,7 @@ def _compile(
 
 @contextlib.contextmanager
 def _ptxas_log() -> Iterator[io.StringIO]:
-    """What ptxas prints, of a compilation that no cache can answer."""
+    """What ptxas prints, with Triton's cache disabled."""
     log = io.StringIO()
     with (
         tempfile.TemporaryDirectory() as folder,
