@@ -20,7 +20,7 @@ from capdist.config.base import validate
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import beam_search
 from capdist.decoding.constraints import Constraints
-from capdist.decoding.cuda_graph import searcher
+from capdist.decoding.cuda_graph import make_search
 from capdist.kernels import beam_step
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.table import format_markdown, format_table
@@ -131,7 +131,7 @@ def measure(setting: Setting) -> Figures:
         "reference": lambda: with_reference(model, batch, decoding),
     }
     if device.type == "cuda":
-        replay = searcher(model, decoding, Constraints(), device)
+        replay = make_search(model, decoding, Constraints(), device)
         contestants["kernel"] = lambda: replay(batch)
     peer = transformers_peer(model, setting)
     if peer is not None:

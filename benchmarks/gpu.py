@@ -24,7 +24,7 @@ from capdist.config.base import ConfigError
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import Search
 from capdist.decoding.constraints import Constraints
-from capdist.decoding.cuda_graph import searcher
+from capdist.decoding.cuda_graph import make_search
 from capdist.kernels.beam_step import Rules, beam_step, first_beams, reference
 from capdist.models.base import Dims, build
 from capdist.reporting.table import format_markdown, format_table
@@ -121,7 +121,7 @@ def search_rows(name: str, sizes: Sizes, ceilings: Ceilings, device: torch.devic
         logits = 2 * 2 * images * beam * sizes.vocabulary
         read = STEPS * (weights + memory + logits)
         floor = max(counter.get_total_flops() / ceilings.operations, read / ceilings.bytes)
-        replay = searcher(model, decoding, Constraints(), device)
+        replay = make_search(model, decoding, Constraints(), device)
         rows[f"{images} images, beam {beam}"] = {
             "images/s": images / seconds(lambda: replay(batch), device, 10),  # noqa: B023
             "launched": images / seconds(lambda: search.run(batch), device, 10),  # noqa: B023

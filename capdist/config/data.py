@@ -61,10 +61,10 @@ class DataConfig(Section):
     workers: int = Field(
         2, ge=0, description="Per rank: threads of mapped, or processes of stream; 0: none."
     )
-    cache: Literal["ram", "gpu"] | None = Field(
+    resident: Literal["ram", "gpu"] | None = Field(
         None,
-        description="ram: lock the training shards in the page cache; gpu: keep their regions "
-        "there (reader mapped).",
+        description="What to keep resident: ram locks the training shards in the page cache, gpu "
+        "keeps their regions on the GPU (reader mapped); null: neither.",
     )
     max_bad_samples: int = Field(
         0,
@@ -103,9 +103,9 @@ class DataConfig(Section):
         return shards
 
     @model_validator(mode="after")
-    def _cached(self) -> DataConfig:
-        if self.cache == "gpu" and self.reader not in ("auto", "mapped"):
-            raise ValueError(f"cache gpu goes with reader mapped, not with {self.reader}")
+    def _resident(self) -> DataConfig:
+        if self.resident == "gpu" and self.reader not in ("auto", "mapped"):
+            raise ValueError(f"resident gpu needs reader mapped, but reader is {self.reader}")
         return self
 
     @property
