@@ -26,7 +26,8 @@ from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.reporting.table import format_markdown, format_table
 from capdist.rewards.base import build
 from capdist.vocab import SPECIALS, Vocabulary
-from capdist.workers.reward_pool import Reward, RewardPool, open_pool
+from capdist.workers.base import Reward, RewardPool
+from capdist.workers.reward_pool import open_pool
 
 #: Packed captions of one call, and passes of a round: pycocoevalcap takes about as long for one.
 CALL, PASSES, ROUNDS = 250, 200, 7

@@ -19,7 +19,7 @@ from capdist.engines.base import make_optimizer
 from capdist.objectives.base import Objective
 from capdist.objectives.cross_entropy import CrossEntropy
 from capdist.objectives.self_critical import SelfCritical
-from capdist.workers.reward_pool import Pending
+from capdist.workers.base import Pending
 
 #: Images of a rank, and captions drawn of each in self-critical training.
 OWN, SAMPLES = 16, 5

@@ -19,7 +19,7 @@ from capdist.data.rank_plan import Ranks
 from capdist.distributed.heartbeat import Heartbeat
 from capdist.errors import CapdistError
 from capdist.metrics.coco import ScoreError
-from capdist.workers.reward_pool import PoolError
+from capdist.workers.base import PoolError
 from shards.schema import ShardError
 
 T = TypeVar("T")

@@ -15,7 +15,8 @@ from capdist.metrics.coco import cider
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.rewards.base import WeightedSum, build
 from capdist.vocab import EOS, Vocabulary
-from capdist.workers.reward_pool import RewardPool, open_pool
+from capdist.workers.base import RewardPool
+from capdist.workers.reward_pool import open_pool
 from shards.manifest import Manifest
 
 Tokens = Mapping[int, Sequence[Sequence[str]]]

@@ -31,7 +31,7 @@ from capdist.losses.self_critical import leave_one_out, policy, self_critical
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective
 from capdist.vocab import BOS, PAD
-from capdist.workers.reward_pool import Pending
+from capdist.workers.base import Pending
 
 Submit = Callable[[NDArray[np.int64]], Pending]
 

@@ -23,7 +23,7 @@ from capdist.config.base import ConfigError, Positive, Section, read_json, valid
 from capdist.config.run_config import Config, RayConfig, load_config
 from capdist.reporting.results import Results
 from capdist.reporting.table import format_markdown, format_table
-from capdist.workers.commands import Task
+from capdist.workers.commands import CommandTask
 
 #: Of all metrics, those in the table; of CIDEr the spread too.
 METRICS, SPREAD = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), "CIDEr"
@@ -86,14 +86,14 @@ class SweepRun:
         return trained.model_copy(update={"description": self.config.description}) == self.config
 
     @property
-    def task(self) -> Task:
+    def task(self) -> CommandTask:
         """Train, or go on, and score."""
         options = [part for setting in self.settings for part in ("--set", setting)]
         train = ("launcher/train.py", "--config", self.source, *options, "--resume", "auto")
         score = ["launcher/evaluate.py", "--run", str(self.folder), "--split", self.list.split]
         score += ["--beam", str(self.list.beam)]
         score += ["--grounding"] if self.list.grounding else []
-        return Task(self.folder.name, (train, tuple(score)), self.folder.with_suffix(".log"))
+        return CommandTask(self.folder.name, (train, tuple(score)), self.folder.with_suffix(".log"))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import yaml
 from capdist.config.base import ConfigError
 from capdist.inference.evaluation import Evaluation, EvaluationRequest
 from capdist.inference.exported_model import read_run
-from capdist.workers.reward_pool import PoolError
+from capdist.workers.base import PoolError
 from tests.launcher.conftest import ROOT, checkpoint, environment
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -11,7 +11,8 @@ import numpy as np
 
 from capdist.config.run_config import RayConfig
 from capdist.config.stage import RewardConfig
-from capdist.workers.reward_pool import PackedCaptions, RewardPool, Scores, open_pool
+from capdist.workers.base import PackedCaptions, RewardPool, Scores
+from capdist.workers.reward_pool import open_pool
 from tests.workers import toy
 from tests.workers.toy import SLOW, captions
 

@@ -25,7 +25,7 @@ class ToySplit:
     kinds: tuple[int, ...]
 
     @property
-    def bare(self) -> ToySplit:
+    def without_readers(self) -> ToySplit:
         return self
 
     @property
@@ -50,8 +50,8 @@ class Several:
     tasks: tuple[Any, ...]
 
     @property
-    def bare(self) -> Several:
-        return Several(tuple(task.bare for task in self.tasks))
+    def without_readers(self) -> Several:
+        return Several(tuple(task.without_readers for task in self.tasks))
 
     @property
     def batches(self) -> Any:

@@ -15,8 +15,8 @@ from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
+from capdist.workers.base import PoolError
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
-from capdist.workers.reward_pool import PoolError
 from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
@@ -79,12 +79,14 @@ def test_a_lost_workers_part_is_decoded_elsewhere(cluster: Any, tmp_path: Path) 
     killer.join()
     (line,) = logged
     assert line.startswith("worker ")
-    assert " of 2 is lost: its worker process has died; its part is decoded on elsewhere " in line
+    assert (
+        " of 2 is lost: its worker process has died; another worker continues from batch " in line
+    )
 
 
 def test_a_batch_that_kills_every_worker_ends_in_one_line(cluster: Any, tmp_path: Path) -> None:
     toy = ToySplit(tmp_path, (0, 1, 2, 3, DEADLY, 5))
-    with pytest.raises(PoolError, match=r"workers died 3 times over batch 5; see whether .*$"):
+    with pytest.raises(PoolError, match=r"workers crashed 3 times on batch 5; check whether .*$"):
         decode(toy, 2, cluster.address, [])
 
 
@@ -95,5 +97,5 @@ def test_what_a_worker_raises_comes_through(cluster: Any, tmp_path: Path) -> Non
 
 def test_no_room(cluster: Any, tmp_path: Path) -> None:
     asked = Workers(2, 64, at(cluster.address, 10))
-    with pytest.raises(PoolError, match=r"no worker with 64 CPUs found a place within 10 s; free"):
+    with pytest.raises(PoolError, match=r"no worker with 64 CPUs was placed within 10 s; free"):
         list(decode_split(ToySplit(tmp_path, (0, 1)), asked, print))

@@ -17,8 +17,9 @@ import pytest
 
 from capdist.config.run_config import RayConfig
 from capdist.config.stage import RewardConfig
-from capdist.workers import ray_child
-from capdist.workers.reward_pool import PoolError, open_pool
+from capdist.workers import driver_process
+from capdist.workers.base import PoolError
+from capdist.workers.reward_pool import open_pool
 from tests.workers import toy
 from tests.workers.pools import at, compare, in_process, slow, until
 from tests.workers.toy import captions
@@ -56,22 +57,22 @@ def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_ray_crashes_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "no number")  # Ray's own segfault
-    with pytest.raises(PoolError, match=r"^ray.address local: Ray is gone; .*$"):
+    with pytest.raises(PoolError, match=r"^ray.address local: Ray exited; .*$"):
         open_pool(toy.toy(tmp_path), RewardConfig(), RayConfig(), print)
 
 
 def test_ray_starts_too_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_child, "START_S", 2.0)
+    monkeypatch.setattr(driver_process, "START_S", 2.0)
     with pytest.raises(PoolError) as raised:
         open_pool(toy.toy(tmp_path), RewardConfig(), at("local", 1), print)
     assert str(raised.value) == (
-        "ray.address local: no Ray answered within 2 s; see whether the machine is overloaded, or "
+        "ray.address local: no Ray answered within 2 s; check whether the machine is overloaded or "
         "/tmp is full"
     )
 
 
 def test_ray_refuses(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refuses: .*$"):
+    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refused: .*$"):
         open_pool(toy.toy(tmp_path), RewardConfig(), at("nonsense"), print)
 
 
@@ -178,8 +179,8 @@ def test_two_own_rays_and_their_ends(
             assert not ours.exists()
             compare(pool)
         (line,) = logged
-        assert line.startswith("ray.address local: Ray is gone; ")
-        assert line.endswith("; the trainer scores the rewards itself from here on")
+        assert line.startswith("ray.address local: Ray exited; ")
+        assert line.endswith("; the trainer scores the rewards itself from now on")
         with pytest.raises(PoolError, match="closed"):
             pool.submit(ask).result()
     assert capfd.readouterr() == ("", "")

@@ -13,7 +13,8 @@ import pytest
 
 from capdist.config.run_config import RayConfig
 from capdist.config.stage import RewardConfig
-from capdist.workers.reward_pool import PoolError, open_pool
+from capdist.workers.base import PoolError
+from capdist.workers.reward_pool import open_pool
 from tests.workers import toy
 from tests.workers.pools import at, compare, in_process, slow, until
 from tests.workers.toy import DEADLY, captions
@@ -112,8 +113,8 @@ def test_a_killed_actor_is_replaced_in_mid_call(three: Three) -> None:
     (line,) = three.logged
     assert line.startswith("reward actor ")
     assert line.endswith(
-        " of 3 is lost: its worker process has died; what it was scoring is scored again, and a "
-        "new one starts"
+        " of 3 is lost: its worker process has died; its captions are scored again, and a "
+        "replacement starts"
     )
     compare(three.pool)
 
@@ -158,9 +159,9 @@ def test_captions_that_kill_every_actor_end_in_an_error(
         packed = captions(3)
         packed[1, 1] = DEADLY
         pending, behind = pool.submit(packed), pool.submit(captions(1))
-        with pytest.raises(PoolError, match="died 3 times over the same captions"):
+        with pytest.raises(PoolError, match="crashed 3 times on the same captions"):
             pending.result()
-        with pytest.raises(PoolError, match="died 3 times"):
+        with pytest.raises(PoolError, match="crashed 3 times"):
             behind.result()
 
 
@@ -169,6 +170,6 @@ def test_too_few_cpus(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(PoolError) as raised:
         open_pool(toy.toy(tmp_path), rewards, at(cluster.address, 10), print)
     assert str(raised.value).endswith(
-        "of 2 reward actors with 4 CPUs each found a place within 10 s; free CPUs, or lower "
+        "of 2 reward actors with 4 CPUs each were placed within 10 s; free CPUs, or lower "
         "reward.actors or reward.cpus"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capdist.workers.reward_pool import PackedCaptions, Scores
+from capdist.workers.base import PackedCaptions, Scores
 
 #: Tokens that take time, and that kill whoever scores them.
 SLOW, DEADLY = 5, 6
