@@ -1,4 +1,4 @@
-"""CIDEr-D of token ids (Vedantam et al. 2015: Eq. 1 to 3, in their variant against gaming).
+"""CIDEr-D of token ids (Vedantam et al. 2015: Eq. 1 to 3, the variant that is robust to gaming).
 
 With g_k(c) the tf-idf vector of a caption's k-grams, where tf is an n-gram's count and its
 idf = log(images) - log(max(1, df)),
@@ -29,21 +29,21 @@ from capdist.metrics.ngrams import cider_d, inverse_norms
 
 
 class CiderD:
-    """Scores captions of images whose references were made into tf-idf vectors once.
+    """Scores captions; the tf-idf vectors of the references are computed once.
 
-    Scores are those of pycocoevalcap's ``Cider``: 1.0 is what papers print as CIDEr 100, 10 is a
-    caption equal to all references. Nothing grows while captions are scored; an n-gram that is not
-    in the document frequency counts as one of one image. Several threads may score at a time.
+    Scores have the scale of pycocoevalcap's ``Cider``: papers print 1.0 as CIDEr 100, and a caption
+    equal to all references has 10. An n-gram that is not in the document frequency counts as one
+    that occurs in one image. Scoring changes no state, and several threads may score at a time.
 
     Args:
         references: token ids of each image's captions, with end tokens where the scored captions
             have them.
-        sigma: of the length penalty, in words.
-        df: of a training set; without it, that of ``references``.
-        vocabulary_size: V; scored ids must be less. Without it they must be less than 2**31.
+        sigma: width of the length penalty, in words.
+        df: document frequency of a training set; that of ``references`` by default.
+        vocabulary_size: V; scored ids must be less than this.
 
     Raises:
-        ScoreError: if an image has no reference, an id does not fit, or sigma is not positive.
+        ScoreError: if an image has no reference, an id is out of range, or sigma is not positive.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CiderD:
         """(N,) CIDEr-D of N captions.
 
         Args:
-            image_ids: (N,) image of each.
+            image_ids: (N,) the image of each caption.
             hypotheses: N lists of token ids, with the end token where the references have it.
 
         Raises:
@@ -75,15 +75,17 @@ class CiderD:
                 vocabulary.
         """
         if len(image_ids) != len(hypotheses):
-            raise ScoreError(f"{len(image_ids)} image ids for {len(hypotheses)} captions")
+            raise ScoreError(
+                f"{len(image_ids)} image ids for {len(hypotheses)} captions; expected one each"
+            )
         captions = Captions.of(hypotheses, image_ids, self.vocabulary_size)
         return self.score_captions(image_ids, captions)
 
     def score_captions(self, image_ids: Sequence[int] | Ints, captions: Captions) -> Floats:
-        """The same of captions in flat arrays, whose ids are in the vocabulary.
+        """(N,) CIDEr-D of captions in flat arrays, whose ids must be in the vocabulary.
 
         Raises:
             ScoreError: if an image has no references.
         """
-        places = self.references.places(image_ids)
-        return cider_d(captions, places, self.references, self._norms, self._table, self.sigma)
+        indices = self.references.indices(image_ids)
+        return cider_d(captions, indices, self.references, self._norms, self._table, self.sigma)

@@ -1,4 +1,4 @@
-"""What self-critical training maximises: one file per reward; importing this registers them all."""
+"""The rewards of self-critical training, one file each; importing this package registers them."""
 
 from importlib import import_module
 from pkgutil import iter_modules

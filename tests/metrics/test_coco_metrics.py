@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from capdist.metrics import coco
-from capdist.metrics.coco import ScoreError, cider, probe, read_results, score, write_results
-from capdist.metrics.coco_worker import ptb, spice_means
-from capdist.metrics.tokenise import plain
+from capdist.metrics.coco import ScoreError, cider, probe, score, write_results
+from capdist.metrics.coco_java import ptb, spice_means
+from capdist.metrics.tokenise import tokenise
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on PATH")
 
@@ -154,8 +154,8 @@ def test_spice_categories_are_means_over_the_images_that_have_them():
 
 def test_plain_tokeniser():
     text = "The MAN's dog, \"Rex\": 3.5 m (1,000 cm) -- isn't it... a t-shirt? éa,b 。"
-    assert plain(text) == "the man's dog rex 3.5 m ( 1,000 cm ) isn't it a t-shirt éa b 。"
-    assert plain(" . ") == ""
+    assert tokenise(text) == "the man's dog rex 3.5 m ( 1,000 cm ) isn't it a t-shirt éa b 。"
+    assert tokenise(" . ") == ""
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_plain_tokeniser():
         ({1: ["a"], 2: ["b"]}, {1: "a"}, "images without a caption: 2"),
         ({1: ["a"]}, {1: "a", 5: "b"}, "not in the references: 5"),
         ({1: ["a"], 3: []}, {1: "a", 3: "b"}, "no reference caption: 3"),
-        ({}, {}, "no images to score"),
+        ({}, {}, "the references have no images"),
         ({1: ["."]}, {1: "a"}, "no reference caption has a word"),
         ({key: ["a"] for key in range(9)}, {}, "0, 1, 2, 3, 4 and 4 more"),
     ],
@@ -174,13 +174,13 @@ def test_images_that_do_not_match_are_refused(no_java, references, captions, mes
         score(references, captions)
     with pytest.raises(ScoreError, match=message.replace("has a word", "has")):
         cider(
-            {key: [plain(text).split() for text in texts] for key, texts in references.items()},
+            {key: [tokenise(text).split() for text in texts] for key, texts in references.items()},
             {key: caption.split() for key, caption in captions.items()},
         )
 
 
 def test_unknown_metric_is_refused():
-    with pytest.raises(ScoreError, match="no metric BLEU; there are BLEU-1"):
+    with pytest.raises(ScoreError, match="unknown metric BLEU; known: BLEU-1"):
         score(REFERENCES, CAPTIONS, metrics=["BLEU"])
 
 
@@ -191,26 +191,7 @@ def test_results_round_trip_sorted_by_image(tmp_path):
         {"image_id": 4, "caption": 'a "dog"'},
         {"image_id": 30, "caption": "un café"},
     ]
-    assert read_results(path) == {30: "un café", 4: 'a "dog"'}
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[{]", "not JSON"),
-        ("{}", "a JSON dict; expected"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": "2", "caption": "b"}]', "entry 1 is"),
-        ('[{"image_id": 1}]', r'entry 0 is \{"image_id": 1\}; expected'),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]', "second caption"),
-    ],
-)
-def test_malformed_results_are_refused(tmp_path, text, message):
-    path = tmp_path / "results.json"
-    path.write_text(text)
-    with pytest.raises(ScoreError, match=message) as caught:
-        read_results(path)
-    assert str(path) in str(caught.value)
 
 
 def test_metrics_import_neither_torch_nor_pycocoevalcap():

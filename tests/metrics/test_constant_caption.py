@@ -4,6 +4,7 @@ import pytest
 
 from capdist.metrics import constant
 from capdist.metrics.coco import cider
+from capdist.metrics.coco import ScoreError
 from capdist.metrics.constant import constant_caption
 
 WORDS = ["a", "man", "dog", "cat", "horse", "riding", "on", "the", "red", "big", "and"]
@@ -46,5 +47,5 @@ def test_same_seed_gives_the_same_caption_whatever_the_order_of_images():
 
 
 def test_no_captions_is_refused():
-    with pytest.raises(ValueError, match="no training caption has a word"):
+    with pytest.raises(ScoreError, match="no training caption has a word"):
         constant_caption({1: [[]]})

@@ -81,7 +81,7 @@ def test_cider_d_with_training_frequencies_and_the_end_token(seed: int) -> None:
 
 def test_cider_d_needs_a_document_frequency_with_end_tokens() -> None:
     references = made_references(1)
-    with pytest.raises(ScoreError, match="cider_d needs a document frequency; count one"):
+    with pytest.raises(ScoreError, match="cider_d needs a document frequency; count that"):
         registered()["cider_d"](references, VOCABULARY)
     clipped = {i: [caption[:-1] for caption in references[i]] for i in references}
     df = DocumentFrequency.count(clipped, VOCABULARY.hash)
