@@ -3,8 +3,7 @@ import random
 import pytest
 
 from capdist.metrics import constant
-from capdist.metrics.coco import cider
-from capdist.metrics.coco import ScoreError
+from capdist.metrics.coco import ScoreError, cider
 from capdist.metrics.constant import constant_caption
 
 WORDS = ["a", "man", "dog", "cat", "horse", "riding", "on", "the", "red", "big", "and"]
