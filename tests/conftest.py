@@ -1,98 +1,18 @@
-"""Tiny shards, made inside the test session."""
+"""Fixtures for all tests: tiny shards, and a config that trains on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
-from shards.schema import CLASS_DTYPE, Phrase, Sample
 from shards.writer import write
-
-WORDS = ("a", "red", "blue", "dog", "cat", "runs", "sits", "near", "two", "balls")
-
-
-@dataclass(frozen=True)
-class TinySource:
-    """Images with 1 to 5 regions, 1 to 3 captions and 0 to 4 concepts, from their ids alone."""
-
-    sizes: tuple[tuple[str, int], ...] = (("train", 53), ("val", 7), ("test", 5))
-    dim: int = 6
-    name: str = "tiny"
-    class_names: tuple[str, ...] = ()
-
-    @property
-    def features(self) -> FeatureSpec:
-        return FeatureSpec("tiny-v1", self.dim, 5)
-
-    def fingerprint(self) -> str:
-        return f"{self.sizes}{self.dim}"
-
-    def splits(self) -> dict[str, Sequence[int]]:
-        firsts = {"train": 0, "val": 1000, "test": 2000}
-        return {name: range(firsts[name], firsts[name] + size) for name, size in self.sizes}
-
-    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
-        for number in ids:
-            yield tiny_sample(number, split, self.dim)
-
-
-def tiny_sample(number: int, split: str = "train", dim: int = 6) -> Sample:
-    rng = np.random.default_rng(number)
-    regions = 1 + number % 5
-    tokens = tuple(
-        tuple(rng.choice(WORDS, 2 + (number + caption) % 6)) for caption in range(1 + number % 3)
-    )
-    return Sample(
-        key=f"{number:012d}",
-        image_id=number,
-        width=64,
-        height=48,
-        split=split,
-        captions=tuple(" ".join(caption).capitalize() + "." for caption in tokens),
-        tokens=tuple(tuple(str(word) for word in caption) for caption in tokens),
-        regions=rng.standard_normal((regions, dim)).astype(np.float16),
-        boxes=np.tile(np.array([0.1, 0.2, 0.6, 0.7], np.float32), (regions, 1)),
-        concepts=tuple((WORDS[(number + i) % 10], 0.9 - 0.1 * i) for i in range(number % 5)),
-    )
-
-
-NAMES = {"dog": "dog", "cat": "cat", "balls": "ball"}
-
-
-@dataclass(frozen=True)
-class GroundedSource(TinySource):
-    """Tiny images whose boxes differ, with classes, and 0 to 3 boxes for every noun."""
-
-    class_names: tuple[str, ...] = ("background", *NAMES.values())
-
-    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
-        for sample in super().load(split, ids):
-            rng = np.random.default_rng(sample.image_id)
-            regions = len(sample.regions)
-            classes = np.zeros((regions, 2), CLASS_DTYPE)
-            classes["id"], classes["prob"] = rng.integers(0, 4, (regions, 2)), [0.75, 0.125]
-            phrases = tuple(
-                Phrase(number, at, at + 1, at, NAMES[word], boxes(rng, int(rng.integers(0, 4))))
-                for number, caption in enumerate(sample.tokens)
-                for at, word in enumerate(caption)
-                if word in NAMES
-            )
-            seen = np.array(boxes(rng, regions), np.float32)
-            yield replace(sample, boxes=seen, classes=classes, grounding=phrases)
-
-
-def boxes(rng: np.random.Generator, count: int) -> tuple[tuple[float, float, float, float], ...]:
-    """Boxes of some size, as shares of the picture's."""
-    low = rng.uniform(0, 0.5, (count, 2))
-    both = np.hstack([low, low + rng.uniform(0.2, 0.5, (count, 2))])
-    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in both.tolist())
+from tests.support.runs import SMALL
+from tests.support.shards import GroundedSource, TinySource
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +27,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Shards of 53 / 7 / 5 images, 8 to a shard."""
     root: Path = tmp_path_factory.mktemp("tiny")
     return write(TinySource(), root, samples_per_shard=8, workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny: Manifest) -> dict[str, Any]:
+    """A run of two short epochs in plain torch, without its folder."""
+    return {
+        "description": "a test",
+        "engine": "torch",
+        "data": {"shards": str(tiny.root), "min_count": 1, "lanes": 8, "workers": 0},
+        "model": SMALL,
+        "stages": [
+            {
+                "objective": "xe",
+                "epochs": 2,
+                "batch": {"images": 16, "micro": 8},
+                "optimizer": {"lr": 0.01},
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any], tmp_path: Path) -> Path:
+    """The same as a file; the run's folder is ``run`` beside it."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**tiny_config, "run": str(tmp_path / "run")}))
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
-from tests.shards.format_files import (
+from tests.support.format_files import (
     CAPTION_FILES,
     FEATURE_FILES,
     HEIGHT,

@@ -13,8 +13,8 @@ from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.rewards.base import CaptionReward, build, registered
 from capdist.vocab import EOS, PAD, Vocabulary
-from tests.launcher.conftest import environment
-from tests.rewards.made_rewards import (
+from tests.support.processes import environment
+from tests.support.rewards import (
     VOCABULARY,
     Caption,
     PackedCaptions,

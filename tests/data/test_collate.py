@@ -20,7 +20,7 @@ from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample, ShardError
 from shards.writer import write
-from tests.conftest import WORDS, TinySource, tiny_sample
+from tests.support.shards import WORDS, TinySource, tiny_sample
 
 VOCAB = Vocabulary(WORDS)
 

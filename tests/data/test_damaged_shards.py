@@ -12,15 +12,8 @@ from shards.index import index_path
 from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
-from tests.conftest import GroundedSource
-from tests.data.test_readers import batches, keys, with_concepts
-
-
-def damaged(manifest: Manifest, tmp_path: Path) -> tuple[Manifest, Path]:
-    root = tmp_path / "shards"
-    shutil.copytree(manifest.root, root)
-    copy = Manifest.load(root)
-    return copy, root / copy.split("train")[2].name
+from tests.support.readers import batches, keys
+from tests.support.shards import GroundedSource, damaged, with_concepts
 
 
 def lost(manifest: Manifest, reader: str, workers: int = 0) -> tuple[list[str], list[list[str]]]:

@@ -19,7 +19,7 @@ from shards.feature_spec import FeatureSpec
 from shards.schema import Sample, ShardError
 from shards.storage import to_int8
 from shards.writer import write
-from tests.conftest import WORDS, TinySource, tiny_sample
+from tests.support.shards import WORDS, TinySource, tiny_sample
 
 SCALE = (0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625)
 

@@ -30,7 +30,7 @@ from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
 from shards.writer import write
-from tests.conftest import GroundedSource, TinySource, tiny_sample
+from tests.support.shards import GroundedSource, TinySource, tiny_sample
 
 IMAGES, ALONE = 8, Ranks()
 #: Of 19 and 30 images: 48 and 9 in every epoch.

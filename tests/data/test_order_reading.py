@@ -18,7 +18,7 @@ from shards.index import index_path
 from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
-from tests.conftest import WORDS, TinySource
+from tests.support.shards import WORDS, TinySource
 
 IMAGES, LANES, WINDOW = 10, 4, 6
 

@@ -15,42 +15,17 @@ import torch
 from capdist.batch import Batch
 from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
-from capdist.config.stage import BatchConfig
-from capdist.data.batches import Batches
 from capdist.data.collate import Collate
-from capdist.data.dataset import evaluation_batches, training_batches
+from capdist.data.dataset import evaluation_batches
 from capdist.data.rank_plan import Ranks
-from capdist.vocab import Vocabulary
-from shards.concept_files import ConceptSet, write_concept_file
 from shards.manifest import Manifest
 from shards.schema import Sample, decode
 from shards.writer import write
-from tests.conftest import WORDS, GroundedSource
+from tests.support.readers import IMAGES, VOCAB, batches, keys, same
+from tests.support.shards import GroundedSource, with_concepts
 
-IMAGES, VOCAB = 16, Vocabulary(WORDS)
 #: Samples of every global batch of some epochs.
 Whole = list[list[list[Sample]]]
-
-
-def batches(
-    manifest: Manifest,
-    reader: str = "mapped",
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-    micro: int = IMAGES,
-    grounding: bool = True,
-) -> Batches:
-    data = DataConfig(
-        shards="", min_count=1, lanes=8, window=4, reader=reader, workers=workers, max_concepts=3
-    )
-    sizes, ranks = BatchConfig(images=IMAGES, micro=micro), Ranks(rank, world)
-    return training_batches(manifest, data, sizes, VOCAB, ranks, 7, grounding=grounding)
-
-
-def keys(manifest: Manifest, epoch: int = 0, consumed: int = 0, **how: Any) -> list[list[str]]:
-    steps = batches(manifest, **how).epoch(epoch, consumed)
-    return [[key for batch in step for key in batch.keys] for step in steps]
 
 
 def samples(manifest: Manifest, *, grounding: bool = True) -> list[Sample]:
@@ -78,15 +53,6 @@ def global_batches(manifest: Manifest, epoch: int = 0) -> list[list[Sample]]:
     return [flat[start : start + IMAGES] for start in range(0, len(flat), IMAGES)]
 
 
-def same(found: Batch, expected: Batch) -> None:
-    assert found.keys == expected.keys
-    for name, tensor in vars(expected).items():
-        if isinstance(tensor, torch.Tensor):
-            other = getattr(found, name)
-            assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape), name
-            assert other.numpy().tobytes() == tensor.numpy().tobytes(), name
-
-
 @dataclass(frozen=True)
 class Bare(GroundedSource):
     """No classes, no grounding; more samples than shards divide, one to a shard at the end."""
@@ -96,20 +62,6 @@ class Bare(GroundedSource):
     def load(self, split: str, ids: Any) -> Iterator[Sample]:
         for sample in super().load(split, ids):
             yield replace(sample, classes=None, grounding=None, concepts=None)
-
-
-def with_concepts(manifest: Manifest, root: Path, lost: str | None = None) -> Manifest:
-    """The same shards with concepts beside the tars, one for each sample but the lost one."""
-    files = {}
-    for shard in manifest.shards:
-        concepts = {
-            entry.key: (("dog" if int(entry.key) % 2 else "cat", 0.5), ("nowhere", 0.25))
-            for entry in manifest.index(shard)
-            if entry.key != lost
-        }
-        files[shard.name] = write_concept_file(root, shard.name, shard.sha256, concepts)
-    ConceptSet(root, "a detector", {}, 2, files).save()
-    return manifest.with_concepts(ConceptSet.load(root))
 
 
 @pytest.fixture(scope="module", params=["grounded", "bare", "beside"])

@@ -11,8 +11,8 @@ import pytest
 from shards.manifest import Manifest
 from shards.remote.cache import Cache
 from shards.remote.download import Patience, ShardUnavailableError
-from tests.data.test_readers import batches, keys, same
-from tests.shards.servers import Server, serving
+from tests.support.readers import batches, keys, same
+from tests.support.servers import Server, serving
 
 TRIES = 2
 

@@ -13,8 +13,8 @@ from capdist.config.data import DataConfig
 from capdist.data import residency
 from capdist.data.residency import RegionStore, lock_pages
 from shards.manifest import Manifest
-from tests.data.test_damaged_shards import damaged
-from tests.data.test_readers import batches, same
+from tests.support.readers import batches, same
+from tests.support.shards import damaged
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -14,8 +14,8 @@ from capdist.decoding.constrained_beam import WordSets, fewest
 from capdist.decoding.constraints import Constraints
 from capdist.models.base import registered
 from capdist.vocab import PAD, Vocabulary
-from tests.contract.test_models import B
-from tests.decoding.test_beam import WORDS, V, batch_of, captions_of, enumerate_all, make, search
+from tests.support.decoding import WORDS, V, batch_of, captions_of, enumerate_all, make, search
+from tests.support.models import B
 
 SETS: list[WordSets] = [
     [(4,)],

@@ -12,7 +12,7 @@ from capdist.decoding.beam import Search
 from capdist.decoding.constraints import Constraints
 from capdist.decoding.cuda_graph import STRIDE, pad, searcher
 from capdist.models.base import registered
-from tests.decoding.test_beam import V, batch_of, make
+from tests.support.decoding import V, batch_of, make
 
 
 @pytest.mark.parametrize("name", registered())

@@ -12,8 +12,8 @@ from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import beam_search
 from capdist.models.base import CaptionModel, registered
 from capdist.vocab import BOS, EOS, PAD, UNK
-from tests.contract.test_models import B
-from tests.decoding.test_beam import V, batch_of, make, search
+from tests.support.decoding import V, batch_of, make, search
+from tests.support.models import B
 
 MAX = 4
 

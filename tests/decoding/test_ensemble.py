@@ -7,8 +7,8 @@ import torch
 
 from capdist.decoding.ensemble import Ensemble
 from capdist.vocab import BOS, PAD
-from tests.contract.test_models import B
-from tests.decoding.test_beam import V, batch_of, make, search
+from tests.support.decoding import V, batch_of, make, search
+from tests.support.models import B
 
 
 def test_probabilities_are_averaged() -> None:

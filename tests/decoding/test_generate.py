@@ -14,7 +14,7 @@ from capdist.decoding.generate import caption_images
 from capdist.models.base import build
 from capdist.models.updown import UpDown
 from capdist.vocab import BOS, Vocabulary
-from tests.contract.test_models import DIMS, make_batch, small
+from tests.support.models import DIMS, make_batch, small
 
 VOCAB = Vocabulary([f"w{number}" for number in range(DIMS.vocabulary - 4)])
 DECODING = DecodingConfig(beam=3, max_words=6)

@@ -12,8 +12,8 @@ from capdist.config.decoding import SamplingConfig
 from capdist.decoding.sampling import draw, invert, restrict, sample, uniform, unit
 from capdist.models.base import registered
 from capdist.vocab import BOS, EOS, PAD, UNK
-from tests.contract.test_models import B
-from tests.decoding.test_beam import V, batch_of, make
+from tests.support.decoding import V, batch_of, make
+from tests.support.models import B
 
 
 def config(**options: Any) -> SamplingConfig:

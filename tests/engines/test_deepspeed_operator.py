@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capdist.engines.deepspeed_operator import own_folder
-from tests.launcher.conftest import environment
+from tests.support.processes import environment
 
 LOAD = "from capdist.engines.deepspeed_operator import load_operator; load_operator()"
 

@@ -13,8 +13,7 @@ from types import TracebackType
 
 import psutil
 
-from tests.launcher.conftest import ROOT, SERVER, environment, run
-from tests.support.ranks import free_port
+from tests.support.processes import ROOT, SERVER, environment, free_port, run
 
 #: Seconds that anything may take that must happen.
 LIMIT_S = 120.0

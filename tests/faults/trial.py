@@ -16,10 +16,10 @@ from typing import Any
 from capdist.inference.run_folder import find_checkpoint, read_progress
 from shards.manifest import Manifest
 from shards.writer import write
-from tests.conftest import TinySource
 from tests.faults.crew import Crew
-from tests.launcher.conftest import SMALL
-from tests.launcher.test_resume import same_run, steps_done
+from tests.support.resume import same_run, steps_done
+from tests.support.runs import SMALL
+from tests.support.shards import TinySource
 
 #: After which of a run's 28 steps something may happen.
 MOMENTS = (2, 20)

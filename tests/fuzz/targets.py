@@ -14,7 +14,7 @@ from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.tars import read_tar
 from shards.writer import write
-from tests.shards.made import Numbers, make_sample
+from tests.support.samples import Numbers, make_sample
 
 TAR, INDEX = "train-00000.tar", "train-00000.index.json"
 #: The tar once more: its headers get the checksums that they must have, so that more is read.

@@ -18,7 +18,7 @@ from capdist.vocab import Vocabulary
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import ShardError
-from tests.conftest import WORDS, tiny_sample
+from tests.support.shards import WORDS, tiny_sample
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs/lstm.json")
 

@@ -14,7 +14,7 @@ from capdist.inference.grounding import Annotated
 from capdist.metrics.grounding import Grounded, Object
 from shards.schema import Phrase, Sample, ShardError
 from shards.writer import write
-from tests.conftest import TinySource
+from tests.support.shards import TinySource
 
 BOX, OTHER = (0.0, 0.25, 0.5, 1.0), (0.5, 0.0, 1.0, 0.5)
 PHRASES = (

@@ -13,7 +13,8 @@ from benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
 from benchmarks.order import measure
 from capdist.config.base import ConfigError
 from capdist.vocab import EOS, PAD
-from tests.launcher.conftest import launch, refused
+from tests.support.processes import launch
+from tests.support.runs import refused
 
 
 def test_decode(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from capdist.reporting import submission
 from shards.manifest import Manifest
-from tests.conftest import tiny_sample
-from tests.launcher.conftest import launch, refused, train
+from tests.support.processes import launch
+from tests.support.runs import refused, train
+from tests.support.shards import tiny_sample
 
 
 @pytest.fixture(scope="module")

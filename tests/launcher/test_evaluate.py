@@ -11,8 +11,9 @@ import pytest
 from capdist.reporting.results import Results, ResultsError
 from shards.manifest import Manifest
 from shards.writer import write
-from tests.conftest import TinySource
-from tests.launcher.conftest import checkpoint, launch, refused
+from tests.support.processes import launch
+from tests.support.runs import checkpoint, refused
+from tests.support.shards import TinySource
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from capdist.config.base import ConfigError
 from capdist.inference.evaluation import Evaluation, EvaluationRequest
 from capdist.inference.exported_model import read_run
 from capdist.workers.base import PoolError
-from tests.launcher.conftest import ROOT, checkpoint, environment
+from tests.support.processes import ROOT, environment
+from tests.support.runs import checkpoint
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 BIN = Path(sys.executable).parent

@@ -19,7 +19,8 @@ from capdist.inference.follow import Follower
 from capdist.inference.run_folder import find_checkpoint, step_folders
 from capdist.metrics.coco import probe
 from capdist.reporting.metrics_log import read_records
-from tests.launcher.conftest import ROOT, checkpoint, environment, records, refused, train
+from tests.support.processes import ROOT, environment
+from tests.support.runs import checkpoint, records, refused, train
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

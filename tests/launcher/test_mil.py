@@ -14,9 +14,10 @@ import pytest
 from shards.concept_files import CONCEPTS, ConceptSet
 from shards.manifest import Manifest
 from shards.schema import Sample
-from tests.conftest import TinySource
-from tests.launcher.conftest import checkpoint, launch, losses, records, refused, train
-from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
+from tests.support.processes import launch
+from tests.support.resume import finish, same_run, started, steps_done, wait_for
+from tests.support.runs import checkpoint, losses, records, refused, train
+from tests.support.shards import TinySource
 
 MIL = {
     "objective": "mil",

@@ -13,8 +13,9 @@ import pytest
 
 from capdist.inference.run_folder import find_checkpoint
 from capdist.signals import STOPPED
-from tests.launcher.conftest import launch, losses, records, refused, train
-from tests.launcher.test_resume import finish, same_run, started, steps_done, wait_for
+from tests.support.processes import launch
+from tests.support.resume import finish, same_run, started, steps_done, wait_for
+from tests.support.runs import losses, records, refused, train
 
 SCST = {
     "objective": "scst",

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.launcher.conftest import ROOT, launch, losses, refused
+from tests.support.processes import ROOT, launch
+from tests.support.runs import losses, refused
 
 
 def write(folder: Path, config: Path, **changes: Any) -> Path:

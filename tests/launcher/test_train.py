@@ -14,9 +14,9 @@ import pytest
 
 from shards.manifest import Manifest
 from shards.writer import write
-from tests.conftest import TinySource
-from tests.launcher.conftest import ROOT, checkpoint, environment, losses, records, refused, train
-from tests.support.ranks import free_port
+from tests.support.processes import ROOT, environment, free_port
+from tests.support.runs import checkpoint, losses, records, refused, train
+from tests.support.shards import TinySource
 
 
 def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:

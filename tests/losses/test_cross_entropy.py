@@ -8,7 +8,7 @@ import torch
 from capdist.losses.cross_entropy import cross_entropy, scheduled_inputs
 from capdist.models.base import Dims, build
 from capdist.vocab import PAD
-from tests.contract.test_models import DIMS, make_batch
+from tests.support.models import DIMS, make_batch
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

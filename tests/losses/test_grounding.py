@@ -11,7 +11,7 @@ import torch
 from capdist.batch import Batch
 from capdist.losses.grounding import Salient, grounding, overlaps, positives
 from capdist.models.base import build
-from tests.contract.test_models import DIMS, B, R, S, make_batch, small
+from tests.support.models import DIMS, B, R, S, make_batch, small
 
 Box = list[float]
 

@@ -15,8 +15,8 @@ from capdist.decoding.sampling import sample
 from capdist.losses.self_critical import leave_one_out, policy, self_critical
 from capdist.models.base import CaptionModel, registered
 from capdist.vocab import BOS, EOS, PAD, UNK
-from tests.contract.test_models import B
-from tests.decoding.test_beam import V, batch_of, make
+from tests.support.decoding import V, batch_of, make
+from tests.support.models import B
 
 WORDS = 2
 INNER = [token for token in range(V) if token not in (PAD, BOS, EOS, UNK)]

@@ -11,8 +11,8 @@ from pycocoevalcap.cider.cider import Cider
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
-from tests.metrics.cider_d_reference import cider_d, document_frequency
-from tests.metrics.made_captions import as_words, made
+from tests.support.cider_d_reference import cider_d, document_frequency
+from tests.support.random_captions import as_words, made
 
 #: Seeds, images and the longest caption of random cases; 3,630 hypotheses in all.
 CASES = [(seed, 1 + seed % 12, 12) for seed in range(450)] + [

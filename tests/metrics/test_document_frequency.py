@@ -9,8 +9,8 @@ import pytest
 
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
-from tests.metrics.cider_d_reference import document_frequency
-from tests.metrics.made_captions import made
+from tests.support.cider_d_reference import document_frequency
+from tests.support.random_captions import made
 
 
 def test_counts() -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.models.att2in import Att2in
 from capdist.models.base import Dims, build
-from tests.contract.test_models import DIMS, make_batch, small
-from tests.models.by_hand import additive, mix, regions_of, roughened
+from tests.support.equations import additive, mix, regions_of, roughened
+from tests.support.models import DIMS, make_batch, small
 
 
 def test_size_at_the_papers_settings() -> None:

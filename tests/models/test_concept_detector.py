@@ -11,7 +11,7 @@ from capdist.batch import Batch
 from capdist.losses.concepts import noisy_or, silence
 from capdist.models.base import registered
 from capdist.models.concept_detector import PRIOR, ConceptDetector, CrossFitted
-from tests.contract.test_models import B, R, make_batch
+from tests.support.models import B, R, make_batch
 
 WORDS = 11
 

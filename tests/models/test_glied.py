@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from capdist.models.base import Dims, build
 from capdist.models.glied import Glied
-from tests.contract.test_models import GLIED_ROWS, make_batch
+from tests.support.models import GLIED_ROWS, make_batch
 
 #: Table 2's #Parameters, "estimated", in millions.
 TABLE_2 = {"base": 12.3, "glied": 18.3}

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia
-from tests.contract.test_models import make_batch
-from tests.models.test_mia import D, literal_mia
+from tests.support.mia_reference import D, literal_mia
+from tests.support.models import make_batch
 
 #: Millions at V = 9,487 words and F = 2048, alone and with MIA, as the models' docstrings add up.
 SIZES = {

@@ -7,7 +7,7 @@ from torch import nn
 
 from capdist.models.base import Dims, build
 from capdist.models.lstm import Lstm
-from tests.contract.test_models import make_batch
+from tests.support.models import make_batch
 
 
 def test_size_at_the_papers_settings() -> None:

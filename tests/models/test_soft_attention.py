@@ -9,8 +9,8 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.models.base import Dims, build
 from capdist.models.soft_attention import HardAttention, ShowAttendTell, SoftAttention
-from tests.contract.test_models import DIMS, make_batch, small
-from tests.models.by_hand import additive, lstm, mix, regions_of, roughened
+from tests.support.equations import additive, lstm, mix, regions_of, roughened
+from tests.support.models import DIMS, make_batch, small
 
 
 @pytest.mark.parametrize(

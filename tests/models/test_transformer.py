@@ -14,8 +14,8 @@ from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.layers import MultiHeadAttention
 from capdist.models.transformer import Transformer
-from tests.contract.test_models import DIMS, make_batch, small
-from tests.models.by_hand import regions_of, roughened
+from tests.support.equations import regions_of, roughened
+from tests.support.models import DIMS, make_batch, small
 
 
 @pytest.mark.parametrize(("hidden", "millions"), [(1024, 27.4), (2048, 33.7)])

@@ -13,9 +13,9 @@ from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia
 from capdist.models.updown import SsUpDown, UpDown, locations
-from tests.contract.test_models import DIMS, SS_ROWS, make_batch, small
-from tests.models.by_hand import additive, lstm, mix, regions_of
-from tests.models.test_mia import D, literal_mia
+from tests.support.equations import additive, lstm, mix, regions_of
+from tests.support.mia_reference import D, literal_mia
+from tests.support.models import DIMS, SS_ROWS, make_batch, small
 
 
 @pytest.mark.parametrize(("regions", "millions"), [(None, 56.9), (1000, 50.1)])

@@ -14,7 +14,7 @@ from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
 from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, fold_of, said
-from tests.contract.test_models import make_batch
+from tests.support.models import make_batch
 
 FOLDS, WORDS = 3, 4
 CAPTIONS = {

@@ -15,8 +15,8 @@ from capdist.losses.grounding import Salient
 from capdist.models.base import build
 from capdist.objectives.cross_entropy import CrossEntropy
 from shards.manifest import Manifest
-from tests.contract.test_models import DIMS, make_batch, small
 from tests.support.matrix import loss_difference, take
+from tests.support.models import DIMS, make_batch, small
 
 MODEL = small("ss_updown", dropout=0.0)
 MU = 0.7

@@ -11,16 +11,9 @@ from capdist.config.base import ConfigError
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.rewards.base import build, registered
-from tests.metrics.cider_d_reference import cider_d, document_frequency
-from tests.metrics.made_captions import as_words
-from tests.rewards.made_rewards import (
-    VOCABULARY,
-    Caption,
-    made_hypotheses,
-    made_references,
-    make,
-    pack,
-)
+from tests.support.cider_d_reference import cider_d, document_frequency
+from tests.support.random_captions import as_words
+from tests.support.rewards import VOCABULARY, Caption, made_hypotheses, made_references, make, pack
 
 References = dict[int, list[Caption]]
 

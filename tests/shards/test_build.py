@@ -13,7 +13,7 @@ from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
 from shards.tars import read_tar
-from tests.shards.made import FLICKR8K, needs_flickr8k
+from tests.support.samples import FLICKR8K, needs_flickr8k
 
 WORDS = ("dog", "cat", "ball", "street", "child")
 

@@ -10,8 +10,8 @@ import pytest
 from shards.__main__ import main
 from shards.manifest import Manifest
 from shards.writer import write
-from tests.shards.format_files import IDS, coco_captions, cocobu
-from tests.shards.made import Numbers
+from tests.support.format_files import IDS, coco_captions, cocobu
+from tests.support.samples import Numbers
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.verify import verify
 from shards.writer import write
-from tests.shards.made import Numbers
+from tests.support.samples import Numbers
 
 
 def concepts_of(key: str) -> Concepts:

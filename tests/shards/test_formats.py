@@ -18,7 +18,7 @@ from shards.formats.flickr30k_entities import Flickr30kEntities
 from shards.formats.npz_dir import NpzDir
 from shards.joined_features import JoinedFeatures
 from shards.schema import Array, ShardError
-from tests.shards.format_files import (
+from tests.support.format_files import (
     DIM,
     FEATURE_FILES,
     IDS,

@@ -20,7 +20,7 @@ from shards.schema import ShardError
 from shards.tars import read_tar
 from shards.writer import write
 from tests.fuzz.targets import INDEX, SUMMED, TAR, Targets
-from tests.shards.made import Numbers
+from tests.support.samples import Numbers
 
 #: Bytes that reading a set of 20 kB may take at most.
 MEMORY = 8 * 2**20

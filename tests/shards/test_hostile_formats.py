@@ -18,7 +18,7 @@ from shards.formats.hdf5 import Hdf5
 from shards.formats.npz_blocks import NpzBlocks
 from shards.formats.records import read_json
 from shards.schema import ShardError
-from tests.shards.format_files import flickr30k_entities
+from tests.support.format_files import flickr30k_entities
 
 
 class Evil:

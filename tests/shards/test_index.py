@@ -7,7 +7,7 @@ from shards.index import Index, Member, SampleIndex, index_path, index_text
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.writer import write
-from tests.shards.made import Numbers, make_sample
+from tests.support.samples import Numbers, make_sample
 
 
 @pytest.fixture

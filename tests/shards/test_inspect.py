@@ -9,7 +9,7 @@ from PIL import Image
 from shards.inspect import describe, draw, find
 from shards.schema import ShardError
 from shards.writer import write
-from tests.shards.made import Numbers, make_sample
+from tests.support.samples import Numbers, make_sample
 
 NAMES = ("cat", "dog")
 

@@ -24,8 +24,8 @@ from shards.remote.download import Patience, ShardUnavailableError
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.verify import verify
 from shards.writer import write
-from tests.conftest import TinySource
-from tests.shards.servers import Server, serving
+from tests.support.servers import Server, serving
+from tests.support.shards import TinySource
 
 FIRST = "train-00000.tar"
 TRIES = 3

@@ -18,7 +18,7 @@ from shards.manifest import Manifest
 from shards.remote.cache import HELD, Cache, Source
 from shards.remote.download import Patience
 from shards.schema import ShardError
-from tests.shards.servers import serving
+from tests.support.servers import serving
 
 HOUR = 3600 * 10**9
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shards.schema import REQUIRED_MEMBERS, Phrase, Sample, ShardError, decode, encode
-from tests.shards.made import make_sample
+from tests.support.samples import make_sample
 
 
 def assert_same(one: Sample, other: Sample) -> None:

@@ -14,8 +14,8 @@ from shards.manifest import MANIFEST, Manifest
 from shards.schema import Array, ShardError
 from shards.storage import loss, scale_of, to_int8
 from shards.verify import verify
-from tests.shards.format_files import coco_captions, tsv_line
-from tests.shards.format_files import regions as regions_of
+from tests.support.format_files import coco_captions, tsv_line
+from tests.support.format_files import regions as regions_of
 
 IDS = range(1, 9)
 

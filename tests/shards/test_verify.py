@@ -12,7 +12,7 @@ from shards.manifest import MANIFEST, Manifest
 from shards.tars import read_tar
 from shards.verify import verify
 from shards.writer import write
-from tests.shards.made import Numbers
+from tests.support.samples import Numbers
 
 
 @pytest.fixture

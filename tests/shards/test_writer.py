@@ -14,7 +14,7 @@ import webdataset
 from shards.manifest import MANIFEST
 from shards.schema import Sample, ShardError
 from shards.writer import PLAN, write
-from tests.shards.made import Changed, Numbers, make_sample
+from tests.support.samples import Changed, Numbers, make_sample
 
 
 def contents(root: Path) -> dict[str, bytes]:

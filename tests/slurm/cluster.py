@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.ranks import ROOT, free_port
+from tests.support.processes import free_port
+from tests.support.ranks import ROOT
 
 NODES = ("one", "two")
 #: The waits of a scheduler that serves many are cut short. What a job is preempted with is what its

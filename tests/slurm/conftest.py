@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from shards.manifest import Manifest
-from tests.launcher.conftest import SMALL, train
 from tests.slurm.cluster import Cluster, absent
+from tests.support.runs import SMALL, train
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launcher.conftest import records
 from tests.slurm.cluster import Cluster, Job
+from tests.support.runs import records
 
 TRAIN = "launcher/slurm/train.sbatch"
 

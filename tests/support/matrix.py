@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from shards.writer import write
-from tests.conftest import TinySource
 from tests.support.ranks import run_ranks
+from tests.support.shards import TinySource
 
 IMAGES = 16
 STAGES = (0, 1, 2, 3)

@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shards.manifest import Manifest
-from tests.launcher.conftest import config as config
-from tests.launcher.conftest import environment, losses, records, refused, train
-from tests.launcher.conftest import tiny_config as tiny_config
-from tests.support.ranks import free_port
+from tests.support.processes import environment, free_port
+from tests.support.runs import losses, records, refused, train
 
 
 def on_two_ranks(config: Path, *arguments: str) -> list[subprocess.CompletedProcess[str]]:

@@ -20,9 +20,9 @@ from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
-from tests.conftest import GroundedSource
-from tests.workers.pools import at, until
-from tests.workers.splits import DAMAGED, DEADLY, Several, ToySplit
+from tests.support.pools import at, until
+from tests.support.shards import GroundedSource
+from tests.support.toy_split import DAMAGED, DEADLY, Several, ToySplit
 
 GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
 UPDOWN = {"name": "ss_updown", "width": 16, "embedding": 8, "attention": 8}

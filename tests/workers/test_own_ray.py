@@ -20,9 +20,9 @@ from capdist.config.stage import RewardConfig
 from capdist.workers import driver_process
 from capdist.workers.base import PoolError
 from capdist.workers.reward_pool import open_pool
-from tests.workers import toy
-from tests.workers.pools import at, compare, in_process, slow, until
-from tests.workers.toy import captions
+from tests.support import toy_reward
+from tests.support.pools import at, compare, in_process, slow, until
+from tests.support.toy_reward import captions
 
 Address = IPv4Address | IPv6Address
 
@@ -35,7 +35,7 @@ def test_nobody_answers(listens: bool, tmp_path: Path, capfd: pytest.CaptureFixt
             other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(PoolError) as raised:
-            open_pool(toy.toy(tmp_path), RewardConfig(), at(address, 3), print)
+            open_pool(toy_reward.toy(tmp_path), RewardConfig(), at(address, 3), print)
     assert str(raised.value) == (
         f"ray.address {address}: no Ray answered within 3 s; start one there (ray start --head), "
         "correct the address, or raise ray.timeout_s"
@@ -48,7 +48,7 @@ def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "ray.py").write_text(absent)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(PoolError) as raised:
-        open_pool(toy.toy(tmp_path), RewardConfig(), RayConfig(), print)
+        open_pool(toy_reward.toy(tmp_path), RewardConfig(), RayConfig(), print)
     assert str(raised.value) == (
         "reward.actors 1 needs Ray (No module named 'ray'); pip install -e '.[train]', or set "
         "reward.actors to 0 to score in the trainer's own process"
@@ -57,14 +57,14 @@ def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_ray_crashes_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "no number")  # Ray's own segfault
-    with pytest.raises(PoolError, match=r"^ray.address local: Ray exited; .*$"):
-        open_pool(toy.toy(tmp_path), RewardConfig(), RayConfig(), print)
+    with pytest.raises(PoolError, match=r"^ray.address local: Ray is gone; .*$"):
+        open_pool(toy_reward.toy(tmp_path), RewardConfig(), RayConfig(), print)
 
 
 def test_ray_starts_too_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_process, "START_S", 2.0)
     with pytest.raises(PoolError) as raised:
-        open_pool(toy.toy(tmp_path), RewardConfig(), at("local", 1), print)
+        open_pool(toy_reward.toy(tmp_path), RewardConfig(), at("local", 1), print)
     assert str(raised.value) == (
         "ray.address local: no Ray answered within 2 s; check whether the machine is overloaded or "
         "/tmp is full"
@@ -72,8 +72,8 @@ def test_ray_starts_too_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_ray_refuses(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refused: .*$"):
-        open_pool(toy.toy(tmp_path), RewardConfig(), at("nonsense"), print)
+    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refuses: .*$"):
+        open_pool(toy_reward.toy(tmp_path), RewardConfig(), at("nonsense"), print)
 
 
 #: A trainer that is killed while it waits for a reward.
@@ -84,11 +84,11 @@ import numpy as np
 from capdist.config.stage import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.workers.reward_pool import open_pool
-from tests.workers import toy
-from tests.workers.pools import slow
+from tests.support import toy_reward
+from tests.support.pools import slow
 
 folder = Path(sys.argv[1])
-pool = open_pool(toy.toy(folder), RewardConfig(), RayConfig(), print)
+pool = open_pool(toy_reward.toy(folder), RewardConfig(), RayConfig(), print)
 assert "ray" not in sys.modules
 pool.submit(slow(500)).result()
 """
@@ -154,8 +154,8 @@ def test_two_own_rays_and_their_ends(
     with subprocess.Popen([sys.executable, "-c", TRAINER, str(tmp_path)]) as trainer:
         rewards = RewardConfig(cpus=1.5)
         logged: list[str] = []
-        with open_pool(toy.toy(tmp_path), rewards, at("local", 5), logged.append) as pool:
-            ask = np.array([[toy.PID, 0]])
+        with open_pool(toy_reward.toy(tmp_path), rewards, at("local", 5), logged.append) as pool:
+            ask = np.array([[toy_reward.PID, 0]])
             mine = int(pool.submit(ask).result()[0])
             until(lambda: list(tmp_path.glob("[0-9]*")))
             other = int(next(tmp_path.glob("[0-9]*")).name)

@@ -15,9 +15,9 @@ from capdist.config.run_config import RayConfig
 from capdist.config.stage import RewardConfig
 from capdist.workers.base import PoolError
 from capdist.workers.reward_pool import open_pool
-from tests.workers import toy
-from tests.workers.pools import at, compare, in_process, slow, until
-from tests.workers.toy import DEADLY, captions
+from tests.support import toy_reward
+from tests.support.pools import at, compare, in_process, slow, until
+from tests.support.toy_reward import DEADLY, captions
 
 
 class Three:
@@ -26,12 +26,12 @@ class Three:
     def __init__(self, address: str, folder: Path) -> None:
         self.folder, self.logged = folder, list[str]()
         self.pool = open_pool(
-            toy.toy(folder), RewardConfig(actors=3), at(address), self.logged.append
+            toy_reward.toy(folder), RewardConfig(actors=3), at(address), self.logged.append
         )
 
     def pids(self) -> set[float]:
         """Who scores: one row for each."""
-        ask = np.array([[toy.PID, 0]] * 3)
+        ask = np.array([[toy_reward.PID, 0]] * 3)
         return set(self.pool.submit(ask).result())
 
     def busy(self) -> list[int]:
@@ -59,7 +59,9 @@ def three(shared: Three) -> Three:
 
 def test_by_hand(tmp_path: Path) -> None:
     weights = np.array([0.0, 0.5, 2.0, 4.0])
-    with open_pool(toy.Toy(weights, tmp_path), RewardConfig(actors=0), RayConfig(), print) as pool:
+    with open_pool(
+        toy_reward.Toy(weights, tmp_path), RewardConfig(actors=0), RayConfig(), print
+    ) as pool:
         packed = np.array([[1, 3, 2, 0], [2, 1, 1, 1]])
         assert pool.submit(packed).result().tolist() == [9.0, 4.5]
         assert packed.flags.writeable
@@ -70,7 +72,7 @@ def test_three_actors_equal_the_twin(three: Three) -> None:
 
 
 def test_the_references_lie_in_memory_once(three: Three) -> None:
-    facts = np.tile(np.arange(toy.PID, toy.IMAGES), 3)
+    facts = np.tile(np.arange(toy_reward.PID, toy_reward.IMAGES), 3)
     scores = three.pool.submit(np.stack([facts, facts * 0], 1)).result().reshape(3, -1)
     pids, inodes, writable, threads, gpus = scores.T
     assert len(set(pids)) == 3
@@ -87,7 +89,10 @@ def test_what_the_reward_raises_comes_through(three: Three, tmp_path: Path) -> N
     nan[5, 2] = 7
     outside[6, 4] = 2**40
     seen = {}
-    for twin in (three.pool, open_pool(toy.toy(tmp_path), RewardConfig(actors=0), at(""), print)):
+    for twin in (
+        three.pool,
+        open_pool(toy_reward.toy(tmp_path), RewardConfig(actors=0), at(""), print),
+    ):
         for packed, kind in ((unknown, ValueError), (nan, ValueError), (outside, IndexError)):
             pending = twin.submit(packed)
             with pytest.raises(kind) as raised:
@@ -136,7 +141,7 @@ def test_a_node_dies_in_mid_call(cluster: Any, three: Three, tmp_path: Path) -> 
     node = cluster.add_node(num_cpus=1, object_store_memory=2**27)
     logged: list[str] = []
     rewards = RewardConfig(actors=2)
-    with open_pool(toy.toy(tmp_path), rewards, at(cluster.address), logged.append) as pool:
+    with open_pool(toy_reward.toy(tmp_path), rewards, at(cluster.address), logged.append) as pool:
         compare(pool)
         packed = slow(6)
         pending = pool.submit(packed)
@@ -154,7 +159,7 @@ def test_captions_that_kill_every_actor_end_in_an_error(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    with open_pool(toy.toy(tmp_path), RewardConfig(actors=1), at("auto"), print) as pool:
+    with open_pool(toy_reward.toy(tmp_path), RewardConfig(actors=1), at("auto"), print) as pool:
         compare(pool)
         packed = captions(3)
         packed[1, 1] = DEADLY
@@ -168,7 +173,7 @@ def test_captions_that_kill_every_actor_end_in_an_error(
 def test_too_few_cpus(cluster: Any, tmp_path: Path) -> None:
     rewards = RewardConfig(actors=2, cpus=4)
     with pytest.raises(PoolError) as raised:
-        open_pool(toy.toy(tmp_path), rewards, at(cluster.address, 10), print)
+        open_pool(toy_reward.toy(tmp_path), rewards, at(cluster.address, 10), print)
     assert str(raised.value).endswith(
         "of 2 reward actors with 4 CPUs each were placed within 10 s; free CPUs, or lower "
         "reward.actors or reward.cpus"

@@ -138,8 +138,6 @@ def npz_blocks(folder: Path) -> Features:
 FEATURE_FILES: dict[str, Callable[[Path], Features]] = {
     write.__name__: write for write in (bottom_up_tsv, npz_dir, cocobu, hdf5, lmdb, npz_blocks)
 }
-
-
 CAPTION, TOKENS = "A dog's T-shirt, wet.", ("a", "dog's", "t-shirt", "wet")
 
 

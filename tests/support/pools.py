@@ -13,8 +13,8 @@ from capdist.config.run_config import RayConfig
 from capdist.config.stage import RewardConfig
 from capdist.workers.base import PackedCaptions, RewardPool, Scores
 from capdist.workers.reward_pool import open_pool
-from tests.workers import toy
-from tests.workers.toy import SLOW, captions
+from tests.support import toy_reward
+from tests.support.toy_reward import SLOW, captions
 
 #: For what must succeed, however busy the machine is.
 PATIENT_S = 60.0
@@ -26,7 +26,9 @@ def at(address: str, timeout_s: float = PATIENT_S) -> RayConfig:
 
 def in_process(packed: PackedCaptions, folder: Path = Path()) -> Scores:
     """By the plain twin, which hurries."""
-    with open_pool(toy.toy(folder, seconds=0), RewardConfig(actors=0), RayConfig(), print) as pool:
+    with open_pool(
+        toy_reward.toy(folder, seconds=0), RewardConfig(actors=0), RayConfig(), print
+    ) as pool:
         return pool.submit(packed).result()
 
 

@@ -1,0 +1,58 @@
+"""Small models and a batch for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from capdist.batch import Batch
+from capdist.models.base import Dims, registered
+from capdist.vocab import BOS
+
+DIMS = Dims(features=7, vocabulary=23, classes=9)
+B, S, R, A, L, T = 3, 2, 5, 4, 6, 3
+GLIED_ROWS = {
+    "base": {"global_visual": False, "global_attribute": False, "local": False},
+    "visual": {"global_visual": True, "global_attribute": False, "local": False},
+    "attribute": {"global_visual": False, "global_attribute": True, "local": False},
+    "global": {"global_visual": True, "global_attribute": True, "local": False},
+    "local": {"global_visual": False, "global_attribute": False, "local": True},
+}
+SS_ROWS = {
+    "spatial": {"semantic": False},
+    "semantic": {"spatial": False},
+    "neither": {"spatial": False, "semantic": False},
+}
+#: Sizes, of whatever has such, that make a model quick to run.
+SMALL = {"width": 24, "embedding": 10, "hidden": 20, "attention": 9}
+
+
+def small(name: str, **options: Any) -> dict[str, Any]:
+    """The section of a small model."""
+    known = registered()[name].Config.model_fields
+    return {"name": name, **{key: SMALL[key] for key in SMALL if key in known}, **options}
+
+
+def make_batch() -> Batch:
+    generator = torch.Generator().manual_seed(2)
+    region_mask = torch.arange(R) < torch.tensor([5, 1, 3])[:, None]
+    concept_mask = torch.arange(A) < torch.tensor([4, 2, 0])[:, None]
+    tokens = torch.randint(4, 23, (B, S, L), generator=generator)
+    tokens[..., 0] = BOS
+    regions = torch.randn(B, R, 7, generator=generator) * region_mask[..., None]
+    concepts = torch.randint(4, 23, (B, A), generator=generator) * concept_mask
+    return Batch(
+        keys=("a", "b", "c"),
+        image_ids=torch.arange(B),
+        regions=regions,
+        region_mask=region_mask,
+        boxes=torch.rand(B, R, 4, generator=generator),
+        class_ids=torch.randint(9, (B, R, T), generator=generator),
+        class_probs=torch.rand(B, R, T, generator=generator).softmax(-1),
+        concepts=concepts,
+        concept_mask=concept_mask,
+        tokens=tokens,
+        objects=torch.rand(B, 4, 4, generator=generator),
+        object_captions=torch.tensor([[0, 0, 1, 1], [1, 0, -1, -1], [-1, -1, -1, -1]]),
+    )

@@ -1,0 +1,93 @@
+"""Commands as a person runs them, in processes that start quickly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+#: Processes that have torch and the packages loaded already: half of a short command is imports.
+#: The first of torch's optimizers imports torch._dynamo, which takes longer than all others.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "capdist.inference.evaluation",
+        "capdist.training.run",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+    ]
+)
+
+
+class Running:
+    """A command in a process of its own, from the server; used as a Popen is."""
+
+    def __init__(self, script: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self._folder = TemporaryDirectory()
+        self._printed = [Path(self._folder.name) / name for name in ("out", "err")]
+        self.args = [str(ROOT / "launcher" / script), *arguments]
+        self._process = SERVER.Process(
+            target=run, args=(self.args, env or environment(), self._printed)
+        )
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+        self.kill = self._process.kill
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 300) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, self._said()
+        return self._process.exitcode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        self.wait(timeout)
+        return self._said()
+
+    def _said(self) -> tuple[str, str]:
+        out, err = (path.read_text() for path in self._printed)
+        return out, err
+
+
+def launch(
+    script: str, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command to its end."""
+    running = Running(script, *arguments, env=env)
+    said = running.communicate()
+    return subprocess.CompletedProcess(running.args, running.wait(), *said)
+
+
+def run(command: list[str], env: dict[str, str], printed: list[Path]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    for number, path in enumerate(printed, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    torch.set_num_threads(1)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])

@@ -1,0 +1,30 @@
+"""What tests share lives in `tests/support` and in fixtures."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports, also inside its functions."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(TESTS.rglob("*.py")), ids=lambda file: str(file.relative_to(TESTS))
+)
+def test_no_file_imports_a_test_or_a_conftest(file: Path) -> None:
+    names = {part for module in imported(file) for part in module.split(".")}
+    assert not {name for name in names if name == "conftest" or name.startswith("test_")}, (
+        "move what tests share to tests/support, or make it a fixture"
+    )
