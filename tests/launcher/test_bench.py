@@ -1,4 +1,4 @@
-"""The bench command measures what it says, on a small setting."""
+"""launcher/bench.py measures small settings and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.processes import launch
 from tests.support.runs import refused
 
 
-def test_decode(tmp_path: Path) -> None:
+def test_decode_writes_consistent_figures(tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
     setting = ["--model", "lstm", "--batch", "2", "--beam", "2"]
     result = launch("bench.py", "decode", *setting, "--json", str(out), "--page", str(page))
@@ -33,11 +33,11 @@ def test_decode(tmp_path: Path) -> None:
     assert "bare model" in result.stdout
 
 
-def test_a_model_that_is_not_there() -> None:
+def test_unknown_model_is_refused() -> None:
     assert "no model 'gleid'" in refused(launch("bench.py", "decode", "--model", "gleid"))
 
 
-def test_reward(tmp_path: Path) -> None:
+def test_reward_writes_consistent_figures(tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
     setting = ["--images", "40"]
     result = launch("bench.py", "reward", *setting, "--json", str(out), "--page", str(page))
@@ -57,12 +57,12 @@ def test_reward(tmp_path: Path) -> None:
     assert "pycocoevalcap, df counted too" in result.stdout
 
 
-def test_no_images() -> None:
+def test_zero_images_are_refused() -> None:
     refusal = refused(launch("bench.py", "reward", "--images", "0"))
     assert refusal == "error: --images: expected 1 or more, got 0"
 
 
-def test_order(tmp_path: Path) -> None:
+def test_order_writes_consistent_figures(tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
     setting = ["--samples", "10000", "--images", "2600"]
     result = launch("bench.py", "order", *setting, "--json", str(out), "--page", str(page))
@@ -75,20 +75,20 @@ def test_order(tmp_path: Path) -> None:
     assert "order, 100 shards of 100, resumed" in result.stdout
 
 
-def test_too_few_samples_for_an_order() -> None:
+def test_too_few_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match="--images: expected 2560 or more, got 2000"):
         measure(10_000, 2000)
     with pytest.raises(ConfigError, match="--samples: expected 10000 or more, got 10"):
         measure(10, 5000)
 
 
-def test_options_of_one_subject_are_not_the_others() -> None:
+def test_options_of_another_benchmark_are_refused() -> None:
     result = launch("bench.py", "reward", "--beam", "3")
     assert result.returncode == 2
     assert "unrecognized arguments: --beam 3" in result.stderr
 
 
-def test_made_captions_are_the_same_every_time_and_look_like_captions() -> None:
+def test_synthetic_captions_are_deterministic_and_resemble_captions() -> None:
     corpus, again = make_corpus(300), make_corpus(300)
     assert again.references == corpus.references
     assert np.array_equal(again.packed, corpus.packed)
@@ -102,7 +102,7 @@ def test_made_captions_are_the_same_every_time_and_look_like_captions() -> None:
     assert -1.2 < slope < -0.7
 
 
-def test_a_gpu_that_is_not_there() -> None:
+def test_missing_gpu_is_reported() -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU")
     assert "no GPU here" in refused(launch("bench.py", "gpu"))

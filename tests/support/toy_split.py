@@ -13,13 +13,13 @@ from typing import Any
 
 from shards.schema import ShardError
 
-#: Batches that kill whoever decodes them, and that can't be read.
+#: Batches that kill the worker that decodes them, and that cannot be read.
 DEADLY, DAMAGED = 100, 101
 
 
 @dataclass(frozen=True)
 class ToySplit:
-    """Batches of which each takes a while; whoever decodes one leaves its process id."""
+    """Batches that take 0.1 s each; a process that decodes one creates a file named by its id."""
 
     folder: Path
     kinds: tuple[int, ...]
@@ -45,7 +45,7 @@ class ToySplit:
 
 @dataclass(frozen=True)
 class Several:
-    """Tasks of as many batches, decoded side by side."""
+    """Tasks with the same number of batches, decoded in lockstep."""
 
     tasks: tuple[Any, ...]
 
