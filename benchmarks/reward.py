@@ -18,8 +18,8 @@ from tqdm import tqdm
 from benchmarks.corpus import REFERENCES, VOCABULARY, Corpus, make_corpus
 from benchmarks.timing import Timing, interleave
 from capdist.config.base import ConfigError
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.metrics.captions import Floats, Ints, References
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.document_frequency import DocumentFrequency

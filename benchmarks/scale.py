@@ -22,8 +22,8 @@ from benchmarks.reward import make_reward
 from benchmarks.scale_check import Timed, Trial, run
 from benchmarks.scale_program import IMAGES_PER_RANK, SAMPLES, Program
 from benchmarks.timing import seconds
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.reward_pool import open_pool
 from shards.writer import write
@@ -259,7 +259,7 @@ class Figures:
             f"### {GLOBAL_BATCH:,} images in total\n\n"
             f"Micro-batches of at most {LARGEST} images.\n\n{strong}\n\n"
             f"### Self-critical, {IMAGES_PER_RANK} images on every GPU\n\n"
-            f"{SAMPLES} captions sampled of each; one actor per GPU, at the speed of a core of this "
+            f"{SAMPLES} captions sampled of each; one actor per GPU, as fast as a core of this "
             f"machine.\n\n{critical}\n\n"
             f"```\n{command}\n```\n"
         )

@@ -21,13 +21,11 @@ from benchmarks.corpus import make_corpus
 from benchmarks.cost import Network, Processor, Work, count
 from benchmarks.decode import CLASSES, FEATURES, VOCABULARY, make_batch
 from capdist.batch import Batch
-from capdist.config.base import validate
-from capdist.config.run_config import Config
-from capdist.config.stage import XeStage
+from capdist.config.run_config import Config, parse_config
 from capdist.distributed.process_group import ProcessGroup, end_process
-from capdist.engines.base import make_engine
+from capdist.engines.factory import make_engine
 from capdist.models.base import CaptionModel, Dims, build
-from capdist.objectives.cross_entropy import CrossEntropy
+from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
 from capdist.vocab import BOS, PAD
 
 WARM_UP, STEPS = 2, 7
@@ -63,7 +61,7 @@ class Trial:
             "stages": [stage],
             "deepspeed": {"zero_optimization": {"stage": 1}},
         }
-        return validate(Config, config, "bench.py scale")
+        return parse_config(config, "bench.py scale")
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _steps(trial: Trial, group: ProcessGroup) -> tuple[list[float], Work]:
     """Seconds of steps with the trainer's own all-reduces, and the work of one step."""
     config = trial.config
     (stage,) = config.stages
-    assert isinstance(stage, XeStage)
+    assert isinstance(stage, CrossEntropyStage)
     engine = make_engine(CrossEntropy(new_model(trial.model), stage), config, stage, group)
     batches, times = [captioned_batch(trial.images)], []
     for _ in range(WARM_UP + STEPS):

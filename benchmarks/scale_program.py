@@ -14,11 +14,11 @@ from benchmarks.decode import STEPS
 from benchmarks.scale_check import captioned_batch, new_model
 from capdist.batch import Batch
 from capdist.config.base import validate
-from capdist.config.stage import OptimizerConfig, ScstStage, XeStage
-from capdist.engines.base import make_optimizer
+from capdist.config.stage import OptimizerConfig
+from capdist.engines.optimizer import make_optimizer
 from capdist.objectives.base import Objective
-from capdist.objectives.cross_entropy import CrossEntropy
-from capdist.objectives.self_critical import SelfCritical
+from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
+from capdist.objectives.self_critical import SelfCritical, SelfCriticalStage
 from capdist.workers.base import Pending
 
 #: Images per rank, and captions sampled of each in self-critical training.
@@ -48,13 +48,17 @@ class Program:
             ConfigError: if there is no such model.
         """
         model = new_model(name)
-        objective = CrossEntropy(model, validate(XeStage, _stage("xe"), "bench.py scale"))
+        objective = CrossEntropy(model, validate(CrossEntropyStage, _stage("xe"), "bench.py scale"))
         optimizer = make_optimizer(model, OptimizerConfig(lr=1e-4))
         micro = {size: count(_gradient(objective, captioned_batch(size))) for size in sizes}
         optimizer.step()  # the first one creates its state
         update = count(optimizer.step)
         learner = SelfCritical(
-            model, validate(ScstStage, _stage("scst"), "bench.py scale"), STEPS - 1, 1, _rewards
+            model,
+            validate(SelfCriticalStage, _stage("scst"), "bench.py scale"),
+            STEPS - 1,
+            1,
+            _rewards,
         )
         learner.begin_epoch(0)
         sampled: list[Batch] = []
@@ -72,7 +76,7 @@ def _stage(objective: str) -> dict[str, Any]:
     return {"objective": objective, "epochs": 1, "batch": batch, "optimizer": {"lr": 1e-4}}
 
 
-def _gradient(objective: Objective, batch: Batch) -> Callable[[], None]:
+def _gradient(objective: Objective[Any], batch: Batch) -> Callable[[], None]:
     return lambda: objective(batch).backward()
 
 

@@ -60,7 +60,7 @@ def test_overrides_reach_every_place(path: Path) -> None:
         ("data.lanes=many", "data.lanes: Input should be a valid integer"),
         ("data.lanes=-1", "data.lanes: Input should be greater than 0, got -1"),
         ("stages.0.schedule.name=cosin", "stages.0.schedule: Input tag 'cosin' found"),
-        ('stages.0.schedule={"name":"step","gama":1}', "did you mean stages.schedule.gamma?"),
+        ('stages.0.schedule={"name":"step","gama":1}', "did you mean stages.0.schedule.gamma?"),
         ("stages=[]", "stages: Tuple should have at least 1 item"),
         ("stages.5.epochs=1", "--set stages.5.epochs=1: stages.5.epochs leads into no section"),
         ("run.x=1", "--set run.x=1: run.x leads into no section"),

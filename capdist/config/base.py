@@ -1,4 +1,4 @@
-"""A part of a configuration, and how JSON becomes one; unknown keys are refused."""
+"""A section of a configuration, parsed from JSON; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def _explain(section: type[Section], error: ValidationError, prefix: str) -> str
     names = [str(part) for part in first["loc"] if part not in {ONE, SEVERAL, *_tags(section)}]
     key = ".".join([prefix, *names] if prefix else names)
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(section, names)}"
+        return f"{key}: unknown key{_suggestion(section, names, prefix)}"
     message = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"{key}: {message}{got}" if key else f"{message}{got}"
 
 
-def _suggestion(section: type[Section], names: list[str]) -> str:
+def _suggestion(section: type[Section], names: list[str], prefix: str) -> str:
     *places, leaf = names
     known = {key: key.rpartition(".")[2] for key in _keys(section, "")}
     above: list[str] = []
@@ -85,7 +85,9 @@ def _suggestion(section: type[Section], names: list[str]) -> str:
     by_name = {known[key]: key for key in siblings}
     near = near or [by_name[name] for name in difflib.get_close_matches(leaf, by_name, 1, 0.5)]
     near = near or difflib.get_close_matches(leaf, known, 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(siblings)}"
+    if not near:
+        return f"; known here: {', '.join(siblings)}"
+    return f"; did you mean {'.'.join([prefix, near[0]] if prefix else near[:1])}?"
 
 
 def _keys(section: type[Section], prefix: str) -> Iterator[str]:

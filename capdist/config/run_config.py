@@ -1,4 +1,4 @@
-"""The whole tree, and its file; ``--set a.b=c`` overrides any value."""
+"""The configuration of a run, and its file; ``--set a.b=c`` overrides any value."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from capdist.config.base import ConfigError, Positive, Section, read_json, validate
+from capdist.config.base import (
+    ConfigError,
+    Positive,
+    Section,
+    SectionT,
+    read_json,
+    validate,
+)
 from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
-from capdist.config.stage import MilStage, Stage
+from capdist.config.model import MODEL_SECTIONS, ModelConfig
+from capdist.config.registry import Registry
+from capdist.config.stage import STAGE_SECTIONS, TrainingStage
 
 
 class ValidationConfig(Section):
@@ -52,8 +61,8 @@ class Config(Section):
     seed: int = Field(1, ge=0)
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     data: DataConfig
-    model: dict[str, Any] = Field(description="name, and what that model's own section knows.")
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    model: SerializeAsAny[ModelConfig]
+    stages: tuple[SerializeAsAny[TrainingStage], ...] = Field(min_length=1)
     validation: ValidationConfig = ValidationConfig()
     decoding: DecodingConfig = DecodingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -68,17 +77,25 @@ class Config(Section):
     )
 
     @property
-    def mil(self) -> MilStage | None:
-        """The stage that trains a detector of concepts for those behind it, if there is one."""
-        return self.stages[0] if isinstance(self.stages[0], MilStage) else None
+    def provides(self) -> frozenset[str]:
+        """Members of a sample that the run predicts itself."""
+        return frozenset().union(*(stage.provides for stage in self.stages))
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether Ray actors take part in training."""
+        return any(stage.uses_ray for stage in self.stages)
 
     @model_validator(mode="after")
-    def _concepts_first(self) -> Config:
-        for number, stage in enumerate(self.stages[1:], 1):
-            if isinstance(stage, MilStage):
+    def _providers_first(self) -> Config:
+        trained = False
+        for number, stage in enumerate(self.stages):
+            if stage.provides and trained:
                 raise ValueError(
-                    f"stages.{number}: a stage mil makes concepts for the others; it stands first"
+                    f"stages.{number}: {stage.objective!r} must come before the stages that train "
+                    f"on its {', '.join(sorted(stage.provides))}; make it stages.0"
                 )
+            trained |= stage.trains_captions
         return self
 
     @model_validator(mode="after")
@@ -110,7 +127,7 @@ class Config(Section):
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """The tree in a JSON file, with ``a.b=c`` overrides (values are JSON, or else strings).
+    """The configuration in a JSON file, with ``a.b=c`` overrides (JSON values, or else strings).
 
     Raises:
         ConfigError: one line that names the file, the key, and the nearest known key.
@@ -118,7 +135,54 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     data = read_json(path)
     for override in overrides:
         _set(data, override)
-    return validate(Config, data, str(path))
+    return parse_config(data, str(path))
+
+
+def parse_config(data: Any, where: str) -> Config:
+    """The configuration that JSON holds; ``where`` names its file in messages.
+
+    The sections of the model and of the stages are those that their plug-ins declare.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    if isinstance(data, dict):
+        data = dict(data)
+        if "model" in data:
+            data["model"] = parse_model(data["model"], where)
+        if isinstance(data.get("stages"), list):
+            data["stages"] = [
+                _parse(STAGE_SECTIONS, "objective", stage, where, f"stages.{number}")
+                for number, stage in enumerate(data["stages"])
+            ]
+    return validate(Config, data, where)
+
+
+def parse_saved_config(data: Any, where: str) -> Config:
+    """The configuration that a run has written; ``where`` names its file.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    return parse_config(data, where)
+
+
+def parse_model(data: Any, where: str) -> ModelConfig:
+    """The section of the model that ``data["name"]`` names; ``where`` names its file.
+
+    Raises:
+        ConfigError: if there is no such model, or a key is wrong.
+    """
+    return _parse(MODEL_SECTIONS, "name", data, where, "model")
+
+
+def _parse(
+    registry: Registry[type[SectionT]], key: str, data: Any, where: str, place: str
+) -> SectionT:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: {place}: expected a section with {key!r}, got {data!r}")
+    section = registry.get(data.get(key), f"{where}: {place}.{key}")
+    return validate(section, data, where, place)
 
 
 def _set(data: Any, override: str) -> None:

@@ -1,4 +1,4 @@
-"""The config as editors and people read it: a JSON Schema, and docs/options.md.
+"""The options of a configuration for editors and people: a JSON Schema, and docs/options.md.
 
 python -m capdist.config.schema writes both anew.
 """
@@ -6,12 +6,14 @@ python -m capdist.config.schema writes both anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from capdist.config.base import Section
+from capdist.config.model import MODEL_SECTIONS
 from capdist.config.run_config import Config
-from capdist.models.base import registered
+from capdist.config.stage import STAGE_SECTIONS
 
 SCHEMA, OPTIONS = Path("configs/schema.json"), Path("docs/options.md")
 
@@ -24,17 +26,27 @@ them. This page is made by `python -m capdist.config.schema`.
 
 
 def config_schema() -> dict[str, Any]:
-    """The schema of the whole tree, with every registered model's own section."""
+    """The schema of a configuration, with the section of every registered model and objective."""
     schema = Config.model_json_schema()
-    sections = [model.Config.model_json_schema() for model in registered().values()]
-    # References are from the root of the file.
-    for section in sections:
-        schema["$defs"] |= section.pop("$defs", {})
-    schema["properties"]["model"] = {
-        "description": schema["properties"]["model"]["description"],
-        "oneOf": sections,
+    properties = schema["properties"]
+    properties["model"] = {
+        "description": "name, and the options of that model.",
+        "oneOf": _plugin_sections(MODEL_SECTIONS.all(), schema),
     }
+    properties["stages"]["items"] = {"oneOf": _plugin_sections(STAGE_SECTIONS.all(), schema)}
+    for base in ("ModelConfig", "TrainingStage"):
+        schema["$defs"].pop(base, None)
     return schema
+
+
+def _plugin_sections(
+    sections: Mapping[str, type[Section]], schema: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The sections of plug-ins; their definitions move to the schema, where references start."""
+    found = [section.model_json_schema() for section in sections.values()]
+    for section in found:
+        schema["$defs"] |= section.pop("$defs", {})
+    return found
 
 
 def options_page() -> str:

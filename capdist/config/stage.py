@@ -1,12 +1,24 @@
-"""What a run minimises, stage by stage: objective, batch, optimizer, schedule."""
+"""The stages of a run: what they have in common, whatever their objective."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from capdist.config.base import Positive, Section, Share
+from capdist.config.base import Positive, Section
+from capdist.config.registry import Registry
+
+
+class ParameterGroup(Section):
+    """Parameters with settings of their own; what it leaves out is the optimizer's."""
+
+    match: str = Field(
+        description="Shell pattern of parameter names, as in model.safetensors: 'decoder.*.bias'."
+    )
+    lr: float | None = Field(None, gt=0, description="Peak learning rate; follows the schedule.")
+    weight_decay: float | None = Field(None, ge=0)
+    frozen: bool = Field(False, description="Keep the weights that the stage begins with.")
 
 
 class OptimizerConfig(Section):
@@ -18,6 +30,9 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     decoupled: bool = False
     clip_norm: float = Field(0.0, ge=0, description="Largest global gradient norm; 0: no limit.")
+    groups: tuple[ParameterGroup, ...] = Field(
+        (), description="Parameters with other settings; the first group that matches counts."
+    )
 
 
 class ConstantSchedule(Section):
@@ -69,17 +84,15 @@ class BatchConfig(Section):
         return -(-self.images // (world * self.micro))
 
 
-class ScheduledSampling(Section):
-    """Share of input words taken from the model itself: ``increase`` every ``every_epochs``."""
-
-    increase: Share = 0.05
-    every_epochs: Positive = 5
-    maximum: Share = 0.25
-
-
 class TrainingStage(Section):
-    """What all stages have."""
+    """What all stages have; each objective's file declares its own section."""
 
+    #: Members of a sample that the stage predicts for later stages and for evaluation.
+    provides: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it trains a captioning model; otherwise it prepares what captioning models read.
+    trains_captions: ClassVar[bool] = True
+
+    objective: str
     epochs: Positive
     batch: BatchConfig
     optimizer: OptimizerConfig
@@ -88,59 +101,16 @@ class TrainingStage(Section):
         None, description="Stop after this many evaluations without a better validation score."
     )
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Members of a sample that the objective reads, besides those that the model needs."""
+        return frozenset()
 
-class GroundingConfig(Section):
-    """The grounding loss of Spatial-Semantic attention, on shards that have grounding."""
-
-    weight: float = Field(1.0, gt=0, description="μ.")
-    iou: float = Field(
-        0.0, ge=0, lt=1, description="An object's best region overlaps it by more, or is none."
-    )
-
-
-class XeStage(TrainingStage):
-    """Cross entropy with teacher forcing."""
-
-    objective: Literal["xe"]
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    scheduled_sampling: ScheduledSampling | None = None
-    grounding: GroundingConfig | None = None
+    @property
+    def uses_ray(self) -> bool:
+        """Whether Ray actors compute something in each step."""
+        return False
 
 
-class MilStage(TrainingStage):
-    """Concepts by multiple-instance learning (Fang et al. 2015), before captions."""
-
-    objective: Literal["mil"]
-    words: Positive = Field(1000, description="Commonest content words of the training captions.")
-    kept: Positive = Field(49, description="Best concepts that an image keeps.")
-    folds: int = Field(5, ge=2, description="Training images' concepts are cross-fitted by these.")
-    hidden: Positive = Field(512, description="Width of the layer on a region.")
-    dropout: float = Field(0.5, ge=0, lt=1)
-
-
-class RewardConfig(Section):
-    """What self-critical training maximises, and who computes it."""
-
-    metrics: dict[str, float] = Field({"cider_d": 1.0}, description="Weight of each reward.")
-    actors: int = Field(1, ge=0, description="Ray actors; 0: in the trainer's own process.")
-    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for an actor.")
-
-
-class ScstStage(TrainingStage):
-    """Self-critical training (Rennie et al. 2017) on captions that the model draws itself."""
-
-    objective: Literal["scst"]
-    samples: Positive = Field(5, description="n, captions drawn of an image.")
-    baseline: Literal["greedy", "leave_one_out"] = Field(
-        "leave_one_out", description="The greedy caption's reward, or the other samples' mean."
-    )
-    reward: RewardConfig = RewardConfig()
-
-    @model_validator(mode="after")
-    def _others(self) -> ScstStage:
-        if self.baseline == "leave_one_out" and self.samples == 1:
-            raise ValueError("baseline leave_one_out needs samples of 2 or more; or take greedy")
-        return self
-
-
-Stage = Annotated[MilStage | XeStage | ScstStage, Field(discriminator="objective")]
+#: Sections by the objective's name.
+STAGE_SECTIONS: Registry[type[TrainingStage]] = Registry("objective", "capdist.objectives")

@@ -134,7 +134,7 @@ class Captioner:
         manifest = Manifest.load(folder, self.first.config.data.copies)
         for member in self.members:
             member.check_features(manifest)
-            check_needs(manifest, split, member.model.needs, member.config.model["name"])
+            check_needs(manifest, split, member.model.needs, member.config.model.name)
         data, vocab = self.first.config.data, self.first.vocab
         batches = evaluation_batches(manifest, split, data, self.decoding.batch, vocab, Ranks())
         images = list(references(manifest, split).raw)
@@ -154,7 +154,7 @@ class Captioner:
             if lacking := member.model.needs - (set() if bare else {"classes"}):
                 raise ConfigError(
                     f"{files}: feature files have no {', '.join(sorted(lacking))}, which model "
-                    f"{member.config.model['name']!r} reads; build shards and give them as --shards"
+                    f"{member.config.model.name!r} reads; build shards and give them as --shards"
                 )
         trained = self.first.features
         if source.dim != trained.dim:

@@ -1,8 +1,9 @@
-"""Concepts of a trained detector for whole folders of shards."""
+"""Concept detectors in use: the concepts of whole folders of shards."""
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +13,45 @@ import torch
 from numpy.typing import NDArray
 
 from capdist.batch import Batch
-from capdist.config.base import ConfigError, read_json, validate
-from capdist.config.run_config import Config
-from capdist.config.stage import MilStage
+from capdist.config.base import ConfigError, read_json
+from capdist.config.detector import DetectorConfig
+from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.dataset import evaluation_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, read_weights
-from capdist.inference.run_folder import find_checkpoint, read_progress
+from capdist.inference.run_folder import (
+    BEST_DETECTOR,
+    find_checkpoint,
+    read_progress,
+)
 from capdist.losses.concepts import noisy_or, silence
 from capdist.models.concept_detector import CrossFitted
-from capdist.objectives.concept_detection import DetectorValidator, fold_of, new_detectors
 from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
 from shards.concepts import Concepts, best
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest, Shard
 
+#: The validation score that chooses the best detectors: average precision.
+METRIC = "AP"
 #: Digits of a probability that are kept: the last bits depend on the machine.
 DIGITS = 4
+
+
+def fold_of(key: str, folds: int) -> int:
+    """The fold of a training image: a function of its key alone."""
+    return zlib.crc32(key.encode()) % folds
+
+
+def new_detectors(sizes: DetectorConfig, features: int, words: int) -> CrossFitted:
+    return CrossFitted(features, words, sizes.hidden, sizes.dropout, sizes.folds)
+
+
+def detector_sizes(config: Config) -> DetectorConfig:
+    """The sizes of the detectors of a run that trains some."""
+    stage = next(stage for stage in config.stages if "concepts" in stage.provides)
+    return DetectorConfig.model_validate(stage.model_dump(include=set(DetectorConfig.model_fields)))
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,7 @@ class Detector:
 
     model: CrossFitted
     config: Config
-    stage: MilStage
+    sizes: DetectorConfig
     words: tuple[str, ...]
     features: FeatureSpec
     vocab: Vocabulary
@@ -53,41 +74,42 @@ class Detector:
         Raises:
             ConfigError: if it has none.
         """
-        folder = find_checkpoint(run, DetectorValidator.kept_as)
+        folder = find_checkpoint(run, BEST_DETECTOR)
         if folder is None:
-            raise ConfigError(f"{run}: no detector; train one by a stage with objective mil")
+            raise ConfigError(
+                f"{run}: no concept detector; train one with a stage of objective 'mil'"
+            )
         return cls.read(folder)
 
     @classmethod
     def read(cls, folder: Path) -> Detector:
         """The detectors of a checkpoint."""
         described = read_json(folder / "config.json")
-        config = validate(Config, described["run"], str(folder / "config.json"))
-        stage = config.mil
-        assert stage is not None
+        config = parse_saved_config(described["run"], str(folder / "config.json"))
+        sizes = detector_sizes(config)
         vocab, words = Vocabulary.load(folder / "vocab.json"), read_json(folder / WORDS)
         features = FeatureSpec.from_json(described["features"])
-        model = new_detectors(stage, features.dim, len(words))
+        model = new_detectors(sizes, features.dim, len(words))
         model.load_state_dict(read_weights(folder, vocab, DETECTOR))
         digest = hashlib.sha256((folder / DETECTOR).read_bytes()).hexdigest()[:16]
-        best_ap = read_progress(folder).best_ap
-        return cls(model.eval(), config, stage, tuple(words), features, vocab, digest, best_ap)
+        best_ap = read_progress(folder).best.get(METRIC)
+        return cls(model.eval(), config, sizes, tuple(words), features, vocab, digest, best_ap)
 
-    def check(self, stage: MilStage | None, option: str) -> None:
-        """Refuse to go on training it in a stage of other sizes; ``option`` names the stage.
+    def check(self, sizes: DetectorConfig, place: str) -> None:
+        """Refuse to resume with detectors of other sizes; ``place`` names the stage.
 
         Raises:
-            ConfigError: naming its sizes.
+            ConfigError: naming the sizes of those that are there.
         """
         same = ("words", "folds", "hidden")
-        if stage is None or any(getattr(stage, n) != getattr(self.stage, n) for n in same):
+        if any(getattr(sizes, name) != getattr(self.sizes, name) for name in same):
             raise ConfigError(
-                f"{option} is not that of the detector in {self.config.run}, which has "
-                + ", ".join(f"{name} {getattr(self.stage, name)}" for name in same)
-                + "; resume with its config, or choose another folder by --set run=FOLDER"
+                f"{place} is not that of the detector in {self.config.run}, which has "
+                + ", ".join(f"{name} {getattr(self.sizes, name)}" for name in same)
+                + "; resume with its config, or choose another folder with --set run=FOLDER"
             )
 
-    def write(self, manifest: Manifest, root: Path, kept: int, job: ProcessGroup) -> None:
+    def write(self, manifest: Manifest, root: Path, kept: int, group: ProcessGroup) -> None:
         """Write the concepts of all samples into a folder, every rank those of its shards.
 
         Where it has this detector's concepts already, they are left as they are.
@@ -103,17 +125,19 @@ class Detector:
                 "extractor"
             )
         # One rank looks, for another may see what the first has written since.
-        if job.gather(self.has_written(manifest, root, kept))[0]:
+        if group.gather(self.has_written(manifest, root, kept))[0]:
             return
         root.mkdir(parents=True, exist_ok=True)
-        model = self.model.to(job.device)
-        mine = manifest.shards[job.ranks.rank :: job.ranks.world]
-        written = {s.name: self._write_shard(model, manifest, s, root, kept) for s in mine}
-        files = {name: file for part in job.gather(written) for name, file in part.items()}
-        if job.first:
+        model = self.model.to(group.device)
+        mine = manifest.shards[group.ranks.rank :: group.ranks.world]
+        written = group.agree(
+            lambda: {s.name: self._write_shard(model, manifest, s, root, kept) for s in mine}
+        )
+        files = {name: file for part in group.gather(written) for name, file in part.items()}
+        if group.first:
             ordered = {shard.name: files[shard.name] for shard in manifest.shards}
             ConceptSet(root, self.digest, self.made_by(manifest), kept, ordered).save()
-        job.barrier()
+        group.barrier()
 
     def has_written(self, manifest: Manifest, root: Path, kept: int) -> bool:
         """Whether a folder has this detector's concepts for these shards."""
@@ -124,12 +148,12 @@ class Detector:
         return (found.detector, found.kept, tars) == (self.digest, kept, manifest.tars)
 
     def made_by(self, manifest: Manifest) -> dict[str, object]:
-        """What people may want to know of the concepts."""
+        """The origin and the quality of the concepts, for people."""
         return {
             "run": self.config.run,
             "shards": manifest.place,
             "words": len(self.words),
-            "folds": self.stage.folds,
+            "folds": self.sizes.folds,
             "val_ap": self.best_ap,
         }
 
@@ -155,8 +179,8 @@ class Detector:
         """P (B, W) of unseen images by the whole detector, of others by that of their fold."""
         device = next(model.parameters()).device
         with torch.inference_mode():
-            said = [noisy_or(silence(*logits)) for logits in model(batch.to(device))]
-        every = torch.stack(said).double().cpu().numpy()
+            p = [noisy_or(silence(*logits)) for logits in model(batch.to(device))]
+        every = torch.stack(p).double().cpu().numpy()
         folds = len(model.held_out)
         which = [1 + fold_of(key, folds) if split == "train" else 0 for key in batch.keys]
         scores: NDArray[np.float64] = every[which, np.arange(len(which))]

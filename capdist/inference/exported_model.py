@@ -15,7 +15,7 @@ from torch import Tensor
 
 from capdist.config.base import ConfigError, read_json, validate
 from capdist.config.decoding import DecodingConfig
-from capdist.config.run_config import Config
+from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.mixture import load_shards
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
@@ -94,7 +94,7 @@ def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> N
         names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
         remedy = (
             f"give the shards that detector's by launcher/concepts.py --run {config.run}"
-            if config.mil
+            if "concepts" in config.provides
             else "give the shards those"
         )
         raise ConfigError(
@@ -110,7 +110,11 @@ def run_shards(config: Config, run: Path) -> Manifest:
         ShardError: if either is not there.
     """
     manifest = load_shards(config.data)
-    return manifest.with_concepts(ConceptSet.load(run / "concepts")) if config.mil else manifest
+    return (
+        manifest.with_concepts(ConceptSet.load(run / "concepts"))
+        if "concepts" in config.provides
+        else manifest
+    )
 
 
 def write_export(
@@ -154,7 +158,7 @@ def read_export(folder: Path) -> ExportedModel:
         if not (folder / name).is_file():
             raise ConfigError(f"{folder / name}: no such file; expected a checkpoint's folder")
     described = read_json(folder / "config.json")
-    config = validate(Config, described["run"], str(folder / "config.json"))
+    config = parse_saved_config(described["run"], str(folder / "config.json"))
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
     features, classes = FeatureSpec.from_json(described["features"]), described.get("classes", 0)

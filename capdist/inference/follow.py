@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capdist.config.base import ConfigError, read_json, validate
-from capdist.config.run_config import Config
-from capdist.config.stage import MilStage
+from capdist.config.base import ConfigError, read_json
+from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.dataset import captioned
 from capdist.inference.evaluation import Evaluation, EvaluationRequest, sentences
 from capdist.inference.exported_model import MODEL, read_export
@@ -76,7 +75,7 @@ class Follower:
     def config(self) -> Config:
         """That the run trains with just now."""
         path = self.wanted.run / "config.json"
-        return validate(Config, read_json(path), str(path))
+        return parse_saved_config(read_json(path), str(path))
 
     def score(self, folder: Path) -> None:
         """Add a checkpoint's row, unless it has one."""
@@ -133,6 +132,6 @@ def evaluated(folder: Path, config: Config) -> bool:
     stage = config.stages[cursor.stage]
     return (
         not cursor.consumed
-        and not isinstance(stage, MilStage)
+        and stage.trains_captions
         and config.validation.due(cursor.epoch, stage.epochs)
     )

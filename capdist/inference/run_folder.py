@@ -1,26 +1,37 @@
 """The files of a run folder: their names, and how to find its checkpoints.
 
+config.json                           what was run
 checkpoints/step-00000125/            one checkpoint, after an evaluated epoch
 checkpoints/step-00000100-inside/     one inside an epoch
-checkpoints/names.json                which folder is the last, which the best
+checkpoints/names.json                which folder is the last, which the best ...
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-NAMES = "names.json"
+NAMES, PROGRESS = "names.json", "progress.json"
+#: Names of checkpoints: where a run continues; its best captioning model and its best concept
+#: detectors; whose weights the current stage began with; the last one, once training is done.
+LAST, BEST, BEST_DETECTOR, STAGE_START, FINISHED = (
+    "last",
+    "best",
+    "detector",
+    "stage_start",
+    "finished",
+)
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where training goes on.
+    """Where training continues.
 
     ``step`` counts optimizer steps of the run, ``stage_step`` those of the stage; ``consumed``
-    counts samples of the epoch, ``lost`` the damaged ones among them; ``waited`` counts evaluations
-    since the best one; ``best_ap`` is a detector's.
+    counts samples of the epoch, ``lost`` the damaged ones among them; ``skipped`` counts steps that
+    the loss scaler skipped; ``best`` has the best score of each validation metric; ``waited``
+    counts evaluations since the best one.
     """
 
     stage: int = 0
@@ -30,16 +41,12 @@ class TrainingProgress:
     consumed: int = 0
     lost: int = 0
     skipped: int = 0
-    best_cider: float | None = None
-    best_ap: float | None = None
+    best: dict[str, float] = field(default_factory=dict)
     waited: int = 0
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
-    """The folder that has a name in a run, if any.
-
-    ``last``, ``best``, ``detector`` (the best), ``finished`` (the last, once training is done).
-    """
+    """The folder of a run's checkpoint by its name, such as `LAST`; None if there is none."""
     folder = run / "checkpoints"
     found = read_names(folder).get(name)
     return folder / found if found else None
@@ -61,5 +68,15 @@ def read_names(folder: Path) -> dict[str, str]:
 
 
 def read_progress(folder: Path) -> TrainingProgress:
-    """Where training goes on from a checkpoint."""
-    return TrainingProgress(**json.loads((folder / "cursor.json").read_text()))
+    """Where training continues from a checkpoint."""
+    if not (folder / PROGRESS).is_file():
+        return _read_cursor(folder / "cursor.json")
+    return TrainingProgress(**json.loads((folder / PROGRESS).read_text()))
+
+
+def _read_cursor(path: Path) -> TrainingProgress:
+    """What older versions wrote instead of `PROGRESS`."""
+    fields = json.loads(path.read_text())
+    scores = {"CIDEr": fields.pop("best_cider", None), "AP": fields.pop("best_ap", None)}
+    best = {metric: score for metric, score in scores.items() if score is not None}
+    return TrainingProgress(**fields, best=best)

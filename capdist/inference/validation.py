@@ -16,6 +16,7 @@ from capdist.data.dataset import captioned, evaluation_batches
 from capdist.decoding.generate import caption_images
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import write_export
+from capdist.inference.run_folder import BEST
 from capdist.metrics.coco import cider, write_results
 from capdist.metrics.endings import bad_endings
 from capdist.models.base import CaptionModel
@@ -25,7 +26,7 @@ from shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """CIDEr × 100 of captions; their mean length, words used, and share that ends badly."""
+    """CIDEr × 100 of captions; their mean length, words used, and the share with bad endings."""
 
     cider: float
     words: float
@@ -36,7 +37,7 @@ class CaptionScores:
 
     @classmethod
     def of(cls, cider: float, captions: Mapping[int, Sequence[str]]) -> CaptionScores:
-        """The other figures are of the captions alone."""
+        """CIDEr is given; the other figures are of the captions alone."""
         every = list(captions.values())
         return cls(
             cider,
@@ -47,16 +48,14 @@ class CaptionScores:
 
     @property
     def value(self) -> float:
-        """What the best checkpoint is chosen by."""
         return self.cider
 
     @property
     def remark(self) -> str:
-        """What else to look at."""
         return f"{100 * self.bad_endings:.1f} % end badly"
 
     def to_json(self) -> dict[str, float]:
-        """As the metrics log keeps it."""
+        """The entries of the metrics log."""
         return {f"val_{name}": value for name, value in vars(self).items()}
 
 
@@ -68,35 +67,34 @@ class CaptionValidator:
 
     Args:
         config: of the run.
-        job: the ranks.
+        group: the ranks.
         manifest: of the shards.
         vocab: of the model.
         model: a copy that is decoded with; its weights are replaced at every evaluation.
     """
 
-    measure: ClassVar[str] = "best_cider"
-    kept_as: ClassVar[str] = "best"
+    best_name: ClassVar[str] = BEST
 
     def __init__(
         self,
         config: Config,
-        job: ProcessGroup,
+        group: ProcessGroup,
         manifest: Manifest,
         vocab: Vocabulary,
         model: CaptionModel[Any],
     ) -> None:
         self.config = config
-        self.job = job
+        self.group = group
         self.manifest = manifest
         self.folder = Path(config.run) / "captions"
         self.vocab = vocab
-        self.model = model.to(job.device).eval()
+        self.model = model.to(group.device).eval()
         self.split = config.validation.split
         self.decoding = DecodingConfig(
             beam=1, max_words=config.decoding.max_words, batch=config.decoding.batch
         )
         self.batches = evaluation_batches(
-            manifest, self.split, config.data, config.decoding.batch, vocab, job.ranks
+            manifest, self.split, config.data, config.decoding.batch, vocab, group.ranks
         )
         self.references = captioned(manifest, self.split).tokens
 
@@ -107,14 +105,14 @@ class CaptionValidator:
         """
         captions = self.captions(weights)
         score = 0.0
-        if self.job.first:
+        if self.group.first:
             score = cider(self.references, captions)
             self.folder.mkdir(exist_ok=True)
             write_results(
                 self.folder / f"{self.split}-{step:08d}.json",
                 {image: " ".join(words) for image, words in captions.items()},
             )
-        return CaptionScores.of(self.job.gather(score)[0], captions)
+        return CaptionScores.of(self.group.gather(score)[0], captions)
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write what `export.read_export` reads."""
@@ -123,7 +121,7 @@ class CaptionValidator:
     def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:
         """The words of every image's greedy caption, on all ranks, which call it together."""
         self.model.load_state_dict(weights)
-        device, batches = self.job.device, chain.from_iterable(self.batches.epoch(0))
+        device, batches = self.group.device, chain.from_iterable(self.batches.epoch(0))
         found = caption_images(self.model, batches, self.vocab, self.decoding, device)
-        mine = self.job.agree(lambda: {image: captions[0].words for image, captions in found})
-        return {image: words for part in self.job.gather(mine) for image, words in part.items()}
+        mine = self.group.agree(lambda: {image: captions[0].words for image, captions in found})
+        return {image: words for part in self.group.gather(mine) for image, words in part.items()}

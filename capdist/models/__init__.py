@@ -1,7 +1,1 @@
-"""One readable file per model; importing this package registers them all."""
-
-from importlib import import_module
-from pkgutil import iter_modules
-
-for _module in iter_modules(__path__, f"{__name__}."):
-    import_module(_module.name)
+"""Captioning models: one readable file for each."""

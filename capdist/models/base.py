@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from capdist.batch import Batch
-from capdist.config.base import ConfigError, Section, validate
-
-
-class ModelConfig(Section):
-    """A model's own section; ``name`` chooses the model."""
-
-    name: str
+from capdist.config.model import MODEL_SECTIONS
+from capdist.config.model import ModelConfig as ModelConfig
+from capdist.config.registry import Registry
+from capdist.config.run_config import parse_model
 
 
 @dataclass(frozen=True)
@@ -97,16 +94,17 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         """Weights over image parts at every position, (B, S, L, R) and (B, S, L, A)."""
 
 
-_MODELS: dict[str, type[CaptionModel[Any]]] = {}
+_MODELS: Registry[type[CaptionModel[Any]]] = Registry("model", "capdist.models")
 
 ModelT = TypeVar("ModelT", bound=type[CaptionModel[Any]])
 
 
 def register(name: str) -> Callable[[ModelT], ModelT]:
-    """Make a model known under the name that its configs use."""
+    """Make a model, and its section, known by the name that configs use."""
 
     def add(model: ModelT) -> ModelT:
-        _MODELS[name] = model
+        _MODELS.add(name, model)
+        MODEL_SECTIONS.add(name, model.Config)
         return model
 
     return add
@@ -114,28 +112,15 @@ def register(name: str) -> Callable[[ModelT], ModelT]:
 
 def registered() -> dict[str, type[CaptionModel[Any]]]:
     """All models by name."""
-    return dict(sorted(_MODELS.items()))
+    return _MODELS.all()
 
 
-def parse(section: dict[str, Any], where: str) -> ModelConfig:
-    """The typed section of the model that ``section["name"]`` names; ``where`` names the file.
+def build(section: ModelConfig | Any, dims: Dims, where: str = "config") -> CaptionModel[Any]:
+    """A freshly initialised model of a config's section, or of the JSON of one.
 
     Raises:
         ConfigError: if no model has that name, or a key is wrong.
     """
-    name = section.get("name")
-    if name not in _MODELS:
-        known = ", ".join(registered())
-        raise ConfigError(f"{where}: model.name: no model {name!r}; known: {known}")
-    return validate(_MODELS[name].Config, section, where, "model")
-
-
-def build(section: dict[str, Any], dims: Dims, where: str = "config") -> CaptionModel[Any]:
-    """A freshly initialised model.
-
-    Raises:
-        ConfigError: as `parse` does.
-    """
-    config = parse(section, where)
-    model: CaptionModel[Any] = _MODELS[config.name](config, dims)
+    config = section if isinstance(section, ModelConfig) else parse_model(section, where)
+    model: CaptionModel[Any] = _MODELS.get(config.name, where)(config, dims)
     return model

@@ -1,18 +1,23 @@
-"""Rewards of a stage: the training references as ids, and how they relate to the evaluation's."""
+"""The rewards of a stage: training references as ids, and how the reward relates to CIDEr."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import Config
-from capdist.config.stage import ScstStage
 from capdist.data.dataset import captioned
 from capdist.distributed.process_group import ProcessGroup
+from capdist.inference.validation import CaptionValidator
 from capdist.metrics.cider_d import CiderD
 from capdist.metrics.coco import cider
 from capdist.metrics.document_frequency import DocumentFrequency
+from capdist.models.base import CaptionModel
+from capdist.objectives.base import StageContext
 from capdist.rewards.base import WeightedSum, build
 from capdist.vocab import EOS, Vocabulary
 from capdist.workers.base import RewardPool
@@ -22,14 +27,42 @@ from shards.manifest import Manifest
 Tokens = Mapping[int, Sequence[Sequence[str]]]
 Ids = dict[int, list[list[int]]]
 
-#: A reward this far from the CIDEr, as a share of it, wants a word of explanation.
+#: A reward that differs from CIDEr by more than this share of it is explained.
 FAR = 0.25
 
 
-class WordIds:
-    """Ids of words; those outside the vocabulary get ids behind it, each its own.
+@contextmanager
+def open_rewards(
+    config: RewardConfig,
+    context: StageContext,
+    model: CaptionModel[Any],
+    validator: CaptionValidator,
+) -> Iterator[RewardPool]:
+    """The pool that rewards a stage's captions; all ranks call it together.
 
-    So a reference with a rare word scores as it does in words: no two rare words are the same.
+    Where the stage begins, the reward of the model's greedy captions is compared with their CIDEr
+    first, and the comparison printed.
+
+    Raises:
+        ConfigError, ShardError, ScoreError, PoolError: on the first rank that has a reason.
+        OtherRankError: on the others.
+    """
+    group = context.group
+    rewards = group.agree(
+        lambda: Rewards.of(context.config, config, context.manifest, context.vocab)
+    )
+    if not context.resumed:
+        captions = validator.captions(model.state_dict())
+        if group.first:
+            print(rewards.compare(captions), flush=True)
+    with group.agree(lambda: rewards.pool(group)) as pool:
+        yield pool
+
+
+class WordIds:
+    """Ids of words; those outside the vocabulary get ids of V or more, each its own.
+
+    So a reference with a rare word scores as it does in words: no two rare words are equal.
     The ids depend on the words alone, not on the order of the images.
     """
 
@@ -38,11 +71,11 @@ class WordIds:
         self.rare: dict[str, int] = {}
 
     def __call__(self, word: str) -> int:
-        """The word's id; one outside the vocabulary must have been in `captions` before."""
+        """The word's id; `captions` must have seen a word outside the vocabulary before."""
         return self.vocab.id(word) if word in self.vocab else self.rare[word]
 
     def captions(self, tokens: Tokens, *, end: bool) -> Ids:
-        """Captions by image, with their end token or without; never clipped."""
+        """Captions by image, with or without their end token; never clipped."""
         ends = [EOS] if end else []
         words = {word for captions in tokens.values() for caption in captions for word in caption}
         for word in sorted(words):
@@ -60,7 +93,7 @@ class Rewards:
 
     Args:
         config: of the run.
-        stage: that is rewarded.
+        metrics: and who computes them.
         vocab: of the model.
         train: tokens of the training captions.
         val: tokens of the validation captions.
@@ -69,7 +102,7 @@ class Rewards:
     """
 
     config: Config
-    stage: ScstStage
+    metrics: RewardConfig
     vocab: Vocabulary
     train: Tokens
     val: Tokens
@@ -77,7 +110,9 @@ class Rewards:
     reward: WeightedSum
 
     @classmethod
-    def of(cls, config: Config, stage: ScstStage, manifest: Manifest, vocab: Vocabulary) -> Rewards:
+    def of(
+        cls, config: Config, metrics: RewardConfig, manifest: Manifest, vocab: Vocabulary
+    ) -> Rewards:
         """References as ids, and their document frequency, kept in the run folder.
 
         Raises:
@@ -94,35 +129,35 @@ class Rewards:
         else:
             df = DocumentFrequency.count(ids, vocab.hash)
             df.save(kept)
-        reward = build(stage.reward.metrics, ids, vocab, df)
-        return cls(config, stage, vocab, train, val, df, reward)
+        reward = build(metrics.metrics, ids, vocab, df)
+        return cls(config, metrics, vocab, train, val, df, reward)
 
-    def pool(self, job: ProcessGroup) -> RewardPool:
-        """Whoever computes the rewards of this rank's captions.
+    def pool(self, group: ProcessGroup) -> RewardPool:
+        """The pool that computes the rewards of this rank's captions.
 
         Raises:
             PoolError: if Ray does not answer.
         """
 
         def say(line: str) -> None:
-            print(f"rank {job.ranks.rank}: {line}", flush=True)
+            print(f"rank {group.ranks.rank}: {line}", flush=True)
 
-        return open_pool(self.reward, self.stage.reward, self.config.ray, say)
+        return open_pool(self.reward, self.metrics, self.config.ray, say)
 
     def compare(self, captions: Mapping[int, Sequence[str]]) -> str:
-        """CIDEr-D of greedy validation captions, by what sets the reward and the evaluation apart.
+        """CIDEr-D of greedy validation captions, by what distinguishes reward and evaluation.
 
         Both are CIDEr-D. The evaluation takes document frequencies from the split that it scores,
-        and sees no end tokens; the reward takes the training set's, and sees them.
+        and reads no end tokens; the reward takes the training set's, and reads them.
         """
-        said = {image: [list(words)] for image, words in captions.items()}
+        hypotheses = {image: [list(words)] for image, words in captions.items()}
         score = {
-            (end, source): self._cider_d(said, end=end, source=source)
+            (end, source): self._cider_d(hypotheses, end=end, source=source)
             for end in (False, True)
             for source in ("val", "train")
         }
         reward = score[True, "train"]
-        by_words = cider({image: self.val[image] for image in said}, captions) / 100
+        by_words = cider({image: self.val[image] for image in hypotheses}, captions) / 100
         lines = [
             f"rewards: {self.reward.signature}",
             f"greedy validation captions earn {reward:.3f}; their CIDEr is {by_words:.3f}. CIDEr-D",
@@ -143,10 +178,10 @@ class Rewards:
             lines.append(f"warning: reward and CIDEr are far apart, most of it by {cause}")
         return "\n".join(lines)
 
-    def _cider_d(self, said: Tokens, *, end: bool, source: str) -> float:
+    def _cider_d(self, hypotheses: Tokens, *, end: bool, source: str) -> float:
         word_ids = WordIds(self.vocab)
         train = word_ids.captions(self.train, end=end)
-        references = word_ids.captions({image: self.val[image] for image in said}, end=end)
+        references = word_ids.captions({image: self.val[image] for image in hypotheses}, end=end)
         df = DocumentFrequency.count(train) if source == "train" else None
-        hypotheses = [captions[0] for captions in word_ids.captions(said, end=end).values()]
-        return float(CiderD(references, df=df).score(list(said), hypotheses).mean())
+        captions = [of_image[0] for of_image in word_ids.captions(hypotheses, end=end).values()]
+        return float(CiderD(references, df=df).score(list(hypotheses), captions).mean())

@@ -20,7 +20,12 @@ from typing import Any
 from pydantic import Field
 
 from capdist.config.base import ConfigError, Positive, Section, read_json, validate
-from capdist.config.run_config import Config, RayConfig, load_config
+from capdist.config.run_config import (
+    Config,
+    RayConfig,
+    load_config,
+    parse_saved_config,
+)
 from capdist.reporting.results import Results
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.commands import CommandTask
@@ -81,7 +86,7 @@ class SweepRun:
         written = self.folder / "config.json"
         if not (scores.is_file() and written.is_file()):
             return False
-        trained = validate(Config, read_json(written), str(written))
+        trained = parse_saved_config(read_json(written), str(written))
         # The description has no effect on the run, and is edited when its results are known.
         return trained.model_copy(update={"description": self.config.description}) == self.config
 

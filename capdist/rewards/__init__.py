@@ -1,7 +1,1 @@
-"""The rewards of self-critical training, one file each; importing this package registers them."""
-
-from importlib import import_module
-from pkgutil import iter_modules
-
-for _module in iter_modules(__path__, f"{__name__}."):
-    import_module(_module.name)
+"""The rewards of self-critical training, one file each."""

@@ -8,13 +8,14 @@ truncated caption would score as well as a complete one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from capdist.config.base import ConfigError
+from capdist.config.registry import Registry
 from capdist.metrics.captions import Captions, Floats, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
@@ -92,23 +93,9 @@ class WeightedSum:
         return " + ".join(f"{weight:g} {part.signature}" for weight, part in self.parts.values())
 
 
-_REWARDS: dict[str, type[CaptionReward]] = {}
-
-RewardT = TypeVar("RewardT", bound=type[CaptionReward])
-
-
-def register(name: str) -> Callable[[RewardT], RewardT]:
-    """Register a reward under the name that configs use."""
-
-    def add(reward: RewardT) -> RewardT:
-        _REWARDS[name] = reward
-        return reward
-
-    return add
-
-
-def registered() -> dict[str, type[CaptionReward]]:
-    return dict(sorted(_REWARDS.items()))
+_REWARDS: Registry[type[CaptionReward]] = Registry("reward", "capdist.rewards")
+register = _REWARDS.register
+registered = _REWARDS.all
 
 
 def build(
@@ -126,7 +113,9 @@ def build(
     """
     check_names(weights, where)
     checked = References.of(references)
-    parts = {name: (w, _REWARDS[name](checked, vocabulary, df)) for name, w in weights.items()}
+    parts = {
+        name: (w, _REWARDS.get(name, where)(checked, vocabulary, df)) for name, w in weights.items()
+    }
     return WeightedSum(parts)
 
 
@@ -136,12 +125,10 @@ def check_names(weights: Mapping[str, float], where: str) -> None:
     Raises:
         ConfigError: if a name is not registered, or there is none.
     """
-    known = ", ".join(registered())
     if not weights:
-        raise ConfigError(f"{where}: no reward; name at least one of {known}")
+        raise ConfigError(f"{where}: no reward; name at least one of {', '.join(registered())}")
     for name in weights:
-        if name not in _REWARDS:
-            raise ConfigError(f"{where}: no reward {name!r}; known: {known}")
+        _REWARDS.get(name, where)
 
 
 def unpack(packed: Ints, vocabulary_size: int) -> tuple[Ints, Captions]:

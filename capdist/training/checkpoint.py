@@ -1,13 +1,13 @@
-"""Where a run stands, on disk: written aside, renamed when whole, best and last kept.
+"""Checkpoints: written under a temporary name, renamed when complete; named ones are kept.
 
-checkpoints/step-00000125/   one checkpoint, behind an evaluated epoch
-checkpoints/step-00000100-inside/   one inside an epoch
-  engine's own files         weights and optimizer, DeepSpeed's or torch's
-  rank-0.pt ...              random number generators of every rank
-  cursor.json                where training goes on
-  model.safetensors config.json vocab.json   the portable export; detector.* in the stage mil
-checkpoints/names.json       which folder is the last, which the best (best, detector), and which
-                             the end of the run (finished)
+checkpoints/step-00000125/                     one checkpoint, after an evaluated epoch
+checkpoints/step-00000100-inside/              one inside an epoch
+  engine.pt or deepspeed/                      weights and optimizer
+  rank-0.pt ...                                random number generators of every rank
+  progress.json                                where training continues
+  model.safetensors config.json vocab.json     the portable export; detector.* in a stage 'mil'
+checkpoints/names.json                         which folder is the last, the best, ...: see
+                                               capdist/inference/run_folder.py
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from capdist.distributed.process_group import ProcessGroup, lost_rank
 from capdist.engines.base import Engine
 from capdist.errors import CapdistError
 from capdist.inference.run_folder import (
+    FINISHED,
+    LAST,
     NAMES,
+    PROGRESS,
     TrainingProgress,
     find_checkpoint,
     read_names,
@@ -33,123 +36,124 @@ from capdist.inference.run_folder import (
 )
 from shards.atomic import sync, write_json
 
+#: The prefix of folders that are being written or removed.
+_WRITING = ".writing-"
+
 
 class CheckpointError(CapdistError):
-    """A checkpoint that can't be written; the message says what is left and what to do."""
+    """A checkpoint can't be written."""
 
 
 class Checkpoints:
     """Writes and reads the checkpoints of a run folder."""
 
-    def __init__(self, run: Path, job: ProcessGroup) -> None:
+    def __init__(self, run: Path, group: ProcessGroup) -> None:
         self.run = run
         self.folder = run / "checkpoints"
-        self.job = job
+        self.group = group
         #: Whether a checkpoint without a name is kept.
         self.keeps: Callable[[Path], bool] = lambda folder: False
 
     def save(
         self,
-        cursor: TrainingProgress,
+        progress: TrainingProgress,
         engine: Engine,
         export: Callable[[Path], None],
         *,
         best: str | None,
     ) -> None:
-        """Write a checkpoint as ``last``, and under the name ``best``; all ranks together.
+        """Write a checkpoint as `LAST`, and under the name ``best``; all ranks together.
 
-        One that is the last already is left as it is.
+        If the last one is of this step already, nothing is written.
 
         Args:
-            cursor: where training goes on.
-            engine: whose state it is.
+            progress: where training continues.
+            engine: whose state is saved.
             export: writes the portable files into a folder; called on the first rank.
-            best: the name of the best, where no earlier evaluation was better.
+            best: the name of the best checkpoint, if this is it; else None.
 
         Raises:
-            CheckpointError: if it can't be written; the last one is whole, and still the last.
+            CheckpointError: if it can't be written; the last one stays complete, and the last.
         """
-        final = self.folder / f"step-{cursor.step:08d}{'-inside' if cursor.consumed else ''}"
-        if final == find_checkpoint(self.run, "last"):
+        final = self.folder / f"step-{progress.step:08d}{'-inside' if progress.consumed else ''}"
+        if final == find_checkpoint(self.run, LAST):
             return
-        with self._explained(final):
-            self._write(final, cursor, engine, export, best=best)
+        with self._one_line_errors(final):
+            self._write(final, progress, engine, export, best=best)
 
     def _write(
         self,
         final: Path,
-        cursor: TrainingProgress,
+        progress: TrainingProgress,
         engine: Engine,
         export: Callable[[Path], None],
         *,
         best: str | None,
     ) -> None:
-        # Not a temporary directory: all ranks must write into the same one.
-        aside = self.folder / f".writing-{final.name}"
-        if self.job.first:
-            self._remove_torn()
-            aside.mkdir(parents=True)
-        self.job.barrier()
-        engine.save(aside)
-        torch.save(_generators(), aside / f"rank-{self.job.ranks.rank}.pt")
-        self.job.barrier()
-        if self.job.first:
-            export(aside)
-            write_json(aside / "cursor.json", asdict(cursor))
-            sync(aside)
-            # What a killed run left under this name, that nothing refers to.
+        # Not a temporary directory of the system: all ranks must write into the same one.
+        temporary = self.folder / f"{_WRITING}{final.name}"
+        if self.group.first:
+            self._remove_partial()
+            temporary.mkdir(parents=True)
+        self.group.barrier()
+        engine.save(temporary)
+        torch.save(_generators(), temporary / f"rank-{self.group.ranks.rank}.pt")
+        self.group.barrier()
+        if self.group.first:
+            export(temporary)
+            write_json(temporary / PROGRESS, asdict(progress))
+            sync(temporary)
+            # A killed run may have left a folder of this name that no name refers to.
             shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
-            # One file for both names: a kill between two would part them.
-            named = dict.fromkeys(["last", best] if best else ["last"], final.name)
-            write_json(self.folder / NAMES, {**read_names(self.folder), **named})
-            self._prune()
-        self.job.barrier()
+            temporary.rename(final)
+            # One file for both names: a kill between two writes would leave them inconsistent.
+            self._set_names(**dict.fromkeys([LAST, best] if best else [LAST], final.name))
+            self.prune()
+        self.group.barrier()
 
-    def name(self, name: str, folder: str) -> None:
-        """Give a name to a checkpoint, and remove what is not kept; all ranks together."""
-        if self.job.first:
-            write_json(self.folder / NAMES, {**read_names(self.folder), name: folder})
-            self._prune()
-        self.job.barrier()
+    def set_name(self, name: str, folder: str | None) -> None:
+        """Name a checkpoint, or drop the name; all ranks together."""
+        if self.group.first and self.folder.is_dir():
+            self._set_names(**{name: folder})
+        self.group.barrier()
 
     def mark(self, *, finished: bool) -> None:
-        """Say in `NAMES` whether training is done, for those who watch; all ranks together."""
-        names = read_names(self.folder)
-        if self.job.first and "last" in names:
-            names.pop("finished", None)
-            if finished:
-                names["finished"] = names["last"]
-            write_json(self.folder / NAMES, names)
-        self.job.barrier()
+        """Record whether training is done, for processes that follow it; all ranks together."""
+        last = read_names(self.folder).get(LAST)
+        self.set_name(FINISHED, last if finished else None)
 
     def load(self, folder: Path, engine: Engine) -> None:
-        """Bring the engine and the generators back to what `save` wrote.
+        """Restore the engine and the generators that `save` wrote.
 
-        A rank that was not there then keeps the generator that it has.
+        A rank that did not exist then keeps its generator.
         """
         engine.load(folder, written_by(folder))
-        generators = folder / f"rank-{self.job.ranks.rank}.pt"
+        generators = folder / f"rank-{self.group.ranks.rank}.pt"
         if generators.is_file():
             _restore(torch.load(generators, weights_only=True))
 
-    def _remove_torn(self) -> None:
-        """What a kill, or a full disk, left half written."""
-        for torn in self.folder.glob(".writing-*"):
-            shutil.rmtree(torn, ignore_errors=True)  # another rank may still write
+    def _set_names(self, **changed: str | None) -> None:
+        names = {**read_names(self.folder), **changed}
+        write_json(self.folder / NAMES, {n: folder for n, folder in names.items() if folder})
 
-    def _prune(self) -> None:
+    def _remove_partial(self) -> None:
+        """Remove what a kill, or a full disk, left half written."""
+        for partial in self.folder.glob(f"{_WRITING}*"):
+            shutil.rmtree(partial, ignore_errors=True)  # another rank may still be writing
+
+    def prune(self) -> None:
+        """Remove the checkpoints that have no name and are not kept; on the first rank."""
         kept = read_names(self.folder).values()
         for folder in step_folders(self.run):
             if folder.name not in kept and not self.keeps(folder):
-                # Renamed first: for those who read checkpoints meanwhile, it is there or gone.
-                torn = self.folder / f".writing-{folder.name}"
-                folder.rename(torn)
-                shutil.rmtree(torn, ignore_errors=True)
+                # Renamed first: for concurrent readers it is complete or absent.
+                partial = self.folder / f"{_WRITING}{folder.name}"
+                folder.rename(partial)
+                shutil.rmtree(partial, ignore_errors=True)
 
     @contextmanager
-    def _explained(self, final: Path) -> Iterator[None]:
-        """Turn a failure to write, which every library reports in its own way, into one line."""
+    def _one_line_errors(self, final: Path) -> Iterator[None]:
+        """Report a failed write, which every library does in its own way, in one line."""
         from safetensors import SafetensorError
 
         try:
@@ -158,18 +162,18 @@ class Checkpoints:
             if isinstance(error, RuntimeError) and lost_rank(error):
                 raise
             free = shutil.disk_usage(self.folder).free
-            last = find_checkpoint(self.run, "last")
+            last = find_checkpoint(self.run, LAST)
             reason = " ".join(str(error).split())
-            self._remove_torn()
+            self._remove_partial()
             raise CheckpointError(
                 f"{final}: not written, with {free / 1e6:.0f} MB free on its disk: {reason}; "
-                + (f"{last} is whole: " if last else "")
-                + "make room, then go on by --resume auto"
+                + (f"{last} is complete; " if last else "")
+                + "make room, then continue with --resume auto"
             ) from error
 
 
 def _generators() -> dict[str, torch.Tensor]:
-    """States of torch's generators: the order of samples and the readers draw from none."""
+    """States of torch's generators; the order of samples and the readers use none of them."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()

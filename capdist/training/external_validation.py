@@ -1,7 +1,7 @@
-"""Training that does not decode: the best checkpoint is a follower's choice (``validation.by``).
+"""Training that does not decode: a follower scores the checkpoints (``validation.by``).
 
-Every evaluated epoch's checkpoint is kept until `follow.Follower` has scored it. What its scores
-mean is a pure function of them, so that a resumed run reads on where it was.
+Every evaluated epoch's checkpoint is kept until `capdist.inference.follow.Follower` has scored it.
+Best score and patience are a pure function of the scores, so that a resumed run finds them again.
 """
 
 from __future__ import annotations
@@ -13,86 +13,90 @@ from typing import Any
 
 from capdist.config.run_config import Config
 from capdist.inference.follow import POLL_S, evaluated, read_rows, scores_path
-from capdist.inference.run_folder import TrainingProgress, step_folders
+from capdist.inference.run_folder import BEST, TrainingProgress, step_folders
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.progress import Progress
-from capdist.training.trainer import Trainer, judge
+from capdist.training.trainer import Trainer, update_best
 
 
 def follower_scores(config: Config) -> Path:
-    """Where a follower with the config's own beam writes what it finds of the validation split."""
+    """The file in which a follower with the config's own beam keeps its validation scores."""
     return scores_path(Path(config.run), config.validation.split, config.decoding.beam)
 
 
 @dataclass(frozen=True)
 class ExternallyValidatedTrainer(Trainer):
-    """Counts patience, and names the best, by the scores that are there; at the end it waits."""
+    """Takes the best checkpoint, and patience, from a follower's scores; at the end it waits."""
 
     scored: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, progress: TrainingProgress) -> TrainingProgress:
-        """As `Trainer.run`."""
-        self.checkpoints.keeps = self.waits
-        return self.wait(super().run(self.heed(progress)))
+        self.checkpoints.keeps = self.needs_scores
+        return self.wait(super().run(self.read_scores(progress)))
 
-    def end_epoch(self, cursor: TrainingProgress, progress: Progress) -> TrainingProgress:
-        """Save, and look what was scored meanwhile."""
-        cursor = replace(cursor, epoch=cursor.epoch + 1, consumed=0)
-        self.save(cursor, self.engine.weights(), best=False)
-        return self.heed(cursor)
+    def end_epoch(self, progress: TrainingProgress, bar: Progress) -> TrainingProgress:
+        """Save, and read the scores that have arrived."""
+        progress = replace(progress, epoch=progress.epoch + 1, consumed=0)
+        self.save(progress, self.engine.weights(), best=False)
+        return self.read_scores(progress)
 
-    def waits(self, folder: Path) -> bool:
-        """Whether a checkpoint is to be scored, and is not yet."""
-        return evaluated(folder, self.config) and step_of(folder) not in self.scored
+    def needs_scores(self, folder: Path) -> bool:
+        """Whether a checkpoint is still to be scored."""
+        return evaluated(folder, self.config) and _step_of(folder) not in self.scored
 
-    def heed(self, progress: TrainingProgress) -> TrainingProgress:
-        """The progress after all scores that are there; the best is named, and the others go."""
-        rows = read_rows(follower_scores(self.config)) if self.job.first else {}
-        rows = self.job.gather(rows)[0]
+    def read_scores(self, progress: TrainingProgress) -> TrainingProgress:
+        """The progress after all scores so far; the best checkpoint is named, others removed."""
+        rows = read_rows(follower_scores(self.config)) if self.group.first else {}
+        rows = self.group.gather(rows)[0]
         self.scored.update((step, rows[step]) for step in rows if step <= progress.step)
-        began, best = progress.step - progress.stage_step, None
-        progress = replace(progress, best_cider=None, waited=0)
+        stage_start, best_step = progress.step - progress.stage_step, None
+        others = {name: score for name, score in progress.best.items() if name != "CIDEr"}
+        progress = replace(progress, best=others, waited=0)
         for step, row in sorted(self.scored.items()):
-            progress, better = judge(progress, "best_cider", row["values"]["CIDEr"])
-            best = step if better else best
-            if step <= began:  # of an earlier stage, which patience does not count
+            progress, better = update_best(progress, "CIDEr", row["values"]["CIDEr"])
+            best_step = step if better else best_step
+            if step <= stage_start:  # of an earlier stage, which patience does not count
                 progress = replace(progress, waited=0)
-        if best is not None:
-            self.tell()
-            self.checkpoints.name("best", f"step-{best:08d}")
+        if best_step is not None:
+            self.log_scores()
+            self.checkpoints.set_name(BEST, f"step-{best_step:08d}")
+            if self.group.first:
+                self.checkpoints.prune()
         return progress
 
-    def tell(self) -> None:
-        """Bring the scores that the metrics log has not into it."""
-        if self.job.first:
-            told = read_records(Path(self.config.run) / METRICS_LOG)
-            known = {record["step"] for record in told if "val_cider" in record}
-            for step in sorted(self.scored.keys() - known):
+    def log_scores(self) -> None:
+        """Add the scores that the metrics log does not have yet."""
+        if self.group.first:
+            records = read_records(Path(self.config.run) / METRICS_LOG)
+            logged = {record["step"] for record in records if "val_cider" in record}
+            for step in sorted(self.scored.keys() - logged):
                 row = self.scored[step]
                 cider = row["values"]["CIDEr"]
                 self.metrics_log.write({"step": step, "epoch": row["epoch"], "val_cider": cider})
 
     def wait(self, progress: TrainingProgress) -> TrainingProgress:
-        """Until the follower has scored all that is kept for it.
+        """Wait until the follower has scored every checkpoint that is kept for it.
 
         Raises:
             Stopped: if a signal asked for it.
         """
-        said = False
-        while left := self.job.gather(sum(map(self.waits, step_folders(self.checkpoints.run))))[0]:
-            if self.job.first and not said:
+        announced = False
+        while waiting := self.group.gather(self._waiting())[0]:
+            if self.group.first and not announced:
                 print(
-                    f"{left} checkpoints wait for their scores: python launcher/evaluate.py --run "
-                    f"{self.config.run} --split {self.config.validation.split} --follow",
+                    f"{waiting} checkpoints wait for their scores: python launcher/evaluate.py "
+                    f"--run {self.config.run} --split {self.config.validation.split} --follow",
                     flush=True,
                 )
-            said = True
+            announced = True
             time.sleep(POLL_S)
-            progress = self.heed(progress)
-            self.stop_if(sum(self.job.sum(self.stop.asked)) > 0, progress)
+            progress = self.read_scores(progress)
+            self.stop_if(sum(self.group.sum(self.stop.asked)) > 0, progress)
         return progress
 
+    def _waiting(self) -> int:
+        return sum(map(self.needs_scores, step_folders(self.checkpoints.run)))
 
-def step_of(folder: Path) -> int:
-    """The step that a checkpoint behind an epoch is named after."""
+
+def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))

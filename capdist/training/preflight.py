@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from capdist.config.base import ConfigError, read_json
-from capdist.config.run_config import Config
-from capdist.config.stage import MilStage, ScstStage, XeStage
-from capdist.data.dataset import members
-from capdist.engines.base import zero_stage
-from capdist.inference.concept_prediction import Detector
+from capdist.config.run_config import Config, parse_saved_config
+from capdist.engines.factory import zero_stage
+from capdist.engines.optimizer import check_groups
+from capdist.inference.concept_prediction import Detector, detector_sizes
 from capdist.inference.exported_model import DETECTOR, MODEL, check_concepts, read_weights
-from capdist.inference.run_folder import find_checkpoint
-from capdist.losses.grounding import Salient
-from capdist.models.base import CaptionModel, parse
-from capdist.objectives.concept_detection import Detection, DetectorValidator
-from capdist.rewards.base import check_names
+from capdist.inference.run_folder import BEST_DETECTOR, find_checkpoint
+from capdist.models.base import CaptionModel
+from capdist.objectives.base import StageContext, objective_of
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """Of one run; ``where`` names the config's file, ``ranks`` is their number."""
+    """The checks of one run; ``where`` names the config's file, ``ranks`` is their number."""
 
     config: Config
     where: str
@@ -33,44 +31,18 @@ class Preflight:
     vocab: Vocabulary
     model: CaptionModel[Any]
 
-    def stages(self) -> None:
-        """Refuse rewards that are not there, and what model or shards have nothing for.
+    def stages(self, context: Callable[[int], StageContext]) -> None:
+        """Refuse what an objective, its optimizer or the engine can't do.
 
         Raises:
-            ConfigError: naming the stage.
+            ConfigError, ShardError: naming the stage.
         """
         for number, stage in enumerate(self.config.stages):
-            place = f"{self.where}: stages.{number}"
-            match stage:
-                case MilStage():
-                    Detection.of(self.config, stage, self.manifest)
-                case ScstStage():
-                    check_names(stage.reward.metrics, f"{place}.reward.metrics")
-                case XeStage():
-                    self._cross_entropy(stage, place)
+            objective_of(stage).preflight(stage, context(number))
+            if stage.trains_captions:
+                place = f"{self.where}: stages.{number}.optimizer"
+                check_groups(self.model, stage.optimizer, place)
         self._zero()
-
-    def _cross_entropy(self, stage: XeStage, place: str) -> None:
-        if stage.scheduled_sampling and not self.model.recurrent:
-            raise ConfigError(
-                f"{place}.scheduled_sampling needs a recurrent model, "
-                f"{self.config.model['name']} is none; remove it"
-            )
-        if stage.grounding:
-            self._grounding(f"{place}.grounding")
-
-    def _grounding(self, option: str) -> None:
-        """Refuse the grounding loss where nothing can be told, or there is nothing to tell."""
-        if not isinstance(self.model, Salient):
-            raise ConfigError(
-                f"{option} needs a model that says which regions captions speak of, as ss_updown "
-                f"does; {self.config.model['name']} does not; remove it"
-            )
-        if "grounding" not in members(self.manifest, "train"):
-            raise ConfigError(
-                f"{option}: {self.manifest.place}: its samples have no grounding; remove it, or "
-                "choose other shards"
-            )
 
     def _zero(self) -> None:
         """Refuse ZeRO 3 where ranks would gather weights at different words."""
@@ -79,38 +51,47 @@ class Preflight:
         if self.ranks > 1 and self.model.recurrent:
             raise ConfigError(
                 f"{self.where}: deepspeed.zero_optimization.stage 3 on {self.ranks} ranks: "
-                f"DeepSpeed gathers weights at every word that {self.config.model['name']} reads, "
+                f"DeepSpeed gathers weights at every word that {self.config.model.name} reads, "
                 "and the ranks' captions have different lengths; choose stage 2"
             )
 
     def checkpoint(self, last: Path) -> None:
-        """Refuse to go on with a checkpoint of another vocabulary, model or detector.
+        """Refuse to resume from a checkpoint of another vocabulary, model or detector.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
         if (last / DETECTOR).is_file():
-            read_weights(last, self.vocab, DETECTOR)
-            Detector.read(last).check(self.config.mil, f"{self.where}: stages.0")
+            self._detector(last)
         else:
             self._captioner(last)
 
-    def _captioner(self, last: Path) -> None:
-        """Refuse to go on with another model, or with concepts of another detector."""
-        read_weights(last, self.vocab, MODEL)
-        described = read_json(last / "config.json")
-        if self.config.mil and not find_checkpoint(
-            Path(self.config.run), DetectorValidator.kept_as
-        ):
+    def _detector(self, last: Path) -> None:
+        read_weights(last, self.vocab, DETECTOR)
+        detector = Detector.read(last)
+        if "concepts" not in self.config.provides:
             raise ConfigError(
-                f"{self.where}: stages.0 is mil, but {last} was trained without it; resume with "
-                "its config, or choose another folder by --set run=FOLDER"
+                f"{self.where}: no stage detects concepts, but {last} has detectors; resume with "
+                "its config, or choose another folder with --set run=FOLDER"
             )
-        if self.config.mil is None and "concepts" in self.model.needs:
-            check_concepts(described.get("concepts"), self.manifest, self.config)
-        trained = described["run"]["model"]
-        if parse(trained, str(last)) != parse(self.config.model, self.where):
+        detector.check(detector_sizes(self.config), f"{self.where}: stages.0")
+
+    def _captioner(self, last: Path) -> None:
+        """Refuse another model, and concepts of another detector."""
+        read_weights(last, self.vocab, MODEL)
+        saved = read_json(last / "config.json")
+        detects = "concepts" in self.config.provides
+        if detects and not find_checkpoint(Path(self.config.run), BEST_DETECTOR):
             raise ConfigError(
-                f"{self.where}: model is not the one of {last}, {trained}; "
-                "resume with its config, or choose another folder by --set run=FOLDER"
+                f"{self.where}: stages.0 is {self.config.stages[0].objective}, but {last} was "
+                "trained without it; resume with its config, or choose another folder with "
+                "--set run=FOLDER"
+            )
+        if not detects and "concepts" in self.model.needs:
+            check_concepts(saved.get("concepts"), self.manifest, self.config)
+        trained = parse_saved_config(saved["run"], str(last / "config.json")).model
+        if trained != self.config.model:
+            raise ConfigError(
+                f"{self.where}: model is not the one of {last}, {saved['run']['model']}; "
+                "resume with its config, or choose another folder with --set run=FOLDER"
             )

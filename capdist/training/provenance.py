@@ -1,4 +1,4 @@
-"""What was run, and with what: written before the first step."""
+"""What was run, and with which versions: written before the first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shards.manifest import Manifest
 VERSIONED = ("capdist", "torch", "deepspeed", "webdataset", "pycocoevalcap", "numpy", "safetensors")
 
 
-def write_down(config: Config, vocab: Vocabulary, manifest: Manifest) -> None:
+def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> None:
     """Write ``config.json``, ``vocab.json`` and ``versions.json`` into the run folder."""
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file stands in, if it stands in one."""
+    """The commit of the checkout that this file belongs to, if there is one."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from capdist.config.base import ConfigError
 from capdist.distributed.process_group import ProcessGroup
 
 
 @contextmanager
-def claimed(folder: Path, job: ProcessGroup) -> Iterator[None]:
-    """Keep other runs out of a run folder as long as this one lasts, however it ends.
+def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
+    """Keep other runs out of a run folder while this one lasts, however it ends.
 
     Raises:
-        ConfigError: on the first rank, if another run is at work in it.
+        ConfigError: on the first rank, if another run is training in it.
         OtherRankError: on the others.
     """
     with ExitStack() as held:
-        job.agree(lambda: held.enter_context(_locked(folder)) if job.first else None)
+        group.agree(lambda: held.enter_context(_locked(folder)) if group.first else None)
         yield
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ConfigError(
-                f"{folder}: {file.read().strip() or 'another process'} is training in it; wait "
-                "for it, or choose another folder by --set run=FOLDER"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    owner = folder / ".owner"
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        other = owner.read_text().strip() if owner.is_file() else "another process"
+        raise ConfigError(
+            f"{folder}: {other} is training in it; wait for it, or choose another folder with "
+            "--set run=FOLDER"
+        ) from None
+    with lock:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield

@@ -7,19 +7,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.config.run_config import Config
-from capdist.config.stage import Stage
+from capdist.config.stage import TrainingStage
 from capdist.data.batches import Batches
 from capdist.distributed.process_group import OtherRankError, ProcessGroup
 from capdist.engines.base import Engine, StepResult
 from capdist.errors import CapdistError
-from capdist.inference.run_folder import TrainingProgress, find_checkpoint
-from capdist.objectives.base import Objective
+from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
+from capdist.objectives.base import Objective, Validator
 from capdist.reporting.metrics_log import MetricsLog
 from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
@@ -30,21 +30,21 @@ from shards.schema import ShardError
 
 
 class TrainingError(CapdistError):
-    """Training that can't go on; the message says where and what to do."""
+    """Training can't continue."""
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: everything is saved
-    """The run was asked to stop, and has saved its state; the message says where."""
+    """A signal asked the run to stop, and its state is saved; the message says where."""
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step as the metrics log keeps it.
+    """A step's entry in the metrics log.
 
-    ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` are its seconds on
-    the first rank, ``data_s`` those that it waited for its batches; ``skipped`` counts the steps
-    that the loss scaler left out since the run began; ``lost`` has a line for each damaged sample
-    or lost shard that the step went without; ``figures`` are the objective's own.
+    ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` is its duration on
+    the first rank in seconds, ``data_s`` the part of it spent waiting for batches; ``skipped``
+    counts the steps that the loss scaler skipped since the run began; ``lost`` has a line for each
+    damaged sample or unavailable shard that the step lacks; ``figures`` are the objective's own.
     """
 
     step: int
@@ -61,135 +61,104 @@ class StepRecord:
     figures: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """One flat record; ``lost`` only where there is something in it."""
+        """One flat record; ``lost`` only if it is not empty."""
         record = asdict(self)
         if not self.lost:
             del record["lost"]
         return record | record.pop("figures")
 
 
-class ValidationResult(Protocol):
-    """What an evaluation found: the score that chooses the best, its name, and a remark."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def remark(self) -> str: ...
-    def to_json(self) -> dict[str, float]: ...
-
-
-class Validator(Protocol):
-    """Scores the weights of a stage; all ranks call it together.
-
-    ``measure`` is the cursor's field for its best score, ``kept_as`` the name of the best
-    checkpoint.
-    """
-
-    @property
-    def measure(self) -> str: ...
-    @property
-    def kept_as(self) -> str: ...
-
-    def score(self, weights: dict[str, Tensor], step: int) -> ValidationResult:
-        """What the weights are worth behind a step."""
-
-    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the portable files into a folder."""
-
-
 @dataclass(frozen=True)
 class Trainer:
-    """Trains one stage from a cursor on; ``gone`` are the remote shards that it has lost."""
+    """Trains one stage; ``lost_shards`` are the remote shards that could not be read."""
 
     config: Config
-    stage: Stage
-    objective: Objective
+    stage: TrainingStage
+    objective: Objective[Any]
     engine: Engine
     batches: Batches
-    validation: Validator
+    validator: Validator
     checkpoints: Checkpoints
     metrics_log: MetricsLog
     stop: StopSignal
-    job: ProcessGroup
-    gone: set[str] = field(default_factory=set)
+    group: ProcessGroup
+    lost_shards: set[str] = field(default_factory=set)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole stage."""
         return self.stage.epochs * self.batches.plan.steps
 
-    def run(self, cursor: TrainingProgress) -> TrainingProgress:
-        """Epochs up to the last, or up to ``patience`` evaluations without a better one.
+    def run(self, progress: TrainingProgress) -> TrainingProgress:
+        """Train until the last epoch, or until ``patience`` evaluations brought no better score.
 
         Raises:
             TrainingError: if the loss or a weight is not a number.
-            ShardError: if more samples are damaged than the config allows; all up to the step
-                before is saved.
+            ShardError: if more samples are damaged than the config allows; the state before the
+                step is saved.
             CheckpointError: if the state can't be saved.
-            Stopped: if a signal asked for it, once the state is saved.
+            Stopped: if a signal asked for it; the state is saved.
         """
-        with Progress(self.steps, initial=cursor.stage_step, enabled=self.job.first) as progress:
-            while not self.done(cursor):
-                for record, after, asked in self.epoch(cursor):
-                    cursor = after
+        with Progress(self.steps, initial=progress.stage_step, enabled=self.group.first) as bar:
+            while not self.done(progress):
+                for record, after, asked in self.epoch(progress):
+                    progress = after
                     self.metrics_log.write(record.to_json())
-                    progress.update(record)
+                    bar.update(record)
                     for line in record.lost:
-                        progress.say(f"step {record.step}: left out: {line}")
-                    self.save_between(cursor)
-                    self.stop_if(asked, cursor)
-                cursor = self.end_epoch(cursor, progress)
-                self.stop_if(sum(self.job.sum(self.stop.asked)) > 0, cursor)
-        return cursor
+                        bar.say(f"step {record.step}: left out: {line}")
+                    self.save_between(progress)
+                    self.stop_if(asked, progress)
+                progress = self.end_epoch(progress, bar)
+                self.stop_if(sum(self.group.sum(self.stop.asked)) > 0, progress)
+        return progress
 
-    def done(self, cursor: TrainingProgress) -> bool:
-        """Whether the stage has had its epochs, or stopped getting better."""
+    def done(self, progress: TrainingProgress) -> bool:
+        """Whether the stage has had its epochs, or has run out of patience."""
         patience = self.stage.patience
-        return cursor.epoch >= self.stage.epochs or bool(patience and cursor.waited >= patience)
+        return progress.epoch >= self.stage.epochs or bool(patience and progress.waited >= patience)
 
     def epoch(
-        self, cursor: TrainingProgress
+        self, progress: TrainingProgress
     ) -> Iterator[tuple[StepRecord, TrainingProgress, bool]]:
-        """The rest of the cursor's epoch, step by step.
+        """The remaining steps of the current epoch.
 
-        What the step did, the cursor after it, and whether a rank was asked to stop.
+        Yields each step's record, the progress after it, and whether a rank was asked to stop.
         """
-        self.objective.begin_epoch(cursor.epoch)
+        self.objective.begin_epoch(progress.epoch)
         started = time.perf_counter()
-        for read in self.batches.steps(cursor.epoch, cursor.consumed):
+        for read in self.batches.steps(progress.epoch, progress.consumed):
             waited = time.perf_counter() - started
-            lost, damaged = self.lose(read.lost, cursor)
-            batches = self.objective.prepare(read.batches, cursor.step, self.job.device)
-            lr = self.rate(cursor.stage_step)
+            lost, damaged = self.tolerate(read.lost, progress)
+            batches = self.objective.prepare(read.batches, progress.step, self.group.device)
+            lr = self.rate(progress.stage_step)
             result = self.engine.step(batches, lr)
-            self.check(result, cursor, batches)
-            # Signals reach the ranks at different times: they stop behind the same step.
-            captions, asked, *sums = self.job.sum(
+            self.check(result, progress, batches)
+            # Signals reach the ranks at different times: all of them stop after the same step.
+            captions, asked, *sums = self.group.sum(
                 sum(batch.caption_count for batch in batches),
                 self.stop.asked,
                 *self.objective.sums(),
             )
-            figures = self.objective.figures(sums, self.job.ranks.world)
-            cursor = self.advance(cursor, result.skipped, damaged)
+            figures = self.objective.figures(sums, self.group.ranks.world)
+            progress = self.advance(progress, result.skipped, damaged)
             took = time.perf_counter() - started
             yield (
                 StepRecord(
-                    step=cursor.step,
+                    step=progress.step,
                     stage=self.stage.objective,
-                    epoch=cursor.epoch + cursor.consumed / self.batches.plan.order.samples,
+                    epoch=progress.epoch + progress.consumed / self.batches.plan.order.samples,
                     loss=result.loss,
                     lr=lr,
                     grad_norm=result.grad_norm,
                     captions_per_s=captions / took,
                     step_s=took,
                     data_s=waited,
-                    skipped=cursor.skipped,
+                    skipped=progress.skipped,
                     lost=lost,
                     figures=figures,
                 ),
-                cursor,
+                progress,
                 asked > 0,
             )
             started = time.perf_counter()
@@ -199,126 +168,130 @@ class Trainer:
         per_epoch = self.batches.plan.steps
         return rate(self.stage.schedule, self.stage.optimizer.lr, step, per_epoch, self.steps)
 
-    def check(self, result: StepResult, cursor: TrainingProgress, batches: list[Batch]) -> None:
-        """Stop at a loss that is not a number, unless the loss scaler caught it."""
+    def check(self, result: StepResult, progress: TrainingProgress, batches: list[Batch]) -> None:
+        """Stop at a loss that is not finite, unless the loss scaler skipped the step."""
         if result.skipped or math.isfinite(result.loss):
             return
         parts = zip(result.parts, batches, strict=True)
         keys = [key for part, batch in parts if not math.isfinite(part) for key in batch.keys]
         if not keys:
-            raise OtherRankError("the samples are those of another rank")
+            raise OtherRankError("another rank had the samples")
         raise TrainingError(
-            f"step {cursor.step + 1}: the loss is {result.loss} for samples {', '.join(keys)}; "
+            f"step {progress.step + 1}: the loss is {result.loss} for samples {', '.join(keys)}; "
             f"look at them, or lower the learning rate; {self.saved()}"
         )
 
-    def lose(self, lost: list[ShardError], cursor: TrainingProgress) -> tuple[list[str], int]:
-        """What a step goes without, of all ranks, in lines; how many damaged samples are in it.
+    def tolerate(self, lost: list[ShardError], progress: TrainingProgress) -> tuple[list[str], int]:
+        """The samples and shards that a step lacks, over all ranks, and the number of samples.
 
         Raises:
-            ShardError: on the first rank, if that is too much; the state is saved.
+            ShardError: on the first rank, if the config allows fewer; the state is saved.
             OtherRankError: on the others.
         """
-        # Ranks read different samples: unless they agree before the step, one waits for ever.
-        (count,) = self.job.sum(len(lost))
+        # Ranks read different samples: they must agree before the step, or some wait for ever.
+        (count,) = self.group.sum(len(lost))
         if not count:
             return [], 0
         mine = [(isinstance(error, ShardUnavailableError), str(error)) for error in lost]
-        every = [pair for pairs in self.job.gather(mine) for pair in pairs]
+        every = [pair for pairs in self.group.gather(mine) for pair in pairs]
         samples = [line for whole, line in every if not whole]
-        # Each begins with the name of its shard; what follows may differ between ranks.
+        # Each begins with the name of its shard; the rest may differ between ranks.
         shards = {line.partition(": ")[0]: line for whole, line in every if whole}
-        new = [line for name, line in shards.items() if name not in self.gone]
-        self.gone.update(shards)
-        data, damaged = self.config.data, cursor.lost + len(samples)
+        new = [line for name, line in shards.items() if name not in self.lost_shards]
+        self.lost_shards.update(shards)
+        data, damaged = self.config.data, progress.lost + len(samples)
         if damaged > data.max_bad_samples:
-            line, remedy = samples[data.max_bad_samples - cursor.lost], "an epoch go on without "
-            self.give_up(cursor, line, f"{remedy}{damaged} or more by --set data.max_bad_samples=N")
-        if len(self.gone) > data.max_bad_shards:
-            remedy = f"training go on without {len(self.gone)} by --set data.max_bad_shards=N"
-            self.give_up(cursor, new[-1], remedy)
+            line = samples[data.max_bad_samples - progress.lost]
+            self.give_up(progress, line, f"data.max_bad_samples={damaged} or more")
+        if len(self.lost_shards) > data.max_bad_shards:
+            self.give_up(progress, new[-1], f"data.max_bad_shards={len(self.lost_shards)}")
         return [*new, *samples], len(samples)
 
-    def give_up(self, cursor: TrainingProgress, line: str, remedy: str) -> NoReturn:
-        """Save, and stop for what can't be read."""
-        if cursor.step:
-            self.save(cursor, self.engine.weights(), best=False)
-        if not self.job.first:
-            raise OtherRankError("the first rank says what can't be read")
+    def give_up(self, progress: TrainingProgress, line: str, option: str) -> NoReturn:
+        """Save, and stop at data that can't be read."""
+        if progress.step:
+            self.save(progress, self.engine.weights(), best=False)
+        if not self.group.first:
+            raise OtherRankError("the first rank reports what can't be read")
         raise ShardError(
-            f"step {cursor.step + 1}: {line}; restore it, or let {remedy}; {self.saved()}"
+            f"step {progress.step + 1}: {line}; restore it, or train without it by adding "
+            f"--set {option}; {self.saved()}"
         )
 
-    def advance(self, cursor: TrainingProgress, skipped: bool, lost: int) -> TrainingProgress:
-        """The cursor one step on."""
+    def advance(self, progress: TrainingProgress, skipped: bool, lost: int) -> TrainingProgress:
         plan = self.batches.plan
         return replace(
-            cursor,
-            step=cursor.step + 1,
-            stage_step=cursor.stage_step + 1,
-            consumed=min(cursor.consumed + plan.images, plan.order.samples),
-            skipped=cursor.skipped + skipped,
-            lost=cursor.lost + lost,
+            progress,
+            step=progress.step + 1,
+            stage_step=progress.stage_step + 1,
+            consumed=min(progress.consumed + plan.images, plan.order.samples),
+            skipped=progress.skipped + skipped,
+            lost=progress.lost + lost,
         )
 
-    def end_epoch(self, cursor: TrainingProgress, progress: Progress) -> TrainingProgress:
+    def end_epoch(self, progress: TrainingProgress, bar: Progress) -> TrainingProgress:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
-        before, cursor = cursor, replace(cursor, epoch=cursor.epoch + 1, consumed=0, lost=0)
-        if self.config.validation.due(cursor.epoch, self.stage.epochs):
-            # Killed while it is evaluated, the epoch is not lost.
+        before, progress = progress, replace(progress, epoch=progress.epoch + 1, consumed=0, lost=0)
+        if self.config.validation.due(progress.epoch, self.stage.epochs):
+            # The epoch must survive a kill during its evaluation.
             self.save(before, weights, best=False)
-            found, measure = self.validation.score(weights, cursor.step), self.validation.measure
-            cursor, best = judge(cursor, measure, found.value)
-            self.metrics_log.write({"step": cursor.step, "epoch": cursor.epoch, **found.to_json()})
-            progress.say(
-                f"epoch {cursor.epoch}: validation {found.name} {found.value:.1f}"
-                + ("" if best else f" (best {getattr(cursor, measure):.1f})")
+            found = self.validator.score(weights, progress.step)
+            progress, best = update_best(progress, found.name, found.value)
+            self.metrics_log.write(
+                {"step": progress.step, "epoch": progress.epoch, **found.to_json()}
+            )
+            bar.say(
+                f"epoch {progress.epoch}: validation {found.name} {found.value:.1f}"
+                + ("" if best else f" (best {progress.best[found.name]:.1f})")
                 + f", {found.remark}"
             )
-        self.save(cursor, weights, best=best)
-        return cursor
+        self.save(progress, weights, best=best)
+        return progress
 
-    def save_between(self, cursor: TrainingProgress) -> None:
-        """Save inside an epoch where the config asks for it; its end is saved in any case."""
+    def save_between(self, progress: TrainingProgress) -> None:
+        """Save inside an epoch if the config asks for it; its end is saved in any case."""
         every = self.config.checkpoint.every_steps
-        inside = cursor.consumed < self.batches.plan.order.samples
-        if every and cursor.step % every == 0 and inside:
-            self.save(cursor, self.engine.weights(), best=False)
+        inside = progress.consumed < self.batches.plan.order.samples
+        if every and progress.step % every == 0 and inside:
+            self.save(progress, self.engine.weights(), best=False)
 
-    def save(self, cursor: TrainingProgress, weights: dict[str, Tensor], *, best: bool) -> None:
-        """Write a checkpoint with its portable export, unless the weights are spoilt."""
-        spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
-        if spoilt and self.job.first:
+    def save(self, progress: TrainingProgress, weights: dict[str, Tensor], *, best: bool) -> None:
+        """Write a checkpoint with its portable export, unless a weight is not finite."""
+        nonfinite = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if nonfinite and self.group.first:
             raise TrainingError(
-                f"step {cursor.step}: {len(spoilt)} weights hold values that are not numbers, "
-                f"{spoilt[0]} first; lower the learning rate; {self.saved()}"
+                f"step {progress.step}: {len(nonfinite)} weights hold values that are not finite, "
+                f"the first is {nonfinite[0]}; lower the learning rate; {self.saved()}"
             )
-        if spoilt:
-            raise OtherRankError("the first rank names the weights")
+        if nonfinite:
+            raise OtherRankError("the first rank reports the weights")
 
         def export(folder: Path) -> None:
-            self.validation.export(folder, weights)
+            self.validator.export(folder, weights)
 
-        name = self.validation.kept_as if best else None
-        self.checkpoints.save(cursor, self.engine, export, best=name)
+        name = self.validator.best_name if best else None
+        self.checkpoints.save(progress, self.engine, export, best=name)
 
-    def stop_if(self, asked: bool, cursor: TrainingProgress) -> None:
-        """Save and stop, where a rank was asked to."""
+    def stop_if(self, asked: bool, progress: TrainingProgress) -> None:
+        """Save and stop if a rank was asked to."""
         if asked:
-            self.save(cursor, self.engine.weights(), best=False)
-            raise Stopped(f"stopped at step {cursor.step}; {self.saved()}")
+            self.save(progress, self.engine.weights(), best=False)
+            raise Stopped(f"stopped at step {progress.step}; {self.saved()}")
 
     def saved(self) -> str:
-        """What the run can go on from."""
-        last = find_checkpoint(Path(self.config.run), "last")
-        return f"{last} is whole, go on by --resume auto" if last else "nothing is saved yet"
+        """What a resumed run continues from."""
+        last = find_checkpoint(Path(self.config.run), LAST)
+        if last is None:
+            return "nothing is saved yet"
+        return f"{last} is complete. Continue with --resume auto"
 
 
-def judge(cursor: TrainingProgress, measure: str, score: float) -> tuple[TrainingProgress, bool]:
-    """The cursor after an evaluation, and whether it was the best so far by ``measure``."""
-    before = getattr(cursor, measure)
+def update_best(
+    progress: TrainingProgress, metric: str, score: float
+) -> tuple[TrainingProgress, bool]:
+    """The progress after an evaluation, and whether its score is the best of the metric so far."""
+    before = progress.best.get(metric)
     if before is None or score > before:
-        better: dict[str, Any] = {measure: score, "waited": 0}
-        return replace(cursor, **better), True
-    return replace(cursor, waited=cursor.waited + 1), False
+        return replace(progress, best={**progress.best, metric: score}, waited=0), True
+    return replace(progress, waited=progress.waited + 1), False

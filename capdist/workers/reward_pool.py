@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers.base import PackedCaptions, Pending, Reward, RewardPool
 from capdist.workers.ray_pool import RayPool
 

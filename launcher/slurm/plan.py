@@ -8,7 +8,6 @@ import sys
 
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
-from capdist.config.stage import ScstStage
 
 
 def main() -> int:
@@ -23,7 +22,7 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    actors = any(isinstance(stage, ScstStage) and stage.reward.actors for stage in config.stages)
+    actors = config.uses_ray
     print(config.run)
     print("cluster" if actors and config.ray.address == "local" else "none")
     return 0

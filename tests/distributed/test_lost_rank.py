@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import distributed
 
-from capdist.config.base import validate
-from capdist.config.run_config import Config
+from capdist.config.run_config import parse_config
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.run_folder import TrainingProgress
@@ -43,7 +42,7 @@ def trainer(job: ProcessGroup, run: Path, **limits: int) -> Trainer:
     parts: dict[str, Any] = dict.fromkeys(
         ("objective", "engine", "batches", "validation", "checkpoints", "metrics_log", "stop")
     )
-    whole = validate(Config, {**described, "run": str(run)}, "the config")
+    whole = parse_config({**described, "run": str(run)}, "the config")
     return Trainer(whole, whole.stages[0], **parts, job=job)
 
 

@@ -78,8 +78,8 @@ def test_the_stages_follow_each_other(whole: Path) -> None:
     assert [record["epoch"] for record in precisions] == [1, 2, 3, 4]
     assert all(0 < record["val_ap"] <= 100 for record in precisions)
     assert all(0 < record["val_ap_image"] <= 100 for record in precisions)
-    kept = json.loads((checkpoint(whole, "detector") / "cursor.json").read_text())
-    assert kept["best_ap"] == max(record["val_ap"] for record in precisions)
+    kept = json.loads((checkpoint(whole, "detector") / "progress.json").read_text())
+    assert kept["best"]["AP"] == max(record["val_ap"] for record in precisions)
 
 
 def test_every_image_has_concepts(whole: Path, tiny: Manifest) -> None:

@@ -86,7 +86,7 @@ def test_the_best_checkpoint_stays_the_best_of_all_stages(whole: Path) -> None:
     best = max(r["val_cider"] for r in records(whole) if "val_cider" in r)
     folder = find_checkpoint(whole, "best")
     assert folder is not None
-    kept = json.loads((folder / "cursor.json").read_text())["best_cider"]
+    kept = json.loads((folder / "progress.json").read_text())["best"]["CIDEr"]
     assert kept == best
 
 

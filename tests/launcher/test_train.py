@@ -26,7 +26,7 @@ def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:
     assert len(losses(run)) == 8
     assert [r["epoch"] for r in records(run) if "val_cider" in r] == [1, 2]
     best = checkpoint(run, "best")
-    for name in ("model.safetensors", "config.json", "vocab.json", "cursor.json", "rank-0.pt"):
+    for name in ("model.safetensors", "config.json", "vocab.json", "progress.json", "rank-0.pt"):
         assert (best / name).is_file()
     for name in ("config.json", "vocab.json", "versions.json"):
         assert (run / name).is_file()

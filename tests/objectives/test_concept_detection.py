@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from capdist.batch import Batch
+from capdist.inference.concept_prediction import fold_of
 from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
 from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
-from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, fold_of, said
+from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, mentioned
 from tests.support.models import make_batch
 
 FOLDS, WORDS = 3, 4
@@ -27,7 +28,7 @@ CAPTIONS = {
 def make_objective() -> ConceptDetection:
     torch.manual_seed(1)
     model = CrossFitted(7, WORDS, 8, 0.0, FOLDS)
-    return ConceptDetection(model, WORDS, said(CAPTIONS, ("dog", "cat", "birds", "runs")))
+    return ConceptDetection(model, WORDS, mentioned(CAPTIONS, ("dog", "cat", "birds", "runs")))
 
 
 def labelled(objective: ConceptDetection, batch: Batch) -> LabelledBatch:
@@ -38,7 +39,7 @@ def labelled(objective: ConceptDetection, batch: Batch) -> LabelledBatch:
 
 def test_labels_by_hand() -> None:
     batch = labelled(make_objective(), make_batch())
-    assert batch.said.tolist() == [[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]]
+    assert batch.mentioned.tolist() == [[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]]
     for row, key in enumerate(batch.keys):
         expected = [1.0] * (1 + FOLDS)
         expected[1 + fold_of(key, FOLDS)] = 0.0
@@ -62,7 +63,9 @@ def test_the_loss_is_that_of_every_pair() -> None:
         one = replace(batch, **{n: getattr(batch, n)[row : row + 1] for n in REAL})
         for number, detector in enumerate(detectors):
             if number != 1 + fold_of(key, FOLDS):
-                loss = noisy_or_cross_entropy(silence(*detector(one)), found.said[row : row + 1])
+                loss = noisy_or_cross_entropy(
+                    silence(*detector(one)), found.mentioned[row : row + 1]
+                )
                 expected += loss.item()
     assert objective(found).item() == pytest.approx(expected, rel=1e-5)
     assert objective.weight(found) == len(batch.keys) * FOLDS

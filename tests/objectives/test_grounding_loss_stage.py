@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.config.stage import XeStage
 from capdist.losses.grounding import Salient
 from capdist.models.base import build
-from capdist.objectives.cross_entropy import CrossEntropy
+from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
 from shards.manifest import Manifest
 from tests.support.matrix import loss_difference, take
 from tests.support.models import DIMS, make_batch, small
@@ -51,7 +50,7 @@ def test_the_objective_is_the_sum_of_both() -> None:
     def loss(batch: Batch, **grounding: float) -> float:
         section = {"objective": "xe", "epochs": 1, "batch": {"images": 3, "micro": 3}}
         chosen = {"grounding": grounding} if grounding else {}
-        stage = XeStage.model_validate({**section, "optimizer": {"lr": 1}, **chosen})
+        stage = CrossEntropyStage.model_validate({**section, "optimizer": {"lr": 1}, **chosen})
         return float(CrossEntropy(model, stage)(batch).detach())
 
     # One box, on the second region of the first image, and overlapping it by three quarters.

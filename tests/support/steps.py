@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, distributed
 
 from capdist.batch import Batch
-from capdist.config.base import ConfigError, validate
-from capdist.config.run_config import Config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import Config, parse_config
 from capdist.data.batches import Batches
 from capdist.data.dataset import count_words, training_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup, end_process
-from capdist.engines.base import Engine, make_engine
+from capdist.engines.base import Engine
+from capdist.engines.factory import make_engine
 from capdist.models.base import Dims, build
 from capdist.objectives.cross_entropy import CrossEntropy
 from shards.manifest import Manifest
@@ -45,7 +46,7 @@ def config(arguments: dict[str, Any]) -> Config:
         "stages": [{**xe, "batch": batch, "optimizer": optimizer}],
         "deepspeed": arguments.get("deepspeed", {}),
     }
-    return validate(Config, described, "the config")
+    return parse_config(described, "the config")
 
 
 def make_objective(run: Config) -> CrossEntropy:

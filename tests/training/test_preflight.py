@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from capdist.config.base import ConfigError, validate
-from capdist.config.run_config import Config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import parse_config
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.training.preflight import Preflight
@@ -33,7 +33,7 @@ def checks(tiny: Manifest, model: dict[str, Any], ranks: int, stage: int, engine
         "stages": [STAGE],
         "deepspeed": {"zero_optimization": {"stage": stage}},
     }
-    config = validate(Config, described, "x.json")
+    config = parse_config(described, "x.json")
     vocab = count_words(tiny, 1)
     built = build(config.model, Dims(tiny.features.dim, len(vocab)), "x.json")
     return Preflight(config, "x.json", ranks, tiny, vocab, built)

@@ -11,10 +11,9 @@ from capdist.config.stage import (
     CosineSchedule,
     NoamSchedule,
     Schedule,
-    ScheduledSampling,
     StepSchedule,
 )
-from capdist.objectives.cross_entropy import sampled_share
+from capdist.objectives.cross_entropy import ScheduledSampling, sampled_share
 from capdist.training.schedule import rate
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers import driver_process
 from capdist.workers.base import PoolError
 from capdist.workers.reward_pool import open_pool
@@ -87,7 +87,7 @@ TRAINER = """
 import sys
 from pathlib import Path
 import numpy as np
-from capdist.config.stage import RewardConfig
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.config.stage import RewardConfig
 from capdist.workers.base import PoolError
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward

@@ -1,0 +1,121 @@
+"""DeepSpeed as an engine: the only importer of DeepSpeed, besides its files and its operator."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from capdist.batch import Batch
+from capdist.config.base import ConfigError
+from capdist.config.stage import OptimizerConfig
+from capdist.distributed.process_group import ProcessGroup
+from capdist.engines.base import StepResult, total_weight
+from capdist.engines.deepspeed_files import convert, numbers_only
+from capdist.engines.deepspeed_operator import load_operator
+from capdist.engines.optimizer import make_optimizer, set_lr
+from capdist.objectives.base import Objective
+
+
+class DeepSpeedEngine:
+    """DeepSpeed: ZeRO 0 to 3, fp32, bf16 and fp16 with loss scaling, by its own JSON."""
+
+    TAG = "deepspeed"
+
+    def __init__(
+        self,
+        objective: Objective[Any],
+        optimizer: OptimizerConfig,
+        config: dict[str, Any],
+        group: ProcessGroup,
+    ) -> None:
+        """Start DeepSpeed with its JSON.
+
+        Raises:
+            ConfigError: with DeepSpeed's own words, if it refuses.
+        """
+        load_operator()
+        import deepspeed
+        from deepspeed.runtime.config import DeepSpeedConfigError
+        from deepspeed.runtime.zero.utils import ZeRORuntimeException
+
+        try:
+            self.engine, self.optimizer, *_ = deepspeed.initialize(
+                model=objective,
+                optimizer=make_optimizer(objective.model, optimizer),
+                config=config,
+                dist_init_required=False,
+            )
+        except (
+            AssertionError,
+            ValueError,
+            DeepSpeedConfigError,
+            ZeRORuntimeException,
+        ) as error:
+            # DeepSpeed's refusals of its own section, fp16 on a CPU among them.
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"deepspeed: {reason}; change the config's section") from error
+        self.group = group
+
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+        """The gradient of the mean over all tokens of all ranks.
+
+        DeepSpeed averages over the ranks, so the loss carries their number as a factor.
+        """
+        weight = total_weight(self.group, map(self.engine.module.weight, batches))
+        skipped, parts = self.engine.skipped_steps, []
+        set_lr(self.optimizer, lr)
+        for batch in batches:
+            loss = self.engine(batch.to(self.group.device)) / weight
+            self.engine.backward(loss * self.group.ranks.world, scale_wrt_gas=False)
+            self.engine.step()
+            parts.append(float(loss.detach()))
+        norm = self.engine.get_global_grad_norm()
+        (loss,) = self.group.sum(sum(parts))
+        return StepResult(
+            loss=loss,
+            parts=parts,
+            grad_norm=None if norm is None else float(norm),
+            skipped=self.engine.skipped_steps > skipped,
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The fp32 masters where there are some, gathered over the ranks under ZeRO."""
+        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.zero import GatheredParameters
+
+        def whole(parameter: Tensor) -> Tensor:
+            if not parameter.requires_grad:  # frozen: no optimizer holds a master of it
+                with GatheredParameters(parameter):
+                    return parameter.detach().float().cpu().clone()
+            master = safe_get_full_fp32_param(parameter)
+            return (parameter if master is None else master).detach().float().cpu().clone()
+
+        return {n: whole(p) for n, p in self.engine.module.model.named_parameters()}
+
+    def save(self, folder: Path) -> None:
+        """DeepSpeed's own files, in a folder of their own."""
+        self.engine.save_checkpoint(str(folder), tag=self.TAG, save_latest=False)
+
+    def load(self, folder: Path, ranks: int) -> None:
+        """By DeepSpeed's universal checkpoint where ZeRO cut it for another number of ranks.
+
+        Raises:
+            ConfigError: if it can't be converted, with DeepSpeed's own words, or holds code.
+        """
+        if not self.engine.load_universal_checkpoint():
+            with numbers_only(folder):
+                self.engine.load_checkpoint(str(folder), tag=self.TAG)
+            return
+        universal = folder / "universal"
+        self.group.agree(
+            lambda: convert(folder / self.TAG, universal / self.TAG) if self.group.first else None
+        )
+        with numbers_only(universal):
+            self.engine.load_checkpoint(str(universal), tag=self.TAG)
+        self.group.barrier()
+        if self.group.first:
+            shutil.rmtree(universal)

@@ -1,0 +1,67 @@
+"""Plain PyTorch: the specification that DeepSpeed is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from capdist.batch import Batch
+from capdist.config.stage import OptimizerConfig
+from capdist.distributed.process_group import ProcessGroup
+from capdist.engines.base import StepResult, total_weight
+from capdist.engines.optimizer import make_optimizer, set_lr
+from capdist.objectives.base import Objective
+
+
+class TorchEngine:
+    """The reference implementation: fp32, whole weights on every rank, gradients all-reduced."""
+
+    def __init__(
+        self, objective: Objective[Any], config: OptimizerConfig, group: ProcessGroup
+    ) -> None:
+        self.objective = objective.to(group.device)
+        self.optimizer = make_optimizer(objective.model, config)
+        self.clip_norm = config.clip_norm
+        self.group = group
+
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+        """The gradient of the mean over all tokens of all ranks."""
+        weight = total_weight(self.group, map(self.objective.weight, batches))
+        parts = []
+        for batch in batches:
+            loss = self.objective(batch.to(self.group.device)) / weight
+            loss.backward()
+            parts.append(float(loss.detach()))
+        parameters = [p for p in self.objective.parameters() if p.grad is not None]
+        for parameter in parameters:
+            distributed.all_reduce(parameter.grad)
+        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"))
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        (loss,) = self.group.sum(sum(parts))
+        return StepResult(loss, parts, float(norm), skipped=False)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {
+            n: p.detach().float().cpu().clone() for n, p in self.objective.model.named_parameters()
+        }
+
+    def save(self, folder: Path) -> None:
+        """One file, written by the first rank."""
+        if self.group.first:
+            state = {
+                "weights": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            torch.save(state, folder / "engine.pt")
+
+    def load(self, folder: Path, ranks: int) -> None:
+        """The same file on every rank, however many ranks wrote it."""
+        state = torch.load(folder / "engine.pt", self.group.device, weights_only=True)
+        self.objective.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
