@@ -1,4 +1,4 @@
-"""Average precision against its definition, threshold by threshold, and values by hand."""
+"""Average precision equals its definition, threshold by threshold, and hand-computed values."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from capdist.metrics.average_precision import average_precision, mean_average_precision
 
 
-def literal(scores: list[float], truth: list[float]) -> float:
-    """Σ (R_n - R_{n-1}) P_n over the distinct scores, as scikit-learn's manual has it."""
-    total, before, found = sum(truth), 0.0, 0.0
+def by_definition(scores: list[float], truth: list[float]) -> float:
+    """Σ (R_n - R_{n-1}) P_n over the distinct scores, as in scikit-learn's manual."""
+    positives, previous, summed = sum(truth), 0.0, 0.0
     for threshold in sorted(set(scores), reverse=True):
         chosen = [t for s, t in zip(scores, truth, strict=True) if s >= threshold]
-        recall = sum(chosen) / total
-        found += (recall - before) * sum(chosen) / len(chosen)
-        before = recall
-    return found
+        recall = sum(chosen) / positives
+        summed += (recall - previous) * sum(chosen) / len(chosen)
+        previous = recall
+    return summed
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,20 @@ def literal(scores: list[float], truth: list[float]) -> float:
         ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], (1 + 2 / 3) / 2),
         ([0.9, 0.8, 0.7], [0, 0, 1], 1 / 3),
         ([0.9, 0.8, 0.7], [1, 1, 1], 1.0),
-        # Ties are one step, in whatever order they stand: the precision behind both is 1/2.
+        # Ties are one step, in any order: the precision after both is 1/2.
         ([0.5, 0.5], [1, 0], 1 / 2),
         ([0.5, 0.5], [0, 1], 1 / 2),
-        # 0.9 finds 1 of 1; the three at 0.5 bring both others: 3 of 4.
+        # 1 of 1 at 0.9; the three at 0.5 include the other two positives: 3 of 4.
         ([0.5, 0.9, 0.5, 0.5], [1, 1, 0, 1], 1 / 3 + 2 / 3 * 3 / 4),
-        # A constant score has the share of what is true.
+        # A constant score has the share of positives.
         ([0.3] * 8, [1, 0, 0, 0, 0, 0, 1, 0], 2 / 8),
         ([7.0], [1], 1.0),
     ],
 )
-def test_by_hand(scores: list[float], truth: list[float], expected: float) -> None:
-    assert literal(scores, truth) == pytest.approx(expected)
+def test_equals_hand_computed_values(
+    scores: list[float], truth: list[float], expected: float
+) -> None:
+    assert by_definition(scores, truth) == pytest.approx(expected)
     found = average_precision(np.array([scores]), np.array([truth]))
     assert found == pytest.approx([expected])
 
@@ -55,12 +57,12 @@ def test_equals_the_definition(shape: tuple[int, int], digits: int) -> None:
     rows = zip(scores.tolist(), truth.astype(float).tolist(), strict=True)
     for value, (row, hits) in zip(found, rows, strict=True):
         if sum(hits):
-            assert value == pytest.approx(literal(row, hits), rel=1e-12)
+            assert value == pytest.approx(by_definition(row, hits), rel=1e-12)
         else:
             assert math.isnan(value)
 
 
-def test_the_mean_leaves_out_rows_without_a_hit() -> None:
+def test_the_mean_leaves_out_rows_without_positives() -> None:
     scores = np.array([[0.9, 0.8], [0.1, 0.2], [0.3, 0.4]])
     truth = np.array([[1, 0], [0, 0], [1, 0]])
     assert mean_average_precision(scores, truth) == pytest.approx((1 + 1 / 2) / 2)

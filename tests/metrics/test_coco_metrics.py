@@ -14,7 +14,7 @@ from capdist.metrics.coco import ScoreError, cider, probe, score, write_results
 from capdist.metrics.coco_java import ptb, spice_means
 from capdist.metrics.tokenise import tokenise
 
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on PATH")
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no java on PATH")
 
 REFERENCES = {1: ["a man rides a horse"], 2: ["two dogs run", "dogs run on grass"]}
 CAPTIONS = {1: "a man rides a bike", 2: "dogs run"}
@@ -33,7 +33,7 @@ def make_java(folder, monkeypatch, script):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_bleu_and_rouge_equal_hand_worked_values(no_java):
+def test_bleu_and_rouge_equal_hand_computed_values(no_java):
     values = score(REFERENCES, CAPTIONS, metrics=LIGHT).values
     # 4 of 5 and 2 of 2 words match; 7 words against the closest references' 5 + 3
     brevity = math.exp(1 - 8 / 7)
@@ -45,7 +45,7 @@ def test_bleu_and_rouge_equal_hand_worked_values(no_java):
     assert values["ROUGE-L"] == pytest.approx(100 * (4 / 5 + f_beta) / 2)
 
 
-def test_cider_equals_hand_worked_value(no_java):
+def test_cider_equals_a_hand_computed_value(no_java):
     # Two images that share no n-gram: each idf is log 2, and it cancels in the cosines.
     # Image 1: 1-grams a:2 man rides bike against a:2 man rides horse: (4+1+1)/7; 2-grams 3/4;
     # 3-grams 2/3; 4-grams 1/2; equal lengths.
@@ -60,7 +60,7 @@ def test_cider_equals_hand_worked_value(no_java):
     assert cider(split, words) == pytest.approx(expected)
 
 
-def test_without_java_the_rest_is_scored_and_the_absence_named(no_java):
+def test_without_java_the_other_metrics_are_scored(no_java):
     scores = score(REFERENCES, CAPTIONS)
     assert scores.tokeniser == "plain"
     assert set(scores.values) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
@@ -69,7 +69,7 @@ def test_without_java_the_rest_is_scored_and_the_absence_named(no_java):
     assert json.loads(json.dumps(scores.to_json())) == scores.to_json()
 
 
-def test_only_the_metrics_asked_for_are_there(no_java):
+def test_only_the_requested_metrics_are_scored(no_java):
     scores = score(REFERENCES, CAPTIONS, metrics=["BLEU-4"])
     assert set(scores.values) == {"BLEU-4"}
     assert set(scores.absent) == {"PTB"}
@@ -96,7 +96,7 @@ def test_ptb_equals_that_of_pycocoevalcap():
 
 
 @needs_java
-def test_line_breaks_inside_a_caption_do_not_shift_the_others():
+def test_line_breaks_inside_a_caption_do_not_shift_other_captions():
     references = {1: ["a\rdog\u2028runs"], 2: ["a cat"], 3: [""]}
     captions = {1: "a dog\nruns", 2: "a cat", 3: ""}
     scores = score(references, captions, metrics=["ROUGE-L", "BLEU-1"])
@@ -104,7 +104,7 @@ def test_line_breaks_inside_a_caption_do_not_shift_the_others():
     assert scores.values == {"ROUGE-L": pytest.approx(100), "BLEU-1": pytest.approx(100)}
 
 
-def test_hanging_java_is_reported_and_killed_while_the_others_go_on(tmp_path, monkeypatch):
+def test_hanging_java_is_killed_and_the_other_metrics_are_scored(tmp_path, monkeypatch):
     marker = f"/{uuid.uuid4().hex}"
     make_java(tmp_path, monkeypatch, f"sleep 600 & tail -f /dev/null {marker}")
     scores = score(REFERENCES, CAPTIONS, metrics=["METEOR", *LIGHT], timeout_s=1)
@@ -116,7 +116,7 @@ def test_hanging_java_is_reported_and_killed_while_the_others_go_on(tmp_path, mo
     )
 
 
-def test_java_that_dies_is_reported_with_its_words(tmp_path, monkeypatch):
+def test_the_message_of_failing_java_is_reported(tmp_path, monkeypatch):
     make_java(tmp_path, monkeypatch, "echo 'no memory left' >&2; exit 1")
     scores = score(REFERENCES, CAPTIONS, metrics=["METEOR", "CIDEr"])
     assert set(scores.absent) == {"PTB", "METEOR"}
@@ -124,7 +124,7 @@ def test_java_that_dies_is_reported_with_its_words(tmp_path, monkeypatch):
     assert set(scores.values) == {"CIDEr"}
 
 
-def test_spice_models_are_looked_for_and_never_fetched(tmp_path, monkeypatch):
+def test_spice_models_are_not_downloaded(tmp_path, monkeypatch):
     make_java(tmp_path, monkeypatch, "exit 1")
     lib = coco._package() / "spice" / "lib"
     if any(lib.glob("*-models.jar")):
@@ -134,7 +134,7 @@ def test_spice_models_are_looked_for_and_never_fetched(tmp_path, monkeypatch):
     assert sorted(lib.iterdir()) == before
 
 
-def test_spice_categories_are_means_over_the_images_that_have_them():
+def test_spice_categories_are_means_over_the_images_where_they_are_defined():
     undefined = float("nan")
     names = ["All", "Object", "Relation", "Attribute", "Color", "Cardinality", "Size"]
     one = [0.2, 0.4, 0.0, undefined, 1.0, undefined, 0.5]
@@ -169,7 +169,7 @@ def test_plain_tokeniser():
         ({key: ["a"] for key in range(9)}, {}, "0, 1, 2, 3, 4 and 4 more"),
     ],
 )
-def test_images_that_do_not_match_are_refused(no_java, references, captions, message):
+def test_mismatched_images_are_refused(no_java, references, captions, message):
     with pytest.raises(ScoreError, match=message):
         score(references, captions)
     with pytest.raises(ScoreError, match=message.replace("has a word", "has")):
@@ -200,5 +200,5 @@ def test_metrics_import_neither_torch_nor_pycocoevalcap():
         "print(sorted({'torch', 'ray', 'deepspeed', 'pycocoevalcap'} & set(sys.modules)))"
     )
     root = Path(coco.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
