@@ -176,7 +176,7 @@ def programs(samples: int) -> Iterator[dict[str, Callable[[], Any]]]:
             root = Path(folder) / str(size)
             manifest = write_manifest(root, shards, size)
             of = f"{shards:,} shards of {size:,}"
-            run[f"{START}, {of}"] = job(root)
+            run[f"{START}, {of}"] = start_job(root)
             run[f"manifest, {of}"] = partial(Manifest.load, root)
             run[f"order, {of}"] = start_order(order, 0)
             run[f"order, {of}, resumed"] = start_order(order, samples // 2)
@@ -207,7 +207,7 @@ def indices(manifest: Manifest) -> list[Index]:
     return opened
 
 
-def job(root: Path) -> Callable[[], list[Index]]:
+def start_job(root: Path) -> Callable[[], list[Index]]:
     """A function that starts a job: manifest, order and indices, without any cache."""
     epochs = count()
 

@@ -32,30 +32,29 @@ class Captions(NamedTuple):
     starts: Ints
 
     @classmethod
-    def of(
-        cls, captions: Sequence[Sequence[int]], images: Sequence[int] | Ints, limit: int = ID_LIMIT
-    ) -> Captions:
+    def of(cls, captions: Sequence[Sequence[int]], images: Sequence[int] | Ints) -> Captions:
         """Captions from lists of ids.
 
         Args:
             captions: C lists, which may be empty.
             images: (C,) ids of their images, for the error message.
-            limit: token ids must be less than this.
 
         Raises:
-            ScoreError: if a token id is negative or not less than the limit.
+            ScoreError: if a token id is negative or not less than `ID_LIMIT`.
         """
         starts = _starts(captions)
         try:
             tokens = np.fromiter(chain.from_iterable(captions), np.int64, int(starts[-1]))
         except OverflowError:
-            raise ScoreError(f"a token id has 64 bits or more; expected 0 to {limit - 1}") from None
-        wrong = np.flatnonzero((tokens < 0) | (tokens >= limit))
+            raise ScoreError(
+                f"a token id has 64 bits or more; expected 0 to {ID_LIMIT - 1}"
+            ) from None
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= ID_LIMIT))
         if len(wrong):
             caption = np.searchsorted(starts, wrong[0], "right") - 1
             raise ScoreError(
                 f"image {images[caption]}: token id {tokens[wrong[0]]} in a caption; "
-                f"expected 0 to {limit - 1}"
+                f"expected 0 to {ID_LIMIT - 1}"
             )
         return cls(tokens.astype(np.int32), starts)
 

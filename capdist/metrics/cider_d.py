@@ -15,14 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capdist.metrics.captions import (
-    ID_LIMIT,
-    Captions,
-    Floats,
-    Ints,
-    ReferenceIds,
-    References,
-)
+from capdist.metrics.captions import Captions, Floats, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.metrics.ngrams import cider_d, inverse_norms
@@ -40,7 +33,6 @@ class CiderD:
             have them.
         sigma: width of the length penalty, in words.
         df: document frequency of a training set; that of ``references`` by default.
-        vocabulary_size: V; scored ids must be less than this.
 
     Raises:
         ScoreError: if an image has no reference, an id is out of range, or sigma is not positive.
@@ -52,14 +44,12 @@ class CiderD:
         *,
         sigma: float = 6.0,
         df: DocumentFrequency | None = None,
-        vocabulary_size: int = ID_LIMIT,
     ) -> None:
         if not sigma > 0:
             raise ScoreError(f"CIDEr-D's sigma is {sigma}; expected more than 0")
         self.references = References.of(references)
         self.sigma = float(sigma)
         self.df = DocumentFrequency.count(self.references) if df is None else df
-        self.vocabulary_size = vocabulary_size
         self._table = self.df.table()
         self._norms = inverse_norms(self.references.captions, self._table)
 
@@ -71,18 +61,17 @@ class CiderD:
             hypotheses: N lists of token ids, with the end token where the references have it.
 
         Raises:
-            ScoreError: if the lengths differ, an image has no references, or an id is not in the
-                vocabulary.
+            ScoreError: if the lengths differ, an image has no references, or an id is not in
+                0..2**31 - 1.
         """
         if len(image_ids) != len(hypotheses):
             raise ScoreError(
                 f"{len(image_ids)} image ids for {len(hypotheses)} captions; expected one each"
             )
-        captions = Captions.of(hypotheses, image_ids, self.vocabulary_size)
-        return self.score_captions(image_ids, captions)
+        return self.score_captions(image_ids, Captions.of(hypotheses, image_ids))
 
     def score_captions(self, image_ids: Sequence[int] | Ints, captions: Captions) -> Floats:
-        """(N,) CIDEr-D of captions in flat arrays, whose ids must be in the vocabulary.
+        """(N,) CIDEr-D of captions in flat arrays.
 
         Raises:
             ScoreError: if an image has no references.
