@@ -12,17 +12,22 @@ from capdist.errors import CapdistError
 
 
 def main() -> int:
-    """Run a benchmark, print its table, and write JSON and Markdown if asked for.
+    """Run the benchmark on the command line.
 
     Returns:
         0, or 2 after an error that is printed in one line.
     """
     args = read_arguments()
     try:
-        figures = args.measure(args)
+        return run(args)
     except CapdistError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, and write JSON and Markdown if asked for."""
+    figures = args.measure(args)
     print(figures.table())
     if args.json:
         args.json.write_text(json.dumps(figures.to_json(), indent=1) + "\n")
