@@ -84,12 +84,12 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """The fp32 masters where there are some, gathered over the ranks under ZeRO."""
+        import deepspeed
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
 
         def whole(parameter: Tensor) -> Tensor:
             if not parameter.requires_grad:  # frozen: no optimizer holds a master of it
-                with GatheredParameters(parameter):
+                with deepspeed.zero.GatheredParameters(parameter):
                     return parameter.detach().float().cpu().clone()
             master = safe_get_full_fp32_param(parameter)
             return (parameter if master is None else master).detach().float().cpu().clone()

@@ -69,7 +69,7 @@ class Detector:
 
     @classmethod
     def open(cls, run: Path) -> Detector:
-        """The best of a run's folder.
+        """The best detectors of a run folder.
 
         Raises:
             ConfigError: if it has none.
@@ -112,7 +112,7 @@ class Detector:
     def write(self, manifest: Manifest, root: Path, kept: int, group: ProcessGroup) -> None:
         """Write the concepts of all samples into a folder, every rank those of its shards.
 
-        Where it has this detector's concepts already, they are left as they are.
+        A folder that has this detector's concepts already is left as it is.
 
         Raises:
             ConfigError: if the features are of another extractor.
@@ -124,7 +124,7 @@ class Detector:
                 f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
             )
-        # One rank looks, for another may see what the first has written since.
+        # One rank decides: another might already see what the first has written since.
         if group.gather(self.has_written(manifest, root, kept))[0]:
             return
         root.mkdir(parents=True, exist_ok=True)

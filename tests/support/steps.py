@@ -36,7 +36,11 @@ def config(arguments: dict[str, Any]) -> Config:
     """
     batch = {"images": 16, "micro": arguments["micro"]}
     xe = {"objective": "xe", "epochs": 1, **arguments.get("stage", {})}
-    optimizer = {"lr": LR, "clip_norm": arguments.get("clip_norm", 0.0)}
+    optimizer = {
+        "lr": LR,
+        "clip_norm": arguments.get("clip_norm", 0.0),
+        "groups": arguments.get("groups", []),
+    }
     described = {
         "description": "a test",
         "run": "unused",
@@ -119,7 +123,7 @@ def take_steps(
         engine.load(Path(load), ranks)
     results = [engine.step(steps[0], LR)]
     gradient = None
-    if not load and not results[0].skipped:
+    if not (load or results[0].skipped or run.stages[0].optimizer.groups):
         gradient = furthest(seen_gradient(engine, objective), true_gradient(run))
     more = steps * arguments.get("epochs", 1)
     results += [engine.step(step, LR) for step in islice(more, 1, None)]
