@@ -14,7 +14,7 @@ from capdist.inference.exported_model import read_run
 from capdist.inference.follow import Follower
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.metrics_log import MetricsLogError
-from capdist.workers.reward_pool import PoolError
+from capdist.workers.base import PoolError
 from shards.schema import ShardError
 
 

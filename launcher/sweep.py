@@ -14,8 +14,8 @@ from capdist.reporting.progress import Progress
 from capdist.reporting.results import ResultsError, fill
 from capdist.reporting.sweep import Sweep, SweepRun
 from capdist.signals import STOPPED, StopSignal
+from capdist.workers.base import PoolError
 from capdist.workers.commands import run_task, run_tasks
-from capdist.workers.reward_pool import PoolError
 
 
 def main() -> int:

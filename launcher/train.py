@@ -22,7 +22,7 @@ from capdist.signals import STOPPED
 from capdist.training.checkpoint import CheckpointError
 from capdist.training.run import train
 from capdist.training.trainer import TrainingError
-from capdist.workers.reward_pool import PoolError
+from capdist.workers.base import PoolError
 from shards.schema import ShardError
 
 #: What is said in one line.

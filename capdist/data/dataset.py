@@ -42,8 +42,8 @@ def references(manifest: Manifest, split: str) -> References:
         image = annotation["image_id"]
         if image in found.raw:
             raise ShardError(
-                f"{manifest.location}: image id {image} occurs twice in {split}, the second time in "
-                f"sample {key}; rebuild one of the two sets with other ids"
+                f"{manifest.location}: image id {image} occurs twice in {split}, the second time "
+                f"in sample {key}; rebuild one of the two sets with other ids"
             )
         found.raw[image] = annotation["captions"]
         found.tokens[image] = annotation["tokens"]
@@ -85,8 +85,8 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
         )
     if "classes" in needs and not manifest.class_names:
         raise ShardError(
-            f"{manifest.location}: its classes have no names, so their number, which model {model!r} "
-            "needs, is unknown; rebuild the shards with --class-names"
+            f"{manifest.location}: its classes have no names, so their number, which model "
+            f"{model!r} needs, is unknown; rebuild the shards with --class-names"
         )
 
 

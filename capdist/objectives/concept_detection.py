@@ -28,7 +28,6 @@ from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.inference.run_folder import BEST_DETECTOR
 from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
-from capdist.metrics.average_precision import mean_average_precision
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from shards.concept_files import ConceptSet

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from capdist.metrics.average_precision import mean_average_precision
 
 from capdist.batch import Batch
 from capdist.inference.concept_prediction import fold_of
