@@ -22,7 +22,8 @@ from benchmarks.cost import Network, Processor, Work, count
 from benchmarks.decode import CLASSES, FEATURES, VOCABULARY, make_batch
 from capdist.batch import Batch
 from capdist.config.run_config import Config, parse_config
-from capdist.distributed.process_group import ProcessGroup, end_process
+from capdist.distributed.end_process import end_process
+from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.factory import make_engine
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage

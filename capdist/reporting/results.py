@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from capdist.config.base import read_json
 from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
 from capdist.errors import CapdistError
@@ -102,7 +103,7 @@ class Results:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = json.loads((self.run / CONFIG).read_text())
+        config: dict[str, Any] = read_json(self.run / CONFIG)
         return config
 
     @cached_property
@@ -212,8 +213,10 @@ class Results:
 
     def _command(self) -> str:
         versions = json.loads((self.run / "versions.json").read_text())
-        arguments = [a for a in versions["command"] if not a.startswith("--local_rank")]
-        return " ".join(["deepspeed", *arguments])
+        program, *rest = versions["command"]
+        arguments = [argument for argument in rest if not argument.startswith("--local_rank")]
+        installed = Path(program).name in ("capdist", "__main__.py")
+        return " ".join([*(["capdist"] if installed else ["deepspeed", program]), *arguments])
 
 
 def fill(page: Path, name: str, text: str) -> None:

@@ -94,9 +94,9 @@ class SweepRun:
     def task(self) -> CommandTask:
         """Train or resume, then score."""
         options = [word for setting in self.settings for word in ("--set", setting)]
-        train = ("launcher/train.py", "--config", self.source, *options, "--resume", "auto")
-        score = ["launcher/evaluate.py", "--run", str(self.folder), "--split", self.list.split]
-        score += ["--beam", str(self.list.beam)]
+        train = ("-m", "capdist", "train", "--config", self.source, *options, "--resume", "auto")
+        score = ["-m", "capdist", "evaluate", "--run", str(self.folder)]
+        score += ["--split", self.list.split, "--beam", str(self.list.beam)]
         score += ["--grounding"] if self.list.grounding else []
         return CommandTask(self.folder.name, (train, tuple(score)), self.folder.with_suffix(".log"))
 

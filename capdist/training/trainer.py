@@ -15,9 +15,9 @@ from capdist.batch import Batch
 from capdist.config.run_config import Config
 from capdist.config.stage import TrainingStage
 from capdist.data.batches import Batches
-from capdist.distributed.process_group import OtherRankError, ProcessGroup
+from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import Engine, StepResult
-from capdist.errors import CapdistError
+from capdist.errors import CapdistError, OtherRankError
 from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
 from capdist.objectives.base import Objective, Validator
 from capdist.reporting.metrics_log import MetricsLog
