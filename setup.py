@@ -16,6 +16,7 @@ setup(
     entry_points={"console_scripts": ["capdist = capdist.commands.main:main"]},
     package_data={"capdist": ["py.typed"], "shards": ["py.typed"]},
     install_requires=[
+        "filelock",
         "numpy",
         "pillow",
         "pydantic>=2",

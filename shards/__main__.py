@@ -1,4 +1,4 @@
-"""Command line: ``python -m shards {build,scenes,concepts,inspect,verify}``."""
+"""Build, inspect and verify shards: ``python -m shards COMMAND``."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from capdist.errors import exit_status
 from shards.manifest import Manifest
 from shards.schema import ShardError
 
-_BUILD = """Make shards from captions and region features. A build that was stopped goes on where
-it was when the same command is run again."""
+_BUILD = """Build shards from captions and region features. To continue a build that was stopped,
+run the same command again."""
 _ANNOTATIONS = """captions: Karpathy or COCO JSON files, or a folder of Flickr30k Entities; paths
 or quoted globs"""
 _FEATURES = """features: bottom-up TSV, HDF5 or npz block files, LMDB databases, folders of npz
 files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
-_SIZES = """COCO JSON files that know the images' sizes, needed where boxes are in pixels and
-neither captions nor features know them"""
-_SCENES = (
-    "Make shards of drawn scenes: pictures, regions, boxes, concepts and captions from a seed."
-)
-_CONCEPTS = """Give shards the concepts that a run's detector (stage mil) predicted for them: files
-beside the tars, which stay as they are. Readers take them for the concepts in the tars."""
-_INSPECT = "Show one sample of a folder of shards, or of one tar, as a person wants to see it."
+_SIZES = """COCO JSON files with the images' sizes, needed if boxes are in pixels and neither
+captions nor features have the sizes"""
+_SCENES = """Build shards of synthetic scenes, which are made from a seed: pictures, regions, boxes,
+concepts and captions."""
+_CONCEPTS = """Copy the concepts that a run's detector (stage mil) predicted into the folder of the
+shards, next to the tars, which do not change. Readers use them instead of those in the tars."""
+_INSPECT = "Describe one sample of a folder of shards, or of one tar."
 _VERIFY = """Check every shard of a folder against its manifest and index, and decode every
-sample. Lists all problems, one a line; exit status 1 if there is any."""
+sample. Lists all problems, one per line; the exit status is 1 if there are any."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     return exit_status(lambda: _run(options))
 
 
@@ -43,8 +42,10 @@ def _run(options: argparse.Namespace) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__)
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shards", description="Build, inspect and verify shards."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_build(_add_command(commands, "build", _BUILD))
     _add_scenes(_add_command(commands, "scenes", _SCENES))
@@ -71,64 +72,78 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--features", required=True, nargs="+", metavar="PATH", help=_FEATURES)
     add("--sizes", nargs="+", default=(), metavar="PATH", help=_SIZES)
     add("--storage", choices=("fp16", "int8"), default="fp16", help="how features are stored")
-    add("--max-bad", type=int, default=0, metavar="N", help="bad images to leave out at most")
-    add("--concepts", type=int, default=500, metavar="N", help="words to predict, 0 for none")
-    add("--concepts-kept", type=int, default=49, metavar="N", help="best words an image keeps")
-    add("--feature-name", metavar="NAME", help="the extractor; by default the features' format")
-    add("--class-names", metavar="FILE", help="text file, line n (from 0) names class n")
+    add("--max-bad", type=int, default=0, metavar="N", help="leave out at most N bad images")
+    add(
+        "--concepts",
+        type=int,
+        default=500,
+        metavar="N",
+        help="words to learn as concepts, 0 for none",
+    )
+    add("--concepts-kept", type=int, default=49, metavar="N", help="concepts per image")
+    add(
+        "--feature-name",
+        metavar="NAME",
+        help="name of the extractor; by default, of the features' format",
+    )
+    add("--class-names", metavar="FILE", help="text file; line n (from 0) is the name of class n")
     _add_output(parser)
     parser.set_defaults(run_command=_build)
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--seed", type=int, default=0, help="which world to draw")
-    add("--train", type=int, default=2000, metavar="N", help="images to train on")
-    add("--val", type=int, default=250, metavar="N", help="images to validate on")
-    add("--test", type=int, default=250, metavar="N", help="images to test on")
+    add("--seed", type=int, default=0, help="of the random scenes")
+    add("--train", type=int, default=2000, metavar="N", help="training images")
+    add("--val", type=int, default=250, metavar="N", help="validation images")
+    add("--test", type=int, default=250, metavar="N", help="test images")
     _add_output(parser)
     parser.set_defaults(run_command=_scenes)
 
 
 def _add_concepts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--run", required=True, type=Path, metavar="DIR", help="folder that train.py wrote")
-    add("--top", type=int, metavar="N", help="best concepts an image keeps; as in the run")
-    add("--shards", metavar="DIR", help="folder of the shards; as in the run")
+    add("--run", required=True, type=Path, metavar="DIR", help="folder of the run")
+    add(
+        "--top", type=int, metavar="N", help="concepts per image; by default, as many as in the run"
+    )
+    add("--shards", metavar="DIR", help="folder of the shards; by default, that of the run")
     parser.set_defaults(run_command=_concepts)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the shards")
-    add("--samples-per-shard", type=int, default=256, metavar="N", help="images in a shard")
-    add("--workers", type=int, metavar="N", help="processes; one for each CPU if not given")
+    add("--samples-per-shard", type=int, default=256, metavar="N", help="images per shard")
+    add("--workers", type=int, metavar="N", help="processes; by default, one per CPU")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("path", type=Path, metavar="DIR_OR_TAR", help="a folder of shards or one tar")
-    add("--split", metavar="S", help="look in this split only; a folder's")
+    add("--split", metavar="S", help="search only this split of a folder")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", metavar="K", help="the sample with this key")
-    which.add_argument("--number", type=int, default=0, metavar="N", help="the Nth sample, from 0")
-    add("--picture", type=Path, metavar="OUT.png", help="write the picture, boxes drawn, here")
+    which.add_argument(
+        "--number", type=int, default=0, metavar="N", help="the sample at this position, from 0"
+    )
+    add("--picture", type=Path, metavar="OUT.png", help="write the picture with boxes to this file")
     parser.set_defaults(run_command=_inspect)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="DIR", help="a folder of shards, or its URL")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; one for each CPU")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads; by default, one per CPU")
     parser.set_defaults(run_command=_verify)
 
 
-# Each command imports what it needs when it runs: --help and verify start light.
+# Each command imports what it needs, so that --help and verify start quickly.
 
 
 def _build(options: argparse.Namespace) -> int:
-    from shards.build import Recipe, build
+    from shards.build import BuildConfig, build
 
-    recipe = Recipe(
+    config = BuildConfig(
         annotations=options.annotations,
         features=options.features,
         feature_name=options.feature_name,
@@ -140,7 +155,7 @@ def _build(options: argparse.Namespace) -> int:
         max_bad=options.max_bad,
     )
     manifest = build(
-        recipe, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
+        config, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
     )
     print(_summary(manifest))
     return 0
@@ -159,19 +174,21 @@ def _scenes(options: argparse.Namespace) -> int:
 
 
 def _concepts(options: argparse.Namespace) -> int:
-    from shards.concept_files import ConceptSet, install
+    from shards.concept_files import ConceptSet, install_concepts
 
-    source = ConceptSet.load(options.run / "concepts")
-    manifest = Manifest.load(options.shards or source.made_by["shards"])
-    installed = install(source, manifest.folder, manifest.tars, options.top)
-    print(f"{manifest.root}: {installed.kept} concepts an image, of detector {installed.detector}")
+    predicted = ConceptSet.load(options.run / "concepts")
+    manifest = Manifest.load(options.shards or predicted.made_by["shards"])
+    installed = install_concepts(
+        predicted, manifest.local_folder, manifest.sha256_by_shard, options.top
+    )
+    print(f"{manifest.root}: {installed.kept} concepts per image, of detector {installed.detector}")
     return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from shards.inspect import describe, draw, find
+    from shards.inspect import describe, draw, find_sample
 
-    sample, class_names = find(options.path, options.split, options.key, options.number)
+    sample, class_names = find_sample(options.path, options.split, options.key, options.number)
     print(describe(sample, class_names))
     if options.picture:
         draw(sample, class_names, options.picture)
@@ -187,12 +204,12 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     if not problems:
-        print(f"all is well: {_summary(manifest)}")
+        print(f"no problems: {_summary(manifest)}")
     return 1 if problems else 0
 
 
 def _summary(manifest: Manifest) -> str:
-    """A folder of shards in one line."""
+    """One line that describes a folder of shards."""
     splits = dict.fromkeys(shard.split for shard in manifest.shards)
     counts = ", ".join(
         f"{split} {sum(shard.samples for shard in manifest.split(split))}" for split in splits
@@ -200,8 +217,8 @@ def _summary(manifest: Manifest) -> str:
     features = manifest.features
     left_out = f", {len(manifest.left_out)} left out" if manifest.left_out else ""
     return (
-        f"{manifest.place}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
-        f"{left_out}; features {features.name}, width {features.dim}, {features.stored_as}, "
+        f"{manifest.location}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
+        f"{left_out}; features {features.name}, width {features.dim}, {features.stored_dtype}, "
         f"up to {features.max_regions} regions"
     )
 

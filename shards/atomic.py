@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is on the disk whole, under its own name, or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ _TEMPORARY = "*.tmp"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write under a temporary name; it gets its own name once it is on the disk."""
-    # The process number keeps a worker that outlives its build apart from the next build's.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file for writing; flush it to the disk and rename it to ``path`` at the end.
+
+    After an error the temporary file stays, for `remove_temporary_files`, and ``path`` is as it
+    was.
+    """
+    # With the process number: a worker that outlives its build can't write into the next build's.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         yield file
@@ -24,8 +28,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary.replace(path)
 
 
-def sync(folder: Path) -> None:
-    """Bring everything in a folder onto the disk, so that a rename makes it all appear."""
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder and everything in it to the disk, so that it can be renamed atomically."""
     for path in [*folder.rglob("*"), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -35,12 +39,12 @@ def sync(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as a JSON file."""
-    with replacing(path) as file:
+    """Write a value as a JSON file, atomically."""
+    with atomic_write(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def remove_temporaries(root: Path) -> None:
-    """Remove what writers that were killed left in a folder."""
-    for stray in root.glob(_TEMPORARY):
-        stray.unlink()
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed."""
+    for path in folder.glob(_TEMPORARY):
+        path.unlink()

@@ -1,4 +1,4 @@
-"""CRC-32 of members: Intel's library where it is installed, for it is three times as fast."""
+"""CRC-32 of members: by Intel's library where it is installed, which is three times as fast."""
 
 from __future__ import annotations
 

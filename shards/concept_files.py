@@ -1,12 +1,12 @@
-"""Concepts that a detector predicted for shards that were there before: files beside the tars.
+"""Concepts that a detector predicted for existing shards, in files next to the tars.
 
 concepts.json                         which detector, and the file of every shard
 train-00000.concepts-0a1b2c3d.json    {"<key>": [["dog", 0.98], ...], ...}, in tar order
 
-They lie in the folder of the shards, or in that of the run that made them. Where a folder of
-shards has a ``concepts.json``, every reader takes its concepts for those of the tars. A file's name
-has the start of its own SHA-256, so that new concepts never change a file that somebody reads, and
-``concepts.json`` is replaced last.
+The files are in the folder of the shards, or in that of the run that predicted them. If a folder of
+shards has a ``concepts.json``, every reader uses its concepts instead of those in the tars. A file
+has the start of its own SHA-256 in its name, so that new concepts never change a file that a reader
+has open, and ``concepts.json`` is replaced last.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from shards.atomic import replacing, write_json
+from shards.atomic import atomic_write, write_json
 from shards.concepts import Concepts
-from shards.json_types import Count, Pairs, T, read_as
+from shards.json_types import Count, T, WordScores, parse_json
 from shards.location import LocalFolder, RemoteFolder
-from shards.remote.cache import Source
+from shards.remote.remote_file import RemoteFile
 from shards.schema import SCHEMA_VERSION, ShardError
 
 CONCEPTS = "concepts.json"
@@ -35,13 +35,13 @@ CONCEPTS = "concepts.json"
 class ConceptFile:
     """The file with a shard's concepts, its SHA-256, and that of the tar it belongs to.
 
-    ``source``, no part of ``concepts.json``, is where that of a remote set comes from.
+    ``remote``, which ``concepts.json`` does not hold, is set for a file of a remote set.
     """
 
     name: str
     sha256: str
     tar_sha256: str
-    source: Source | None = None
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class ConceptSet:
 
     Args:
         root: the folder of the files.
-        detector: a digest of the detector's weights: models that were trained on its concepts
-            must not be given another's.
-        made_by: where it came from and how good it is, for people.
-        kept: the most concepts of an image.
-        files: by the shards' names.
+        detector: a digest of the detector's weights: a model that was trained on its concepts must
+            not be given another detector's.
+        made_by: the run of the detector and its scores, for people to read.
+        kept: the largest number of concepts per image.
+        files: by name of the shard.
     """
 
     root: Path
@@ -68,58 +68,59 @@ class ConceptSet:
         """Read ``concepts.json`` of a folder.
 
         Raises:
-            ShardError: if there is none, or it is of another schema version.
+            ShardError: if there is none, or it has another schema version.
         """
-        found = cls.find(LocalFolder(root))
-        if found is None:
+        concepts = cls.load_if_present(LocalFolder(root))
+        if concepts is None:
             raise ShardError(
-                f"{root / CONCEPTS}: no such file; a run with a stage mil writes it behind that "
-                "stage"
+                f"{root / CONCEPTS}: no such file; expected the folder of a run with a stage "
+                "'mil', which writes it at the end of that stage"
             )
-        return found
+        return concepts
 
     @classmethod
-    def find(cls, folder: LocalFolder | RemoteFolder) -> ConceptSet | None:
+    def load_if_present(cls, folder: LocalFolder | RemoteFolder) -> ConceptSet | None:
         """Read ``concepts.json`` of a folder, if it has one.
 
         Raises:
-            ShardError: if it is of another schema version, or a server does not answer.
+            ShardError: if it has another schema version, or a server does not answer.
         """
-        path = f"{folder.place}/{CONCEPTS}"
-        found = folder.read(CONCEPTS)
-        if found is None:
+        path = f"{folder.location}/{CONCEPTS}"
+        text = folder.read(CONCEPTS)
+        if text is None:
             return None
-        if (version := _parse(_ANY, path, found).get("schema_version")) != SCHEMA_VERSION:
+        if (version := _parse(_ANY_JSON, path, text).get("schema_version")) != SCHEMA_VERSION:
             raise ShardError(
                 f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
-                "write the concepts again with this version"
+                "predict the concepts again with this version"
             )
-        data = _parse(_SET, path, found)
+        data = _parse(_SET_JSON, path, text)
         files = {
-            shard: ConceptFile(**row, source=folder.source(row["name"], row["sha256"]))
+            shard: ConceptFile(**row, remote=folder.remote_file(row["name"], row["sha256"]))
             for shard, row in data["files"].items()
         }
         return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
 
     def save(self) -> None:
-        """Write ``concepts.json``: from then on readers take these concepts."""
+        """Write ``concepts.json``; from then on readers use these concepts."""
         data = asdict(self)
         del data["root"]
         for file in data["files"].values():
-            del file["source"]
+            del file["remote"]
         write_json(self.root / CONCEPTS, {"schema_version": SCHEMA_VERSION, **data})
 
-    def check(self, tars: Mapping[str, str]) -> None:
-        """Refuse concepts of other tars; ``tars`` are the SHA-256 of shards by name.
+    def check_shards(self, sha256_by_shard: Mapping[str, str]) -> None:
+        """Refuse concepts that were predicted for other tars.
 
         Raises:
-            ShardError: naming the first shard that they are not for.
+            ShardError: naming the first shard that they do not belong to.
         """
-        for shard, sha256 in tars.items():
+        for shard, sha256 in sha256_by_shard.items():
             if shard not in self.files or self.files[shard].tar_sha256 != sha256:
                 raise ShardError(
-                    f"{self.root / CONCEPTS}: not the concepts of this {shard}; predict them anew "
-                    f"by launcher/concepts.py, or remove {CONCEPTS}"
+                    f"{self.root / CONCEPTS}: was made for other shards: {shard} has another "
+                    "SHA-256; predict the concepts again with launcher/concepts.py, or remove "
+                    f"{CONCEPTS}"
                 )
 
     def read(self, shard: str) -> dict[str, Concepts]:
@@ -129,17 +130,17 @@ class ConceptSet:
             ShardError: if the file is missing or damaged.
         """
         entry = self.files[shard]
-        path = entry.source.fetch() if entry.source else self.root / entry.name
+        path = entry.remote.fetch() if entry.remote else self.root / entry.name
         if not path.is_file():
             raise ShardError(
-                f"{path}: missing, though {CONCEPTS} names it; write the concepts again"
+                f"{path}: missing, though {CONCEPTS} lists it; predict the concepts again"
             )
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise ShardError(
-                f"{path}: another SHA-256 than in {CONCEPTS}; write the concepts again"
+                f"{path}: SHA-256 mismatch with {CONCEPTS}; predict the concepts again"
             )
-        return _parse(_CONCEPTS, path, data)
+        return _parse(_CONCEPTS_JSON, path, data)
 
 
 class _ConceptFileJson(TypedDict):
@@ -155,15 +156,15 @@ class _SetJson(TypedDict):
     files: dict[str, _ConceptFileJson]
 
 
-_ANY, _SET = TypeAdapter(dict[str, Any]), TypeAdapter(_SetJson)
-_CONCEPTS = TypeAdapter(dict[str, Pairs])
+_ANY_JSON, _SET_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(_SetJson)
+_CONCEPTS_JSON = TypeAdapter(dict[str, WordScores])
 
 
-def _parse(form: TypeAdapter[T], path: Path | str, data: bytes) -> T:
+def _parse(adapter: TypeAdapter[T], path: Path | str, data: bytes) -> T:
     try:
-        return read_as(form, data)
+        return parse_json(adapter, data)
     except ValueError as error:
-        raise ShardError(f"{path}: {error}; write the concepts again") from error
+        raise ShardError(f"{path}: {error}; predict the concepts again") from error
 
 
 def write_concept_file(
@@ -173,31 +174,36 @@ def write_concept_file(
     data = json.dumps(concepts, ensure_ascii=False, separators=(",", ":")).encode()
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{Path(shard).stem}.concepts-{sha256[:8]}.json"
-    with replacing(root / name) as file:
+    with atomic_write(root / name) as file:
         file.write(data)
     return ConceptFile(name, sha256, tar_sha256)
 
 
-def install(source: ConceptSet, root: Path, tars: Mapping[str, str], top: int | None) -> ConceptSet:
-    """Write a run's concepts beside the shards that they were predicted for.
+def install_concepts(
+    predicted: ConceptSet, root: Path, sha256_by_shard: Mapping[str, str], top: int | None
+) -> ConceptSet:
+    """Write a run's concepts next to the shards that they were predicted for.
 
     Args:
-        source: of the run.
+        predicted: in the folder of the run.
         root: the folder of the shards.
-        tars: SHA-256 of its shards by name.
-        top: of every image, keep this many; all if None.
+        sha256_by_shard: of its tars.
+        top: concepts to keep per image, the best first; None keeps all.
 
     Raises:
-        ShardError: if they are the concepts of other shards, or fewer than ``top``.
+        ShardError: if they are the concepts of other shards, or fewer than ``top`` per image.
     """
-    source.check(tars)
-    kept = source.kept if top is None else top
-    if not 1 <= kept <= source.kept:
-        raise ShardError(f"--top {kept}: {source.root} has 1 to {source.kept} concepts of an image")
+    predicted.check_shards(sha256_by_shard)
+    kept = predicted.kept if top is None else top
+    if not 1 <= kept <= predicted.kept:
+        raise ShardError(
+            f"--top {kept}: {predicted.root} has up to {predicted.kept} concepts per image; choose "
+            f"1 to {predicted.kept}"
+        )
     files = {}
-    for shard, sha256 in tars.items():
-        cut = {key: pairs[:kept] for key, pairs in source.read(shard).items()}
-        files[shard] = write_concept_file(root, shard, sha256, cut)
-    installed = ConceptSet(root, source.detector, source.made_by, kept, files)
+    for shard, sha256 in sha256_by_shard.items():
+        top_concepts = {key: pairs[:kept] for key, pairs in predicted.read(shard).items()}
+        files[shard] = write_concept_file(root, shard, sha256, top_concepts)
+    installed = ConceptSet(root, predicted.detector, predicted.made_by, kept, files)
     installed.save()
     return installed

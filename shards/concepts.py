@@ -1,10 +1,10 @@
-"""Concepts: the words that a picture calls for, predicted from its region features.
+"""Concepts: words that describe an image, predicted from its region features.
 
-A plain stand-in for the concept detectors of the papers: ridge regression, one output for each
-word, from an image's mean-pooled and max-pooled regions. A training image's concepts come from a
-model that was fitted, its penalty λ chosen included, without that image's captions; otherwise a
-captioning model would be trained on concepts better than it will ever get. Only the word list
-itself is drawn from all training captions.
+A simple substitute for the concept detectors of the papers: ridge regression, one output per word,
+on an image's mean-pooled and max-pooled regions. The concepts of a training image come from a model
+that was fitted, and whose penalty λ was chosen, without that image's captions. Otherwise a
+captioning model would be trained on better concepts than it gets at test time. Only the word list
+itself comes from all training captions.
 
 Legend: N images, P pooled width (twice the feature width), W words.
 """
@@ -41,11 +41,11 @@ _STOP_WORDS = frozenset(_STOP_TEXT.split())
 
 
 def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tuple[str, ...]:
-    """The content words in most captions, commonest first, ties in alphabetical order.
+    """The content words that most captions have, most frequent first, ties in alphabetical order.
 
     Args:
         images: the tokenised captions of each training image.
-        count: how many words; fewer if the captions have fewer.
+        count: number of words; the result is shorter if the captions have fewer.
     """
     captions = Counter(
         word
@@ -58,15 +58,20 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
     return tuple(ranked[:count])
 
 
-def pool(regions: Array) -> Array:
+def pool_regions(regions: Array) -> Array:
     """Pooled features (P,) float64 of regions (R, F): their mean, then their maximum."""
-    wide = regions.astype(np.float64)
-    return np.concatenate([wide.mean(axis=0), wide.max(axis=0)])
+    regions = regions.astype(np.float64)
+    return np.concatenate([regions.mean(axis=0), regions.max(axis=0)])
 
 
-def targets(images: Iterable[Collection[str]], words: Sequence[str]) -> Array:
-    """Which words (N, W) occur in each image's captions, 0 or 1."""
-    return np.array([[word in said for word in words] for said in images], dtype=np.float64)
+def word_targets(images: Iterable[Collection[str]], words: Sequence[str]) -> Array:
+    """Targets (N, W): 1.0 if a word occurs in an image's captions.
+
+    Args:
+        images: all caption words of each image.
+        words: the word list.
+    """
+    return np.array([[word in caption_words for word in words] for caption_words in images], float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +85,20 @@ class Ridge:
     bias: Array
 
     def __call__(self, X: Array) -> Array:
-        """Scores (N, W) in 0..1, rounded: the last bits depend on the machine's BLAS."""
+        """Scores (N, W) in [0, 1], rounded because the last bits depend on the machine's BLAS."""
         scores = (X - self.mean) / self.deviation @ self.weights + self.bias
         return np.asarray(scores.clip(0, 1).round(4))
 
 
-def fit_path(X: Array, Y: Array, penalties: Sequence[float]) -> list[Ridge]:
-    """Ridge models of X (N, P) and Y (N, W), one for each penalty λ, the bias unpenalised.
+def fit_ridge_path(X: Array, Y: Array, penalties: Sequence[float]) -> list[Ridge]:
+    """Ridge models of X (N, P) and Y (N, W), one for each penalty λ; the bias has no penalty.
 
-    weights = (XᵀX + λI)⁻¹ Xᵀ(Y − ȳ) with X standardised.
+    weights = (XᵀX + λI)⁻¹ Xᵀ(Y − ȳ), with X standardised.
     """
     mean, deviation = X.mean(axis=0), X.std(axis=0)
     deviation[deviation == 0] = 1
     Z, bias = (X - mean) / deviation, Y.mean(axis=0)
-    # One decomposition XᵀX = QΛQᵀ serves every λ.
+    # One decomposition XᵀX = QΛQᵀ is enough for all λ.
     eigenvalues, Q = np.linalg.eigh(Z.T @ Z)
     rotated = Q.T @ (Z.T @ (Y - bias))
     return [
@@ -103,56 +108,69 @@ def fit_path(X: Array, Y: Array, penalties: Sequence[float]) -> list[Ridge]:
 
 
 def fit(X: Array, Y: Array) -> Ridge:
-    """The ridge model of X and Y whose λ ranks the words of a held-out fifth best."""
-    held = _folds(len(X)) == 0
+    """The ridge model of X (N, P) and Y (N, W).
+
+    Its λ has the highest mean average precision on a held-out fifth of the images.
+    """
+    held_out = _folds(len(X)) == 0
     precisions = [
-        mean_average_precision(model(X[held]), Y[held])
-        for model in fit_path(X[~held], Y[~held], PENALTIES)
+        mean_average_precision(model(X[held_out]), Y[held_out])
+        for model in fit_ridge_path(X[~held_out], Y[~held_out], PENALTIES)
     ]
-    return fit_path(X, Y, [PENALTIES[int(np.argmax(precisions))]])[0]
+    return fit_ridge_path(X, Y, [PENALTIES[int(np.argmax(precisions))]])[0]
 
 
 def cross_fit(X: Array, Y: Array) -> Array:
-    """Scores (N, W) of images, each by a model fitted on the other folds.
+    """Out-of-fold scores (N, W): each image's from a model that was fitted on the other folds.
 
     Raises:
-        ShardError: if there are too few images for folds within folds.
+        ShardError: if there are too few images to choose λ within a fold.
     """
     if len(X) < 2 * FOLDS:
         raise ShardError(
-            f"{len(X)} training images are too few to learn concepts from, expected {2 * FOLDS} "
-            "or more; build with --concepts 0"
+            f"{len(X)} training images are too few to learn concepts from, expected at least "
+            f"{2 * FOLDS}; build without concepts: --concepts 0"
         )
     scores = np.empty_like(Y)
     folds = _folds(len(X))
     for fold in range(FOLDS):
-        held = folds == fold
-        scores[held] = fit(X[~held], Y[~held])(X[held])
+        held_out = folds == fold
+        scores[held_out] = fit(X[~held_out], Y[~held_out])(X[held_out])
     return scores
 
 
 def _folds(count: int) -> Array:
-    """A fold (N,) for each image: dealt at random, for neighbours in a file are often alike."""
+    """The fold (N,) of each image: random, because neighbours in a file are often similar."""
     return np.random.default_rng(count).permutation(count) % FOLDS
 
 
 def mean_average_precision(scores: Array, truth: Array) -> float:
-    """Mean of the average precision of ranking each row's columns; rows without a hit are left out.
+    """Mean average precision of ranking each row's columns by score; 0 if nothing is true.
 
-    Rows as images say how well each image's words are ranked, which is how concepts are used; rows
-    as words (both transposed) say how well each word finds its images.
+        AP = Σ_k P(k) · true(k) / Σ_k true(k),   P(k) the precision of the k highest scores
+
+    With images as rows it measures how well each image's words are ranked; with words as rows, how
+    well each word retrieves its images. Rows in which nothing is true are left out.
+
+    Equal scores rank in the order of the columns, as in `top_concepts`: so this measures the
+    ranking that models are given. (scikit-learn treats equal scores as one step instead, which
+    differs only in ties.)
+
+    Args:
+        scores: (N, M), higher is likelier.
+        truth: (N, M), 0 or 1.
     """
-    hitting = truth.any(axis=1)
-    if not hitting.any():
+    has_true = truth.any(axis=1)
+    if not has_true.any():
         return 0.0
-    order = np.argsort(-scores[hitting], axis=1, kind="stable")
-    hits = np.take_along_axis(truth[hitting], order, axis=1)
+    order = np.argsort(-scores[has_true], axis=1, kind="stable")
+    hits = np.take_along_axis(truth[has_true], order, axis=1).astype(np.float64)
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     return float(np.mean((precision * hits).sum(axis=1) / hits.sum(axis=1)))
 
 
-def best(scores: Array, words: Sequence[str], count: int) -> list[Concepts]:
-    """The ``count`` highest of scores (N, W) for each image, ties in the words' order."""
+def top_concepts(scores: Array, words: Sequence[str], count: int) -> list[Concepts]:
+    """Each image's ``count`` words of highest score, from scores (N, W); ties in word order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return [
         tuple((words[w], float(row[w])) for w in ranked)

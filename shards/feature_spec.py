@@ -1,4 +1,4 @@
-"""Which extractor made a set's region features."""
+"""Identity and storage of a set's region features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from shards.schema import Array, ShardError
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Which extractor made the region features: its name, F, and the most regions of an image.
+    """Region features: which extractor made them, and how they are stored.
 
-    ``fingerprint`` is how they are distributed. ``scale``, F numbers, is that of int8 regions;
-    empty: regions are float16.
+    Args:
+        name: of the extractor.
+        dim: feature width F.
+        max_regions: the largest number of regions of an image.
+        fingerprint: statistics of the features, which tell extractors apart.
+        scale: F numbers, by which stored int8 regions are multiplied; empty if regions are stored
+            as float16.
     """
 
     name: str
@@ -29,38 +34,39 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
-        """What `asdict` made of it.
+        """Inverse of `dataclasses.asdict`.
 
         Raises:
-            ShardError: if an older version did, which knew no fingerprints.
+            ShardError: if an older version wrote it, without a fingerprint.
         """
         if "fingerprint" not in data:
             raise ShardError(
-                f"features {data['name']!r} have no fingerprint: an older version wrote them down; "
-                "train again, on shards built with this version"
+                f"features {data['name']!r} have no fingerprint: an older version wrote this; "
+                "build the shards again with this version, and train again on them"
             )
-        found = data["fingerprint"]
-        fingerprint = Fingerprint(found["images"], tuple(found["mean"]), tuple(found["deviation"]))
+        stored = data["fingerprint"]
+        mean, deviation = tuple(stored["mean"]), tuple(stored["deviation"])
+        fingerprint = Fingerprint(stored["images"], mean, deviation)
         return cls(**{**data, "fingerprint": fingerprint, "scale": tuple(data["scale"])})
 
     def same_extractor(self, other: FeatureSpec) -> bool:
-        """Whether a model trained on the one may be given the other."""
-        named = (self.name, self.dim) == (other.name, other.dim)
-        return named and not self.fingerprint.difference(other.fingerprint)
+        """Whether a model that was trained on one may be given the other."""
+        same_name = (self.name, self.dim) == (other.name, other.dim)
+        return same_name and not self.fingerprint.difference(other.fingerprint)
 
     def without_scale(self) -> FeatureSpec:
-        """The features themselves, however they are stored."""
+        """The same features, as if stored as float16."""
         return replace(self, scale=())
 
     @cached_property
-    def _scale(self) -> Array:
+    def _scale_array(self) -> Array:
         return np.array(self.scale, np.float32)
 
-    def widen(self, regions: Array) -> Array:
-        """Regions (R, F) as stored to floats: int8 ones to float32, float16 ones as they are."""
-        return regions * self._scale if self.scale else regions
+    def dequantize(self, regions: Array) -> Array:
+        """Stored regions (R, F) as floats: int8 becomes float32, float16 stays as it is."""
+        return regions * self._scale_array if self.scale else regions
 
     @property
-    def stored_as(self) -> str:
-        """The type of ``regions.npy``."""
+    def stored_dtype(self) -> str:
+        """The dtype of ``regions.npy``."""
         return "int8" if self.scale else "float16"

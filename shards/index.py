@@ -1,4 +1,4 @@
-"""Where the members of a shard's samples lie: ``<shard>.index.json``."""
+"""The index of a shard, ``<shard>.index.json``: offsets of all members."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from shards.atomic import replacing
-from shards.json_types import Count, read_as
+from shards.atomic import atomic_write
+from shards.json_types import Count, parse_json
 from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where a member's bytes lie in its tar (offset and size in bytes) and their CRC-32."""
+    """Offset and size of a member's bytes in its tar, and their CRC-32."""
 
     offset: int
     size: int
@@ -27,7 +27,7 @@ class Member:
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """A sample's key, the offset of its first tar header, and its members by suffix."""
+    """A sample's key, the offset of its first tar header in bytes, and its members by suffix."""
 
     key: str
     offset: int
@@ -40,54 +40,55 @@ class _EntryJson(TypedDict):
     members: dict[str, tuple[Count, Count, Count]]
 
 
-_ENTRY = TypeAdapter(_EntryJson)
+_ENTRY_JSON = TypeAdapter(_EntryJson)
 
 
 def index_path(tar: Path) -> Path:
-    """The index file that stands beside a shard."""
+    """The index file of a shard, in the same folder."""
     return tar.with_suffix(".index.json")
 
 
 class Index:
-    """A shard's index; an entry is parsed when it is asked for, and anew when it is again.
+    """A sequence of `SampleIndex`; an entry is parsed each time it is accessed.
 
-    Of a shard's samples a lane reads one window first: parsing all would be most of the start.
+    Readers begin with a small part of each shard: parsing all entries would take most of the time
+    until the first batch.
 
     Args:
         path: of the file, for messages.
-        data: what it holds.
+        data: its bytes.
 
     Raises:
-        ShardError: if that is no list with a line for every sample.
+        ShardError: if the file is not a list with one line per sample.
     """
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
         if not (data.startswith(b"[\n") and data.endswith(b"\n]\n")):
             raise ShardError(
-                f"{path}: not a list with a line for every sample; delete it and build the shards "
-                "again, or copy it again"
+                f"{path}: not an index, expected a list with one line per sample; delete it and "
+                "build the shards again, or copy it again"
             )
         self._data = data
-        # A list of 10,000 lines takes half as long again, and more memory.
-        self._ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+        # Splitting 10,000 lines into a list would be half as slow again, and take more memory.
+        self._line_ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
 
     def __len__(self) -> int:
-        return len(self._ends) - 2
+        return len(self._line_ends) - 2
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        return (self[place] for place in range(len(self)))
+        return (self[position] for position in range(len(self)))
 
-    def __getitem__(self, place: int) -> SampleIndex:
-        """Where a sample's members lie.
+    def __getitem__(self, position: int) -> SampleIndex:
+        """The entry of a sample; negative positions count from the end.
 
         Raises:
-            ShardError: naming the line, if it is not in the format.
+            ShardError: naming the line, if it is not valid.
         """
-        number = range(len(self))[place]
-        line = self._data[self._ends[number] + 1 : self._ends[number + 1]]
+        number = range(len(self))[position]
+        line = self._data[self._line_ends[number] + 1 : self._line_ends[number + 1]]
         try:
-            entry = read_as(_ENTRY, line.removesuffix(b","))
+            entry = parse_json(_ENTRY_JSON, line.removesuffix(b","))
         except ValueError as error:
             raise ShardError(
                 f"{self._path}: line {number + 2}: {error}; delete it and build the shards again, "
@@ -98,13 +99,13 @@ class Index:
 
 
 def write_index(tar: Path, index: Iterable[SampleIndex]) -> None:
-    """Write the index beside a tar."""
-    with replacing(index_path(tar)) as file:
-        file.write(index_text(index))
+    """Write the index of a tar, atomically."""
+    with atomic_write(index_path(tar)) as file:
+        file.write(encode_index(index))
 
 
-def index_text(index: Iterable[SampleIndex]) -> bytes:
-    """What an index file holds."""
+def encode_index(index: Iterable[SampleIndex]) -> bytes:
+    """The bytes of an index file."""
     entries = (
         {
             "key": entry.key,

@@ -1,7 +1,4 @@
-"""Shows one sample as a person wants to see it.
-
-This module is `shards.inspect`; the standard library's `inspect` is another one.
-"""
+"""Describes one sample in text and draws its boxes (not the standard library's `inspect`)."""
 
 from __future__ import annotations
 
@@ -14,40 +11,40 @@ import numpy as np
 
 from shards.manifest import Manifest
 from shards.schema import Array, Phrase, Sample, ShardError, decode
-from shards.tars import read_tar
+from shards.tar import read_tar
 
 _BOXES_SHOWN = 5
 _CLASSES_SHOWN = 3
-# Small pictures are enlarged, or no name would fit into a box.
-_LEAST_WIDTH = 480
+# Small pictures are enlarged to this width, so that names fit into boxes.
+_MIN_WIDTH = 480
 _COLOURS = ("red", "lime", "blue", "orange", "magenta", "cyan")
 
 
-def find(
+def find_sample(
     path: Path, split: str | None, key: str | None, number: int
 ) -> tuple[Sample, tuple[str, ...]]:
-    """A sample and the names of its set's classes.
+    """A sample and the class names of its set.
 
     Args:
         path: a folder of shards, or one tar.
-        split: look in this split of the folder only.
-        key: the sample's key; if None, its place counts.
-        number: how many samples stand before it.
+        split: search only this split of the folder.
+        key: the sample's key; if None, ``number`` chooses.
+        number: position of the sample, from 0.
 
     Raises:
         ShardError: if there is no such sample.
     """
-    tars, manifest = _tars(path, split)
-    for place, sample in enumerate(_samples(tars, manifest)):
-        if sample.key == key if key is not None else place == number:
+    tar_paths, manifest = _find_tars(path, split)
+    for position, sample in enumerate(_read_samples(tar_paths, manifest)):
+        if sample.key == key if key is not None else position == number:
             return sample, manifest.class_names if manifest else ()
-    wanted = f"with key {key!r}" if key is not None else f"number {number} (the first is 0)"
+    request = f"with key {key!r}" if key is not None else f"number {number} (the first is 0)"
     where = f"{path}, split {split}" if split else str(path)
-    raise ShardError(f"{where}: no sample {wanted}")
+    raise ShardError(f"{where}: no sample {request}; choose another --key or --number")
 
 
 def describe(sample: Sample, class_names: Sequence[str]) -> str:
-    """Everything a sample holds, in lines of text."""
+    """Everything that a sample holds, as lines of text."""
     return "\n".join(
         [
             *_heading(sample),
@@ -61,56 +58,60 @@ def describe(sample: Sample, class_names: Sequence[str]) -> str:
 
 
 def draw(sample: Sample, class_names: Sequence[str], path: Path) -> None:
-    """Write the sample's picture with its first boxes and their likeliest class.
+    """Write the sample's picture as PNG, with its first boxes and their likeliest class.
 
     Raises:
-        ShardError: if the sample has no picture, or one that does not read.
+        ShardError: if the sample has no picture, or one that can't be read.
     """
     if sample.picture is None:
-        raise ShardError(f"sample {sample.key}: has no picture (no png member) to draw on")
+        raise ShardError(f"sample {sample.key}: no picture (member png); leave out --picture")
     from PIL import Image, ImageDraw
 
     try:
         with Image.open(io.BytesIO(sample.picture), formats=["PNG"]) as file:
-            scale = max(1, -(-_LEAST_WIDTH // file.width))
+            scale = max(1, -(-_MIN_WIDTH // file.width))
             image = file.convert("RGB").resize((file.width * scale, file.height * scale))
-    except Exception as error:  # pillow's, of which one says that a picture is too large
-        raise ShardError(f"sample {sample.key}: png is no picture ({error})") from error
-    pencil = ImageDraw.Draw(image)
+    except Exception as error:  # pillow raises many kinds, one for a picture that is too large
+        raise ShardError(f"sample {sample.key}: member png is not a picture ({error})") from error
+    canvas = ImageDraw.Draw(image)
     for number, box in enumerate(sample.boxes[:_BOXES_SHOWN]):
         x1, y1, x2, y2 = (box * [*image.size, *image.size]).tolist()
         colour = _COLOURS[number % len(_COLOURS)]
-        pencil.rectangle((x1, y1, x2, y2), outline=colour)
-        pencil.text((x1 + 4, y1 + 2 + 11 * number), _name(sample, number, class_names), fill=colour)
+        canvas.rectangle((x1, y1, x2, y2), outline=colour)
+        canvas.text(
+            (x1 + 4, y1 + 2 + 11 * number), _short_label(sample, number, class_names), fill=colour
+        )
     image.save(path, format="PNG")
 
 
-def _tars(path: Path, split: str | None) -> tuple[list[Path], Manifest | None]:
-    """The tars to look in; a lone tar has the manifest of the folder it stands in, if any."""
+def _find_tars(path: Path, split: str | None) -> tuple[list[Path], Manifest | None]:
+    """The tars to search; a single tar gets the manifest of its folder if that lists it."""
     if path.is_dir():
         manifest = Manifest.load(path)
         shards = manifest.split(split) if split else manifest.shards
         return [path / shard.name for shard in shards], manifest
     if not path.is_file():
-        raise ShardError(f"{path}: no such folder or tar")
+        raise ShardError(f"{path}: no such folder or tar; check the path")
     if split:
-        raise ShardError(f"{path}: one tar has no splits to choose from; leave out --split")
+        raise ShardError(f"{path}: --split needs a folder, not one tar; leave out --split")
     try:
         manifest = Manifest.load(path.parent)
     except ShardError:
         return [path], None
-    return [path], manifest if path.name in manifest.tars else None
+    return [path], manifest if path.name in manifest.sha256_by_shard else None
 
 
-def _samples(tars: Sequence[Path], manifest: Manifest | None) -> Iterator[Sample]:
-    for tar in tars:
+def _read_samples(tar_paths: Sequence[Path], manifest: Manifest | None) -> Iterator[Sample]:
+    for tar in tar_paths:
         concepts = manifest.concepts.read(tar.name) if manifest and manifest.concepts else {}
         for entry, members in read_tar(tar):
             sample = decode(entry.key, members)
             yield replace(
                 sample,
                 concepts=concepts.get(entry.key, sample.concepts),
-                regions=manifest.features.widen(sample.regions) if manifest else sample.regions,
+                regions=manifest.features.dequantize(sample.regions)
+                if manifest
+                else sample.regions,
             )
 
 
@@ -136,11 +137,12 @@ def _concepts(sample: Sample) -> Iterator[str]:
 
 
 def _regions(sample: Sample) -> Iterator[str]:
-    wide = sample.regions.astype(np.float32)
-    yield f"regions: {wide.shape[0]} of width {wide.shape[1]}, {sample.regions.dtype}"
+    regions = sample.regions.astype(np.float32)
+    yield f"regions: {regions.shape[0]} of width {regions.shape[1]}, {sample.regions.dtype}"
     yield (
-        f"  mean {wide.mean():.3f}, deviation {wide.std():.3f}, least {wide.min():.3f}, "
-        f"greatest {wide.max():.3f}, zeros {np.mean(wide == 0):.1%}"
+        f"  mean {regions.mean():.3f}, standard deviation {regions.std():.3f}, "
+        f"minimum {regions.min():.3f}, maximum {regions.max():.3f}, "
+        f"zeros {np.mean(regions == 0):.1%}"
     )
 
 
@@ -148,19 +150,19 @@ def _boxes(sample: Sample, class_names: Sequence[str]) -> Iterator[str]:
     shown = sample.boxes[:_BOXES_SHOWN]
     yield f"boxes: the first {len(shown)}"
     for number, box in enumerate(shown):
-        yield f"  {number}  {_place(box)}: {_label(sample, number, class_names)}"
+        yield f"  {number}  {_describe_box(box)}: {_label(sample, number, class_names)}"
 
 
-def _place(box: Array | Sequence[float]) -> str:
-    """A box in words: where its centre lies, and how far it reaches in per cent of the image."""
+def _describe_box(box: Array | Sequence[float]) -> str:
+    """A box in words: the position of its centre, and its edges in per cent of the image."""
     x1, y1, x2, y2 = (float(value) for value in box)
     vertical = ("top", "middle", "bottom")[_third((y1 + y2) / 2)]
     horizontal = ("left", "centre", "right")[_third((x1 + x2) / 2)]
     return f"{vertical} {horizontal} (x {x1:.0%} to {x2:.0%}, y {y1:.0%} to {y2:.0%})"
 
 
-def _third(share: float) -> int:
-    return min(int(share * 3), 2)
+def _third(coordinate: float) -> int:
+    return min(int(coordinate * 3), 2)
 
 
 def _label(sample: Sample, number: int, class_names: Sequence[str]) -> str:
@@ -170,8 +172,8 @@ def _label(sample: Sample, number: int, class_names: Sequence[str]) -> str:
     return ", ".join(f"{_class_name(i, class_names)} {prob:.2f}" for i, prob in likeliest)
 
 
-def _name(sample: Sample, number: int, class_names: Sequence[str]) -> str:
-    """A box's number in `describe` and its likeliest class."""
+def _short_label(sample: Sample, number: int, class_names: Sequence[str]) -> str:
+    """A box's number, as in `describe`, and its likeliest class."""
     if sample.classes is None:
         return str(number)
     return f"{number} {_class_name(int(sample.classes['id'][number, 0]), class_names)}"
@@ -187,10 +189,11 @@ def _grounding(sample: Sample) -> Iterator[str]:
         return
     yield f"grounding: {len(sample.grounding)} phrases"
     for phrase in sample.grounding:
-        yield f"  caption {phrase.caption}: {_phrase(phrase, sample.tokens[phrase.caption])}"
+        text = _describe_phrase(phrase, sample.tokens[phrase.caption])
+        yield f"  caption {phrase.caption}: {text}"
 
 
-def _phrase(phrase: Phrase, tokens: Sequence[str]) -> str:
+def _describe_phrase(phrase: Phrase, tokens: Sequence[str]) -> str:
     words = " ".join(tokens[phrase.start : phrase.end])
-    places = "; ".join(_place(box) for box in phrase.boxes)
-    return f"'{words}', head '{tokens[phrase.head]}', class {phrase.class_name}: {places}"
+    boxes = "; ".join(_describe_box(box) for box in phrase.boxes)
+    return f"'{words}', head '{tokens[phrase.head]}', class {phrase.class_name}: {boxes}"

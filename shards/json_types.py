@@ -1,4 +1,4 @@
-"""What the JSON of a set must look like, whoever wrote it: read and checked in one go."""
+"""Types of the JSON in a set of shards; it is parsed and validated in one step."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
-#: A number of samples or bytes, or a place in a file: what an array or a file can have.
+#: A number of samples or bytes, or an offset in a file: what an array or a file can have.
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-#: An image's id, which readers keep in 64 bits.
-Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-#: Words and their scores.
-Pairs = tuple[tuple[str, FiniteFloat], ...]
+#: Readers keep image ids in 64 bits.
+ImageId = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+#: Words with their scores.
+WordScores = tuple[tuple[str, FiniteFloat], ...]
 
 T = TypeVar("T")
 
 
-def read_as(form: TypeAdapter[T], data: bytes) -> T:
-    """JSON of a form; nothing is converted, and what is too deep or no Unicode is refused.
+def parse_json(adapter: TypeAdapter[T], data: bytes) -> T:
+    """Parse and validate JSON.
+
+    Nothing is converted. JSON that is nested too deeply or is not valid Unicode is refused.
 
     Raises:
-        ValueError: in one line, with the place in the JSON.
+        ValueError: in one line, with the path of the first wrong value.
     """
     try:
-        return form.validate_json(data, strict=True)
+        return adapter.validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"] == "json_invalid":
             raise ValueError(f"not JSON ({first['msg'].removeprefix('Invalid JSON: ')})") from None
-        place = ".".join(map(str, first["loc"])) or "all of it"
-        raise ValueError(f"not in the format: {place}: {first['msg']}") from None
+        path = ".".join(map(str, first["loc"])) or "top level"
+        raise ValueError(f"not in the format: {path}: {first['msg']}") from None

@@ -1,4 +1,4 @@
-"""Where a set's files lie: in a folder, or behind a URL. Both say the same of themselves."""
+"""Where a set of shards is: in a local folder, or behind a URL. Both have the same interface."""
 
 from __future__ import annotations
 
@@ -6,72 +6,76 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from shards.remote.cache import Cache, Source, check_name
-from shards.remote.download import is_url, read
+from shards.remote.cache import Cache
+from shards.remote.download import is_url, read_url
+from shards.remote.remote_file import RemoteFile, check_file_name
 
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on a disk; ``place`` is its name for people."""
+    """A folder on a disk."""
 
     root: Path
     url: ClassVar[None] = None
 
     @property
-    def place(self) -> str:
-        """The folder."""
+    def location(self) -> str:
+        """The folder, for messages."""
         return str(self.root)
 
     def read(self, name: str) -> bytes | None:
-        """A small file, or None if there is none."""
+        """The bytes of a small file, or None if there is none."""
         path = self.root / name
         return path.read_bytes() if path.is_file() else None
 
-    def source(self, name: str, sha256: str, size: int | None = None) -> None:
-        """Nothing: the file is there already.
+    def remote_file(self, name: str, sha256: str, size: int | None = None) -> None:
+        """None: the file need not be downloaded.
 
         Raises:
-            ShardError: if that is no name of a file in this folder.
+            ShardError: if ``name`` is not the plain name of a file in this folder.
         """
-        check_name(self.place, name)
+        check_file_name(self.location, name)
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder on a server: its URL, and where copies of its files are kept."""
+    """A folder on a server: its URL, and the cache for copies of its files."""
 
     url: str
     cache: Cache
 
     @property
-    def place(self) -> str:
-        """The URL."""
+    def location(self) -> str:
+        """The URL, for messages."""
         return self.url
 
     @property
     def root(self) -> Path:
-        """What its files are named by, so that those of several sets differ; not on the disk."""
+        """A path that identifies the set, as different sets have files of the same name.
+
+        Nothing is stored there.
+        """
         return self.cache.folder / self.url.replace("://", "/")
 
     def read(self, name: str) -> bytes | None:
-        """A small file as it is on the server now, or None if there is none.
+        """The bytes that a small file has on the server now, or None if there is none.
 
         Raises:
-            ShardUnavailableError: if the server does not say.
+            ShardUnavailableError: if the server does not answer.
         """
-        return read(f"{self.url}/{name}", self.cache.patience)
+        return read_url(f"{self.url}/{name}", self.cache.retry)
 
-    def source(self, name: str, sha256: str, size: int | None = None) -> Source:
-        """Where the bytes of a file come from.
+    def remote_file(self, name: str, sha256: str, size: int | None = None) -> RemoteFile:
+        """The file, to download when it is needed.
 
         Raises:
-            ShardError: if that is no name of a file in this folder.
+            ShardError: if ``name`` is not the plain name of a file in this folder.
         """
-        return Source(self.url, name, sha256, size, self.cache)
+        return RemoteFile(self.url, name, sha256, size, self.cache)
 
 
-def folder_at(place: Path | str, cache: Cache | None = None) -> LocalFolder | RemoteFolder:
+def folder_at(location: Path | str, cache: Cache | None = None) -> LocalFolder | RemoteFolder:
     """The folder at a path or a URL; copies of remote files are kept in ``cache``."""
-    if is_url(place):
-        return RemoteFolder(str(place).rstrip("/"), cache or Cache())
-    return LocalFolder(Path(place))
+    if is_url(location):
+        return RemoteFolder(str(location).rstrip("/"), cache or Cache())
+    return LocalFolder(Path(location))

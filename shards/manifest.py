@@ -9,30 +9,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import FiniteFloat, TypeAdapter
-from typing_extensions import TypedDict
-
 from shards.checksum import crc32
 from shards.concept_files import ConceptSet
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, index_path, write_index
-from shards.json_types import Count, T, read_as
 from shards.location import folder_at
-from shards.remote.cache import AHEAD, Cache, Source, fetch_ahead
+from shards.manifest_json import parse_manifest
+from shards.remote.cache import Cache
+from shards.remote.remote_file import PREFETCH_THREADS, RemoteFile, prefetch
 from shards.schema import SCHEMA_VERSION, ShardError
-from shards.tars import read_tar
+from shards.tar import read_tar
 
 MANIFEST = "manifest.json"
-
-#: Bytes of the smallest sample in a tar: three members, each with its header.
-LEAST = 3 * 1024
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file: its name in the folder, its split, counts, size in bytes and SHA-256.
+    """A tar: its name in the folder, its split, its counts, size in bytes and SHA-256.
 
-    ``source``, no part of ``manifest.json``, is where a shard of a remote set comes from.
+    ``remote``, which ``manifest.json`` does not hold, is set for a shard of a remote set.
     """
 
     name: str
@@ -41,16 +36,22 @@ class Shard:
     captions: int
     bytes: int
     sha256: str
-    source: Source | None = None
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds; ``shards`` are in the order in which they were cut.
+    """What a folder of shards holds.
 
-    ``left_out`` says of each image that was not fit to be written what is wrong. ``concepts``,
-    where there are some, stand for those in the tars. A remote set has a ``url``; its ``root`` is
-    then only a name, and no folder.
+    Args:
+        root: the folder; for a remote set, a path that identifies it and does not exist.
+        name: of the data set.
+        features: extractor and storage of the region features.
+        shards: in the order in which they were built.
+        class_names: names of the classes of ``classes.npy`` by id; may be empty.
+        left_out: what is wrong with each image that could not be written.
+        concepts: if not None, they replace the concepts in the tars.
+        url: of a remote set.
     """
 
     root: Path
@@ -64,82 +65,78 @@ class Manifest:
 
     @classmethod
     def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
-        """Read ``manifest.json`` of a folder, and ``concepts.json`` where it has one.
+        """Read ``manifest.json`` of a folder, and ``concepts.json`` if it has one.
 
         Args:
             root: the folder, or its URL.
-            cache: where copies of remote shards are kept, when they are asked for.
+            cache: for the copies of remote shards.
 
         Raises:
-            ShardError: if there is no manifest, one of the two is of another schema version, the
-                concepts are those of other shards, or a server does not answer.
+            ShardError: if there is no manifest, one of the two files has another schema version,
+                the concepts are those of other shards, or a server does not answer.
         """
         folder = folder_at(root, cache)
-        path = f"{folder.place}/{MANIFEST}"
-        found = folder.read(MANIFEST)
-        if found is None:
+        path = f"{folder.location}/{MANIFEST}"
+        text = folder.read(MANIFEST)
+        if text is None:
             raise ShardError(
-                f"{path}: no manifest; make the shards with 'python -m shards build' or 'scenes', "
-                "or give the folder that holds them as data.shards"
+                f"{path}: no manifest; build shards with 'python -m shards build' or 'python -m "
+                "shards scenes', or set data.shards to the folder that holds them"
             )
-        if (version := _parse(_ANY, path, found).get("schema_version")) != SCHEMA_VERSION:
-            raise ShardError(
-                f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
-                "build the shards again with this version"
-            )
-        data = _parse(_MANIFEST, path, found)
+        data = parse_manifest(path, text)
         manifest = cls(
             root=folder.root,
             name=data["name"],
             features=FeatureSpec.from_json(data["features"]),
             shards=tuple(
-                Shard(**row, source=folder.source(row["name"], row["sha256"], row["bytes"]))
+                Shard(**row, remote=folder.remote_file(row["name"], row["sha256"], row["bytes"]))
                 for row in data["shards"]
             ),
             class_names=data["class_names"],
             left_out=data["left_out"],
             url=folder.url,
         )
-        _check(path, manifest)
-        concepts = ConceptSet.find(folder)
+        concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
 
     def with_concepts(self, concepts: ConceptSet) -> Manifest:
         """The same shards with these concepts.
 
         Raises:
-            ShardError: if they are those of other shards.
+            ShardError: if the concepts were predicted for other shards.
         """
-        concepts.check(self.tars)
+        concepts.check_shards(self.sha256_by_shard)
         return replace(self, concepts=concepts)
 
     @property
-    def place(self) -> str:
-        """The folder or the URL, for people."""
+    def location(self) -> str:
+        """The folder or the URL, for messages."""
         return self.url or str(self.root)
 
     @property
-    def folder(self) -> Path:
-        """The folder, to write beside the shards.
+    def local_folder(self) -> Path:
+        """The folder, for writing files next to the shards.
 
         Raises:
-            ShardError: if they are on a server.
+            ShardError: if the shards are on a server.
         """
         if self.url:
-            raise ShardError(f"{self.url}: nothing is written there; copy the set to a folder")
+            raise ShardError(
+                f"{self.url}: can't write to a server; copy the set to a local folder first"
+            )
         return self.root
 
     @property
-    def tars(self) -> dict[str, str]:
-        """SHA-256 of every shard by name."""
+    def sha256_by_shard(self) -> dict[str, str]:
+        """The SHA-256 of each tar by its name."""
         return {shard.name: shard.sha256 for shard in self.shards}
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as `load` reads it."""
+        """The content of ``manifest.json``."""
         data = asdict(self)
         del data["root"], data["concepts"], data["url"]
         for shard in data["shards"]:
-            del shard["source"]
+            del shard["remote"]
         return {"schema_version": SCHEMA_VERSION, **data}
 
     def split(self, name: str) -> tuple[Shard, ...]:
@@ -149,62 +146,66 @@ class Manifest:
             ShardError: if the set has no such split.
         """
         if name not in self._splits:
-            known = ", ".join(sorted(self._splits))
-            raise ShardError(f"{self.place}/{MANIFEST}: no split {name!r}; it has {known}")
+            splits = ", ".join(sorted(self._splits))
+            raise ShardError(
+                f"{self.location}/{MANIFEST}: no split {name!r}, expected one of {splits}"
+            )
         return self._splits[name]
 
     @cached_property
     def _splits(self) -> dict[str, tuple[Shard, ...]]:
-        """Readers ask for a split at every piece of a shard: with many shards a search is dear."""
+        """Readers look up a split very often, and with many shards a search is slow."""
         splits: dict[str, list[Shard]] = {}
         for shard in self.shards:
             splits.setdefault(shard.split, []).append(shard)
         return {name: tuple(shards) for name, shards in splits.items()}
 
-    def tar(self, shard: Shard) -> Path:
-        """Where the bytes of a shard lie, on this node's disk; open it soon (`Source.fetch`).
+    def tar_path(self, shard: Shard) -> Path:
+        """The path of a shard on this node's disk; a remote shard is downloaded.
+
+        Open the path soon: a copy may be evicted later, see `RemoteFile.fetch`.
 
         Raises:
-            ShardUnavailableError: if the shard is remote and its server does not give it.
-            ShardError: if there is no room for its copy.
+            ShardUnavailableError: if the shard is remote and its server does not deliver it.
+            ShardError: if its copy can't be written.
         """
-        return shard.source.fetch() if shard.source else self.root / shard.name
+        return shard.remote.fetch() if shard.remote else self.root / shard.name
 
-    def fetch_ahead(self, shards: Iterable[Shard]) -> None:
-        """Begin to download shards that will be read next, a few at a time, beside the caller."""
-        fetch_ahead(shard.source for shard in shards if shard.source)
+    def prefetch(self, shards: Iterable[Shard]) -> None:
+        """Start downloads of remote shards in the background, a few at a time."""
+        prefetch(shard.remote for shard in shards if shard.remote)
 
     def index(self, shard: Shard) -> Index:
-        """The offsets of one shard's samples, in tar order.
+        """The index of a shard; that of a remote shard is made from its tar.
 
         Raises:
-            ShardError: if the shard or its index is missing, or the index is none.
+            ShardError: if the shard or its index is missing, or the index is not valid.
         """
-        tar = self.tar(shard)
+        tar = self.tar_path(shard)
         path = index_path(tar)
-        if shard.source and not path.exists():
-            _make_index(tar, shard.source.cache)
-        for needed in (tar, path):
-            if not needed.is_file():
+        if shard.remote and not path.exists():
+            _make_index(tar, shard.remote.cache)
+        for required in (tar, path):
+            if not required.is_file():
                 raise ShardError(
-                    f"{needed}: missing, though {MANIFEST} lists {shard.name}; "
+                    f"{required}: missing, though {MANIFEST} lists {shard.name}; "
                     "restore the file or build the shards again"
                 )
         return Index(path, path.read_bytes())
 
     def read(self, split: str, suffix: str) -> Iterator[tuple[str, bytes]]:
-        """Key and bytes of one member of every sample of a split, as the tars have it.
+        """Key and bytes of one member of each sample of a split, from the tars.
 
-        Samples that lack the member are passed over: only optional members may be lacking.
+        Samples without the member, which must be an optional one, are skipped.
 
         Raises:
-            ShardError: naming a member whose bytes are not those that were written.
+            ShardError: naming a member whose checksum does not match.
         """
         shards = self.split(split)
         for number, shard in enumerate(shards):
-            self.fetch_ahead(shards[number + 1 : number + 1 + AHEAD])
+            self.prefetch(shards[number + 1 : number + 1 + PREFETCH_THREADS])
             entries = self.index(shard)
-            with self.tar(shard).open("rb") as tar:
+            with self.tar_path(shard).open("rb") as tar:
                 size = tar.seek(0, os.SEEK_END)
                 for entry in entries:
                     if member := entry.members.get(suffix):
@@ -212,74 +213,14 @@ class Manifest:
                         data = tar.read(min(member.size, size))
                         if crc32(data) != member.crc32:
                             raise ShardError(
-                                f"{self.tar(shard)}: member {entry.key}.{suffix} is cut "
-                                "short or damaged; 'python -m shards verify' names all damage"
+                                f"{self.tar_path(shard)}: member {entry.key}.{suffix}: checksum "
+                                "mismatch; list all damage with: python -m shards verify "
+                                f"{self.location}"
                             )
                         yield entry.key, data
 
 
 def _make_index(tar: Path, cache: Cache) -> None:
-    """Write the index of a copy from its bytes: those are checked, a server's index is not."""
-    with cache.writing():
+    """Write the index of a copy from its bytes, which are checked; a server's index is not."""
+    with cache.open_for_writing():
         write_index(tar, [entry for entry, _ in read_tar(tar)])
-
-
-class _FingerprintJson(TypedDict):
-    images: Count
-    mean: tuple[FiniteFloat, ...]
-    deviation: tuple[FiniteFloat, ...]
-
-
-class _FeaturesJson(TypedDict):
-    name: str
-    dim: Count
-    max_regions: Count
-    fingerprint: _FingerprintJson
-    scale: tuple[FiniteFloat, ...]
-
-
-class _ShardJson(TypedDict):
-    name: str
-    split: str
-    samples: Count
-    captions: Count
-    bytes: Count
-    sha256: str
-
-
-class _ManifestJson(TypedDict):
-    name: str
-    features: _FeaturesJson
-    shards: tuple[_ShardJson, ...]
-    class_names: tuple[str, ...]
-    left_out: tuple[str, ...]
-
-
-_ANY, _MANIFEST = TypeAdapter(dict[str, Any]), TypeAdapter(_ManifestJson)
-
-
-def _check(path: str, manifest: Manifest) -> None:
-    """Refuse numbers that can't be, before memory is taken for them.
-
-    Raises:
-        ShardError: naming what does not fit.
-    """
-    features, found = manifest.features, manifest.features.fingerprint
-    if len(features.scale) not in (0, features.dim) or len(found.mean) != len(found.deviation):
-        raise ShardError(
-            f"{path}: features of width {features.dim} have {len(features.scale)} scales, "
-            f"{len(found.mean)} means and {len(found.deviation)} deviations; copy it again"
-        )
-    for shard in manifest.shards:
-        if shard.samples * LEAST > shard.bytes:
-            raise ShardError(
-                f"{path}: {shard.name} is to have {shard.samples} samples in {shard.bytes} bytes; "
-                "copy it again"
-            )
-
-
-def _parse(form: TypeAdapter[T], path: str, data: bytes) -> T:
-    try:
-        return read_as(form, data)
-    except ValueError as error:
-        raise ShardError(f"{path}: {error}; build the shards again, or copy it again") from error

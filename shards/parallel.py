@@ -1,4 +1,4 @@
-"""One function over many items, in worker processes."""
+"""Applies a function to many items in worker processes."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def run(
-    work: Callable[[_Item], _Result],
+def parallel_map(
+    function: Callable[[_Item], _Result],
     items: Sequence[_Item],
     workers: int | None,
     title: str,
     unit: str,
 ) -> list[_Result]:
-    """The results in the items' order; shows how far it is.
+    """The results in the order of the items, with a progress bar.
 
     Args:
-        work: picklable; every process gets it once.
+        function: picklable; sent to each process once.
         items: picklable.
-        workers: processes, one for each CPU by default; 1 works in this process.
-        title: what is being done.
-        unit: what an item is.
+        workers: processes, one per CPU by default; with 1, everything runs in this process.
+        title: of the progress bar, for instance "writing".
+        unit: of the progress bar: what an item is.
 
     Raises:
         ShardError: if a process died.
     """
     processes = min(workers or os.cpu_count() or 1, len(items))
     if processes <= 1:
-        return [work(item) for item in tqdm(items, desc=title, unit=unit)]
+        return [function(item) for item in tqdm(items, desc=title, unit=unit)]
     spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(processes, spawn, _start_worker, (work,)) as pool:
-            done = pool.map(_do_in_worker, items)
-            return list(tqdm(done, total=len(items), desc=title, unit=unit))
+        with ProcessPoolExecutor(processes, spawn, _start_worker, (function,)) as pool:
+            results = pool.map(_apply, items)
+            return list(tqdm(results, total=len(items), desc=title, unit=unit))
     except BrokenProcessPool as error:
         raise ShardError(
-            f"a worker process ended while {title} (out of memory?); run the same command again "
-            "with fewer --workers: complete shards are kept"
+            f"{title}: a worker process was killed, perhaps because memory ran out; run the same "
+            "command again with fewer --workers: it keeps complete shards"
         ) from error
 
 
-_work: Callable[[Any], Any]
+_function: Callable[[Any], Any]
 
 
-def _start_worker(work: Callable[[Any], Any]) -> None:
-    global _work
-    _work = work
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent was killed: nobody else would."""
+def _exit_with_parent() -> None:
+    """End this worker if its parent is killed: a process pool would leave it running."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _do_in_worker(item: Any) -> Any:
-    return _work(item)
+def _apply(item: Any) -> Any:
+    return _function(item)

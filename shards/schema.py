@@ -1,17 +1,15 @@
-"""What one sample is, and how its members are written.
+"""What a sample holds, and how its members are encoded.
 
-Legend: R regions, F feature width, T likeliest classes kept per region. A sample is one image
-with all its captions; shards/README.md is the normative text.
+Legend: R regions, F feature width, T likeliest classes of a region. A sample is one image with all
+its captions; shards/README.md is the normative text.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,17 +18,18 @@ from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from capdist.errors import CapdistError
-from shards.json_types import Count, Id, Pairs, T, read_as
+from shards.json_types import Count, ImageId, T, WordScores, parse_json
+from shards.npy import decode_npy, encode_npy
 
 SCHEMA_VERSION = 2
 
-#: A sample's key: no folder, no ending, nothing that a terminal would obey.
-KEY = re.compile(r"[^./\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+#: A sample's key: without '.', '/', control characters (terminals obey them) and surrogates.
+KEY_PATTERN = re.compile(r"[^./\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 #: One entry of ``classes.npy``: a class and its probability.
 CLASS_DTYPE = np.dtype([("id", "<i2"), ("prob", "<f2")])
 
-#: Members every sample has; the others are optional.
+#: Members that every sample has; the others are optional.
 REQUIRED_MEMBERS = ("json", "regions.npy", "boxes.npy")
 MEMBERS = (*REQUIRED_MEMBERS, "classes.npy", "concepts.json", "grounding.json", "png")
 
@@ -38,15 +37,19 @@ Array = npt.NDArray[Any]
 
 
 class ShardError(CapdistError):
-    """Bad shards or bad input: names the file, what was expected, what to do."""
+    """Damaged shards or unusable input: the message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase of a caption and where it lies in the picture.
+    """A phrase of a caption and its boxes in the image.
 
-    ``start`` and ``end`` are token positions, end exclusive; ``head`` is the position of the
-    word that names the object; ``boxes`` are x1, y1, x2, y2 in 0..1.
+    Args:
+        caption: number of the caption in its sample.
+        start, end: token positions, end exclusive.
+        head: position of the token that names the object.
+        class_name: class of the object.
+        boxes: x1, y1, x2, y2 in [0, 1].
     """
 
     caption: int
@@ -59,12 +62,21 @@ class Phrase:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image with its features, captions and whatever else its source knows.
+    """One image with its features and captions; None for what its source does not have.
 
-    ``regions`` (R, F) float16, or int8 that `FeatureSpec.widen` reads; ``boxes`` (R, 4)
-    float32, x1 y1 x2 y2 in 0..1; ``classes`` (R, T) of CLASS_DTYPE, likeliest first; ``concepts``
-    (word, score) pairs, highest score first; ``tokens`` runs parallel to ``captions``;
-    ``picture`` is a PNG file's bytes.
+    Args:
+        key: unique in a folder of shards, see KEY_PATTERN.
+        image_id: as in the data set.
+        width, height: pixels, 0 if unknown.
+        split: train, val or test.
+        captions: texts.
+        tokens: the words of each caption.
+        regions: (R, F) float16, or int8 for `FeatureSpec.dequantize`.
+        boxes: (R, 4) float32, x1 y1 x2 y2 in [0, 1].
+        classes: (R, T) of CLASS_DTYPE, likeliest first.
+        concepts: (word, score) pairs, highest score first.
+        grounding: phrases with their boxes.
+        picture: the bytes of a PNG file.
     """
 
     key: str
@@ -82,10 +94,10 @@ class Sample:
     picture: bytes | None = None
 
 
-class Described(TypedDict):
-    """The member ``json``, as in `Sample`."""
+class SampleJson(TypedDict):
+    """The member ``json``; fields as in `Sample`."""
 
-    image_id: Id
+    image_id: ImageId
     width: Count
     height: Count
     split: str
@@ -93,18 +105,18 @@ class Described(TypedDict):
     tokens: tuple[tuple[str, ...], ...]
 
 
-_DESCRIBED, _PAIRS = TypeAdapter(Described), TypeAdapter(Pairs)
-_GROUNDING = TypeAdapter(tuple[Phrase, ...])
+_SAMPLE_JSON, _CONCEPTS_JSON = TypeAdapter(SampleJson), TypeAdapter(WordScores)
+_GROUNDING_JSON = TypeAdapter(tuple[Phrase, ...])
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
-    """The members of a sample, suffix to bytes, in the order in which a tar holds them.
+    """The bytes of a sample's members by suffix, in their order in a tar.
 
     Raises:
-        ShardError: if an array's shape or type is not the schema's.
+        ShardError: if the sample is not valid, see `check_sample`.
     """
-    check(sample)
-    annotation = {
+    check_sample(sample)
+    description = {
         "image_id": sample.image_id,
         "width": sample.width,
         "height": sample.height,
@@ -113,12 +125,12 @@ def encode(sample: Sample) -> dict[str, bytes]:
         "tokens": sample.tokens,
     }
     members = {
-        "json": _to_json(annotation),
-        "regions.npy": _to_npy(sample.regions),
-        "boxes.npy": _to_npy(sample.boxes),
+        "json": _to_json(description),
+        "regions.npy": encode_npy(sample.regions),
+        "boxes.npy": encode_npy(sample.boxes),
     }
     if sample.classes is not None:
-        members["classes.npy"] = _to_npy(sample.classes)
+        members["classes.npy"] = encode_npy(sample.classes)
     if sample.concepts is not None:
         members["concepts.json"] = _to_json(sample.concepts)
     if sample.grounding is not None:
@@ -129,10 +141,10 @@ def encode(sample: Sample) -> dict[str, bytes]:
 
 
 def decode(key: str, members: Mapping[str, bytes]) -> Sample:
-    """The sample that `encode` wrote.
+    """Inverse of `encode`.
 
     Raises:
-        ShardError: if a required member is missing or does not parse; the message names it.
+        ShardError: naming a required member that is missing, or a member that is not valid.
     """
     for suffix in REQUIRED_MEMBERS:
         if suffix not in members:
@@ -141,12 +153,12 @@ def decode(key: str, members: Mapping[str, bytes]) -> Sample:
             )
     concepts = grounding = None
     if "concepts.json" in members:
-        concepts = _from_json(_PAIRS, key, "concepts.json", members["concepts.json"])
+        concepts = _from_json(_CONCEPTS_JSON, key, "concepts.json", members["concepts.json"])
     if "grounding.json" in members:
         grounding = decode_grounding(key, members["grounding.json"])
     sample = Sample(
         key=key,
-        **decode_described(key, members["json"]),
+        **decode_sample_json(key, members["json"]),
         regions=_from_npy(key, "regions.npy", members["regions.npy"]),
         boxes=_from_npy(key, "boxes.npy", members["boxes.npy"]),
         classes=_from_npy(key, "classes.npy", members["classes.npy"])
@@ -156,112 +168,93 @@ def decode(key: str, members: Mapping[str, bytes]) -> Sample:
         grounding=grounding,
         picture=members.get("png"),
     )
-    check(sample)
+    check_sample(sample)
     return sample
 
 
-def decode_described(key: str, data: bytes) -> Described:
-    """The member ``json``.
+def decode_sample_json(key: str, data: bytes) -> SampleJson:
+    """The content of the member ``json``.
 
     Raises:
-        ShardError: if it is not in the format.
+        ShardError: if it is not valid.
     """
-    return _from_json(_DESCRIBED, key, "json", data)
+    return _from_json(_SAMPLE_JSON, key, "json", data)
 
 
 def decode_grounding(key: str, data: bytes) -> tuple[Phrase, ...]:
-    """The phrases of a ``grounding.json`` member."""
-    return _from_json(_GROUNDING, key, "grounding.json", data)
-
-
-def check(sample: Sample) -> None:
-    """Refuse a sample that the format does not allow.
+    """The phrases of the member ``grounding.json``.
 
     Raises:
-        ShardError: naming the sample and the member, what was expected and what was found.
+        ShardError: if it is not valid.
+    """
+    return _from_json(_GROUNDING_JSON, key, "grounding.json", data)
+
+
+def check_sample(sample: Sample) -> None:
+    """Check shapes, dtypes, phrases and key of a sample.
+
+    Raises:
+        ShardError: naming the sample and the member, what was found and what was expected.
     """
     count = len(sample.regions) if sample.regions.ndim else None
-    stored = "int8" if sample.regions.dtype == np.int8 else "float16"
-    _expect(sample, "regions.npy", sample.regions, stored, (count, None))
-    _expect(sample, "boxes.npy", sample.boxes, "float32", (count, 4))
+    dtype = "int8" if sample.regions.dtype == np.int8 else "float16"
+    _check_array(sample, "regions.npy", sample.regions, dtype, (count, None))
+    _check_array(sample, "boxes.npy", sample.boxes, "float32", (count, 4))
     if count == 0:
-        raise ShardError(f"sample {sample.key}: no regions; an image needs at least one")
+        raise ShardError(f"sample {sample.key}: no regions, expected at least one")
     if sample.classes is not None:
-        _expect(sample, "classes.npy", sample.classes, str(CLASS_DTYPE), (count, None))
+        _check_array(sample, "classes.npy", sample.classes, str(CLASS_DTYPE), (count, None))
     if len(sample.captions) != len(sample.tokens):
         raise ShardError(
             f"sample {sample.key}: {len(sample.captions)} captions but {len(sample.tokens)} "
-            "token lists; they must run in parallel"
+            "token lists, expected one list per caption"
         )
     for phrase in sample.grounding or ():
         _check_phrase(sample, phrase)
-    if not KEY.fullmatch(sample.key):
+    if not KEY_PATTERN.fullmatch(sample.key):
         raise ShardError(
-            f"sample key {sample.key!r}: a key is not empty and has no '.', no '/' and no control "
-            "character"
+            f"sample key {sample.key!r}: expected one that is not empty and has no '.', no '/' and "
+            "no control character"
         )
 
 
 def _check_phrase(sample: Sample, phrase: Phrase) -> None:
-    known = 0 <= phrase.caption < len(sample.tokens)
-    length = len(sample.tokens[phrase.caption]) if known else 0
+    exists = 0 <= phrase.caption < len(sample.tokens)
+    length = len(sample.tokens[phrase.caption]) if exists else 0
     if not 0 <= phrase.start <= phrase.head < phrase.end <= length:
         raise ShardError(
             f"sample {sample.key}: grounding.json: tokens {phrase.start} to {phrase.end} with head "
-            f"{phrase.head} are no phrase of caption {phrase.caption}, which has {length} tokens"
+            f"{phrase.head} are not a phrase of caption {phrase.caption}, which has {length} tokens"
         )
 
 
-def _expect(
+def _check_array(
     sample: Sample, member: str, array: Array, dtype: str, shape: tuple[int | None, ...]
 ) -> None:
-    fits = array.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    shape_matches = array.ndim == len(shape) and all(
+        expected in (None, actual) for expected, actual in zip(shape, array.shape, strict=True)
     )
-    if not fits or str(array.dtype) != dtype:
-        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+    if not shape_matches or str(array.dtype) != dtype:
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
         raise ShardError(
             f"sample {sample.key}: {member} is {array.dtype} {array.shape}, "
-            f"expected {dtype} ({wanted})"
+            f"expected {dtype} ({sizes})"
         )
-
-
-def _to_npy(array: Array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _from_npy(key: str, suffix: str, data: bytes) -> Array:
-    """The array of a npy file, a read-only view of its bytes."""
     try:
-        start = 10 + int.from_bytes(data[8:10], "little")
-        shape, dtype = _npy_header(data[:start])
-        return np.frombuffer(data, dtype, offset=start).reshape(shape)
-    except Exception as error:  # Python's own parser, which reads headers, has many
-        raise ShardError(
-            f"sample {key}: member {key}.{suffix} is not a npy file ({error})"
-        ) from error
-
-
-# The members of a shard share a few headers, and parsing one costs more than reading an array.
-@lru_cache(maxsize=1024)
-def _npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    file = io.BytesIO(header)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("not of npy version 1.0")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran_order or dtype.hasobject or min(shape, default=0) < 0:
-        raise ValueError("in Fortran order, of Python objects, or of a negative size")
-    return shape, dtype
+        return decode_npy(data)
+    except ValueError as error:
+        raise ShardError(f"sample {key}: member {key}.{suffix} is {error}") from error
 
 
 def _to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _from_json(form: TypeAdapter[T], key: str, suffix: str, data: bytes) -> T:
+def _from_json(adapter: TypeAdapter[T], key: str, suffix: str, data: bytes) -> T:
     try:
-        return read_as(form, data)
+        return parse_json(adapter, data)
     except ValueError as error:
         raise ShardError(f"sample {key}: member {key}.{suffix} is {error}") from error

@@ -1,4 +1,4 @@
-"""Checks a folder of shards against its manifest and its indices, down to the damaged member."""
+"""Checks a folder of shards against its manifest and its indices; names each damaged member."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shards.checksum import crc32
 from shards.index import SampleIndex
 from shards.manifest import Manifest, Shard
 from shards.schema import Sample, ShardError, decode
-from shards.tars import read_tar
+from shards.tar import read_tar
 
 
 @dataclass(frozen=True)
-class _Report:
-    """What was found in one shard: problems, one line each, and the keys its index lists."""
+class _ShardReport:
+    """The problems of a shard, one line each, and the keys in its index."""
 
     problems: list[str]
     keys: list[str]
@@ -30,75 +30,82 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
 
     Args:
         manifest: the folder's.
-        workers: threads, one for each CPU by default; hashing leaves the interpreter's lock.
+        workers: threads, one per CPU by default; hashing releases the interpreter's lock.
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        reports = pool.map(lambda shard: _check_shard(manifest, shard), manifest.shards)
-        progress = tqdm(reports, total=len(manifest.shards), desc="verifying", unit="shard")
-        found = list(progress)
-    problems = [problem for report in found for problem in report.problems]
-    return problems + list(_duplicates(manifest, found)) + list(_unlisted(manifest))
+        results = pool.map(lambda shard: _check_shard(manifest, shard), manifest.shards)
+        progress = tqdm(results, total=len(manifest.shards), desc="verifying", unit="shard")
+        reports = list(progress)
+    problems = [problem for report in reports for problem in report.problems]
+    return problems + list(_duplicate_keys(manifest, reports)) + list(_unlisted_tars(manifest))
 
 
-def _check_shard(manifest: Manifest, shard: Shard) -> _Report:
+def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:
     try:
         index = list(manifest.index(shard))
     except ShardError as error:
-        return _Report([str(error)], [])
-    data = manifest.tar(shard).read_bytes()
-    problems = [*_whole(manifest, shard, index, data), *_concepts(manifest, shard, index)]
+        return _ShardReport([str(error)], [])
+    data = manifest.tar_path(shard).read_bytes()
+    problems = [
+        *_check_tar(manifest, shard, index, data),
+        *_check_concepts(manifest, shard, index),
+    ]
     captions = 0
     for entry in index:
         try:
-            captions += len(_sample(manifest, entry, data).captions)
+            captions += len(_decode_sample(manifest, entry, data).captions)
         except ShardError as error:
             problems.append(_line(shard, str(error)))
     if not problems:
-        problems += _counts(shard, len(index), captions)
-    return _Report(problems, [entry.key for entry in index])
+        problems += _check_counts(shard, len(index), captions)
+    return _ShardReport(problems, [entry.key for entry in index])
 
 
-def _whole(
+def _check_tar(
     manifest: Manifest, shard: Shard, index: list[SampleIndex], data: bytes
 ) -> Iterator[str]:
-    """Size, hash, and that the tar's own headers agree with the index."""
+    """Size and SHA-256 of a tar, and whether its headers match the index."""
     if len(data) != shard.bytes:
-        cut = "cut short: " if len(data) < shard.bytes else ""
-        yield _line(shard, f"{cut}{len(data)} bytes, expected {shard.bytes}; copy it again")
+        truncated = "truncated: " if len(data) < shard.bytes else ""
+        yield _line(shard, f"{truncated}{len(data)} bytes, expected {shard.bytes}; copy it again")
     elif hashlib.sha256(data).hexdigest() != shard.sha256:
-        yield _line(shard, "SHA-256 is not the manifest's: its bytes have changed; copy it again")
+        yield _line(shard, "SHA-256 mismatch with the manifest: it has changed; copy it again")
     else:
         try:
-            agrees = [entry for entry, _ in read_tar(manifest.tar(shard))] == index
+            matches = [entry for entry, _ in read_tar(manifest.tar_path(shard))] == index
         except ShardError as error:
             yield str(error)
         else:
-            if not agrees:
-                yield _line(shard, "its index does not describe this tar; build the shard again")
+            if not matches:
+                yield _line(shard, "does not match its index; build the shard again")
 
 
-def _concepts(manifest: Manifest, shard: Shard, index: list[SampleIndex]) -> Iterator[str]:
-    """That the concepts beside a shard are whole, one list for each of its samples."""
+def _check_concepts(manifest: Manifest, shard: Shard, index: list[SampleIndex]) -> Iterator[str]:
+    """Whether the concept file of a shard is complete and its scores are valid."""
     if manifest.concepts is None:
         return
     try:
-        found = manifest.concepts.read(shard.name)
+        concepts = manifest.concepts.read(shard.name)
     except ShardError as error:
         yield str(error)
         return
-    if list(found) != [entry.key for entry in index]:
-        yield _line(shard, "its concepts are of other samples; predict them anew")
-    for key, pairs in found.items():
+    if list(concepts) != [entry.key for entry in index]:
+        yield _line(shard, "its concept file lists other samples; predict the concepts again")
+    for key, pairs in concepts.items():
         scores = [score for _, score in pairs]
         if scores != sorted(scores, reverse=True) or not all(0 <= s <= 1 for s in scores):
-            yield _line(shard, f"sample {key}: its concepts are not in 0..1, best first")
+            yield _line(
+                shard,
+                f"sample {key}: concept scores are not in [0, 1] in descending order; predict the "
+                "concepts again",
+            )
 
 
-def _sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sample:
-    """The sample at an index entry.
+def _decode_sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sample:
+    """The sample of an index entry.
 
     Raises:
-        ShardError: if a member is cut off or damaged, or the sample is not what it should be.
+        ShardError: if a member is truncated or damaged, or differs from the manifest.
     """
     sample = decode(entry.key, dict(_members(entry, data)))
     dim = manifest.features.dim
@@ -107,10 +114,10 @@ def _sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sample:
             f"sample {entry.key}: regions of width {sample.regions.shape[1]}, "
             f"but the manifest says {dim}"
         )
-    if str(sample.regions.dtype) != manifest.features.stored_as:
+    if str(sample.regions.dtype) != manifest.features.stored_dtype:
         raise ShardError(
             f"sample {entry.key}: regions are {sample.regions.dtype}, "
-            f"but the manifest says {manifest.features.stored_as}"
+            f"but the manifest says {manifest.features.stored_dtype}"
         )
     return sample
 
@@ -119,31 +126,31 @@ def _members(entry: SampleIndex, data: bytes) -> Iterator[tuple[str, bytes]]:
     for suffix, member in entry.members.items():
         content = data[member.offset : member.offset + member.size]
         if len(content) < member.size:
-            raise ShardError(f"sample {entry.key}: member {entry.key}.{suffix} is cut off")
+            raise ShardError(f"sample {entry.key}: member {entry.key}.{suffix} is truncated")
         if crc32(content) != member.crc32:
             raise ShardError(
-                f"sample {entry.key}: member {entry.key}.{suffix} is damaged (CRC-32 differs)"
+                f"sample {entry.key}: member {entry.key}.{suffix} is damaged (CRC-32 mismatch)"
             )
         yield suffix, content
 
 
-def _counts(shard: Shard, samples: int, captions: int) -> Iterator[str]:
+def _check_counts(shard: Shard, samples: int, captions: int) -> Iterator[str]:
     if samples != shard.samples:
         yield _line(shard, f"{samples} samples, but the manifest says {shard.samples}")
     if captions != shard.captions:
         yield _line(shard, f"{captions} captions, but the manifest says {shard.captions}")
 
 
-def _duplicates(manifest: Manifest, found: list[_Report]) -> Iterator[str]:
-    seen: dict[str, Shard] = {}
-    for shard, report in zip(manifest.shards, found, strict=True):
+def _duplicate_keys(manifest: Manifest, reports: list[_ShardReport]) -> Iterator[str]:
+    shard_of_key: dict[str, Shard] = {}
+    for shard, report in zip(manifest.shards, reports, strict=True):
         for key in report.keys:
-            if key in seen:
-                yield _line(shard, f"key {key} is in {seen[key].name} too")
-            seen[key] = shard
+            if key in shard_of_key:
+                yield _line(shard, f"key {key} is also in {shard_of_key[key].name}")
+            shard_of_key[key] = shard
 
 
-def _unlisted(manifest: Manifest) -> Iterator[str]:
+def _unlisted_tars(manifest: Manifest) -> Iterator[str]:
     listed = {shard.name for shard in manifest.shards}
     for tar in sorted(manifest.root.glob("*.tar")):
         if tar.name not in listed:

@@ -1,6 +1,6 @@
-"""Writes a source as shards: in parallel, resumable, the same bytes every time.
+"""Writes a data set as shards: in parallel, resumable, the same bytes every time.
 
-A source (`shards.jobs.Source`) says which samples each split has and loads any slice of them::
+A `shards.jobs.SampleSource` lists the samples of each split and loads any slice of them::
 
     class Squares:
         name = "squares"
@@ -19,8 +19,7 @@ A source (`shards.jobs.Source`) says which samples each split has and loads any 
 
     write(Squares(), "out/squares", samples_per_shard=256, workers=4)
 
-A build that was stopped goes on where it was: complete shards are kept, and the manifest is
-written last.
+A build that was stopped continues: complete shards are kept, and the manifest is written last.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shards.atomic import remove_temporaries, write_json
+from shards.atomic import remove_temporary_files, write_json
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.jobs import ShardJob, Source, Written, do
+from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
 from shards.manifest import MANIFEST, Manifest
-from shards.parallel import run
+from shards.parallel import parallel_map
 from shards.schema import SCHEMA_VERSION, ShardError
 
-__all__ = ["Source", "write"]
+__all__ = ["SampleSource", "write"]
 
-PLAN = "build.json"
+BUILD_SETTINGS = "build.json"
 
 
 def write(
-    source: Source,
+    source: SampleSource,
     root: Path | str,
     *,
     samples_per_shard: int = 256,
@@ -56,23 +55,23 @@ def write(
     """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
 
     Args:
-        source: what to write.
-        root: the folder; made if need be. A stopped build of the same source goes on.
-        samples_per_shard: samples of each shard but a split's last.
-        workers: processes, one for each CPU by default; 1 works in this process.
+        source: the data set.
+        root: the folder, made if it does not exist. A stopped build of the same source continues.
+        samples_per_shard: of all shards except the last of each split.
+        workers: processes, one per CPU by default; with 1, everything runs in this process.
         left_out: what is wrong with each image that the source leaves out, for the manifest.
 
     Raises:
-        ShardError: if the folder holds something else, a sample breaks the format, or two
-            samples share a key.
+        ShardError: if the folder holds something else, a sample is not valid, or two samples have
+            the same key.
     """
     root = Path(root)
     splits = source.splits()
-    _prepare(root, _plan(source, splits, samples_per_shard))
+    _prepare_folder(root, _build_settings(source, splits, samples_per_shard))
     jobs = list(_jobs(root, splits, samples_per_shard))
-    written = run(partial(do, source), jobs, workers, "writing", "shard")
-    _refuse_duplicates(written)
-    shards = tuple(done.shard for done in written)
+    written = parallel_map(partial(write_shard, source), jobs, workers, "writing", "shard")
+    _check_unique_keys(written)
+    shards = tuple(result.shard for result in written)
     manifest = Manifest(
         root, source.name, _features(source, written), shards, source.class_names, tuple(left_out)
     )
@@ -80,22 +79,22 @@ def write(
     return manifest
 
 
-def _features(source: Source, written: list[Written]) -> FeatureSpec:
+def _features(source: SampleSource, written: list[WrittenShard]) -> FeatureSpec:
     return replace(
         source.features,
-        max_regions=max(done.max_regions for done in written),
-        fingerprint=Moments.total([done.moments for done in written]).fingerprint(),
+        max_regions=max(result.max_regions for result in written),
+        fingerprint=Moments.total([result.moments for result in written]).fingerprint(),
     )
 
 
-def _plan(
-    source: Source, splits: dict[str, Sequence[Any]], samples_per_shard: int
+def _build_settings(
+    source: SampleSource, splits: dict[str, Sequence[Any]], samples_per_shard: int
 ) -> dict[str, Any]:
-    """Everything the shards' bytes depend on, as ``build.json`` keeps it."""
+    """Everything that the bytes of the shards depend on: the content of ``build.json``."""
     if samples_per_shard < 1:
-        raise ShardError(f"samples per shard is {samples_per_shard}, expected 1 or more")
+        raise ShardError(f"--samples-per-shard {samples_per_shard}: expected 1 or more")
     if not any(splits.values()):
-        raise ShardError(f"{source.name}: no samples in any split; there is nothing to write")
+        raise ShardError(f"{source.name}: no samples in any split; give at least one image")
     return {
         "schema_version": SCHEMA_VERSION,
         "name": source.name,
@@ -107,21 +106,24 @@ def _plan(
     }
 
 
-def _prepare(root: Path, plan: dict[str, Any]) -> None:
-    """Make the folder ready: refuse another build's, clear what a stopped one left half-written."""
+def _prepare_folder(root: Path, settings: dict[str, Any]) -> None:
+    """Refuse the folder of another build; remove the temporary files of a stopped one."""
     root.mkdir(parents=True, exist_ok=True)
-    path = root / PLAN
+    path = root / BUILD_SETTINGS
     if path.is_file():
-        found = json.loads(path.read_bytes())
-        if differing := [name for name in plan if found.get(name) != plan[name]]:
+        existing = json.loads(path.read_bytes())
+        if differing := [name for name in settings if existing.get(name) != settings[name]]:
             raise ShardError(
-                f"{root}: folder holds a build of other input (other {', '.join(differing)}); "
-                "choose another --out or delete it"
+                f"{root}: holds a build of other input (different: {', '.join(differing)}); "
+                "choose another --out, or delete the folder"
             )
     elif any(root.glob("*.tar")):
-        raise ShardError(f"{root}: folder holds tars but no {PLAN}; choose another --out")
-    remove_temporaries(root)
-    write_json(path, plan)
+        raise ShardError(
+            f"{root}: holds tars but no {BUILD_SETTINGS}, so they are of another build; choose "
+            "another --out"
+        )
+    remove_temporary_files(root)
+    write_json(path, settings)
 
 
 def _jobs(
@@ -133,12 +135,13 @@ def _jobs(
             yield ShardJob(path, split, ids[start : start + samples_per_shard])
 
 
-def _refuse_duplicates(written: list[Written]) -> None:
-    seen: dict[str, str] = {}
-    for done in written:
-        for key in done.keys:
-            if key in seen:
+def _check_unique_keys(written: list[WrittenShard]) -> None:
+    shard_of_key: dict[str, str] = {}
+    for result in written:
+        for key in result.keys:
+            if key in shard_of_key:
                 raise ShardError(
-                    f"key {key} is in {seen[key]} and in {done.shard.name}; keys must be unique"
+                    f"{result.shard.name}: key {key} is also in {shard_of_key[key]}; give each "
+                    "image an id of its own"
                 )
-            seen[key] = done.shard.name
+            shard_of_key[key] = result.shard.name

@@ -39,7 +39,7 @@ def predict(args: argparse.Namespace) -> None:
     detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
     kept = detector.sizes.kept if args.top is None else args.top
     group = ProcessGroup.join(timeout_s=600)
-    detector.write(manifest, manifest.folder, kept, group)
+    detector.write(manifest, manifest.local_folder, kept, group)
     group.leave()
     if group.first:
         print(f"{args.shards}: {kept} concepts per image, of detector {detector.digest}")

@@ -23,7 +23,7 @@ class ShardSet(Section):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Times an epoch sees it; may be a fraction; 1 if it has no proportion either.",
+        description="How often an epoch contains it; 1 unless it has a proportion.",
     )
     proportion: float | None = Field(
         None, gt=0, lt=1, description="Its share of an epoch's images, instead of repeats."
@@ -56,18 +56,20 @@ class DataConfig(Section):
     lanes: Positive = Field(64, description="Lanes of the sample order; ranks must divide them.")
     window: Positive = Field(64, description="Samples of a lane that are mixed with each other.")
     reader: Literal["auto", "stream", "mapped", "dali"] = Field(
-        "auto", description="What reads the tars; auto: mapped, or stream where they are remote."
+        "auto", description="Reader of the tars; auto: mapped, or stream if they are remote."
     )
     workers: int = Field(
-        2, ge=0, description="Of each rank: threads of mapped or processes of stream; 0: none."
+        2, ge=0, description="Per rank: threads of mapped, or processes of stream; 0: none."
     )
-    cache: Literal["ram", "gpu"] | None = Field(
+    resident: Literal["ram", "gpu"] | None = Field(
         None,
-        description="ram: lock the training shards in the page cache; gpu: keep their regions "
-        "there (reader mapped).",
+        description="What to keep resident: ram locks the training shards in the page cache, gpu "
+        "keeps their regions on the GPU (reader mapped); null: neither.",
     )
     max_bad_samples: int = Field(
-        0, ge=0, description="Damaged samples that an epoch goes on without; more stop training."
+        0,
+        ge=0,
+        description="Damaged samples per epoch to leave out; one more stops training.",
     )
     cache_dir: str | None = Field(
         None,
@@ -76,7 +78,9 @@ class DataConfig(Section):
     )
     cache_bytes: Positive = Field(64 * 2**30, description="Most bytes that those copies take.")
     max_bad_shards: int = Field(
-        0, ge=0, description="Remote shards that training may go on without."
+        0,
+        ge=0,
+        description="Unavailable remote shards to leave out; one more stops training.",
     )
 
     @field_validator("shards")
@@ -99,9 +103,9 @@ class DataConfig(Section):
         return shards
 
     @model_validator(mode="after")
-    def _cached(self) -> DataConfig:
-        if self.cache == "gpu" and self.reader not in ("auto", "mapped"):
-            raise ValueError(f"cache gpu goes with reader mapped, not with {self.reader}")
+    def _resident(self) -> DataConfig:
+        if self.resident == "gpu" and self.reader not in ("auto", "mapped"):
+            raise ValueError(f"resident gpu needs reader mapped, but reader is {self.reader}")
         return self
 
     @property

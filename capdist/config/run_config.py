@@ -31,7 +31,7 @@ class ValidationConfig(Section):
     every_epochs: Positive = 1
     by: Literal["trainer", "follower"] = Field(
         "trainer",
-        description="Who scores captions; follower: evaluate.py --follow, with decoding.beam.",
+        description="What scores captions; follower: evaluate.py --follow, with decoding.beam.",
     )
 
     def due(self, epoch: int, epochs: int) -> bool:
@@ -42,12 +42,12 @@ class ValidationConfig(Section):
 class RayConfig(Section):
     """The Ray cluster that rewards and evaluations are computed on."""
 
-    address: str = Field("local", description="local starts one; else a running cluster's.")
-    timeout_s: float = Field(20.0, gt=0, description="Seconds a cluster has to answer.")
+    address: str = Field("local", description="Of a running cluster; 'local' starts one.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds to wait for a cluster's answer.")
 
 
 class CheckpointConfig(Section):
-    """When the state is saved, besides at the end of every epoch."""
+    """When the state is saved, in addition to the end of every epoch."""
 
     every_steps: Positive | None = None
 
@@ -57,7 +57,7 @@ class Config(Section):
 
     schema_: str | None = Field(None, alias="$schema")
     description: str = Field(description="What it is for, how long it takes, what score to expect.")
-    run: str = Field(description="Folder of everything the run writes.")
+    run: str = Field(description="Folder for everything that the run writes.")
     seed: int = Field(1, ge=0)
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     data: DataConfig
@@ -68,7 +68,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()
     timeout_s: float = Field(
-        600.0, gt=0, description="Seconds without a sign of life of a rank; then the others stop."
+        600.0, gt=0, description="Seconds without a heartbeat from a rank before the others exit."
     )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
@@ -116,7 +116,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _scaled_fp16(self) -> Config:
         # Without ZeRO, DeepSpeed 0.19.8 divides fp16 gradients by a loss scale that its backward
-        # pass never multiplied in: the updates would be too small, without a word.
+        # pass has not applied: the updates would silently be too small.
         fp16 = self.deepspeed.get("fp16", {}).get("enabled", False)
         if fp16 and self.deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
             raise ValueError(
@@ -199,4 +199,4 @@ def _set(data: Any, override: str) -> None:
             data = data[int(part)] if isinstance(data, list) else data.setdefault(part, {})
         data[int(last) if isinstance(data, list) else last] = value
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ConfigError(f"--set {override}: {path} leads into no section") from None
+        raise ConfigError(f"--set {override}: {path} is not in any section") from None

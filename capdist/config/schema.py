@@ -1,6 +1,6 @@
 """The options of a configuration for editors and people: a JSON Schema, and docs/options.md.
 
-python -m capdist.config.schema writes both anew.
+python -m capdist.config.schema writes both.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SCHEMA, OPTIONS = Path("configs/schema.json"), Path("docs/options.md")
 HEAD = """\
 # Every option
 
-An empty default means that the key is required. [training.md](training.md) explains what is behind
-them. This page is made by `python -m capdist.config.schema`.
+An empty default means that the key is required. [training.md](training.md) explains them.
+This page is made by `python -m capdist.config.schema`.
 """
 
 

@@ -71,7 +71,7 @@ Schedule = Annotated[
 
 
 class BatchConfig(Section):
-    """The one home of batch sizes, in images; every image brings all its captions.
+    """Batch sizes, in images; every image comes with all its captions.
 
     Accumulation follows: images = micro × ranks × accumulation steps.
     """
@@ -80,7 +80,7 @@ class BatchConfig(Section):
     micro: Positive = Field(description="Images of one forward pass on one rank.")
 
     def accumulation(self, world: int) -> int:
-        """Micro-batches of a step: the same number on every rank, in every step."""
+        """Micro-batches per step: the same number on every rank, in every step."""
         return -(-self.images // (world * self.micro))
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run and what they tell each other."""
+"""The ranks of a run: their rendezvous and their collective operations."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-from capdist.config.base import ConfigError
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.heartbeat import Heartbeat
 from capdist.errors import CapdistError, OtherRankError
-from capdist.metrics.coco import ScoreError
-from capdist.workers.reward_pool import PoolError
-from shards.schema import ShardError
 
 T = TypeVar("T")
 
-#: How long a rank may work while the others wait for it; one that is silent is `watch`'s business.
+#: How long a rank may compute while the others wait; silent ranks are the heartbeat's business.
 ALONE = timedelta(minutes=30)
 
 
 class RendezvousError(CapdistError):
-    """The ranks do not find each other, or their GPUs; one line that says where and what to do."""
+    """The ranks do not find each other, or their GPUs."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,13 @@ class ProcessGroup:
 
     ranks: Ranks
     device: torch.device
-    watch: Heartbeat | None = None
+    heartbeat: Heartbeat | None = None
 
     @classmethod
     def join(cls, timeout_s: float) -> ProcessGroup:
-        """Meet the other ranks, as the launcher's environment says; alone without a launcher.
+        """Meet the other ranks, as the launcher's environment says; one rank without a launcher.
 
-        From then on the process ends where another rank is silent for ``timeout_s``.
+        From then on the process exits if another rank is silent for ``timeout_s``.
 
         Raises:
             RendezvousError: if that fails.
@@ -62,8 +58,8 @@ class ProcessGroup:
         device = torch.device("cuda", local) if cuda else torch.device("cpu")
         if cuda and local >= torch.cuda.device_count():
             raise RendezvousError(
-                f"rank {os.environ['RANK']}: its node shows it {torch.cuda.device_count()} GPU(s), "
-                f"but it is number {local} there; start as many ranks on a node as it has GPUs"
+                f"rank {os.environ['RANK']} is number {local} on its node, which has "
+                f"{torch.cuda.device_count()} GPU(s); start as many ranks on a node as it has GPUs"
             )
         if cuda:
             torch.cuda.set_device(device)
@@ -75,19 +71,19 @@ class ProcessGroup:
             )
             ranks = Ranks(rank, world)
             # A connection of its own: the group's may wait in the store for long.
-            watch = Heartbeat(store.clone(), ranks, timeout_s) if world > 1 else None
+            heartbeat = Heartbeat(store.clone(), ranks, timeout_s) if world > 1 else None
         except RuntimeError as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise RendezvousError(
-                f"rank {os.environ['RANK']} does not meet the others at {place}: "
-                f"{str(error).splitlines()[0]}; is the port (MASTER_PORT) another program's, or "
-                "can't this node reach that one? A new SLURM job gets another port"
+                f"rank {os.environ['RANK']} can't reach the other ranks at {place}: "
+                f"{str(error).splitlines()[0]}. Check that the port (MASTER_PORT) is free and that "
+                "this node can connect to that one; a new SLURM job gets another port"
             ) from error
-        return cls(ranks, device, watch)
+        return cls(ranks, device, heartbeat)
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """Whether this process writes the files and prints."""
         return self.ranks.rank == 0
 
     def sum(self, *values: float) -> list[float]:
@@ -103,38 +99,36 @@ class ProcessGroup:
         return values
 
     def agree(self, check: Callable[[], T]) -> T:
-        """What ``check`` gives, if no rank refuses; all ranks call it together.
+        """The result of ``check``, if it succeeds on all ranks, which call it together.
 
         Raises:
-            ConfigError, ShardError, ScoreError, PoolError: the refusal, on the first rank that had
-                one.
+            CapdistError: what ``check`` raised, on the first rank where it did.
             OtherRankError: on the others.
         """
-        refusal: Exception | None = None
+        reason: CapdistError | None = None
         try:
             result = check()
-        except (ConfigError, ShardError, ScoreError, PoolError) as error:
-            refusal = error
-        refused = [rank for rank, no in enumerate(self.gather(refusal is not None)) if no]
-        if not refused:
+        except CapdistError as error:
+            reason = error
+        failed = [rank for rank, no in enumerate(self.gather(reason is not None)) if no]
+        if not failed:
             return result
-        if refusal is not None and refused[0] == self.ranks.rank:
-            raise refusal
-        raise OtherRankError(f"rank {refused[0]} says why")
+        if reason is not None and failed[0] == self.ranks.rank:
+            raise reason
+        raise OtherRankError(f"rank {failed[0]} reports the reason")
 
     def barrier(self) -> None:
-        """Wait for the others."""
         distributed.barrier()
 
     def leave(self) -> None:
-        """Say good-bye to the others."""
-        if self.watch:
-            self.watch.leave()
+        """Stop the heartbeat and destroy the process group."""
+        if self.heartbeat:
+            self.heartbeat.stop()
         distributed.destroy_process_group()
 
 
 def lost_rank(error: RuntimeError) -> bool:
-    """Whether ranks could not talk because one is gone, by the words of Gloo."""
+    """Whether a collective failed because a rank exited, by the words of Gloo."""
     return "closed by peer" in str(error) or "reset by peer" in str(error)
 
 

@@ -35,7 +35,7 @@ class DeepSpeedEngine:
         """Start DeepSpeed with its JSON.
 
         Raises:
-            ConfigError: with DeepSpeed's own words, if it refuses.
+            ConfigError: with DeepSpeed's message, if it refuses its section.
         """
         load_operator()
         import deepspeed
@@ -55,9 +55,11 @@ class DeepSpeedEngine:
             DeepSpeedConfigError,
             ZeRORuntimeException,
         ) as error:
-            # DeepSpeed's refusals of its own section, fp16 on a CPU among them.
+            # Refusals of its own section, such as fp16 on a CPU.
             reason = " ".join(str(error).split())
-            raise ConfigError(f"deepspeed: {reason}; change the config's section") from error
+            raise ConfigError(
+                f"deepspeed: {reason}; change the config's deepspeed section"
+            ) from error
         self.group = group
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
@@ -84,12 +86,12 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """The fp32 masters where there are some, gathered over the ranks under ZeRO."""
+        import deepspeed
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
 
         def whole(parameter: Tensor) -> Tensor:
             if not parameter.requires_grad:  # frozen: no optimizer holds a master of it
-                with GatheredParameters(parameter):
+                with deepspeed.zero.GatheredParameters(parameter):
                     return parameter.detach().float().cpu().clone()
             master = safe_get_full_fp32_param(parameter)
             return (parameter if master is None else master).detach().float().cpu().clone()
@@ -101,10 +103,10 @@ class DeepSpeedEngine:
         self.engine.save_checkpoint(str(folder), tag=self.TAG, save_latest=False)
 
     def load(self, folder: Path, ranks: int) -> None:
-        """By DeepSpeed's universal checkpoint where ZeRO cut it for another number of ranks.
+        """Load; in DeepSpeed's universal format if other ranks split it by ZeRO.
 
         Raises:
-            ConfigError: if it can't be converted, with DeepSpeed's own words, or holds code.
+            ConfigError: if it can't be converted, or contains code.
         """
         if not self.engine.load_universal_checkpoint():
             with numbers_only(folder):

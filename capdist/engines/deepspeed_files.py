@@ -1,7 +1,7 @@
-"""DeepSpeed's checkpoints, read as numbers: by itself, it unpickles whatever a file names.
+"""DeepSpeed's checkpoints, read without unpickling arbitrary objects, as DeepSpeed itself would.
 
 ``python -m capdist.engines.deepspeed_files --input_folder A --output_folder B`` is DeepSpeed's
-conversion to the universal format, with the same care.
+conversion to the universal format, with the same restriction.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 
 from capdist.config.base import ConfigError
 
-#: Torch's own switch, which rules over DeepSpeed's explicit ``weights_only=False``.
+#: Torch's own switch, which overrides DeepSpeed's explicit ``weights_only=False``.
 SWITCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @contextmanager
 def numbers_only(folder: Path | str) -> Iterator[None]:
-    """Let torch read tensors, plain values and DeepSpeed's own three kinds of objects alone.
+    """Let torch load only tensors, plain values and DeepSpeed's own three kinds of objects.
 
     Raises:
         ConfigError: naming the folder, if a file in it holds anything else.
@@ -39,7 +39,7 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
     known: list[Any] = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-    # How Python before 3.11.4 writes a member of an enumeration.
+    # Python before 3.11.4 pickles members of enumerations this way.
     known.append((_stage, "builtins.getattr"))
     try:
         with torch.serialization.safe_globals(known):
@@ -47,8 +47,8 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         named = str(error).partition("GLOBAL ")[2].split(" ")[0] or "what torch can't read"
         raise ConfigError(
-            f"{folder}: holds {named}, which no checkpoint of DeepSpeed's does, and could run "
-            "anything; use no run folder whose maker you don't know"
+            f"{folder}: contains {named}, which DeepSpeed never saves and which could run any "
+            "code; use only run folders from sources that you trust"
         ) from error
     finally:
         os.environ.pop(SWITCH)
@@ -57,23 +57,23 @@ def numbers_only(folder: Path | str) -> Iterator[None]:
 
 
 def _stage(enumeration: type[Enum], name: str) -> Enum:
-    """A member by its name: ``getattr`` of nothing else."""
+    """A member by its name; ``getattr`` of any other object is refused."""
     if isinstance(enumeration, EnumMeta):
         return enumeration[name]
-    raise pickle.UnpicklingError("GLOBAL getattr of what is no enumeration")
+    raise pickle.UnpicklingError("GLOBAL getattr of an object that is not an enumeration")
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write a checkpoint anew, parameter by parameter, by DeepSpeed's own command.
+    """Convert a checkpoint to one file per parameter, with DeepSpeed's own command.
 
     Raises:
-        ConfigError: with its words, if it can't.
+        ConfigError: with DeepSpeed's message, if it fails.
     """
     shutil.rmtree(target.parent, ignore_errors=True)  # of a conversion that was killed
     target.mkdir(parents=True)
     folders = ["--input_folder", str(source), "--output_folder", str(target)]
     done = subprocess.run(
-        # DeepSpeed writes down where the parameters lie only for pipelines: it is to work it out.
+        # DeepSpeed records the layout of parameters only for pipelines: let it infer the layout.
         [sys.executable, "-m", __name__, *folders, "--inject_missing_state"],
         capture_output=True,
         text=True,

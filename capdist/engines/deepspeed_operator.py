@@ -1,42 +1,41 @@
-"""The operator that DeepSpeed compiles where there is no GPU."""
+"""The shared-memory operator that DeepSpeed compiles on machines without a GPU."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import sys
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 
 def load_operator() -> None:
-    """Compile it, or load what was compiled, one process at a time.
+    """Compile the operator, or load it if it is compiled, one process at a time.
 
-    Torch lets processes wait for a file that whoever compiles has made: one that is killed leaves
-    it behind, and all later ones would wait for ever. The system's lock ends with its process, and
-    whoever holds it may remove such a file. Each environment has a folder of its own, for another's
-    compiler and paths make torch compile again.
+    Torch makes processes wait for a lock file of the one that compiles: if that is killed, the file
+    remains, and all later processes would wait for ever. The system's lock ends with its process,
+    and its owner may remove such a file. Each environment has a folder of its own, because another
+    environment's compiler and paths make torch compile again.
     """
     if torch.cuda.is_available():
         return
-    # It must find the ninja of this environment.
+    # Torch must find the ninja of this environment.
     here = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
     root = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own_folder())))
     root.mkdir(parents=True, exist_ok=True)
-    import deepspeed  # noqa: F401  # by itself, what follows is not found
+    import deepspeed  # noqa: F401  # else the next import fails
     from deepspeed.comm.torch import build_shm_op
 
-    with (root / "capdist.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(root / "capdist.lock"):
         (root / "deepspeed_shm_comm" / "lock").unlink(missing_ok=True)
         build_shm_op()
 
 
 def own_folder() -> Path:
-    """Where this environment's is, beside those that torch keeps of others."""
+    """The folder of this environment's operator, among torch's other extensions."""
     from torch.utils.cpp_extension import get_default_build_root
 
     environment = f"{sys.prefix} {sys.version} {torch.__version__}"

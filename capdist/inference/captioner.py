@@ -1,4 +1,4 @@
-"""Captions for images of one's own: of shards, or of feature files, by one model or several."""
+"""Captions of new images, from shards or feature files, by one model or an ensemble."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.exported_model import ExportedModel, read_run
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
-from shards.atomic import replacing
+from shards.atomic import atomic_write
 from shards.fingerprint import Moments
 from shards.formats import RegionFeatures, find_files
 from shards.joined_features import JoinedFeatures
@@ -32,22 +32,22 @@ from shards.manifest import Manifest
 from shards.schema import Sample
 
 #: Images of feature files whose features are compared with those that a model was trained on.
-_LOOKED_AT = 256
+_COMPARED = 256
 
 
 @dataclass(frozen=True)
 class ForcedWords:
-    """Words that single images' captions must have: of each set of an image, one."""
+    """Words that the captions of given images must contain: one of each set."""
 
     where: str = ""
     words: dict[int, list[list[str]]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | None) -> ForcedWords:
-        """Read a JSON file, ``{"image id": [["dog", "puppy"], ["ball"]], ...}``.
+        """Read a JSON file ``{"image id": [["dog", "puppy"], ["ball"]], ...}``.
 
         Raises:
-            ConfigError: if it does not read like that.
+            ConfigError: if it has another form.
         """
         if path is None:
             return cls()
@@ -69,7 +69,7 @@ class ForcedWords:
             ConfigError: naming the first.
         """
         for image in sorted(self.words.keys() - set(images)):
-            raise ConfigError(f"{self.where}: image {image} is not among the images; remove it")
+            raise ConfigError(f"{self.where}: image {image} is not captioned here; remove it")
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Captioner:
 
     @classmethod
     def open(cls, runs: Sequence[Path], beam: int | None, forced: Path | None = None) -> Captioner:
-        """The best checkpoints of runs; how to decode is the first one's, but for ``beam``.
+        """The best checkpoints of runs; the first one's config decodes, except for ``beam``.
 
-        ``forced`` is a file of words that images' captions must have, see `ForcedWords`.
+        ``forced`` is a file of words that captions must contain: see `ForcedWords`.
 
         Raises:
             ConfigError: if one is missing, or they differ in vocabulary or features.
@@ -96,19 +96,19 @@ class Captioner:
                 other.features
             ):
                 raise ConfigError(
-                    f"{run}: another vocabulary or other features than {runs[0]}; models that "
-                    "decode together must have both in common"
+                    f"{run}: its vocabulary or its features are not those of {runs[0]}; decode "
+                    "only models together that have both in common"
                 )
         return cls(members, first.decoding(beam), ForcedWords.load(forced))
 
     @property
     def first(self) -> ExportedModel:
-        """Whose vocabulary and features are those of all."""
+        """The first member; all have its vocabulary and its features."""
         return self.members[0]
 
     @property
     def model(self) -> CaptionModel[Any]:
-        """All members as one."""
+        """The model, or the ensemble of all members."""
         models = [member.model for member in self.members]
         return models[0] if len(models) == 1 else Ensemble(models).eval()
 
@@ -154,7 +154,7 @@ class Captioner:
             if lacking := member.model.needs - (set() if bare else {"classes"}):
                 raise ConfigError(
                     f"{files}: feature files have no {', '.join(sorted(lacking))}, which model "
-                    f"{member.config.model.name!r} reads; build shards and give them as --shards"
+                    f"{member.config.model.name!r} needs; build shards and use --shards"
                 )
         trained = self.first.features
         if source.dim != trained.dim:
@@ -162,8 +162,8 @@ class Captioner:
                 f"{files}: features of width {source.dim}, but the model was trained on "
                 f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
             )
-        looked_at = source.image_ids[:: -(-len(source.image_ids) // _LOOKED_AT)]
-        moments = Moments.total([Moments.of(source.read(image).regions) for image in looked_at])
+        compared = source.image_ids[:: -(-len(source.image_ids) // _COMPARED)]
+        moments = Moments.total([Moments.of(source.read(image).regions) for image in compared])
         if difference := trained.fingerprint.difference(moments.fingerprint()):
             raise ConfigError(
                 f"{files}: features {difference} than those that the model was trained on; use "
@@ -197,7 +197,7 @@ def _sample(image: int, read: RegionFeatures) -> Sample:
 
 
 def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> None:
-    """COCO results, sorted by image id; with ``n_best`` > 1 every entry lists its best, scored."""
+    """Write COCO results, sorted by image id; with ``n_best`` > 1 each entry lists its n best."""
     entries: list[dict[str, Any]] = []
     for image in sorted(found):
         captions = [
@@ -207,5 +207,5 @@ def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> 
         entry = {"image_id": image, "caption": captions[0]["caption"]}
         entries.append({**entry, "n_best": captions} if n_best > 1 else entry)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(entries, ensure_ascii=False, indent=0) + "\n").encode())

@@ -25,11 +25,11 @@ from capdist.inference.run_folder import (
     find_checkpoint,
     read_progress,
 )
-from capdist.losses.concepts import noisy_or, silence
+from capdist.losses.concepts import absence_nll, noisy_or
 from capdist.models.concept_detector import CrossFitted
 from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
-from shards.concepts import Concepts, best
+from shards.concepts import Concepts, top_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest, Shard
 
@@ -69,7 +69,7 @@ class Detector:
 
     @classmethod
     def open(cls, run: Path) -> Detector:
-        """The best of a run's folder.
+        """The best detectors of a run folder.
 
         Raises:
             ConfigError: if it has none.
@@ -112,7 +112,7 @@ class Detector:
     def write(self, manifest: Manifest, root: Path, kept: int, group: ProcessGroup) -> None:
         """Write the concepts of all samples into a folder, every rank those of its shards.
 
-        Where it has this detector's concepts already, they are left as they are.
+        A folder that has this detector's concepts already is left as it is.
 
         Raises:
             ConfigError: if the features are of another extractor.
@@ -120,11 +120,11 @@ class Detector:
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
-                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the detector "
-                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
-                "extractor"
+                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the "
+                f"detector was trained on {trained.name!r} of width {trained.dim}; use shards "
+                "of the same extractor"
             )
-        # One rank looks, for another may see what the first has written since.
+        # One rank decides: another might already see what the first has written since.
         if group.gather(self.has_written(manifest, root, kept))[0]:
             return
         root.mkdir(parents=True, exist_ok=True)
@@ -145,13 +145,13 @@ class Detector:
             return False
         found = ConceptSet.load(root)
         tars = {shard: entry.tar_sha256 for shard, entry in found.files.items()}
-        return (found.detector, found.kept, tars) == (self.digest, kept, manifest.tars)
+        return (found.detector, found.kept, tars) == (self.digest, kept, manifest.sha256_by_shard)
 
     def made_by(self, manifest: Manifest) -> dict[str, object]:
         """The origin and the quality of the concepts, for people."""
         return {
             "run": self.config.run,
-            "shards": manifest.place,
+            "shards": manifest.location,
             "words": len(self.words),
             "folds": self.sizes.folds,
             "val_ap": self.best_ap,
@@ -163,7 +163,7 @@ class Detector:
         concepts: dict[str, Concepts] = {}
         for batch in self._batches(manifest, shard):
             scores = self._scores(model, batch, shard.split).round(DIGITS)
-            concepts |= zip(batch.keys, best(scores, self.words, kept), strict=True)
+            concepts |= zip(batch.keys, top_concepts(scores, self.words, kept), strict=True)
         return write_concept_file(root, shard.name, shard.sha256, concepts)
 
     def _batches(self, manifest: Manifest, shard: Shard) -> Iterator[Batch]:
@@ -179,7 +179,7 @@ class Detector:
         """P (B, W) of unseen images by the whole detector, of others by that of their fold."""
         device = next(model.parameters()).device
         with torch.inference_mode():
-            p = [noisy_or(silence(*logits)) for logits in model(batch.to(device))]
+            p = [noisy_or(absence_nll(*logits)) for logits in model(batch.to(device))]
         every = torch.stack(p).double().cpu().numpy()
         folds = len(model.held_out)
         which = [1 + fold_of(key, folds) if split == "train" else 0 for key in batch.keys]

@@ -1,8 +1,8 @@
-"""Scores of a trained model on a split, beside those of a caption that looks at no image.
+"""Scores of a trained model on a split, next to those of one caption for all images.
 
 Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
 ``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
-Where it is asked for, F1_all and F1_loc of what the model looked at are among the scores.
+If grounding is requested, F1_all and F1_loc of the regions it attended to are among the scores.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SAMPLES = 12
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is to be evaluated, as the command line says it.
+    """The options of an evaluation.
 
     Args:
         run: folder.
         split: to decode.
         beam: instead of the config's.
-        grounding: whether to score where the model looked, too.
-        shards: where they are, instead of the config's place.
+        grounding: whether to score the regions that the model attended to.
+        shards: their folder, instead of the config's.
         workers: on Ray; 0 decodes in this process.
         cpus: of each worker.
         address: of Ray, instead of the config's.
@@ -60,7 +60,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model, one split, one way to decode."""
+    """One model on one split, with one decoding config."""
 
     run: Path
     exported: ExportedModel
@@ -71,35 +71,35 @@ class Evaluation:
     workers: Workers
 
     @classmethod
-    def open(cls, wanted: EvaluationRequest, exported: ExportedModel) -> Evaluation:
-        """What is wanted, of a checkpoint.
+    def open(cls, request: EvaluationRequest, exported: ExportedModel) -> Evaluation:
+        """The evaluation of an exported checkpoint.
 
         Raises:
-            ConfigError: if the model and the shards do not fit each other, or the workers can't be.
+            ConfigError: if the model and the shards do not fit, or the number of workers is wrong.
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
-        if wanted.workers < 0 or wanted.cpus <= 0:
+        if request.workers < 0 or request.cpus <= 0:
             raise ConfigError(
-                f"command line: --workers {wanted.workers} with --cpus {wanted.cpus:g} each; "
+                f"command line: --workers {request.workers} with --cpus {request.cpus:g} each; "
                 "expected 0 workers or more, with more than 0 CPUs"
             )
-        config, split = exported.config, wanted.split
-        if wanted.shards:
-            data = config.data.model_copy(update={"shards": wanted.shards})
+        config, split = exported.config, request.split
+        if request.shards:
+            data = config.data.model_copy(update={"shards": request.shards})
             config = config.model_copy(update={"data": data})
-        manifest = run_shards(config, wanted.run)
+        manifest = run_shards(config, request.run)
         exported.check_features(manifest)
         manifest.split(split)
-        annotated = Annotated.read(manifest, split) if wanted.grounding else None
-        decoding, cluster = exported.decoding(wanted.beam), config.ray
-        if wanted.address:
-            cluster = cluster.model_copy(update={"address": wanted.address})
-        workers = Workers(wanted.workers, wanted.cpus, cluster)
-        return cls(wanted.run, exported, manifest, split, decoding, annotated, workers)
+        annotated = Annotated.read(manifest, split) if request.grounding else None
+        decoding, cluster = exported.decoding(request.beam), config.ray
+        if request.address:
+            cluster = cluster.model_copy(update={"address": request.address})
+        workers = Workers(request.workers, request.cpus, cluster)
+        return cls(request.run, exported, manifest, split, decoding, annotated, workers)
 
     @property
     def name(self) -> str:
-        """Of the files it writes."""
+        """The stem of the files that it writes."""
         return f"{self.split}-beam{self.decoding.beam}"
 
     def evaluate(self) -> None:
@@ -110,22 +110,22 @@ class Evaluation:
         captions = sentences(decoded)
         print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
         path = self.write_captions(self.name, captions)
-        known = references(self.manifest, self.split)
-        if not any(known.raw.values()):
-            print(f"{self.split} has no captions to compare with; nothing is scored")
+        refs = references(self.manifest, self.split)
+        if not any(refs.raw.values()):
+            print(f"{self.split} has no reference captions; nothing is scored")
             print(f"captions: {path}")
             return
         constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
         print(f"constant caption: {constant!r}")
         rows = {
-            f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(known, decoded),
-            CONSTANT: score(known.raw, dict.fromkeys(captions, constant)),
+            f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(refs, decoded),
+            CONSTANT: score(refs.raw, dict.fromkeys(captions, constant)),
         }
-        self.report(known, captions, rows, images_per_s)
+        self.report(refs, captions, rows, images_per_s)
         print(f"captions: {path}")
 
     def write_captions(self, name: str, captions: dict[int, str]) -> Path:
-        """Into the run folder; where."""
+        """Write captions into the run folder; returns their path."""
         path = self.run / "captions" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         write_results(path, captions)
@@ -153,20 +153,20 @@ class Evaluation:
         print(f"decoded {images} images with beam {self.decoding.beam}, {speed:.1f} images/s")
         return dict(chain.from_iterable(parts[number] for number in sorted(parts))), speed
 
-    def score(self, known: References, decoded: dict[int, Caption]) -> Scores:
-        """Every metric of the captions, and where it is wanted of where the model looked."""
-        found = score(known.raw, sentences(decoded))
+    def score(self, refs: References, decoded: dict[int, Caption]) -> Scores:
+        """Every metric of the captions, and grounding if it is requested."""
+        found = score(refs.raw, sentences(decoded))
         grounding = self.annotated.f1(decoded) if self.annotated else {}
         return replace(found, values={**found.values, **grounding})
 
     def report(
         self,
-        known: References,
+        refs: References,
         captions: dict[int, str],
         rows: dict[str, Scores],
         images_per_s: float,
     ) -> None:
-        """The table on the terminal, and a page with curves, captions and their pictures."""
+        """Print the table, and write a page with curves, captions and pictures."""
         print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
         columns = list(dict.fromkeys(metric for row in rows.values() for metric in row.values))
         print(format_table({name: row.values for name, row in rows.items()}, columns))
@@ -182,15 +182,15 @@ class Evaluation:
         for target in (path, self.run / SCORES):
             target.write_text(text)
         page = self.run / f"report-{self.split}.html"
-        write_report(self.run, page, samples=list(self.samples(known, captions)))
+        write_report(self.run, page, samples=list(self.samples(refs, captions)))
         print(f"scores:   {path}\nreport:   {page}")
 
-    def samples(self, known: References, captions: dict[int, str]) -> Iterator[ReportSample]:
-        """The first images of the split, with their pictures where the shards have them."""
+    def samples(self, refs: References, captions: dict[int, str]) -> Iterator[ReportSample]:
+        """The first images of the split, with their pictures if the shards have them."""
         keys = [entry.key for entry in self.manifest.index(self.manifest.split(self.split)[0])]
         pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
-        for key, image in islice(zip(keys, known.raw, strict=False), SAMPLES):
-            yield ReportSample(key, captions[image], known.raw[image], pictures.get(key))
+        for key, image in islice(zip(keys, refs.raw, strict=False), SAMPLES):
+            yield ReportSample(key, captions[image], refs.raw[image], pictures.get(key))
 
 
 def sentences(decoded: dict[int, Caption]) -> dict[int, str]:

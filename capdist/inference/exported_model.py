@@ -30,10 +30,9 @@ MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model in evaluation mode with what is needed to use it.
+    """A model in evaluation mode, with everything needed to use it.
 
-    ``concepts`` names the detector whose concepts it was trained on, where they did not come with
-    the tars.
+    ``concepts`` identifies the detector whose concepts it was trained on; None: those of the tars.
     """
 
     model: CaptionModel[Any]
@@ -44,16 +43,16 @@ class ExportedModel:
     concepts: str | None
 
     def decoding(self, beam: int | None) -> DecodingConfig:
-        """How its config decodes, with another beam where one is given.
+        """The decoding section of its config, with another beam if one is given.
 
         Raises:
-            ConfigError: if that is no beam.
+            ConfigError: if the beam is not a positive number.
         """
         chosen = self.config.decoding.model_dump() | ({} if beam is None else {"beam": beam})
         return validate(DecodingConfig, chosen, "command line")
 
     def check_features(self, manifest: Manifest) -> None:
-        """Refuse shards whose features, or what else the model reads, are others.
+        """Refuse shards whose features, classes or concepts are not those of training.
 
         Raises:
             ConfigError: naming both.
@@ -61,7 +60,7 @@ class ExportedModel:
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
-                f"{manifest.place}: features {found.name!r} of width {found.dim}, but the model "
+                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the model "
                 f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
                 "extractor"
             )
@@ -72,7 +71,7 @@ class ExportedModel:
             )
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
-                f"{manifest.place}: {len(manifest.class_names)} names of classes, but the model "
+                f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
                 f"was trained with {self.classes}; build the shards with the same --class-names"
             )
         if "concepts" in self.model.needs:
@@ -80,12 +79,12 @@ class ExportedModel:
 
 
 def detector_of(manifest: Manifest) -> str | None:
-    """The detector that the concepts of shards come from; None: whatever built the tars."""
+    """The detector that predicted the concepts of shards; None: they are in the tars."""
     return manifest.concepts.detector if manifest.concepts else None
 
 
 def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> None:
-    """Refuse shards whose concepts are not those of the detector that a model was trained on.
+    """Refuse shards whose concepts come from another detector than in training.
 
     Raises:
         ConfigError: naming both.
@@ -93,21 +92,21 @@ def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> N
     if trained != (found := detector_of(manifest)):
         names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
         remedy = (
-            f"give the shards that detector's by launcher/concepts.py --run {config.run}"
+            f"predict that detector's with: capdist concepts --run {config.run} --shards DIR"
             if "concepts" in config.provides
-            else "give the shards those"
+            else "use shards with those"
         )
         raise ConfigError(
-            f"{manifest.place}: concepts of {names[0]}, but the model was trained on those of "
+            f"{manifest.location}: concepts of {names[0]}, but the model was trained on those of "
             f"{names[1]}; {remedy}"
         )
 
 
 def run_shards(config: Config, run: Path) -> Manifest:
-    """The shards of a run, with the concepts of its own detector where it trained one.
+    """The shards of a run, with the concepts of its own detector if it trained one.
 
     Raises:
-        ShardError: if either is not there.
+        ShardError: if either is missing.
     """
     manifest = load_shards(config.data)
     return (
@@ -125,14 +124,14 @@ def write_export(
     manifest: Manifest,
     file: str = MODEL,
 ) -> None:
-    """Write the three files; the manifest knows what the model reads.
+    """Write the three files.
 
     Args:
         folder: that gets them.
         weights: of the model.
         config: of the run.
         vocab: of the run.
-        manifest: of its shards.
+        manifest: of its shards, for the features, classes and concepts.
         file: `MODEL` or `DETECTOR`, for the weights.
     """
     from safetensors.torch import save_file

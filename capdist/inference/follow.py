@@ -1,7 +1,7 @@
-"""Scores of a run's checkpoints while it trains: every metric, one row for each evaluated epoch.
+"""Scores a run's checkpoints while it trains: every metric, one row for each evaluated epoch.
 
-``scores/<split>-beam<K>.jsonl`` has a row for each: step and epoch, which weights they are (the
-first digits of their file's SHA-256), and the scores.
+A row of ``scores/<split>-beam<K>.jsonl`` has step and epoch, the first digits of the SHA-256 of the
+weights' file, and the scores.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.dataset import captioned
 from capdist.inference.evaluation import Evaluation, EvaluationRequest, sentences
 from capdist.inference.exported_model import MODEL, read_export
-from capdist.inference.run_folder import find_checkpoint, read_progress, step_folders
+from capdist.inference.run_folder import (
+    FINISHED,
+    LAST,
+    find_checkpoint,
+    read_progress,
+    step_folders,
+)
 from capdist.metrics.coco import probe
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
-from shards.atomic import replacing
+from shards.atomic import atomic_write
 
-#: Seconds between looks into the run folder.
+#: Seconds between checks of the run folder.
 POLL_S = 1.0
 
 
@@ -32,11 +38,11 @@ POLL_S = 1.0
 class Follower:
     """Scores each new checkpoint of a run, until training is finished."""
 
-    wanted: EvaluationRequest
+    request: EvaluationRequest
     seen: set[tuple[str, int]] = field(default_factory=set)
 
     def follow(self) -> None:
-        """Score what is there, and what comes.
+        """Score the checkpoints that are there, and each new one.
 
         Raises:
             ConfigError, ShardError: as `Evaluation.open`.
@@ -44,37 +50,37 @@ class Follower:
         """
         for metric, reason in probe().items():
             print(f"{metric} will be absent: {reason}")
-        print(f"following {self.wanted.run}; Ctrl-C ends it", flush=True)
+        print(f"following {self.request.run}; Ctrl-C ends it", flush=True)
         while True:
-            finished = self.finished()  # asked first: what it has finished with is then there
+            finished = self.finished()  # read first: then the last checkpoints are there
             for folder in self.new():
                 self.score(folder)
             if finished:
-                print(f"{self.wanted.run}: training is finished")
+                print(f"{self.request.run}: training is finished")
                 return
             time.sleep(POLL_S)
 
     def finished(self) -> bool:
         """Whether training is done; a run that was stopped is not."""
-        last = find_checkpoint(self.wanted.run, "last")
-        return last is not None and last == find_checkpoint(self.wanted.run, "finished")
+        last = find_checkpoint(self.request.run, LAST)
+        return last is not None and last == find_checkpoint(self.request.run, FINISHED)
 
     def new(self) -> list[Path]:
-        """Checkpoints behind evaluated epochs that were not looked at yet, by step."""
+        """Checkpoints after evaluated epochs that were not seen yet, by step."""
         found = []
-        for folder in step_folders(self.wanted.run):
+        for folder in step_folders(self.request.run):
             try:
                 which = folder.name, folder.stat().st_mtime_ns
                 if which not in self.seen and evaluated(folder, self.config()):
                     found.append(folder)
             except FileNotFoundError:
-                continue  # see `missed`
+                continue  # the trainer removed it: see `missed`
             self.seen.add(which)
         return found
 
     def config(self) -> Config:
-        """That the run trains with just now."""
-        path = self.wanted.run / "config.json"
+        """The config that the run trains with at present."""
+        path = self.request.run / "config.json"
         return parse_saved_config(read_json(path), str(path))
 
     def score(self, folder: Path) -> None:
@@ -87,8 +93,8 @@ class Follower:
             if folder.exists():
                 raise
             return
-        evaluation = Evaluation.open(self.wanted, exported)
-        path = scores_path(self.wanted.run, evaluation.split, evaluation.decoding.beam)
+        evaluation = Evaluation.open(self.request, exported)
+        path = scores_path(self.request.run, evaluation.split, evaluation.decoding.beam)
         rows = read_rows(path)
         if rows.get(step, {}).get("weights") == weights:
             return
@@ -97,41 +103,40 @@ class Follower:
         scores = evaluation.score(known, decoded)
         evaluation.write_captions(f"{evaluation.name}-{step:08d}", sentences(decoded))
         for gone in self.missed(rows, step):
-            print(f"step {gone}: skipped, for a newer checkpoint took its place")
+            print(f"step {gone}: not scored: the trainer had replaced its checkpoint")
         path.parent.mkdir(exist_ok=True)
         rows[step] = {"step": step, "epoch": epoch, "weights": weights, **scores.to_json()}
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.writelines(json.dumps(rows[key]).encode() + b"\n" for key in sorted(rows))
         line = ", ".join(f"{name} {value:.1f}" for name, value in scores.values.items())
         print(f"step {step}: {line}", flush=True)
 
     def missed(self, rows: Collection[int], step: int) -> list[int]:
-        """Evaluated steps since the last row before ``step``: the trainer removed them too soon."""
+        """Evaluated steps since the last row before ``step``, whose checkpoints are gone."""
         before = max((scored for scored in rows if scored < step), default=0)
-        told = read_records(self.wanted.run / METRICS_LOG)
-        return [r["step"] for r in told if "val_cider" in r and before < r["step"] < step]
+        records = read_records(self.request.run / METRICS_LOG)
+        return [r["step"] for r in records if "val_cider" in r and before < r["step"] < step]
 
 
 def scores_path(run: Path, split: str, beam: int) -> Path:
-    """Of the rows."""
     return run / "scores" / f"{split}-beam{beam}.jsonl"
 
 
 def read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """Rows by step; none where there is no file yet."""
+    """Rows by step; none if there is no file yet."""
     return {row["step"]: row for row in read_records(path)} if path.is_file() else {}
 
 
 def evaluated(folder: Path, config: Config) -> bool:
-    """Whether a checkpoint is behind an epoch that is evaluated, of a stage that trains captions.
+    """Whether a checkpoint follows an epoch that is evaluated, of a stage that trains captions.
 
     Raises:
         FileNotFoundError: if it is gone.
     """
-    cursor = read_progress(folder)
-    stage = config.stages[cursor.stage]
+    progress = read_progress(folder)
+    stage = config.stages[progress.stage]
     return (
-        not cursor.consumed
+        not progress.consumed
         and stage.trains_captions
-        and config.validation.due(cursor.epoch, stage.epochs)
+        and config.validation.due(progress.epoch, stage.epochs)
     )

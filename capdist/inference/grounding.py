@@ -1,4 +1,4 @@
-"""What the metrics of grounding compare: a split's annotated objects, and those of captions."""
+"""Grounding of captions: a split's annotated objects, and those that captions name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Annotated:
-    """What the captions of a split speak of, and the sizes of its images, by image id."""
+    """The objects that a split's captions mention, and the sizes of its images, by image id."""
 
     references: Mapping[int, Sequence[Grounded]]
     sizes: Mapping[int, Size]
@@ -30,8 +30,8 @@ class Annotated:
         Raises:
             ShardError: naming a sample that has no grounding, or no size in pixels.
         """
-        told = manifest.read(split, "grounding.json")
-        phrases = {key: decode_grounding(key, data) for key, data in told}
+        members = manifest.read(split, "grounding.json")
+        phrases = {key: decode_grounding(key, data) for key, data in members}
         references, sizes = {}, {}
         for key, data in manifest.read(split, "json"):
             sample = json.loads(data)
@@ -39,8 +39,8 @@ class Annotated:
             if key not in phrases or 0 in size:
                 lacking = "size in pixels" if key in phrases else "grounding"
                 raise ShardError(
-                    f"{manifest.place}: sample {key} of {split} has no {lacking}, which the scores "
-                    "of grounding need; build the shards with it, or leave --grounding out"
+                    f"{manifest.location}: sample {key} of {split} has no {lacking}, which "
+                    "grounding scores need; build the shards with it, or omit --grounding"
                 )
             sizes[image] = size
             references[image] = [
@@ -56,7 +56,7 @@ class Annotated:
         return frozenset(lemma(known.name) for caption in captions for known in caption.objects)
 
     def f1(self, captions: Mapping[int, Caption]) -> dict[str, float]:
-        """``F1_all`` and ``F1_loc`` of one caption an image, with the boxes that it looked at.
+        """``F1_all`` and ``F1_loc`` of one caption per image, with the boxes that it attended to.
 
         Raises:
             ScoreError: if the split has no annotated object.
@@ -65,7 +65,7 @@ class Annotated:
         return grounding_f1(self.references, predictions)
 
     def objects(self, image: int, caption: Caption) -> list[Object]:
-        """The words of a caption that name a class, each at the region looked at most before it."""
+        """The words of a caption that name a class, each at the region with most attention."""
         return [
             Object(position, word, (_pixels(box, self.sizes[image]),))
             for position, (word, box) in enumerate(zip(caption.words, caption.boxes, strict=True))
@@ -83,7 +83,7 @@ def _grounded(words: Sequence[str], phrases: Iterable[Phrase], size: Size) -> Gr
 
 
 def _pixels(box: Sequence[float], size: Size) -> Box:
-    """A box given as shares of the image's size."""
+    """A box in pixels, from fractions of the image's size."""
     x1, y1, x2, y2 = box
     width, height = size
     return x1 * width, y1 * height, x2 * width, y2 * height

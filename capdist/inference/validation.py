@@ -26,7 +26,7 @@ from shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """CIDEr × 100 of captions; their mean length, words used, and the share with bad endings."""
+    """CIDEr × 100 of captions; their mean length, distinct words, share with bad endings."""
 
     cider: float
     words: float
@@ -62,8 +62,8 @@ class CaptionScores:
 class CaptionValidator:
     """Decodes the validation split greedily, every rank its share, and scores it.
 
-    CIDEr is computed on the shards' own tokens, so no Java runs beside training; final scores go
-    through the PTB tokeniser and differ a little.
+    CIDEr is computed on the shards' own tokens, so training never needs Java; final scores use the
+    PTB tokeniser and differ a little.
 
     Args:
         config: of the run.
@@ -99,9 +99,9 @@ class CaptionValidator:
         self.references = captioned(manifest, self.split).tokens
 
     def score(self, weights: dict[str, Tensor], step: int) -> CaptionScores:
-        """Greedy captions of the weights, scored; the same on all ranks, which call it together.
+        """The scores of greedy captions; the same on all ranks, which call it together.
 
-        The captions are kept as ``captions/<split>-<step>.json`` in the run folder.
+        The captions are written to ``captions/<split>-<step>.json`` in the run folder.
         """
         captions = self.captions(weights)
         score = 0.0
@@ -115,7 +115,7 @@ class CaptionValidator:
         return CaptionScores.of(self.group.gather(score)[0], captions)
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write what `export.read_export` reads."""
+        """Write what `read_export` reads."""
         write_export(folder, weights, self.config, self.vocab, self.manifest)
 
     def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:

@@ -27,12 +27,11 @@ from capdist.data.dataset import captioned, evaluation_batches
 from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_detectors
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.inference.run_folder import BEST_DETECTOR
-from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
-from capdist.metrics.average_precision import mean_average_precision
+from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from shards.concept_files import ConceptSet
-from shards.concepts import commonest_words
+from shards.concepts import commonest_words, mean_average_precision
 from shards.manifest import Manifest
 from shards.schema import ShardError
 
@@ -152,7 +151,7 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
     def forward(self, batch: Batch) -> Tensor:
         assert isinstance(batch, LabelledBatch)
         losses = [
-            (learns * noisy_or_cross_entropy(silence(*logits), batch.mentioned)).sum()
+            (learns * noisy_or_cross_entropy(absence_nll(*logits), batch.mentioned)).sum()
             for logits, learns in zip(self.model(batch), batch.learns.unbind(1), strict=True)
         ]
         return torch.stack(losses).sum()
@@ -168,7 +167,7 @@ def concept_words(stage: ConceptDetectionStage, context: StageContext) -> tuple[
     captions = captioned(manifest, "train").tokens
     if len(captions) < 2 * stage.folds:
         raise ShardError(
-            f"{manifest.place}: {len(captions)} training images are too few for {stage.folds} "
+            f"{manifest.location}: {len(captions)} training images are too few for {stage.folds} "
             f"folds, expected {2 * stage.folds} or more; set stages.0.folds"
         )
     return commonest_words(captions.values(), stage.words)
@@ -246,7 +245,7 @@ class DetectorValidator:
         device = self.context.group.device
         for batch in chain.from_iterable(self.batches.epoch(0)):
             with torch.inference_mode():
-                p = noisy_or(silence(*self.model.whole(batch.to(device))))
+                p = noisy_or(absence_nll(*self.model.whole(batch.to(device))))
             if batch.keys:
                 yield from zip(batch.image_ids.tolist(), p.cpu().numpy(), strict=True)
 

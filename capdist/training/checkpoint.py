@@ -34,7 +34,7 @@ from capdist.inference.run_folder import (
     step_folders,
     written_by,
 )
-from shards.atomic import sync, write_json
+from shards.atomic import fsync_folder, write_json
 
 #: The prefix of folders that are being written or removed.
 _WRITING = ".writing-"
@@ -102,7 +102,7 @@ class Checkpoints:
         if self.group.first:
             export(temporary)
             write_json(temporary / PROGRESS, asdict(progress))
-            sync(temporary)
+            fsync_folder(temporary)
             # A killed run may have left a folder of this name that no name refers to.
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)

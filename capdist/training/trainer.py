@@ -129,7 +129,7 @@ class Trainer:
         started = time.perf_counter()
         for read in self.batches.steps(progress.epoch, progress.consumed):
             waited = time.perf_counter() - started
-            lost, damaged = self.tolerate(read.lost, progress)
+            lost, damaged = self.tolerate(read.errors, progress)
             batches = self.objective.prepare(read.batches, progress.step, self.group.device)
             lr = self.rate(progress.stage_step)
             result = self.engine.step(batches, lr)

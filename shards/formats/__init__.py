@@ -1,7 +1,7 @@
-"""Formats that shards can be built from: where captions come from, where features come from.
+"""File formats that shards can be built from: of captions and of region features.
 
-A format is one file in this folder: a class that takes a file or folder and registers itself with
-`caption_format` or `feature_format`. It is found by what the file or folder looks like.
+A format is one module in this folder: a class that takes a file or folder and registers itself
+with `caption_format` or `feature_format`. The format of a file is detected by `accepts`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from shards.schema import Array, Phrase, ShardError
 
 @dataclass(frozen=True)
 class Annotation:
-    """One image's captions: ``tokens`` run parallel to ``captions``; ``file_name`` is for people.
+    """One image's captions.
 
-    ``width`` and ``height`` are pixels, 0 where the source does not know them; ``grounding`` is
-    None where it does not know of any.
+    Args:
+        image_id: as in the feature files.
+        file_name: for messages.
+        split: train, val or test.
+        captions: texts.
+        tokens: the words of each caption.
+        width, height: pixels, 0 if unknown.
+        grounding: phrases with their boxes, None if unknown.
     """
 
     image_id: int
@@ -37,12 +43,15 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class RegionFeatures:
-    """One image's features.
+    """One image's region features.
 
-    ``regions`` (R, F) floats; ``boxes`` (R, 4) x1 y1 x2 y2, as shares of the image unless
-    ``pixels``, None where the source knows none; ``classes`` as in `shards.schema.Sample`;
-    ``width`` and ``height`` are pixels, 0 where the source does not know them; ``place`` says
-    where in its file the image is, if its id does not.
+    Args:
+        regions: (R, F) floats.
+        boxes: (R, 4) x1 y1 x2 y2, in pixels or in [0, 1]; None if there are none.
+        classes: as in `shards.schema.Sample`.
+        width, height: pixels, 0 if unknown.
+        pixels: whether boxes are in pixels.
+        position: of the image in its file, for messages; empty if the image id identifies it.
     """
 
     regions: Array
@@ -51,53 +60,57 @@ class RegionFeatures:
     width: int = 0
     height: int = 0
     pixels: bool = False
-    place: str = ""
+    position: str = ""
 
 
 class CaptionSource(Protocol):
-    """Annotated images from one file or folder."""
+    """Reads annotated images from one file or folder."""
 
     def __init__(self, path: Path) -> None: ...
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it looks like this format."""
+        """Whether the file or folder is in this format."""
 
     def annotations(self) -> list[Annotation]:
-        """All images, split train, val or test, in the file's order."""
+        """All images, in the order of the file.
+
+        Raises:
+            ShardError: naming the position in the file and what is wrong with it.
+        """
 
 
 class FeatureSource(Protocol):
-    """Region features from one file or folder; picklable, opens its files when it reads."""
+    """Reads region features from one file or folder; picklable, opens its files when it reads."""
 
     def __init__(self, path: Path) -> None: ...
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it looks like this format."""
+        """Whether the file or folder is in this format."""
 
     @property
     def paths(self) -> list[Path]:
-        """The files and folders that are read."""
+        """The files and folders that it reads."""
 
     @property
     def image_ids(self) -> list[int]:
-        """All images, in the file's order."""
+        """Ids of all images, in the order of the file."""
 
     @property
     def bad(self) -> list[str]:
-        """What holds no image that could be read: place and reason, a line each."""
+        """Entries from which no image id can be read: position and reason, one line each."""
 
     def read(self, image_id: int) -> RegionFeatures:
         """One image's features.
 
         Raises:
-            ShardError: naming the place in the file and what is wrong with it.
+            ShardError: naming the position in the file and what is wrong with it.
         """
 
 
-#: Digits of a number that 64 bits hold whatever they are.
-DIGITS = 18
+#: Any number with so many decimal digits fits into 64 bits.
+MAX_ID_DIGITS = 18
 
 CAPTION_FORMATS: dict[str, type[CaptionSource]] = {}
 FEATURE_FORMATS: dict[str, type[FeatureSource]] = {}
@@ -128,31 +141,32 @@ def feature_format(name: str) -> Callable[[_Features], _Features]:
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
-    """The files or folders that paths or globs name, those of each in the order of their names.
+    """The files or folders that match paths or globs; those of each pattern in alphabetical order.
 
     Raises:
-        ShardError: if a path or glob names none.
+        ShardError: if a pattern matches nothing.
     """
-    found = []
+    paths: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         files = sorted(Path(name) for name in glob.glob(pattern))
         if not files:
-            raise ShardError(f"{pattern}: no such file; check the path (quote a pattern with *)")
-        found += files
-    return found
+            raise ShardError(f"{pattern}: no such file; check the path, and quote patterns with *")
+        paths += files
+    return paths
 
 
-def recognise(formats: dict[str, type[_Format]], path: Path) -> tuple[str, type[_Format]]:
-    """Name and class of the format that a file or folder is in.
+def detect_format(formats: dict[str, type[_Format]], path: Path) -> tuple[str, type[_Format]]:
+    """Name and class of the format of a file or folder.
 
     Raises:
         ShardError: if no format accepts it, or several do.
     """
     accepting = [name for name, format_ in formats.items() if format_.accepts(path)]
     if len(accepting) != 1:
+        problem = f"matches formats {' and '.join(accepting)}" if accepting else "unknown format"
         raise ShardError(
-            f"{path}: looks like {' and '.join(accepting) or 'no known format'}; "
-            f"known are {', '.join(formats)}, see shards/README.md"
+            f"{path}: {problem}, expected exactly one of {', '.join(formats)}; compare it with the "
+            "formats in shards/README.md"
         )
     return accepting[0], formats[accepting[0]]
 

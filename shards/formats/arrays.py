@@ -1,14 +1,14 @@
-"""One image's features from named arrays, for the formats that keep them so.
+"""One image's features from named arrays: what several formats have in common.
 
-Legend: R regions, F feature width, C classes with the background, T classes kept. Names, where an
-archive has several arrays; those in brackets are other writers' for the same:
+Legend: R regions, F feature width, C classes with the background, T likeliest classes. Names of
+the arrays in an archive; those in brackets are other writers' names of the same:
 
 =====================================  =====================================================
 ``features`` [``feat``, ``z``, ``x``]  (R, F), or (rows, columns, F) of a grid
 ``boxes`` [``bbox``]                   (R, 4) x1 y1 x2 y2 in pixels; optional
 ``cls_prob``                           (R, C) probabilities, column 0 the background; optional
 ``image_w``, ``image_h``               pixels; optional
-``num_boxes`` [``num_bbox``]           how many regions are meant, where more rows pad them
+``num_boxes`` [``num_bbox``]           number of regions; further rows are padding; optional
 =====================================  =====================================================
 """
 
@@ -21,85 +21,99 @@ from typing import IO
 
 import numpy as np
 
-from shards.formats import DIGITS, RegionFeatures
+from shards.formats import MAX_ID_DIGITS, RegionFeatures
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
-_FEATURES = ("features", "feat", "z", "x")
+_FEATURE_NAMES = ("features", "feat", "z", "x")
 _CLASSES_KEPT = 5
 
-#: Bytes that the arrays of one image take at most: a small archive may hold any number of zeros.
-MOST = 2**30
+#: Limit of the arrays of one image, in bytes: a small archive can expand to any size.
+MAX_IMAGE_BYTES = 2**30
 
 
 def read_archive(where: str, file: Path | IO[bytes]) -> RegionFeatures:
-    """An image's features from a npy file, or a npz file of the arrays above or of a single one.
+    """An image's features from an npy file, or an npz file of the arrays above or of a single one.
+
+    Args:
+        where: prefix of messages.
+        file: path or open file.
 
     Raises:
-        ShardError: naming the place, ``where``, if it is none or its arrays do not fit.
+        ShardError: if it is not such a file or the shapes do not match.
     """
-    with whole(where):
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return from_arrays(where, {"features": found})
-        with found as archive:
-            if (size := sum(info.file_size for info in archive.zip.infolist())) > MOST:
-                raise ShardError(f"{where}: {size} bytes, expected one image's, {MOST} at most")
+    with wrap_read_errors(where):
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return from_arrays(where, {"features": loaded})
+        with loaded as archive:
+            if (size := sum(info.file_size for info in archive.zip.infolist())) > MAX_IMAGE_BYTES:
+                raise ShardError(
+                    f"{where}: {size} bytes, expected one image's arrays of at most "
+                    f"{MAX_IMAGE_BYTES} bytes"
+                )
             single = {"features": archive[archive.files[0]]} if len(archive.files) == 1 else archive
             return from_arrays(where, single)
 
 
 @contextmanager
-def whole(where: str) -> Iterator[None]:
-    """Turns what reading a damaged npy or npz file raises into a ShardError that names it."""
+def wrap_read_errors(where: str) -> Iterator[None]:
+    """Turn any error of reading a damaged npy or npz file into a ShardError that names it."""
     try:
         yield
     except ShardError:
         raise
-    except Exception as error:  # zipfile, numpy and Python's parser of headers have many
+    except Exception as error:  # zipfile, numpy and Python's parser raise many kinds
         raise ShardError(
-            f"{where}: not a whole npy or npz file ({error}); copy it again"
+            f"{where}: damaged, or not an npy or npz file ({error}); copy it again"
         ) from error
 
 
 def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     """An image's features from arrays by name.
 
+    Args:
+        where: prefix of messages.
+        arrays: named as above.
+
     Raises:
-        ShardError: naming the place, ``where``, if there are no features or arrays do not fit.
+        ShardError: if there are no features or the shapes do not match.
     """
-    name = next((name for name in _FEATURES if name in arrays), None)
+    name = next((name for name in _FEATURE_NAMES if name in arrays), None)
     if name is None:
-        raise ShardError(f"{where}: none of the arrays {', '.join(_FEATURES)}")
-    regions, boxes = arrays[name], _optional(arrays, "boxes", "bbox")
-    probabilities = _optional(arrays, "cls_prob")
+        raise ShardError(f"{where}: no features, expected an array {' or '.join(_FEATURE_NAMES)}")
+    regions, boxes = arrays[name], _first_of(arrays, "boxes", "bbox")
+    probabilities = _first_of(arrays, "cls_prob")
     for array in (regions, boxes, probabilities):
         if array is not None and array.dtype.kind not in "biuf":
-            raise ShardError(f"{where}: an array of {array.dtype}, expected numbers")
+            raise ShardError(f"{where}: an array of dtype {array.dtype}, expected numbers")
     pixels = boxes is not None
     if regions.ndim == 3:
-        boxes = grid(*regions.shape[:2]) if boxes is None else boxes
+        boxes = grid_boxes(*regions.shape[:2]) if boxes is None else boxes
         regions = regions.reshape(-1, regions.shape[-1])
-    count = _optional(arrays, "num_boxes", "num_bbox")
-    kept = slice(None if count is None else _number(where, count, len(regions)))
+    count = _first_of(arrays, "num_boxes", "num_bbox")
+    kept = slice(None if count is None else _region_count(where, count, len(regions)))
     return RegionFeatures(
         regions[kept],
         None if boxes is None else boxes[kept],
-        None if probabilities is None else likeliest(probabilities[kept]),
-        width=_size(arrays, "image_w"),
-        height=_size(arrays, "image_h"),
+        None if probabilities is None else top_classes(probabilities[kept]),
+        width=_pixels(arrays, "image_w"),
+        height=_pixels(arrays, "image_h"),
         pixels=pixels,
     )
 
 
-def grid(rows: int, columns: int) -> Array:
-    """Boxes (rows × columns, 4), shares, of the cells of a grid over the image, row by row."""
+def grid_boxes(rows: int, columns: int) -> Array:
+    """Boxes (rows × columns, 4) in [0, 1] of the cells of a grid over the image, row by row."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     cells = np.stack([column, row, column + 1, row + 1], axis=1)
     return (cells / [columns, rows, columns, rows]).astype(np.float32)
 
 
-def likeliest(probabilities: Array) -> Array:
-    """Classes (R, T) of CLASS_DTYPE from probabilities (R, C); class 0 is the first in column 1."""
+def top_classes(probabilities: Array) -> Array:
+    """Likeliest classes (R, T) of CLASS_DTYPE from probabilities (R, C).
+
+    Column 0 is the background; class n is column n + 1.
+    """
     foreground = probabilities[:, 1:]
     order = np.argsort(-foreground, axis=1, kind="stable")[:, :_CLASSES_KEPT]
     classes = np.empty(order.shape, CLASS_DTYPE)
@@ -108,22 +122,22 @@ def likeliest(probabilities: Array) -> Array:
     return classes
 
 
-def image_id(name: str) -> int | None:
-    """The image id in a name: digits, or those behind the last ``_`` as in COCO's file names."""
+def parse_image_id(name: str) -> int | None:
+    """The image id in a name: its digits, or those after the last ``_`` as in COCO's file names."""
     digits = name.rpartition("_")[2]
-    return int(digits) if digits.isdecimal() and len(digits) <= DIGITS else None
+    return int(digits) if digits.isdecimal() and len(digits) <= MAX_ID_DIGITS else None
 
 
-def _optional(arrays: Mapping[str, Array], *names: str) -> Array | None:
+def _first_of(arrays: Mapping[str, Array], *names: str) -> Array | None:
     return next((arrays[name] for name in names if name in arrays), None)
 
 
-def _number(where: str, count: Array, rows: int) -> int:
-    number = int(count.reshape(-1)[0])
-    if not 0 < number <= rows:
-        raise ShardError(f"{where}: num_boxes is {number}, but there are {rows} regions")
-    return number
+def _region_count(where: str, num_boxes: Array, rows: int) -> int:
+    count = int(num_boxes.reshape(-1)[0])
+    if not 0 < count <= rows:
+        raise ShardError(f"{where}: num_boxes is {count}, but the features have {rows} rows")
+    return count
 
 
-def _size(arrays: Mapping[str, Array], name: str) -> int:
+def _pixels(arrays: Mapping[str, Array], name: str) -> int:
     return int(arrays[name].reshape(-1)[0]) if name in arrays else 0

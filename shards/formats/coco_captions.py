@@ -1,12 +1,12 @@
 """Captions from COCO's own JSON: ``images[]`` with sizes, ``annotations[]`` with a caption each.
 
-The split is in the file's name: the one of train, val and test that stands there, as in
+The split is the one of train, val and test that occurs in the file's name, as in
 captions_val2014.json. image_info_test2014.json, which has no annotations, gives images to caption.
 
-There are no tokens in such files. They are made by one rule: in lower case, a word is a run of
-letters and digits, which may have ' ’ - . / or, before a digit, a comma inside; everything else is
-dropped. "The man's T-shirt, 2 dogs." is: the man's t-shirt 2 dogs. It is near the Penn Treebank
-tokeniser without its punctuation, but contractions stay whole.
+Such files have no tokens. They are made by one rule: in lower case, a word is a run of letters and
+digits, which may contain ' ’ - . / or, before a digit, a comma; everything else is dropped. "The
+man's T-shirt, 2 dogs." becomes: the man's t-shirt 2 dogs. This is close to the Penn Treebank
+tokeniser without its punctuation, but contractions are not split.
 
 Source: https://cocodataset.org/#format-data
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.formats import Annotation, caption_format
-from shards.formats.records import field, read_json
+from shards.formats.records import get_field, read_json
 from shards.schema import ShardError
 
 _SPLITS = ("train", "val", "test")
@@ -35,44 +35,47 @@ class CocoCaptions:
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether this is a JSON file that speaks of ``file_name``s."""
+        """Whether it is a JSON file with a field ``file_name``."""
         return path.suffix == ".json" and b'"file_name"' in path.read_bytes()
 
     def annotations(self) -> list[Annotation]:
-        """All images in the file's order.
+        """All images, in the order of the file.
 
         Raises:
-            ShardError: if the name tells no split, a field is missing or odd, or a caption has no
-                image or no word: names the image or the annotation.
+            ShardError: if the name does not contain the split, a field is missing or of another
+                type, or a caption is of an image that is not listed.
         """
         split, captions = _split(self._file), defaultdict(list)
         data = read_json(self._file)
-        images = field(f"{self._file}", data, "images", list)
+        images = get_field(f"{self._file}", data, "images", list)
         for number, annotation in enumerate(data.get("annotations", ())):
             where = f"{self._file}: annotation number {number}"
-            image = field(where, annotation, "image_id", int)
-            captions[image].append(field(where, annotation, "caption", str).strip())
-        found = [
+            image = get_field(where, annotation, "image_id", int)
+            captions[image].append(get_field(where, annotation, "caption", str).strip())
+        annotations = [
             self._annotation(number, image, split, captions) for number, image in enumerate(images)
         ]
         if captions:
-            raise ShardError(f"{self._file}: caption of image {min(captions)}, which is not there")
-        return found
+            raise ShardError(
+                f"{self._file}: caption of image {min(captions)}, which images[] does not list; "
+                "download the file again"
+            )
+        return annotations
 
     def _annotation(
         self, number: int, image: Any, split: str, captions: dict[int, list[str]]
     ) -> Annotation:
         where = f"{self._file}: image number {number}"
-        image_id = field(where, image, "id", int)
+        image_id = get_field(where, image, "id", int)
         texts = captions.pop(image_id, [])
         return Annotation(
             image_id=image_id,
-            file_name=field(where, image, "file_name", str),
+            file_name=get_field(where, image, "file_name", str),
             split=split,
             captions=tuple(texts),
             tokens=tuple(words(text) for text in texts),
-            width=field(where, image, "width", int),
-            height=field(where, image, "height", int),
+            width=get_field(where, image, "width", int),
+            height=get_field(where, image, "height", int),
         )
 
 
@@ -82,10 +85,10 @@ def words(caption: str) -> tuple[str, ...]:
 
 
 def _split(path: Path) -> str:
-    told = [split for split in _SPLITS if split in path.stem]
-    if len(told) != 1:
+    splits = [split for split in _SPLITS if split in path.stem]
+    if len(splits) != 1:
         raise ShardError(
-            f"{path}: the name of a COCO file tells its split, expected one of "
-            f"{', '.join(_SPLITS)} in it; rename it"
+            f"{path}: expected exactly one of {', '.join(_SPLITS)} in the name of a COCO file, "
+            "which is its split; rename it"
         )
-    return told[0]
+    return splits[0]

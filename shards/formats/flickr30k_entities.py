@@ -1,14 +1,15 @@
 """Captions and grounding from Flickr30k Entities: two folders in one.
 
-``Sentences/<id>.txt`` has a caption a line, its phrases marked: ``[/EN#<chain>/<type>... words]``;
-``Annotations/<id>.xml`` has the image's size and its objects, each with the chains that it belongs
-to and perhaps a box. Images and splits come from ``train.txt``, ``val.txt`` and ``test.txt``, an
-id a line, or from a Karpathy JSON file in the folder, whose ``filename`` tells the id.
+``Sentences/<id>.txt`` has one caption per line, with marked phrases:
+``[/EN#<chain>/<type>... words]``. ``Annotations/<id>.xml`` has the image's size and its objects,
+each with the coreference chains that it belongs to and possibly a box. Images and splits come from
+``train.txt``, ``val.txt`` and ``test.txt``, one id per line, or from a Karpathy JSON file in the
+folder, whose ``filename`` contains the id.
 
 Tokens are the words of the line in lower case; those without a letter or digit are dropped. A
-phrase is annotated if its chain has a box; chain 0 is not visual. Its head, which also names its
-class, is its last word: the types (people, clothing, ...) are too coarse for one. Boxes have 1 as
-their first pixel: 1 is taken off all four, as the data set's own code does.
+phrase is grounded if its chain has a box; chain 0 is not visual. Its head, which is also its class,
+is its last word, because the types (people, clothing, ...) are too coarse. Pixels are counted from
+1: 1 is subtracted from all four coordinates, as the data set's own code does.
 
 Source: Plummer et al. 2015.
 """
@@ -21,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from shards.formats import DIGITS, Annotation, caption_format
-from shards.formats.boxes import to_shares
+from shards.formats import MAX_ID_DIGITS, Annotation, caption_format
+from shards.formats.boxes import normalise_boxes
 from shards.formats.karpathy import Karpathy
 from shards.schema import Phrase, ShardError
 
@@ -47,7 +48,7 @@ class Flickr30kEntities:
         """All images of the splits.
 
         Raises:
-            ShardError: if there are no splits, or naming a file that is missing or odd.
+            ShardError: if there are no splits, or naming a file that is missing or not valid.
         """
         return [self._annotation(image, split) for image, split in self._images()]
 
@@ -58,10 +59,10 @@ class Flickr30kEntities:
         if all(file.is_file() for file in lists.values()):
             for split, file in lists.items():
                 for line in file.read_text(encoding="utf-8").split():
-                    yield _id(str(file), line), split
+                    yield _parse_id(str(file), line), split
         elif len(files) == 1:
             for image in Karpathy(files[0]).annotations():
-                yield _id(str(files[0]), Path(image.file_name).stem), image.split
+                yield _parse_id(str(files[0]), Path(image.file_name).stem), image.split
         else:
             raise ShardError(
                 f"{self._folder}: no splits; put train.txt, val.txt and test.txt there, or one "
@@ -71,17 +72,17 @@ class Flickr30kEntities:
     def _annotation(self, image: int, split: str) -> Annotation:
         sentences = self._folder / "Sentences" / f"{image}.txt"
         objects = self._folder / "Annotations" / f"{image}.xml"
-        for needed in (sentences, objects):
-            if not needed.is_file():
-                raise ShardError(f"{needed}: no such file, though split {split} has image {image}")
-        width, height, boxes = _objects(objects)
+        for path in (sentences, objects):
+            if not path.is_file():
+                raise ShardError(f"{path}: no such file, though split {split} lists image {image}")
+        width, height, boxes = _read_objects(objects)
         captions: list[str] = []
         tokens: list[tuple[str, ...]] = []
         phrases: list[Phrase] = []
         for line in sentences.read_text(encoding="utf-8").splitlines():
             if line.strip():
-                words, marked = _read(str(sentences), line)
-                phrases += _phrases(len(captions), words, marked, boxes)
+                words, marked = _parse_sentence(str(sentences), line)
+                phrases += _grounded_phrases(len(captions), words, marked, boxes)
                 captions.append(" ".join(_MARK.sub(" ", line).split()))
                 tokens.append(tuple(words))
         return Annotation(
@@ -96,25 +97,25 @@ class Flickr30kEntities:
         )
 
 
-def _read(where: str, line: str) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """The words of a line, and chain, first word and last word + 1 of its phrases."""
+def _parse_sentence(where: str, line: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """The words of a line; chain, first word and last word + 1 of each marked phrase."""
     words: list[str] = []
-    marked, chain, start, place = [], None, 0, 0
+    marked, chain, start, position = [], None, 0, 0
     for mark in [*_MARK.finditer(line), None]:
-        text = line[place : mark.start() if mark else None]
+        text = line[position : mark.start() if mark else None]
         words += [word for word in text.lower().split() if any(map(str.isalnum, word))]
         opens = mark is not None and mark.group() != "]"
         if (mark is None or opens) == (chain is not None):
-            raise ShardError(f"{where}: brackets do not match in {line!r}; download it again")
+            raise ShardError(f"{where}: unbalanced brackets in {line!r}; download it again")
         if mark is None:
             break
         if chain is not None and len(words) > start:
             marked.append((chain, start, len(words)))
-        chain, start, place = int(mark[1]) if opens else None, len(words), mark.end()
+        chain, start, position = int(mark[1]) if opens else None, len(words), mark.end()
     return words, marked
 
 
-def _phrases(
+def _grounded_phrases(
     caption: int,
     words: list[str],
     marked: list[tuple[int, int, int]],
@@ -125,35 +126,37 @@ def _phrases(
             yield Phrase(caption, start, end, end - 1, words[end - 1], tuple(boxes[chain]))
 
 
-class _NoTypes(ElementTree.TreeBuilder):
-    """No document type, for its entities may grow to any size."""
+class _RefuseDoctype(ElementTree.TreeBuilder):
+    """Refuses document types, because their entities can expand to any size."""
 
     def doctype(self, name: str, *_: str | None) -> None:
-        """Called where one is declared, before its entities are."""
-        raise ValueError(f"it declares a document type, {name}")
+        """Called when a document type is declared, before its entities."""
+        raise ValueError(f"has a document type, {name}")
 
 
-def _objects(path: Path) -> tuple[int, int, dict[int, list[tuple[float, float, float, float]]]]:
-    """Width and height of an image, and the boxes of its chains as shares."""
+def _read_objects(
+    path: Path,
+) -> tuple[int, int, dict[int, list[tuple[float, float, float, float]]]]:
+    """Width and height of an image, and the boxes of its chains in [0, 1]."""
     try:
-        root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoTypes())).getroot()
+        root = ElementTree.parse(path, ElementTree.XMLParser(target=_RefuseDoctype())).getroot()
         width, height = (int(root.findtext(f"size/{name}", "")) for name in ("width", "height"))
         boxes = defaultdict(list)
-        for found in root.iter("object"):
-            box = found.find("bndbox")
+        for element in root.iter("object"):
+            box = element.find("bndbox")
             if box is not None:
                 pixels = [float(box.findtext(corner, "")) - 1 for corner in _CORNERS]
-                shares = to_shares(str(path), [pixels], width, height)[0].tolist()
-                for name in found.iter("name"):
-                    boxes[int(name.text or "")].append(tuple(shares))
+                normalised = normalise_boxes(str(path), [pixels], width, height)[0].tolist()
+                for name in element.iter("name"):
+                    boxes[int(name.text or "")].append(tuple(normalised))
     except (ElementTree.ParseError, ArithmeticError, ValueError) as error:
         if isinstance(error, ShardError):
             raise
-        raise ShardError(f"{path}: not an annotation ({error}); download it again") from error
+        raise ShardError(f"{path}: not a valid annotation ({error}); download it again") from error
     return width, height, boxes
 
 
-def _id(where: str, name: str) -> int:
-    if not name.isdecimal() or len(name) > DIGITS:
-        raise ShardError(f"{where}: {name!r} is no image id")
+def _parse_id(where: str, name: str) -> int:
+    if not name.isdecimal() or len(name) > MAX_ID_DIGITS:
+        raise ShardError(f"{where}: image id {name!r}, expected a number")
     return int(name)

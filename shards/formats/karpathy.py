@@ -1,8 +1,8 @@
 """Captions from Karpathy's JSON: ``images[]`` with split and tokenised ``sentences[]``.
 
 Source: Karpathy & Fei-Fei 2015, the split of COCO, Flickr8k and Flickr30k that papers report on.
-The image id is ``cocoid`` if there is one, else ``imgid``; split restval counts as train. The
-file does not know the images' sizes.
+The image id is ``cocoid`` if there is one, else ``imgid``; split restval becomes train. The file
+does not have the images' sizes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.formats import Annotation, caption_format
-from shards.formats.records import field, read_json
+from shards.formats.records import get_field, read_json
 from shards.schema import ShardError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -26,37 +26,39 @@ class Karpathy:
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether this is a JSON file that speaks of ``filename``s."""
+        """Whether it is a JSON file with a field ``filename``."""
         return path.suffix == ".json" and b'"filename"' in path.read_bytes()
 
     def annotations(self) -> list[Annotation]:
-        """All images in the file's order.
+        """All images, in the order of the file.
 
         Raises:
-            ShardError: if the file is not JSON, or a field is missing or odd: names the image.
+            ShardError: if the file is not JSON, or a field is missing or of another type.
         """
-        images = field(f"{self._file}", read_json(self._file), "images", list)
+        images = get_field(f"{self._file}", read_json(self._file), "images", list)
         return [self._annotation(number, image) for number, image in enumerate(images)]
 
     def _annotation(self, number: int, image: Any) -> Annotation:
         where = f"{self._file}: image number {number}"
-        name = field(where, image, "filename", str)
+        name = get_field(where, image, "filename", str)
         where = f"{self._file}: image {name}"
-        split = field(where, image, "split", str)
+        split = get_field(where, image, "split", str)
         if split not in _SPLITS:
             raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(_SPLITS)}")
-        sentences = field(where, image, "sentences", list)
+        sentences = get_field(where, image, "sentences", list)
         return Annotation(
-            image_id=field(where, image, "cocoid" if "cocoid" in image else "imgid", int),
+            image_id=get_field(where, image, "cocoid" if "cocoid" in image else "imgid", int),
             file_name=name,
             split=_SPLITS[split],
-            captions=tuple(field(where, sentence, "raw", str) for sentence in sentences),
+            captions=tuple(get_field(where, sentence, "raw", str) for sentence in sentences),
             tokens=tuple(_tokens(where, sentence) for sentence in sentences),
         )
 
 
 def _tokens(where: str, sentence: Any) -> tuple[str, ...]:
-    tokens = field(where, sentence, "tokens", list)
+    tokens = get_field(where, sentence, "tokens", list)
     if not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise ShardError(f"{where}: tokens {tokens!r}, expected one word or more; remove it")
+        raise ShardError(
+            f"{where}: tokens {tokens!r}, expected one word or more; remove the caption"
+        )
     return tuple(tokens)

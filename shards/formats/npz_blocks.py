@@ -1,16 +1,16 @@
-"""Features from blocks: npz files that each hold many images of the same region count.
+"""Features from blocks: npz files that each hold many images with the same number of regions.
 
 Legend: N images, R regions, F feature width, T classes. Arrays of a block:
 
-=============  ==================  ==========================================================
+=============  ==================  ============================================================
 ``imgid``      (N,) integer        image ids, as in the captions
 ``feat``       (N, R, F) int8      a region feature is ``feat * scale``
 ``scale``      (F,) float32
-``boxes``      (N, R, 4) float32   x1 y1 x2 y2 in 0..1; may lack where R is a square: the
+``boxes``      (N, R, 4) float32   x1 y1 x2 y2 in [0, 1]; optional if R is a square number: the
                                    regions are then the cells of a grid, row by row
 ``class_id``   (N, R, T) int16     likeliest classes; optional
 ``class_prob`` (N, R, T) uint8     their probability × 255; with ``class_id``
-=============  ==================  ==========================================================
+=============  ==================  ============================================================
 """
 
 from __future__ import annotations
@@ -22,43 +22,41 @@ from pathlib import Path
 import numpy as np
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import grid, whole
+from shards.formats.arrays import grid_boxes, wrap_read_errors
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
-# Shards follow the order of the captions, which blocks usually follow too: a shard needs one
-# block, or the two at a seam.
-_BLOCKS_KEPT = 2
+# Shards and blocks usually have the order of the captions: a shard needs one block, or two if it
+# spans the end of one.
+_BLOCKS_CACHED = 2
 
 
 @feature_format("npz_blocks")
 class NpzBlocks:
-    """Features from one block, which is read whole when one of its images is, and kept a while."""
+    """Features from one block; reading an image reads the whole block, and caches it."""
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
         self.bad: list[str] = []
-        with whole(str(path)), np.load(path, allow_pickle=False) as block:
-            _check_names(path, block)
+        with wrap_read_errors(str(path)), np.load(path, allow_pickle=False) as block:
+            _check_array_names(path, block)
             ids = block["imgid"].tolist()
             self._rows = {image_id: row for row, image_id in enumerate(ids)}
         if len(self._rows) < len(ids):
-            twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
-            raise ShardError(f"{path}: image {twice} is there twice; remove one")
+            repeated = next(image_id for image_id in ids if ids.count(image_id) > 1)
+            raise ShardError(f"{path}: image {repeated} occurs twice; remove one")
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether this is a npz file."""
+        """Whether it is an npz file."""
         return path.is_file() and path.suffix == ".npz"
 
     @property
     def image_ids(self) -> list[int]:
-        """All images, in the file's order."""
         return list(self._rows)
 
     def read(self, image_id: int) -> RegionFeatures:
-        """One image's features."""
         row, block = self._rows[image_id], _load(self.paths[0])
-        with whole(f"{self.paths[0]}: image {image_id}"):
+        with wrap_read_errors(f"{self.paths[0]}: image {image_id}"):
             regions = block["feat"][row] * block["scale"]
             classes = None
             if "class_id" in block:
@@ -66,17 +64,17 @@ class NpzBlocks:
             return RegionFeatures(regions, block["boxes"][row], classes)
 
 
-def _check_names(path: Path, block: np.lib.npyio.NpzFile) -> None:
+def _check_array_names(path: Path, block: np.lib.npyio.NpzFile) -> None:
     missing = [name for name in ("imgid", "feat", "scale") if name not in block]
     if missing:
-        raise ShardError(f"{path}: no array {missing[0]!r}; it has {', '.join(block.files)}")
+        raise ShardError(f"{path}: no array {missing[0]!r}, only {', '.join(block.files)}")
     if ("class_id" in block) != ("class_prob" in block):
         raise ShardError(f"{path}: has one of class_id and class_prob, expected both or neither")
 
 
-@lru_cache(maxsize=_BLOCKS_KEPT)
+@lru_cache(maxsize=_BLOCKS_CACHED)
 def _load(path: Path) -> dict[str, Array]:
-    with whole(str(path)), np.load(path, allow_pickle=False) as archive:
+    with wrap_read_errors(str(path)), np.load(path, allow_pickle=False) as archive:
         block = {name: archive[name] for name in archive.files}
     shape = block["feat"].shape
     if len(shape) != 3 or shape[::2] != (len(block["imgid"]), len(block["scale"])):
@@ -85,18 +83,18 @@ def _load(path: Path) -> dict[str, Array]:
             f"({len(block['imgid'])} images, regions, {len(block['scale'])} scales)"
         )
     if "boxes" not in block:
-        block["boxes"] = np.broadcast_to(_grid(path, shape[1]), (*shape[:2], 4))
+        block["boxes"] = np.broadcast_to(_square_grid(path, shape[1]), (*shape[:2], 4))
     return block
 
 
-def _grid(path: Path, count: int) -> Array:
+def _square_grid(path: Path, count: int) -> Array:
     """Boxes (R, 4) of the cells of a square grid over the image, row by row."""
     side = math.isqrt(count)
     if side * side != count:
         raise ShardError(
             f"{path}: no array 'boxes', and {count} regions are not a square grid; add the boxes"
         )
-    return grid(side, side)
+    return grid_boxes(side, side)
 
 
 def _classes(ids: Array, probs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Fields of JSON files, for the formats that read such."""
+"""Reads fields of JSON files, for the formats that use them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ from shards.schema import ShardError
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file.
+    """The content of a JSON file.
 
     Raises:
-        ShardError: if it is none.
+        ShardError: if it is not JSON.
     """
     try:
         return from_json(path.read_bytes())
     except ValueError as error:
-        raise ShardError(f"{path}: not JSON ({error}); download or write it again") from error
+        raise ShardError(f"{path}: not JSON ({error}); download it again, or correct it") from error
 
 
-def field(where: str, record: Any, name: str, kind: type) -> Any:
+def get_field(where: str, record: Any, name: str, kind: type) -> Any:
     """A field of a record.
 
+    Args:
+        where: prefix of messages.
+        record: a JSON object.
+        name: of the field.
+        kind: expected type of its value.
+
     Raises:
-        ShardError: naming the record, ``where``, if the field lacks or is of another type.
+        ShardError: if the field is missing or of another type.
     """
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
-        found = "nothing" if value is None else repr(value)
-        raise ShardError(f"{where}: field {name!r} is {found}, expected a {kind.__name__}")
+        problem = "is missing" if value is None else f"is {value!r}"
+        raise ShardError(f"{where}: field {name!r} {problem}, expected type {kind.__name__}")
     return value

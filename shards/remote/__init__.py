@@ -1,1 +1,1 @@
-"""Shards on servers, and their copies on the node's disk."""
+"""Shards on a server: downloads with retries, and a cache of copies on the node's own disk."""

@@ -1,7 +1,7 @@
-"""The embedded corpus: drawn scenes, made in seconds, free of licences, with known truth.
+"""The embedded corpus: synthetic scenes, made in seconds, without licences, with ground truth.
 
-A scene is a pure function of (seed, split, number): neither the set's size nor the order in
-which scenes are made matters.
+A scene is a pure function of (seed, split, number): it depends neither on the size of the set nor
+on the order in which scenes are made.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.feature_spec import FeatureSpec
-from shards.scenes.concepts import spot
+from shards.scenes.concepts import detect_concepts
 from shards.scenes.detector import CLASS_NAMES, REGIONS, WIDTH, detect
-from shards.scenes.draw import picture
-from shards.scenes.grammar import captions, raw
-from shards.scenes.layout import draw_scene
+from shards.scenes.draw import draw_picture
+from shards.scenes.grammar import make_captions, to_sentence
+from shards.scenes.layout import sample_scene
 from shards.scenes.world import SIDE
 from shards.schema import Sample, ShardError
 
 __all__ = ["SceneSource"]
 
-#: Changes whenever the scenes of a seed do.
+#: Raised whenever the scenes of a seed change.
 VERSION = 1
 SPLITS = ("train", "val", "test")
-#: Image ids of the n-th split start at n times this.
-STRIDE = 1_000_000
+#: Image ids of the n-th split start after n times this.
+IDS_PER_SPLIT = 1_000_000
 
 
 @dataclass(frozen=True)
 class SceneSource:
-    """The drawn scenes of a seed as a `shards.writer.Source`, with these many images a split."""
+    """The scenes of a seed as a `shards.jobs.SampleSource`; sizes are images per split."""
 
     seed: int = 1
     train: int = 2000
@@ -42,17 +42,18 @@ class SceneSource:
         if self.seed < 0:
             raise ShardError(f"scenes: seed is {self.seed}, expected 0 or more")
         for split in SPLITS:
-            if not 0 <= (count := getattr(self, split)) < STRIDE:
-                raise ShardError(f"scenes: {split} is {count} images, expected 0 to {STRIDE - 1}")
+            if not 0 <= (count := getattr(self, split)) < IDS_PER_SPLIT:
+                raise ShardError(
+                    f"scenes: {split} is {count} images, expected 0 to {IDS_PER_SPLIT - 1}"
+                )
 
     @property
     def name(self) -> str:
-        """The data set's name."""
         return "scenes"
 
     @property
     def features(self) -> FeatureSpec:
-        """36 regions an image of the simulated detector."""
+        """36 regions per image, from the simulated detector."""
         return FeatureSpec("scenes-detector-v1", WIDTH, REGIONS)
 
     @property
@@ -61,41 +62,39 @@ class SceneSource:
         return CLASS_NAMES
 
     def fingerprint(self) -> str:
-        """Version and seed: with a sample's id they determine it."""
+        """Version and seed, which determine each sample with its id."""
         return f"scenes-v{VERSION}-seed{self.seed}"
 
     def splits(self) -> dict[str, Sequence[int]]:
-        """Image ids of each split."""
-        starts = {split: 1 + STRIDE * number for number, split in enumerate(SPLITS)}
+        starts = {split: 1 + IDS_PER_SPLIT * number for number, split in enumerate(SPLITS)}
         return {
             split: range(start, start + getattr(self, split)) for split, start in starts.items()
         }
 
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
-        """The samples of these image ids."""
         for image_id in ids:
             yield self._sample(split, image_id)
 
     def _sample(self, split: str, image_id: int) -> Sample:
-        # One generator for each part, so that noise in one says nothing about the others.
+        # One generator for each part, so that their noise is independent.
         world, language, vision, tagging = (
             np.random.default_rng((self.seed, image_id, part)) for part in range(4)
         )
-        scene = draw_scene(world)
-        told = captions(scene, language)
-        seen = detect(scene, vision)
+        scene = sample_scene(world)
+        captions = make_captions(scene, language)
+        detections = detect(scene, vision)
         return Sample(
             key=f"{image_id:012d}",
             image_id=image_id,
             width=SIDE,
             height=SIDE,
             split=split,
-            captions=tuple(raw(caption.tokens) for caption in told),
-            tokens=tuple(tuple(caption.tokens) for caption in told),
-            regions=seen.regions,
-            boxes=seen.boxes,
-            classes=seen.classes,
-            concepts=spot(scene, tagging),
-            grounding=tuple(phrase for caption in told for phrase in caption.phrases),
-            picture=picture(scene),
+            captions=tuple(to_sentence(caption.tokens) for caption in captions),
+            tokens=tuple(tuple(caption.tokens) for caption in captions),
+            regions=detections.regions,
+            boxes=detections.boxes,
+            classes=detections.classes,
+            concepts=detect_concepts(scene, tagging),
+            grounding=tuple(phrase for caption in captions for phrase in caption.phrases),
+            picture=draw_picture(scene),
         )

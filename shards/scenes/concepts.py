@@ -1,7 +1,7 @@
-"""What a simulated concept detector says of a scene: words with scores, some of them wrong.
+"""A simulated concept detector: words with scores, some of them wrong.
 
-Its noise has nothing to do with the region detector's, so a reader of both sees more than a
-reader of either.
+Its noise is independent of the region detector's, so that a model that reads both has more
+information than a model that reads one of them.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from shards.scenes.relations import between, near, relation
 from shards.scenes.words import COUNT_WORDS, NOUNS, RELATIONS, SIZE_WORDS
 from shards.scenes.world import BACKDROPS, COLOURS, CONFUSABLE, Entity, Scene
 
-#: A concept list's length lies between these.
-FEWEST, MOST = 12, 20
-#: How often a true word is missed, for the entities in order of saliency.
-MISSED = (0.06, 0.1, 0.2, 0.3)
-#: How often a relation is missed: to be sure of it takes the regions.
-RELATION_MISSED = 0.3
-#: How often a kind brings along one it is confused with.
-CONFUSED = 0.7
-#: How often a relation is named that may well not hold.
-RELATION_INVENTED = 0.6
+#: Limits of the number of concepts.
+MIN_CONCEPTS, MAX_CONCEPTS = 12, 20
+#: Probability that a true word is missed, for the entities in order of saliency.
+MISS_RATE = (0.06, 0.1, 0.2, 0.3)
+#: Probability that a relation is missed: models should need the regions for it.
+RELATION_MISS_RATE = 0.3
+#: Probability that a kind is accompanied by one that it is confused with.
+CONFUSION_RATE = 0.7
+#: Probability that a random relation is named.
+RANDOM_RELATION_RATE = 0.6
 
 
-def spot(scene: Scene, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
-    """Twelve to twenty (word, score) pairs, highest score first; scores are in 0..1."""
-    found: dict[str, float] = {}
-    for word, missed in _truth(scene):
-        if rng.random() >= missed:
-            found[word] = max(found.get(word, 0), _high(rng))
+def detect_concepts(scene: Scene, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
+    """12 to 20 (word, score) pairs, highest score first, with scores in [0, 1]."""
+    scores: dict[str, float] = {}
+    for word, miss_rate in _true_words(scene):
+        if rng.random() >= miss_rate:
+            scores[word] = max(scores.get(word, 0), _true_score(rng))
     for entity in scene.entities:
-        if rng.random() < CONFUSED:
-            found.setdefault(_confused(entity, rng), _middling(rng))
-    if rng.random() < RELATION_INVENTED:
-        found.setdefault(str(rng.choice(tuple(RELATIONS))), _middling(rng))
-    enough = max(FEWEST, len(found) + int(rng.integers(3, 7)))
+        if rng.random() < CONFUSION_RATE:
+            scores.setdefault(_confused_word(entity, rng), _confused_score(rng))
+    if rng.random() < RANDOM_RELATION_RATE:
+        scores.setdefault(str(rng.choice(tuple(RELATIONS))), _confused_score(rng))
+    count = max(MIN_CONCEPTS, len(scores) + int(rng.integers(3, 7)))
     for number in rng.permutation(len(WORDS)):
-        if len(found) < enough:
-            found.setdefault(WORDS[number], _low(rng))
-    ranked = sorted(found.items(), key=lambda pair: -pair[1])
-    return tuple(ranked[:MOST])
+        if len(scores) < count:
+            scores.setdefault(WORDS[number], _random_word_score(rng))
+    ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+    return tuple(ranked[:MAX_CONCEPTS])
 
 
-def _truth(scene: Scene) -> Iterator[tuple[str, float]]:
-    """Every true word with how often it is missed."""
-    for entity, missed in zip(scene.entities, MISSED, strict=False):
-        for word in _words(entity):
-            yield word, missed
+def _true_words(scene: Scene) -> Iterator[tuple[str, float]]:
+    """Every true word with the probability that it is missed."""
+    for entity, miss_rate in zip(scene.entities, MISS_RATE, strict=False):
+        for word in _entity_words(entity):
+            yield word, miss_rate
     for word in _relations(scene):
-        yield word, RELATION_MISSED
-    yield scene.backdrop, MISSED[0]
+        yield word, RELATION_MISS_RATE
+    yield scene.backdrop, MISS_RATE[0]
 
 
-def _words(entity: Entity) -> list[str]:
-    """The usual words for an entity's kind and colour, and for a telling size or count."""
+def _entity_words(entity: Entity) -> list[str]:
+    """The usual words for an entity's kind and colour, and for its size and count if special."""
     number = len(entity.boxes)
     words = [NOUNS[entity.kind][0][number > 1], entity.colour]
     if entity.size in SIZE_WORDS:
@@ -77,28 +77,28 @@ def _relations(scene: Scene) -> list[str]:
     return names
 
 
-def _confused(entity: Entity, rng: np.random.Generator) -> str:
+def _confused_word(entity: Entity, rng: np.random.Generator) -> str:
     group = next(group for group in CONFUSABLE if entity.kind in group)
     others = [kind for kind in group if kind != entity.kind]
     return NOUNS[others[int(rng.integers(len(others)))]][0][len(entity.boxes) > 1]
 
 
-def _high(rng: np.random.Generator) -> float:
+def _true_score(rng: np.random.Generator) -> float:
     """The score of a true word: mostly above 0.6."""
     return round(0.3 + 0.68 * float(rng.random(2).max()), 3)
 
 
-def _middling(rng: np.random.Generator) -> float:
+def _confused_score(rng: np.random.Generator) -> float:
     """The score of a confused word: anything up to 0.8."""
     return round(0.1 + 0.7 * float(rng.random()), 3)
 
 
-def _low(rng: np.random.Generator) -> float:
-    """The score of a stray word: mostly below 0.3."""
+def _random_word_score(rng: np.random.Generator) -> float:
+    """The score of a random word: mostly below 0.3."""
     return round(0.05 + 0.6 * float(rng.random(2).min()), 3)
 
 
-#: Every word it knows, each once.
+#: The vocabulary of the detector.
 WORDS = tuple(
     dict.fromkeys(
         (

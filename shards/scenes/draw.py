@@ -1,4 +1,4 @@
-"""The picture of a scene."""
+"""Draws the picture of a scene."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 from shards.scenes.shapes import DARK, INK, LIGHT, MAIN, SHAPES, Stroke
 from shards.scenes.world import SIDE, Box, Scene
 
-#: Pictures are painted this many times larger, then reduced, which smooths their edges.
+#: Pictures are drawn this many times larger and then reduced (antialiasing).
 SCALE = 2
-#: Height of the horizon in 0..1.
+#: Vertical position of the horizon in [0, 1].
 HORIZON = 0.55
 
 Colour = tuple[int, int, int]
@@ -28,7 +28,7 @@ PAINT: dict[str, Colour] = {
 }
 OUTLINE: Colour = (24, 24, 28)
 
-#: What is above and below the horizon.
+#: Colours above and below the horizon.
 GROUNDS: dict[str, tuple[Colour, Colour]] = {
     "grass": ((196, 226, 245), (158, 206, 128)),
     "beach": ((180, 222, 240), (236, 217, 172)),
@@ -37,7 +37,7 @@ GROUNDS: dict[str, tuple[Colour, Colour]] = {
 }
 
 
-def picture(scene: Scene) -> bytes:
+def draw_picture(scene: Scene) -> bytes:
     """A scene as the bytes of a PNG file, SIDE × SIDE pixels, RGB."""
     edge = SIDE * SCALE
     above, below = GROUNDS[scene.backdrop]
@@ -63,7 +63,7 @@ def _tones(colour: Colour) -> dict[str, Colour]:
 
 
 def _mixed(colour: Colour, grey: int) -> Colour:
-    """The colour, half way towards a grey level (0 black, 255 white)."""
+    """The mean of a colour and a grey level (0 black, 255 white)."""
     red, green, blue = ((part + grey) // 2 for part in colour)
     return red, green, blue
 

@@ -1,8 +1,8 @@
-"""Five captions of a scene and where their phrases lie.
+"""Five captions of a scene, with the boxes of their phrases.
 
-The most salient entity is the subject (in a few captions the second one is); captions
-differ in which colours and sizes they give, and in whether they tell the relation, the third
-entity or the backdrop. All they say is true of the scene.
+The most salient entity is the subject (in a few captions, the second one); captions differ in the
+colours and sizes that they mention, and in whether they mention the relation, the third entity or
+the backdrop. Everything they say is true.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from shards.scenes.words import (
 from shards.scenes.world import Entity, Scene, normalised
 from shards.schema import Phrase
 
-#: Captions shorter than FEWEST words go on to say where the scene is.
-FEWEST = 8
-#: How often a word that has synonyms is the usual one.
-USUAL = 0.65
-#: How often a colour and a size are given, for the entities in order of saliency.
-COLOUR_GIVEN = (0.85, 0.7, 0.5)
-SIZE_GIVEN = (0.45, 0.25, 0.1)
-#: How often a relation is told from the second entity's side.
-SWAPPED = 0.15
+#: Captions with fewer words also mention the backdrop.
+MIN_WORDS = 8
+#: Probability of the usual word among synonyms.
+USUAL_RATE = 0.65
+#: Probabilities that colour and size are mentioned, for the entities in order of saliency.
+COLOUR_RATE = (0.85, 0.7, 0.5)
+SIZE_RATE = (0.45, 0.25, 0.1)
+#: Probability that the second entity is the subject of a relation.
+SWAP_RATE = 0.15
 
 T = TypeVar("T")
 
 
 @dataclass
 class Caption:
-    """A caption as it grows; ``number`` is its place among the scene's captions."""
+    """A caption under construction; ``number`` is its position among the scene's captions."""
 
     scene: Scene
     rng: np.random.Generator
@@ -48,16 +48,16 @@ class Caption:
     tokens: list[str] = field(default_factory=list)
     phrases: list[Phrase] = field(default_factory=list)
 
-    def say(self, words: str) -> None:
-        """Append words, given in one string."""
+    def add(self, words: str) -> None:
+        """Append the words of a string."""
         self.tokens.extend(words.split())
 
-    def say_one_of(self, synonyms: Sequence[str]) -> None:
-        """Append the first of these, or now and then another."""
-        self.say(_one_of(self.rng, synonyms))
+    def add_one_of(self, synonyms: Sequence[str]) -> None:
+        """Append the first of these (usually) or another."""
+        self.add(_one_of(self.rng, synonyms))
 
-    def name(self, entity: Entity) -> None:
-        """Append a noun phrase for an entity and note where it lies."""
+    def add_entity(self, entity: Entity) -> None:
+        """Append a noun phrase for an entity, and its boxes to ``phrases``."""
         start = len(self.tokens)
         self.tokens.extend(self._noun_phrase(entity))
         boxes = tuple(normalised(box) for box in entity.boxes)
@@ -67,9 +67,9 @@ class Caption:
     def _noun_phrase(self, entity: Entity) -> list[str]:
         rank = min(self.scene.entities.index(entity), 2)
         words = []
-        if entity.size in SIZE_WORDS and self.rng.random() < SIZE_GIVEN[rank]:
+        if entity.size in SIZE_WORDS and self.rng.random() < SIZE_RATE[rank]:
             words.append(_one_of(self.rng, SIZE_WORDS[entity.size]))
-        if self.rng.random() < COLOUR_GIVEN[rank]:
+        if self.rng.random() < COLOUR_RATE[rank]:
             words.append(_one_of(self.rng, COLOUR_WORDS[entity.colour]))
         single, plural = _one_of(self.rng, NOUNS[entity.kind])
         if (count := len(entity.boxes)) > 1:
@@ -78,68 +78,68 @@ class Caption:
         return ["an" if words[0][0] in "aeiou" else "a", *words]
 
 
-def captions(scene: Scene, rng: np.random.Generator) -> list[Caption]:
-    """Five captions of a scene, in random order of what they tell."""
-    told = []
+def make_captions(scene: Scene, rng: np.random.Generator) -> list[Caption]:
+    """Five captions of a scene, one of each plan, in random order."""
+    captions = []
     for number, plan in enumerate(rng.permutation(len(PLANS))):
         caption = Caption(scene, rng, number)
         PLANS[plan](caption)
-        if len(caption.tokens) < FEWEST:
-            caption.say_one_of(BACKDROP_WORDS[scene.backdrop])
-        told.append(caption)
-    return told
+        if len(caption.tokens) < MIN_WORDS:
+            caption.add_one_of(BACKDROP_WORDS[scene.backdrop])
+        captions.append(caption)
+    return captions
 
 
-def raw(tokens: Sequence[str]) -> str:
+def to_sentence(tokens: Sequence[str]) -> str:
     """A caption's tokens as a sentence."""
     return " ".join(tokens).capitalize() + "."
 
 
 def _relation(caption: Caption) -> None:
-    """How the most salient entity stands to the second, or now and then the reverse."""
+    """The relation of the two most salient entities, sometimes from the second one's side."""
     first, second = caption.scene.entities[:2]
-    _relate(caption, *((second, first) if caption.rng.random() < SWAPPED else (first, second)))
+    _relate(caption, *((second, first) if caption.rng.random() < SWAP_RATE else (first, second)))
 
 
 def _all_relations(caption: Caption) -> None:
-    """The first entity between the next two, where it is; else the plain relation."""
+    """The first entity between the next two if it is; otherwise the relation of the first two."""
     first, *others = caption.scene.entities[:3]
     if len(others) < 2 or not between(first, *others):
         _relation(caption)
         return
-    caption.name(first)
-    caption.say("between")
-    caption.name(others[0])
-    caption.say("and")
-    caption.name(others[1])
+    caption.add_entity(first)
+    caption.add("between")
+    caption.add_entity(others[0])
+    caption.add("and")
+    caption.add_entity(others[1])
 
 
 def _there_is(caption: Caption) -> None:
     first, second = caption.scene.entities[:2]
-    caption.say("there is" if len(first.boxes) == 1 else "there are")
+    caption.add("there is" if len(first.boxes) == 1 else "there are")
     _relate(caption, first, second)
 
 
 def _with_third(caption: Caption) -> None:
-    """The relation of proximity where it holds, and the third entity."""
+    """The first two entities, as near each other if they are, and the third."""
     first, second, *others = caption.scene.entities
-    caption.name(first)
-    caption.say_one_of(RELATIONS["near"] if near(first, second) else ("and",))
-    caption.name(second)
+    caption.add_entity(first)
+    caption.add_one_of(RELATIONS["near"] if near(first, second) else ("and",))
+    caption.add_entity(second)
     if others:
-        caption.say("with")
-        caption.name(others[0])
+        caption.add("with")
+        caption.add_entity(others[0])
 
 
 def _with_backdrop(caption: Caption) -> None:
     _relation(caption)
-    caption.say_one_of(BACKDROP_WORDS[caption.scene.backdrop])
+    caption.add_one_of(BACKDROP_WORDS[caption.scene.backdrop])
 
 
 def _relate(caption: Caption, a: Entity, b: Entity) -> None:
-    caption.name(a)
-    caption.say_one_of(RELATIONS[relation(a, b)])
-    caption.name(b)
+    caption.add_entity(a)
+    caption.add_one_of(RELATIONS[relation(a, b)])
+    caption.add_entity(b)
 
 
 PLANS: tuple[Callable[[Caption], None], ...] = (
@@ -152,6 +152,6 @@ PLANS: tuple[Callable[[Caption], None], ...] = (
 
 
 def _one_of(rng: np.random.Generator, synonyms: Sequence[T]) -> T:
-    if len(synonyms) == 1 or rng.random() < USUAL:
+    if len(synonyms) == 1 or rng.random() < USUAL_RATE:
         return synonyms[0]
     return synonyms[int(rng.integers(1, len(synonyms)))]

@@ -1,8 +1,8 @@
-"""Which scene a random generator gives: kinds, colours, sizes, counts, and places for them.
+"""Samples a scene: kinds, colours, sizes, counts and positions of its entities.
 
-An arrangement sets up the first two entities (three for "between"); the others go where there is
-room. A proposal that does not fit, hides too much, or has no clear order of saliency is thrown
-away and the next one drawn.
+An arrangement places the first two entities (three for "between"); the others are placed where
+there is room. Rejection sampling: a scene that does not fit, hides too much, or has no clear order
+of saliency is sampled again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from shards.scenes.world import (
 )
 
 ARRANGEMENTS = ("left", "right", "above", "below", "on", "inside", "front", "between")
-MOST_OBJECTS = 6
-#: Empty pixels at the canvas's edge, and around entities placed where there is room.
+MAX_OBJECTS = 6
+#: Empty pixels at the edge of the canvas, and around entities of `_place_with_room`.
 MARGIN = 3
-#: At least this share of every object can be seen.
-LEAST_VISIBLE = 0.4
-#: An entity's saliency is at least this many times the next one's.
-CLEARLY = 1.1
+#: The smallest visible share of an object.
+MIN_VISIBLE = 0.4
+#: The smallest ratio of an entity's saliency and the next one's.
+MIN_SALIENCY_RATIO = 1.1
 
-#: Width and height of a kind, as multiples of its size's edge; square where not listed.
+#: Width and height of a kind, as multiples of its size's edge; square if not listed.
 ASPECT = {
     "car": (1.3, 0.75),
     "boat": (1.2, 0.95),
@@ -53,18 +53,18 @@ ASPECT = {
 }
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """The next scene of a generator."""
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """A random scene."""
     while True:
         arrangement = str(rng.choice(ARRANGEMENTS))
-        entities = _placed(rng, arrangement, _cast(rng, arrangement))
-        if _presentable(entities):
+        entities = _place(rng, arrangement, _sample_entities(rng, arrangement))
+        if _is_valid(entities):
             ranked = sorted(entities, key=lambda entity: -entity.saliency)
             return Scene(str(rng.choice(BACKDROPS)), tuple(ranked))
 
 
-def _cast(rng: np.random.Generator, arrangement: str) -> list[Entity]:
-    """Two to four entities of different kinds, not yet in their places."""
+def _sample_entities(rng: np.random.Generator, arrangement: str) -> list[Entity]:
+    """Two to four entities of different kinds, not yet placed."""
     number = int(rng.choice((2, 3, 4), p=(0.3, 0.5, 0.2)))
     number = max(number, 3) if arrangement == "between" else number
     kinds = [str(kind) for kind in rng.choice(KINDS, number, replace=False)]
@@ -76,23 +76,23 @@ def _cast(rng: np.random.Generator, arrangement: str) -> list[Entity]:
         sizes[:2] = "small", "large"
         counts[:2] = 1, 1
     colours = [str(colour) for colour in rng.choice(COLOURS, number)]
-    # What is inside is painted before its container, everything else after what it is next to.
+    # An entity inside a container is painted before it; otherwise the first after the second.
     depths = (0, 1, 2, 3) if arrangement == "inside" else (1, 0, 2, 3)
-    rows = zip(kinds, colours, sizes, counts, depths, strict=False)
-    return [_row(rng, *row) for row in rows]
+    attributes = zip(kinds, colours, sizes, counts, depths, strict=False)
+    return [_make_entity(rng, *values) for values in attributes]
 
 
 def _with_base(rng: np.random.Generator, kinds: list[str], bases: Sequence[str]) -> list[str]:
-    """As many kinds, all different, of which the second can carry or hold the first."""
+    """As many different kinds, with one of ``bases`` as the second."""
     base = str(rng.choice(bases))
     others = [kind for kind in kinds if kind != base][: len(kinds) - 1]
     return [others[0], base, *others[1:]]
 
 
-def _row(
+def _make_entity(
     rng: np.random.Generator, kind: str, colour: str, size: str, count: int, depth: int
 ) -> Entity:
-    """An entity whose objects stand side by side from the canvas's corner."""
+    """An entity whose objects are in a row at the corner of the canvas."""
     edge = SIZES[size] * rng.uniform(0.92, 1.08)
     wide, high = ASPECT.get(kind, (1.0, 1.0))
     width, height = round(edge * wide), round(edge * high)
@@ -101,20 +101,20 @@ def _row(
     return Entity(kind, colour, size, boxes, depth)
 
 
-def _placed(rng: np.random.Generator, arrangement: str, cast: list[Entity]) -> list[Entity]:
-    """The cast in its places; entities may stick out of the canvas."""
-    first, second, *others = cast
-    second = _anywhere(rng, second)
-    first = _beside(rng, first, second, "left" if arrangement == "between" else arrangement)
+def _place(rng: np.random.Generator, arrangement: str, entities: list[Entity]) -> list[Entity]:
+    """The entities at their positions, which may be partly outside the canvas."""
+    first, second, *others = entities
+    second = _place_anywhere(rng, second)
+    first = _place_relative(rng, first, second, "left" if arrangement == "between" else arrangement)
     placed = [first, second]
     if arrangement == "between":
-        placed.append(_beside(rng, others.pop(0), first, "left"))
+        placed.append(_place_relative(rng, others.pop(0), first, "left"))
     for entity in others:
-        placed.append(_with_room(rng, entity, placed))
+        placed.append(_place_with_room(rng, entity, placed))
     return placed
 
 
-def _beside(rng: np.random.Generator, a: Entity, b: Entity, side: str) -> Entity:
+def _place_relative(rng: np.random.Generator, a: Entity, b: Entity, side: str) -> Entity:
     """Entity a in the given relation to b."""
     (aw, ah), (bw, bh) = _extent(a), _extent(b)
     gap, slide, lean = rng.integers(5, 24), rng.integers(-9, 10), rng.uniform(-1, 1)
@@ -132,17 +132,17 @@ def _beside(rng: np.random.Generator, a: Entity, b: Entity, side: str) -> Entity
     return _moved(a, round(x + dx - aw / 2), round(y + dy - ah / 2))
 
 
-def _anywhere(rng: np.random.Generator, entity: Entity) -> Entity:
+def _place_anywhere(rng: np.random.Generator, entity: Entity) -> Entity:
     width, height = _extent(entity)
     x = rng.integers(MARGIN, max(MARGIN + 1, SIDE - MARGIN - width))
     y = rng.integers(MARGIN, max(MARGIN + 1, SIDE - MARGIN - height))
     return _moved(entity, int(x), int(y))
 
 
-def _with_room(rng: np.random.Generator, entity: Entity, placed: list[Entity]) -> Entity:
-    """The entity where it touches no other, or anywhere if no room was found in 20 tries."""
+def _place_with_room(rng: np.random.Generator, entity: Entity, placed: list[Entity]) -> Entity:
+    """The entity where it touches no other; after 20 attempts, anywhere."""
     for _ in range(20):
-        entity = _anywhere(rng, entity)
+        entity = _place_anywhere(rng, entity)
         x1, y1, x2, y2 = entity.bounds
         around = (x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN)
         if not any(area(intersection(around, other.bounds)) for other in placed):
@@ -162,10 +162,10 @@ def _moved(entity: Entity, x: int, y: int) -> Entity:
     return replace(entity, boxes=boxes)
 
 
-def _presentable(entities: list[Entity]) -> bool:
+def _is_valid(entities: list[Entity]) -> bool:
     inner = (MARGIN, MARGIN, SIDE - MARGIN, SIDE - MARGIN)
     fits = all(intersection(entity.bounds, inner) == entity.bounds for entity in entities)
-    few = sum(len(entity.boxes) for entity in entities) <= MOST_OBJECTS
+    few_objects = sum(len(entity.boxes) for entity in entities) <= MAX_OBJECTS
     ranks = sorted((entity.saliency for entity in entities), reverse=True)
-    clear = all(high >= CLEARLY * low for high, low in pairwise(ranks))
-    return fits and few and clear and min(visible_shares(entities)) >= LEAST_VISIBLE
+    clear_order = all(high >= MIN_SALIENCY_RATIO * low for high, low in pairwise(ranks))
+    return fits and few_objects and clear_order and min(visible_shares(entities)) >= MIN_VISIBLE

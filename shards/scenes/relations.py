@@ -1,25 +1,25 @@
-"""Spatial relations between entities, read off their boxes and depths alone."""
+"""Spatial relations between entities, computed from their boxes and depths."""
 
 from __future__ import annotations
 
 from shards.scenes.world import Entity, area, centre, intersection
 
-#: Kinds with an opening, whose front hides the lower part of what is inside.
+#: Kinds that can contain others; their front hides the lower part of what is inside.
 CONTAINERS = ("box", "cup")
-#: Kinds with a flat top.
+#: Kinds with a flat top, which others can stand on.
 SUPPORTS = ("table", "box", "book", "car")
 
-#: Entities that hide more than this share of each other's smaller box count as overlapping.
-OVERLAP = 0.08
+#: Entities overlap if they share more than this part of the smaller one's box.
+MIN_OVERLAP = 0.08
 #: Largest gap, in pixels, between entities that are near each other.
-NEAR = 14
+NEAR_PIXELS = 14
 
 
 def relation(a: Entity, b: Entity) -> str:
-    """How a stands to b: one of the keys of `shards.scenes.words.RELATIONS`.
+    """The relation of a to b: one of the keys of `shards.scenes.words.RELATIONS`.
 
-    Containing comes first, then hiding, then standing on; without contact the larger of the two
-    distances between centres decides. "below" answers "on" as well as "above".
+    In order of priority: containing, hiding, standing on; without contact, the direction in which
+    the centres differ more. "below" is the inverse of "on" and of "above".
     """
     if _inside(a, b):
         return "inside"
@@ -33,29 +33,29 @@ def relation(a: Entity, b: Entity) -> str:
 
 
 def near(a: Entity, b: Entity) -> bool:
-    """Whether at most NEAR pixels separate a and b along each axis."""
+    """Whether at most NEAR_PIXELS pixels separate a and b along each axis."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.bounds, b.bounds
-    return max(ax1 - bx2, bx1 - ax2, ay1 - by2, by1 - ay2) <= NEAR
+    return max(ax1 - bx2, bx1 - ax2, ay1 - by2, by1 - ay2) <= NEAR_PIXELS
 
 
 def between(a: Entity, b: Entity, c: Entity) -> bool:
-    """Whether b and c stand on the left and right of a, in either order, all in one row."""
+    """Whether b and c are on different sides of a, all in one row."""
     left, right = sorted((b, c), key=lambda entity: centre(entity.bounds))
-    apart = left.bounds[2] <= a.bounds[0] and a.bounds[2] <= right.bounds[0]
-    return apart and relation(a, left) == "right" and relation(a, right) == "left"
+    separated = left.bounds[2] <= a.bounds[0] and a.bounds[2] <= right.bounds[0]
+    return separated and relation(a, left) == "right" and relation(a, right) == "left"
 
 
 def overlapping(a: Entity, b: Entity) -> bool:
-    """Whether the bounds share more than OVERLAP of the smaller one."""
-    shared = area(intersection(a.bounds, b.bounds))
-    return shared > OVERLAP * min(area(a.bounds), area(b.bounds))
+    """Whether the bounds share more than MIN_OVERLAP of the smaller one."""
+    common = area(intersection(a.bounds, b.bounds))
+    return common > MIN_OVERLAP * min(area(a.bounds), area(b.bounds))
 
 
 def _inside(a: Entity, b: Entity) -> bool:
     within = b.bounds[0] <= a.bounds[0] and a.bounds[2] <= b.bounds[2]
-    sunk = b.bounds[1] < a.bounds[3] <= b.bounds[3]
+    partly_below_top = b.bounds[1] < a.bounds[3] <= b.bounds[3]
     hidden = a.depth < b.depth and overlapping(a, b)
-    return b.kind in CONTAINERS and within and sunk and hidden
+    return b.kind in CONTAINERS and within and partly_below_top and hidden
 
 
 def _on(a: Entity, b: Entity) -> bool:

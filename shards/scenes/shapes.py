@@ -1,4 +1,4 @@
-"""How each kind looks: strokes in the unit square of its box, painted in order."""
+"""The shape of each kind: strokes in the unit square of its box, painted in order."""
 
 from __future__ import annotations
 

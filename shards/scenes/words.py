@@ -1,4 +1,4 @@
-"""The words for what a scene shows. Of several, the first is the usual one."""
+"""The words of captions and concepts; the first of several synonyms is the usual one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COLOUR_WORDS = {
     "black": ("black", "dark"),
 }
 
-#: Medium objects get no word for their size.
+#: There is no word for medium objects.
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 
 COUNT_WORDS = {
@@ -52,7 +52,7 @@ COUNT_WORDS = {
     4: ("four", "a group of four"),
 }
 
-#: Words of each relation that `shards.scenes.relations.relation` tells, and of the two others.
+#: Words of each relation that `shards.scenes.relations.relation` returns, of near and of between.
 RELATIONS = {
     "left": ("to the left of", "left of"),
     "right": ("to the right of", "right of"),
@@ -74,5 +74,5 @@ BACKDROP_WORDS = {
     "snow": ("in the snow", "on the ice"),
 }
 
-#: Every word that names a kind, in any number, to the kind.
+#: The kind that a noun names, singular or plural.
 KIND_OF = {word: kind for kind in KINDS for pair in NOUNS[kind] for word in pair}

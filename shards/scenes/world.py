@@ -1,7 +1,7 @@
-"""What a drawn scene is: its entities, where they stand, and which of them matters most.
+"""The content of a scene: its entities, their boxes and their saliency.
 
-All positions are whole pixels and all arithmetic is exact or correctly rounded, so that a scene
-is the same on every machine.
+Positions are whole pixels and arithmetic is exact or correctly rounded, so that a scene is the same
+on every machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 #: The canvas is a square of SIDE × SIDE pixels.
 SIDE = 160
 
-#: Kinds that a detector easily takes for each other.
+#: Groups of kinds that a detector easily confuses.
 CONFUSABLE = (
     ("cat", "dog", "bird"),
     ("ball", "moon", "clock"),
@@ -34,7 +34,7 @@ BACKDROPS = ("grass", "beach", "floor", "snow")
 #: Edge of a square object in pixels, by size; `ASPECT` stretches it by kind.
 SIZES = {"small": 24, "medium": 36, "large": 54}
 
-#: Kinds that hold or carry others: eyes go to what is in or on them.
+#: Kinds that contain or carry others, which are less salient than what is in or on them.
 FURNITURE = ("table", "box", "book", "car", "cup", "chair")
 
 Box = tuple[int, int, int, int]
@@ -42,9 +42,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Entity:
-    """One object, or a row of two to four alike; ``boxes`` are x1, y1, x2, y2 in pixels.
+    """One object, or a row of two to four equal ones; ``boxes`` are x1, y1, x2, y2 in pixels.
 
-    What has the larger ``depth`` is painted later and hides what lies behind it.
+    An entity with larger ``depth`` is painted later and hides those behind it.
     """
 
     kind: str
@@ -61,11 +61,11 @@ class Entity:
 
     @property
     def saliency(self) -> float:
-        """Edge in pixels of a square of the row's area; less in corners and for furniture."""
+        """√(area in pixels), lower far from the centre and for furniture."""
         x, y = centre(self.bounds)
-        away = math.sqrt((x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2) / (SIDE / math.sqrt(2))
+        distance = math.sqrt((x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2) / (SIDE / math.sqrt(2))
         interest = 0.4 if self.kind in FURNITURE else 1.0
-        return interest * (1 - 0.5 * away) * math.sqrt(sum(area(box) for box in self.boxes))
+        return interest * (1 - 0.5 * distance) * math.sqrt(sum(area(box) for box in self.boxes))
 
 
 @dataclass(frozen=True)
@@ -76,25 +76,25 @@ class Scene:
     entities: tuple[Entity, ...]
 
     def objects(self) -> list[tuple[Entity, Box]]:
-        """Every object with the entity it belongs to, in painting order."""
+        """Every object's entity and box, in painting order."""
         return painting_order(self.entities)
 
 
 def painting_order(entities: Sequence[Entity]) -> list[tuple[Entity, Box]]:
-    """The objects of these entities, what lies behind first."""
+    """Every object's entity and box, those behind first."""
     by_depth = sorted(entities, key=lambda entity: entity.depth)
     return [(entity, box) for entity in by_depth for box in entity.boxes]
 
 
 def visible_shares(entities: Sequence[Entity]) -> list[float]:
-    """The share of every object's box that no later box covers, in painting order."""
+    """The share of each object's box that no later box hides, in painting order."""
     boxes = [box for _, box in painting_order(entities)]
     shares = []
     for number, (x1, y1, x2, y2) in enumerate(boxes):
-        seen = np.ones((SIDE, SIDE), bool)
+        visible = np.ones((SIDE, SIDE), bool)
         for u1, v1, u2, v2 in boxes[number + 1 :]:
-            seen[v1:v2, u1:u2] = False
-        shares.append(int(seen[y1:y2, x1:x2].sum()) / area(boxes[number]))
+            visible[v1:v2, u1:u2] = False
+        shares.append(int(visible[y1:y2, x1:x2].sum()) / area(boxes[number]))
     return shares
 
 
@@ -109,11 +109,11 @@ def centre(box: Box) -> tuple[float, float]:
 
 
 def intersection(a: Box, b: Box) -> Box:
-    """The box common to two boxes; of area 0 where they do not meet."""
+    """The intersection of two boxes; its `area` is 0 if they do not overlap."""
     return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
 
 
 def normalised(box: Box) -> tuple[float, float, float, float]:
-    """A pixel box in 0..1 of the canvas."""
+    """A box in pixels, divided by the size of the canvas."""
     x1, y1, x2, y2 = box
     return x1 / SIDE, y1 / SIDE, x2 / SIDE, y2 / SIDE

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from capdist.config.base import ConfigError, validate
 from capdist.config.data import DataConfig, ShardSet
-from capdist.data.mixture import brought
+from capdist.data.mixture import images_per_epoch
 
 Sets = list[dict[str, float]]
 
@@ -41,8 +41,10 @@ def plan(sets: Sets) -> tuple[ShardSet, ...]:
         ([{}], "8", "8"),
     ],
 )
-def test_counts(sets: Sets, counts: str, expected: str) -> None:
-    assert brought(plan(sets), [*map(int, counts.split())]) == [*map(int, expected.split())]
+def test_images_per_epoch_by_hand(sets: Sets, counts: str, expected: str) -> None:
+    assert images_per_epoch(plan(sets), [*map(int, counts.split())]) == [
+        *map(int, expected.split())
+    ]
 
 
 @st.composite
@@ -60,11 +62,11 @@ def mixtures(draw: st.DrawFn) -> tuple[list[tuple[str, Fraction]], list[int]]:
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(mixtures())
-def test_counts_are_those_of_exact_fractions(
+def test_images_per_epoch_equal_exact_fractions(
     mixture: tuple[list[tuple[str, Fraction]], list[int]],
 ) -> None:
     sets, counts = mixture
-    images = brought(plan([{kind: float(value)} for kind, value in sets]), counts)
+    images = images_per_epoch(plan([{kind: float(value)} for kind, value in sets]), counts)
     rest = 1 - sum(value for kind, value in sets if kind == "proportion")
     fixed = sum(n for n, (kind, _) in zip(images, sets, strict=True) if kind == "repeats")
     epoch = fixed / rest if rest else Fraction(sum(counts))
@@ -98,7 +100,7 @@ def test_counts_are_those_of_exact_fractions(
         ([{"proportion": 0}], "data.shards.0.proportion: Input should be greater than 0, got 0"),
     ],
 )
-def test_what_is_refused(sets: Sets, message: str) -> None:
+def test_impossible_proportions_are_refused(sets: Sets, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         plan(sets)
     assert str(refused.value) == f"c.json: {message}"

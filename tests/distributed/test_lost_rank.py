@@ -20,10 +20,10 @@ from shards.schema import ShardError
 from tests.support.steps import config
 
 A, B = (
-    ShardUnavailableError("http://a/train-0.tar: 5 tries failed"),
+    ShardUnavailableError("http://a/train-0.tar: 5 attempts failed"),
     ShardUnavailableError("http://a/train-1.tar: gone"),
 )
-DAMAGED = ShardError("b/train-3.tar: sample 7: regions.npy has another checksum")
+DAMAGED = ShardError("b/train-3.tar: sample 7: regions.npy: checksum mismatch")
 
 
 @pytest.fixture

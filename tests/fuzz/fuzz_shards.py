@@ -1,14 +1,15 @@
-"""Coverage-guided fuzzing of what reads shards, by Google's atheris, which nothing else needs.
+"""Coverage-guided fuzzing of the shard readers with Google's atheris.
 
     pip install atheris
     python -m tests.fuzz.fuzz_shards --minutes 60
 
-An input is a byte that chooses the file or member, and what stands in its place. Whatever is raised
-and is no `ShardError` is kept in ``--out``, one input of each kind; a reader that takes more than
-10 s or 1 GB ends the search. The last line says how much was tried, and what was found.
+The first byte of an input chooses a file or member, which the other bytes replace. Inputs that
+raise an error other than `ShardError` are stored in ``--out``, one for each kind of failure; if
+reading takes more than 10 s or 1 GB, the search ends. The last line has the number of inputs, the
+coverage and the failures.
 
-The fuzzer's own memory grows by nearly 1 kB an input, so it begins anew every few minutes, with the
-inputs that it has found to be of use.
+The fuzzer's own memory grows by nearly 1 kB per input, so it is restarted every few minutes with
+the inputs that increased coverage.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ import time
 import traceback
 from pathlib import Path
 
-STATS = re.compile(r"stat::number_of_executed_units: *(\d+)")
+EXECUTED = re.compile(r"stat::number_of_executed_units: *(\d+)")
 COVERAGE = re.compile(r"cov: (\d+)")
-#: Minutes until the fuzzer begins anew.
-ROUND = 10.0
+#: Minutes until the fuzzer is restarted.
+ROUND_MINUTES = 10.0
 
 
 def main() -> int:
-    """Fuzz in a child, whose end libFuzzer itself brings about; 1 if anything was found."""
+    """Fuzz in child processes, which libFuzzer ends.
+
+    Returns:
+        1 if there are failures.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -39,25 +44,25 @@ def main() -> int:
     args = parser.parse_args()
     corpus = args.out / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    began, before, runs, covered = time.monotonic(), set(found(args.out)), 0, 0
-    while not (new := sorted(set(found(args.out)) - before)):
-        left = args.minutes - (time.monotonic() - began) / 60
-        if left <= 0:
+    start, old, inputs, coverage = time.monotonic(), set(failures(args.out)), 0, 0
+    while not (new := sorted(set(failures(args.out)) - old)):
+        remaining = args.minutes - (time.monotonic() - start) / 60
+        if remaining <= 0:
             break
-        said = fuzz(args.out, corpus, min(left, ROUND))
-        if not (executed := STATS.findall(said)):
-            sys.exit(f"error: the fuzzer did not run: {said.splitlines()[-1]}")
-        runs += int(executed[0])
-        covered = max(map(int, [*COVERAGE.findall(said), covered]))
+        output = fuzz(args.out, corpus, min(remaining, ROUND_MINUTES))
+        if not (executed := EXECUTED.findall(output)):
+            sys.exit(f"error: the fuzzer did not run: {output.splitlines()[-1]}")
+        inputs += int(executed[0])
+        coverage = max(map(int, [*COVERAGE.findall(output), coverage]))
     print(
-        f"{(time.monotonic() - began) / 60:.1f} minutes, {runs} inputs, {covered} places covered; "
+        f"{(time.monotonic() - start) / 60:.1f} minutes, {inputs} inputs, coverage {coverage}; "
         f"{len(new)} kinds of failure: {', '.join(new) or 'none'}"
     )
     return bool(new)
 
 
 def fuzz(out: Path, corpus: Path, minutes: float) -> str:
-    """What a fuzzer prints that starts from what others have found."""
+    """Run a fuzzer that starts from the corpus; its output."""
     limits = [f"-max_total_time={minutes * 60:.0f}", "-timeout=10", "-rss_limit_mb=1024"]
     options = [*limits, "-print_final_stats=1", f"-artifact_prefix={out}/ended-"]
     child = [sys.executable, "-m", "tests.fuzz.fuzz_shards", "child", str(out)]
@@ -69,13 +74,13 @@ def fuzz(out: Path, corpus: Path, minutes: float) -> str:
     return (out / "log").read_text(errors="replace")
 
 
-def found(out: Path) -> list[str]:
-    """The failures that are kept."""
+def failures(out: Path) -> list[str]:
+    """The names of the stored failures."""
     return [path.name for path in out.iterdir() if path.name.startswith(("raised-", "ended-"))]
 
 
 def child(out: Path, arguments: list[str]) -> None:
-    """Never returns: libFuzzer ends the process."""
+    """Fuzz; never returns, because libFuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["shards", "tarfile", "numpy.lib"]):
@@ -87,7 +92,7 @@ def child(out: Path, arguments: list[str]) -> None:
     for number, name in enumerate(names):
         (out / "corpus" / f"valid-{number}").write_bytes(bytes([number]) + targets.valid[name])
 
-    def one(data: bytes) -> None:
+    def run_input(data: bytes) -> None:
         if not data:
             return
         name = names[data[0] % len(names)]
@@ -100,7 +105,7 @@ def child(out: Path, arguments: list[str]) -> None:
             kind = f"{name}-{type(error).__name__}-{Path(frame.filename).stem}-{frame.lineno}"
             (out / f"raised-{kind.replace(' ', '_')}").write_bytes(data)
 
-    atheris.Setup([sys.argv[0], *arguments], one)
+    atheris.Setup([sys.argv[0], *arguments], run_input)
     atheris.Fuzz()
 
 

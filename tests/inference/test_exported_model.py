@@ -44,7 +44,7 @@ def test_features_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Pat
             replace(tiny.features, name="net"),
             "features 'net' of width 6, but the model",
         ),
-        (other(tiny.features), "features 'tiny-v1' are distributed otherwise .* than those that"),
+        (other(tiny.features), "features 'tiny-v1' are distributed differently .* than those that"),
     ):
         with pytest.raises(ConfigError, match=message):
             model.check_features(replace(tiny, features=features))
@@ -57,7 +57,7 @@ def test_feature_files_of_another_extractor_are_refused(tiny: Manifest, tmp_path
     folder.mkdir()
     for number in range(40):
         np.savez(folder / f"{number}.npz", feat=tiny_sample(number).regions + 3)
-    with pytest.raises(ConfigError, match=r"features are distributed otherwise .* 'tiny-v1'"):
+    with pytest.raises(ConfigError, match=r"features are distributed differently .* 'tiny-v1'"):
         captioner.of_features(str(folder))
 
 

@@ -20,7 +20,7 @@ import yaml
 from capdist.config.base import ConfigError
 from capdist.inference.evaluation import Evaluation, EvaluationRequest
 from capdist.inference.exported_model import read_run
-from capdist.workers.reward_pool import PoolError
+from capdist.workers.base import PoolError
 from tests.support.processes import ROOT, environment
 from tests.support.runs import checkpoint
 

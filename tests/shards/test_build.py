@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.build import Recipe, build
+from shards.build import BuildConfig, build
 from shards.formats.karpathy import Karpathy
 from shards.formats.npz_blocks import NpzBlocks
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError, decode
-from shards.tars import read_tar
+from shards.tar import read_tar
 from tests.support.samples import FLICKR8K, needs_flickr8k
 
 WORDS = ("dog", "cat", "ball", "street", "child")
@@ -65,9 +65,11 @@ def read_all(manifest: Manifest) -> dict[int, Sample]:
     return {sample.image_id: sample for sample in samples}
 
 
-def test_samples_by_hand(tmp_path: Path) -> None:
-    recipe = Recipe(str(write_annotations(tmp_path)), write_blocks(tmp_path), "net", concepts=0)
-    manifest = build(recipe, tmp_path / "out", samples_per_shard=8, workers=1)
+def test_samples_have_what_the_files_have(tmp_path: Path) -> None:
+    config = BuildConfig(
+        str(write_annotations(tmp_path)), write_blocks(tmp_path), "net", concepts=0
+    )
+    manifest = build(config, tmp_path / "out", samples_per_shard=8, workers=1)
     assert [(s.name, s.samples) for s in manifest.shards] == [
         ("train-00000.tar", 8),
         ("train-00001.tar", 8),
@@ -96,47 +98,49 @@ def test_samples_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples[0].boxes, np.array(grid, np.float32))
 
 
-def test_cocoid_goes_before_imgid(tmp_path: Path) -> None:
+def test_cocoid_is_preferred_to_imgid(tmp_path: Path) -> None:
     path = write_annotations(tmp_path, [image(5, "train", cocoid=391895)])
     assert Karpathy(path).annotations()[0].image_id == 391895
 
 
-def test_own_boxes_are_used(tmp_path: Path) -> None:
+def test_boxes_of_a_block_are_used(tmp_path: Path) -> None:
     boxes = np.random.default_rng(0).random((13, 5, 4)).astype(np.float32)
     path = tmp_path / "features.npz"
     np.savez(path, **block(range(13), regions=5, boxes=boxes))
     np.testing.assert_array_equal(NpzBlocks(path).read(6).boxes, boxes[6])
 
 
-def test_regions_without_boxes_or_square_are_refused(tmp_path: Path) -> None:
+def test_regions_need_boxes_or_a_square_grid(tmp_path: Path) -> None:
     np.savez(tmp_path / "features.npz", **block(range(3), regions=5))
     with pytest.raises(ShardError, match="no array 'boxes', and 5 regions are not a square"):
         NpzBlocks(tmp_path / "features.npz").read(0)
 
 
-def test_images_without_features_are_counted(tmp_path: Path) -> None:
+def test_images_without_features_are_refused(tmp_path: Path) -> None:
     images = [image(n, "train") for n in (3, 31, 4, 99)]
-    recipe = Recipe(str(write_annotations(tmp_path, images)), write_blocks(tmp_path), concepts=0)
+    config = BuildConfig(
+        str(write_annotations(tmp_path, images)), write_blocks(tmp_path), concepts=0
+    )
     with pytest.raises(ShardError, match=r"no features for image 31 \(31.jpg\); 2 bad, of 4 "):
-        build(recipe, tmp_path / "out", workers=1)
+        build(config, tmp_path / "out", workers=1)
 
 
-def test_image_twice_in_the_blocks_is_refused(tmp_path: Path) -> None:
+def test_image_in_two_blocks_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4)))
     np.savez(tmp_path / "b.npz", **block(range(3, 6)))
-    with pytest.raises(ShardError, match=r"b.npz: image 3 is in .*a.npz too"):
+    with pytest.raises(ShardError, match=r"b.npz: image 3 is also in .*a.npz; remove"):
         JoinedFeatures([tmp_path / "a.npz", tmp_path / "b.npz"])
 
 
-def test_blocks_of_two_extractors_are_refused(tmp_path: Path) -> None:
+def test_blocks_of_different_width_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4)))
     wide = {"feat": np.zeros((2, 4, 5), np.int8), "scale": np.ones(5, np.float32)}
     np.savez(tmp_path / "b.npz", **block(range(7, 9), **wide))
-    with pytest.raises(ShardError, match=r"b.npz: features of width 5, but .*a.npz has 3"):
+    with pytest.raises(ShardError, match=r"b.npz: features of width 5, but .*a.npz has width 3"):
         JoinedFeatures([tmp_path / "a.npz", tmp_path / "b.npz"])
 
 
-def test_shape_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_inconsistent_shapes_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4), imgid=np.arange(5)))
     with pytest.raises(ShardError, match=r"a.npz: feat is \(4, 4, 3\), expected \(5 images"):
         NpzBlocks(tmp_path / "a.npz").read(0)
@@ -145,74 +149,78 @@ def test_shape_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i.pop("filename"), r"set.json: image number 1: field 'filename' is nothing"),
-        (lambda i: i.pop("split"), r"image 1.jpg: field 'split' is nothing, expected a str"),
+        (lambda i: i.pop("filename"), r"set.json: image number 1: field 'filename' is missing"),
+        (lambda i: i.pop("split"), r"image 1.jpg: field 'split' is missing, expected type str"),
         (lambda i: i.update(split="dev"), r"image 1.jpg: split 'dev', expected one of train, rest"),
-        (lambda i: i.update(imgid="7"), r"image 1.jpg: field 'imgid' is '7', expected a int"),
-        (lambda i: i["sentences"][0].pop("raw"), r"image 1.jpg: field 'raw' is nothing"),
+        (lambda i: i.update(imgid="7"), r"image 1.jpg: field 'imgid' is '7', expected type int"),
+        (lambda i: i["sentences"][0].pop("raw"), r"image 1.jpg: field 'raw' is missing"),
         (lambda i: i["sentences"][0].update(tokens=[]), r"image 1.jpg: tokens \[\]"),
         (lambda i: i["sentences"][0].update(tokens=["a", ""]), r"image 1.jpg: tokens \['a', ''\]"),
-        (lambda i: i.update(sentences=[]), r"image 1 \(1.jpg\): an image without captions"),
-        (lambda i: i.update(imgid=0), r"key 000000000000 is twice in train-00000.tar"),
+        (lambda i: i.update(sentences=[]), r"image 1 \(1.jpg\): no captions"),
+        (lambda i: i.update(imgid=0), r"train-00000.tar: key 000000000000 occurs twice"),
     ],
 )
-def test_odd_annotation_names_file_and_image(
+def test_invalid_annotation_is_named(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     images = [image(0, "train"), image(1, "train")]
     change(images[1])
-    recipe = Recipe(str(write_annotations(tmp_path, images)), write_blocks(tmp_path), concepts=0)
+    config = BuildConfig(
+        str(write_annotations(tmp_path, images)), write_blocks(tmp_path), concepts=0
+    )
     with pytest.raises(ShardError, match=message):
-        build(recipe, tmp_path / "out", workers=1)
+        build(config, tmp_path / "out", workers=1)
 
 
-def test_concepts_of_an_image_ignore_its_captions(tmp_path: Path) -> None:
+def test_concepts_of_an_image_do_not_depend_on_its_captions(tmp_path: Path) -> None:
     features = write_blocks(tmp_path)
     images = [image(n, "train" if n < 25 else "val") for n in range(30)]
-    # Words that are each in a number of captions of their own keep their order in the list.
+    # Different counts for all words, so that the changed caption does not change their order.
     for n, word in ((0, "dog"), (5, "dog"), (1, "dog"), (6, "cat")):
         images[n]["sentences"] = image(WORDS.index(word), "train")["sentences"] * 3
-    recipe = Recipe(str(write_annotations(tmp_path, images)), features, concepts=6, concepts_kept=6)
-    before = read_all(build(recipe, tmp_path / "before", workers=1))
+    config = BuildConfig(
+        str(write_annotations(tmp_path, images)), features, concepts=6, concepts_kept=6
+    )
+    before = read_all(build(config, tmp_path / "before", workers=1))
     images[7]["sentences"] = image(WORDS.index("dog"), "train")["sentences"]
     write_annotations(tmp_path, images)
-    after = read_all(build(recipe, tmp_path / "after", workers=1))
+    after = read_all(build(config, tmp_path / "after", workers=1))
     assert before[7].concepts is not None
     assert before[7].captions != after[7].captions
     assert dict(before[7].concepts) == dict(after[7].concepts or ())
     assert any(before[n].concepts != after[n].concepts for n in before)
 
 
-def test_concepts_are_the_best_first(tmp_path: Path) -> None:
-    recipe = Recipe(
+def test_concepts_have_descending_scores(tmp_path: Path) -> None:
+    config = BuildConfig(
         str(write_annotations(tmp_path)), write_blocks(tmp_path), concepts=6, concepts_kept=4
     )
-    for sample in read_all(build(recipe, tmp_path / "out", workers=1)).values():
+    for sample in read_all(build(config, tmp_path / "out", workers=1)).values():
         scores = [score for _, score in sample.concepts or ()]
         assert len(scores) == 4
         assert scores == sorted(scores, reverse=True)
 
 
-def test_unknown_formats_and_files_are_refused(tmp_path: Path) -> None:
+def test_unknown_formats_and_missing_files_are_refused(tmp_path: Path) -> None:
     annotations, features = str(write_annotations(tmp_path)), write_blocks(tmp_path)
     with pytest.raises(ShardError, match=r"nothing_\*: no such file"):
-        build(Recipe(annotations, "nothing_*"), tmp_path / "out")
-    with pytest.raises(ShardError, match=r"set.json: looks like no known format; .*npz_blocks"):
-        build(Recipe(annotations, annotations), tmp_path / "out")
-    with pytest.raises(ShardError, match=r"features_0.npz: looks like no known .*karpathy"):
-        build(Recipe(features, features), tmp_path / "out")
+        build(BuildConfig(annotations, "nothing_*"), tmp_path / "out")
+    with pytest.raises(ShardError, match=r"set.json: unknown format, expected .*npz_blocks"):
+        build(BuildConfig(annotations, annotations), tmp_path / "out")
+    with pytest.raises(ShardError, match=r"features_0.npz: unknown format, .*karpathy"):
+        build(BuildConfig(features, features), tmp_path / "out")
 
 
-def test_changed_features_are_another_build(tmp_path: Path) -> None:
-    recipe = Recipe(str(write_annotations(tmp_path)), write_blocks(tmp_path), concepts=0)
-    build(recipe, tmp_path / "out", workers=1)
+def test_build_with_changed_features_is_refused(tmp_path: Path) -> None:
+    config = BuildConfig(str(write_annotations(tmp_path)), write_blocks(tmp_path), concepts=0)
+    build(config, tmp_path / "out", workers=1)
     write_blocks(tmp_path, scale=np.ones(3, np.float32))
-    with pytest.raises(ShardError, match=r"build of other input \(other fingerprint\)"):
-        build(recipe, tmp_path / "out", workers=1)
+    with pytest.raises(ShardError, match=r"build of other input \(different: fingerprint\)"):
+        build(config, tmp_path / "out", workers=1)
 
 
 @needs_flickr8k
-def test_flickr8k_files_join() -> None:
+def test_flickr8k_captions_have_features() -> None:
     images = Karpathy(Path(FLICKR8K) / "dataset_flickr8k.json").annotations()
     features = JoinedFeatures(sorted(Path(FLICKR8K).glob("features_*.npz")))
     counts = {name: sum(i.split == name for i in images) for name in ("train", "val", "test")}

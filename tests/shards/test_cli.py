@@ -11,40 +11,40 @@ from shards.__main__ import main
 from shards.manifest import Manifest
 from shards.writer import write
 from tests.support.format_files import IDS, coco_captions, cocobu
-from tests.support.samples import Numbers
+from tests.support.samples import NumberSource
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[str]:
-    """The arguments of a build of 12 made images."""
+def build_arguments(tmp_path: Path) -> list[str]:
+    """The arguments of a build of 12 images."""
     sentence = {"raw": "A dog .", "tokens": ["a", "dog"]}
     images = [
         {"filename": f"{n}.jpg", "imgid": n, "split": "train", "sentences": [sentence]}
         for n in range(12)
     ]
-    (tmp_path / "made.json").write_text(json.dumps({"images": images}))
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images}))
     arrays = {"imgid": np.arange(12), "scale": np.ones(3, np.float32)}
-    np.savez(tmp_path / "made.npz", feat=np.ones((12, 4, 3), np.int8), **arrays)
+    np.savez(tmp_path / "features.npz", feat=np.ones((12, 4, 3), np.int8), **arrays)
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     return [
         "build",
-        *("--annotations", str(tmp_path / "made.json")),
-        *("--features", str(tmp_path / "made.npz")),
+        *("--annotations", str(tmp_path / "captions.json")),
+        *("--features", str(tmp_path / "features.npz")),
         *("--class-names", str(tmp_path / "names.txt")),
         *("--out", str(tmp_path / "out")),
     ]
 
 
-def test_build_verify_inspect(
-    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_build_then_verify_then_inspect(
+    build_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--samples-per-shard", "5", "--workers", "1", "--feature-name", "ones"]
-    assert main([*files, *more]) == 0
+    assert main([*build_arguments, *more]) == 0
     manifest = Manifest.load(tmp_path / "out")
     assert (manifest.features.name, manifest.class_names) == ("ones", ("cat", "dog"))
     assert [shard.samples for shard in manifest.shards] == [5, 5, 2]
     assert main(["verify", str(tmp_path / "out")]) == 0
-    assert "all is well" in capsys.readouterr().out
+    assert "no problems: " in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "out"), "--number", "11"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("sample 000000000011: image 11")
@@ -67,16 +67,18 @@ def test_build_of_several_files_with_all_options(
         *("--out", str(tmp_path / "out")),
     ]
     assert main(arguments) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith(f"bad: {folder / str(IDS[1])}.npz: not a whole npy or npz file")
-    assert told[1].startswith("int8: relative RMS error ")
-    assert "images: train 3, val 2, 1 left out; features cocobu, width 5, int8" in told[2]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        f"bad: {folder / str(IDS[1])}.npz: damaged, or not an npy or npz file"
+    )
+    assert lines[1].startswith("int8: relative RMS error ")
+    assert "images: train 3, val 2, 1 left out; features cocobu, width 5, int8" in lines[2]
 
 
-def test_verify_lists_problems_and_fails(
+def test_verify_lists_problems_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(Numbers(), tmp_path, workers=1)
+    write(NumberSource(), tmp_path, workers=1)
     (tmp_path / "train-00000.tar").unlink()
     (tmp_path / "val-00000.index.json").unlink()
     assert main(["verify", str(tmp_path)]) == 1
@@ -91,7 +93,7 @@ def test_verify_lists_problems_and_fails(
         (["build", "--annotations", "a", "--features", "b", "--out", "c"], "a: no such file"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_errors_are_one_line_and_exit_with_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -101,20 +103,29 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize("command", ["build", "scenes", "inspect", "verify"])
-def test_help_says_what_a_command_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_have_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
 
 
-def test_as_a_program_with_worker_processes(files: list[str], tmp_path: Path) -> None:
+def test_build_as_a_program_with_worker_processes(build_arguments: list[str]) -> None:
     root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-m", "shards", *files, "--workers", "2", "--concepts", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "shards",
+        *build_arguments,
+        "--workers",
+        "2",
+        "--concepts",
+        "0",
+    ]
     environment = {**os.environ, "PYTHONPATH": root}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert "1 shards, images: train 12" in ran.stdout
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "1 shards, images: train 12" in process.stdout
 
 
 def test_scenes_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

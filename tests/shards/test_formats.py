@@ -1,4 +1,4 @@
-"""What single formats must do beside the contract: odd files, by hand."""
+"""Single formats, in addition to the contract: invalid files and special cases."""
 
 import base64
 import builtins
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, recognise
-from shards.formats.arrays import image_id
+from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, detect_format
+from shards.formats.arrays import parse_image_id
 from shards.formats.bottom_up_tsv import BottomUpTsv
-from shards.formats.boxes import to_shares
+from shards.formats.boxes import normalise_boxes
 from shards.formats.coco_captions import CocoCaptions, words
 from shards.formats.cocobu import Cocobu
 from shards.formats.flickr30k_entities import Flickr30kEntities
@@ -33,7 +33,7 @@ from tests.support.format_files import (
 )
 
 
-def number(count: int) -> bytes:
+def base64_floats(count: int) -> bytes:
     return base64.b64encode(np.ones(count, np.float32).tobytes())
 
 
@@ -42,13 +42,13 @@ def number(count: int) -> bytes:
     [
         ({"features": b"AAAA*"}, "features are not base64"),
         ({"features": b"AAA"}, "features are not base64"),
-        ({"features": number(11)}, "features: 11 numbers are not those of 2 boxes"),
+        ({"features": base64_floats(11)}, "features: 11 numbers, expected a multiple of 2 boxes"),
         ({"features": b""}, "features: 0 numbers"),
-        ({"boxes": number(7)}, "boxes: 7 numbers are not those of 2 boxes"),
-        ({"boxes": number(12)}, r"boxes are \(2, 6\), expected \(2, 4\)"),
-        ({"n": b"0"}, "boxes: 8 numbers are not those of 0 boxes"),
-        ({"n": b"two"}, "width, height or number of boxes is no number"),
-        ({"w": b"100"}, r"box \(0, 0, 640, 480\) lies outside the image of 100 × 480 pixels"),
+        ({"boxes": base64_floats(7)}, "boxes: 7 numbers, expected a multiple of 2 boxes"),
+        ({"boxes": base64_floats(12)}, r"boxes are \(2, 6\), expected \(2, 4\)"),
+        ({"n": b"0"}, "boxes: 8 numbers, expected a multiple of 0 boxes"),
+        ({"n": b"two"}, "width, height and number of boxes must be numbers"),
+        ({"w": b"100"}, r"box \(0, 0, 640, 480\) exceeds the image of 100 × 480 pixels"),
         ({"more": b"cls"}, "7 columns, expected 6"),
     ],
 )
@@ -56,13 +56,13 @@ def test_bad_tsv_lines_are_named(tmp_path: Path, changed: dict[str, bytes], mess
     path = tmp_path / "a.tsv"
     good = tsv_line(7)
     path.write_bytes(good + tsv_line(9, **changed))
-    place = rf"a.tsv: line 2 \(byte {len(good)}\): image 9: {message}"
-    with pytest.raises(ShardError, match=place):
+    message = rf"a.tsv: line 2 \(byte {len(good)}\): image 9: {message}"
+    with pytest.raises(ShardError, match=message):
         JoinedFeatures([path]).read(9)
     np.testing.assert_array_equal(JoinedFeatures([path]).read(7).regions, regions(7))
 
 
-def test_tsv_lines_without_an_image_are_bad(tmp_path: Path) -> None:
+def test_tsv_lines_without_a_new_image_id_are_bad(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(tsv_line(7) + tsv_line(9, id=b"image_id") + tsv_line(7) + b"\n")
     source = BottomUpTsv(path)
@@ -72,44 +72,43 @@ def test_tsv_lines_without_an_image_are_bad(tmp_path: Path) -> None:
         "line 3",
         "line 4",
     ]
-    assert "image id 'image_id' is no number" in source.bad[0]
-    assert "image 7 is in line 1 too" in source.bad[1]
+    assert "image id 'image_id', expected a number" in source.bad[0]
+    assert "image 7 is also in line 1" in source.bad[1]
 
 
-def test_tsv_lines_end_as_on_windows(tmp_path: Path) -> None:
+def test_tsv_lines_can_end_with_carriage_returns(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(tsv_line(7).replace(b"\n", b"\r\n") + tsv_line(9).removesuffix(b"\n"))
-    for name in (7, 9):
-        np.testing.assert_array_equal(BottomUpTsv(path).read(name).regions, regions(name))
+    for image in (7, 9):
+        np.testing.assert_array_equal(BottomUpTsv(path).read(image).regions, regions(image))
 
 
-def test_a_box_may_pass_the_edge_by_rounding_alone() -> None:
+def test_box_can_exceed_the_image_only_by_rounding() -> None:
     box = [[-0.5, 0, 640.9, 480]]
-    np.testing.assert_array_equal(to_shares("x", box, 640, 480), [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(normalise_boxes("x", box, 640, 480), [[0, 0, 1, 1]])
     for wrong in ([-1.1, 0, 1, 1], [0, 0, 641.1, 480], [0, 0, np.nan, 1]):
-        with pytest.raises(ShardError, match="lies outside"):
-            to_shares("x", [wrong], 640, 480)
+        with pytest.raises(ShardError, match="exceeds the image"):
+            normalise_boxes("x", [wrong], 640, 480)
 
 
-def test_pixels_need_a_size(tmp_path: Path) -> None:
+def test_boxes_in_pixels_need_the_image_size(tmp_path: Path) -> None:
     path = cocobu(tmp_path).path
     with pytest.raises(ShardError, match=r"image 42: boxes in pixels, but neither .* --sizes"):
         JoinedFeatures([path]).read(42)
     assert JoinedFeatures([path], {42: (1280, 960)}).read(42).boxes[0].tolist() == [0, 0, 0.5, 0.5]
 
 
-def test_a_grid_has_its_cells_as_boxes(tmp_path: Path) -> None:
+def test_grid_features_get_their_cells_as_boxes(tmp_path: Path) -> None:
     folder = tmp_path / "cocotalk_att"
     folder.mkdir()
     grid = np.arange(2 * 3 * DIM, dtype=np.float32).reshape(2, 3, DIM)
     np.savez(folder / "7.npz", feat=grid)
-    found = JoinedFeatures([folder]).read(7)
-    np.testing.assert_array_equal(found.regions, grid.reshape(6, DIM))
-    third, two = np.float32(1 / 3), np.float32(2 / 3)
-    np.testing.assert_array_equal(found.boxes[4], np.float32([third, 0.5, two, 1]))
+    features = JoinedFeatures([folder]).read(7)
+    np.testing.assert_array_equal(features.regions, grid.reshape(6, DIM))
+    np.testing.assert_array_equal(features.boxes[4], np.float32([1 / 3, 0.5, 2 / 3, 1]))
 
 
-def test_a_missing_file_of_boxes_is_named(tmp_path: Path) -> None:
+def test_missing_box_file_is_named(tmp_path: Path) -> None:
     path = cocobu(tmp_path).path
     (tmp_path / "cocobu_box/42.npy").unlink()
     with pytest.raises(ShardError, match=r"cocobu_box/42.npy: no such file"):
@@ -119,35 +118,38 @@ def test_a_missing_file_of_boxes_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"feat": np.ones((2, 3)), "num_boxes": np.array([3])}, "num_boxes is 3, .* 2 regions"),
-        ({"fc": np.ones(3), "w": np.ones(1)}, "none of the arrays features, feat, z, x"),
+        ({"feat": np.ones((2, 3)), "num_boxes": np.array([3])}, "num_boxes is 3, .* 2 rows"),
+        (
+            {"fc": np.ones(3), "w": np.ones(1)},
+            "no features, expected an array features or feat or z or x",
+        ),
         ({"feat": np.ones(3)}, r"features are \(3,\), expected"),
         ({"feat": np.ones((0, 3))}, r"features are \(0, 3\), expected"),
         (
             {"feat": np.ones((2, 3)), "cls_prob": np.ones((3, 5))},
             "classes of 3 regions",
         ),
-        ({"feat": np.array([None])}, "not a whole npy or npz file"),
+        ({"feat": np.array([None])}, "damaged, or not an npy or npz file"),
     ],
 )
-def test_odd_archives_are_named(tmp_path: Path, arrays: dict[str, Array], message: str) -> None:
+def test_invalid_archives_are_named(tmp_path: Path, arrays: dict[str, Array], message: str) -> None:
     np.savez(tmp_path / "7.npz", **arrays)
     np.savez(tmp_path / "9.npz", feat=np.ones((1, 3)))
     with pytest.raises(ShardError, match=message):
         JoinedFeatures([tmp_path]).read(7)
 
 
-def test_a_single_array_is_the_features(tmp_path: Path) -> None:
+def test_single_array_of_an_archive_is_the_features(tmp_path: Path) -> None:
     np.savez(tmp_path / "COCO_val2014_000000000042.npz", whatever=regions(42))
     np.savez(tmp_path / "readme.npz", x=regions(42))
     source = NpzDir(tmp_path)
     np.testing.assert_array_equal(source.read(42).regions, regions(42))
-    assert source.bad == [f"{tmp_path / 'readme.npz'}: its name is no image id"]
-    assert image_id("42_") is None
+    assert source.bad == [f"{tmp_path / 'readme.npz'}: expected an image id as its name"]
+    assert parse_image_id("42_") is None
 
 
 @pytest.mark.parametrize(("package", "write"), [("h5py", hdf5), ("lmdb", lmdb)])
-def test_a_missing_package_is_one_line(
+def test_missing_package_is_named(
     package: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path).path
@@ -159,17 +161,19 @@ def test_a_missing_package_is_one_line(
         return imported(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ShardError, match=rf"need {package}; pip install 'capdist\[formats\]'"):
+    with pytest.raises(
+        ShardError, match=rf"need {package}; install it with: pip install 'capdist\[formats\]'"
+    ):
         JoinedFeatures([path])
 
 
-def test_what_is_no_format_or_several_is_refused(tmp_path: Path) -> None:
+def test_unknown_and_ambiguous_formats_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(ShardError, match=r"a.txt: looks like no known format; .*bottom_up_tsv"):
-        recognise(FEATURE_FORMATS, tmp_path / "a.txt")
+    with pytest.raises(ShardError, match=r"a.txt: unknown format, expected .*bottom_up_tsv"):
+        detect_format(FEATURE_FORMATS, tmp_path / "a.txt")
     both = write_json(tmp_path / "a.json", {"filename": 0, "file_name": 0})
-    with pytest.raises(ShardError, match=r"a.json: looks like coco_captions and karpathy"):
-        recognise(CAPTION_FORMATS, both)
+    with pytest.raises(ShardError, match=r"a.json: matches formats coco_captions and karpathy"):
+        detect_format(CAPTION_FORMATS, both)
 
 
 @pytest.mark.parametrize(
@@ -181,72 +185,80 @@ def test_what_is_no_format_or_several_is_refused(tmp_path: Path) -> None:
         ("...", ""),
     ],
 )
-def test_words_of_coco_captions(caption: str, tokens: str) -> None:
+def test_coco_captions_are_tokenised(caption: str, tokens: str) -> None:
     assert " ".join(words(caption)) == tokens
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("captions.json", {"images": []}, "tells its split, .* rename it"),
-        ("train_val.json", {"images": []}, "tells its split"),
-        ("val.json", {"images": [{"file_name": "a", "id": 3}]}, "number 0: field 'width' is noth"),
+        (
+            "captions.json",
+            {"images": []},
+            "expected exactly one of train, val, test in the name .* rename it",
+        ),
+        ("train_val.json", {"images": []}, "expected exactly one of train, val, test in the name"),
+        ("val.json", {"images": [{"file_name": "a", "id": 3}]}, "number 0: field 'width' is miss"),
         (
             "val.json",
             {"images": [], "annotations": [{"image_id": 7, "caption": "A dog"}]},
-            "caption of image 7, which is not there",
+            "caption of image 7, which images.. does not list",
         ),
     ],
 )
-def test_odd_coco_files_are_named(
+def test_invalid_coco_files_are_named(
     tmp_path: Path, name: str, data: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ShardError, match=message):
         CocoCaptions(write_json(tmp_path / name, data)).annotations()
 
 
-def test_test_images_of_coco_have_no_captions(tmp_path: Path) -> None:
+def test_coco_test_images_have_no_captions(tmp_path: Path) -> None:
     images = [{"file_name": "a.jpg", "id": 3, "width": 5, "height": 4}]
     path = write_json(tmp_path / "image_info_test2014.json", {"images": images})
-    (found,) = CocoCaptions(path).annotations()
-    assert (found.split, found.captions, found.width, found.height) == ("test", (), 5, 4)
+    (image,) = CocoCaptions(path).annotations()
+    assert (image.split, image.captions, image.width, image.height) == ("test", (), 5, 4)
 
 
-def test_splits_of_entities_may_be_karpathys(tmp_path: Path) -> None:
+def test_entities_splits_can_come_from_a_karpathy_file(tmp_path: Path) -> None:
     path, _ = flickr30k_entities(tmp_path)
     for split in ("train", "val", "test"):
         (path / f"{split}.txt").unlink()
     with pytest.raises(ShardError, match=r"no splits; put train.txt, val.txt and test.txt"):
         Flickr30kEntities(path).annotations()
     karpathy(path)
-    found = Flickr30kEntities(path).annotations()
+    images = Flickr30kEntities(path).annotations()
     splits = ["train", "train", "val", "test", "train", "train"]
-    assert [(image.image_id, image.split) for image in found] == list(zip(IDS, splits, strict=True))
+    assert [(image.image_id, image.split) for image in images] == list(
+        zip(IDS, splits, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("Sentences/42.txt", "[/EN#1/people A man runs .", "brackets do not match"),
-        ("Sentences/42.txt", "A man] runs .", "brackets do not match"),
-        ("Annotations/42.xml", "<annotation></annotation>", "42.xml: not an annotation"),
-        ("train.txt", "42\nforty\n", "'forty' is no image id"),
-        ("train.txt", "43\n", "43.txt: no such file, though split train has image 43"),
+        ("Sentences/42.txt", "[/EN#1/people A man runs .", "unbalanced brackets"),
+        ("Sentences/42.txt", "A man] runs .", "unbalanced brackets"),
+        ("Annotations/42.xml", "<annotation></annotation>", "42.xml: not a valid annotation"),
+        ("train.txt", "42\nforty\n", "image id 'forty', expected a number"),
+        ("train.txt", "43\n", "43.txt: no such file, though split train lists image 43"),
     ],
 )
-def test_odd_entities_are_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+def test_invalid_entities_files_are_named(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
     path, _ = flickr30k_entities(tmp_path)
     (path / file).write_text(text)
     with pytest.raises(ShardError, match=message):
         Flickr30kEntities(path).annotations()
 
 
-def test_an_image_in_two_files_is_refused(tmp_path: Path) -> None:
+def test_image_in_two_files_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.tsv").write_bytes(tsv_line(7))
-    with pytest.raises(ShardError, match=r"b.tsv: image 7 is in .*a.tsv too"):
+    with pytest.raises(ShardError, match=r"b.tsv: image 7 is also in .*a.tsv"):
         JoinedFeatures([tmp_path / "a.tsv", tmp_path / "b.tsv"])
 
 
-def test_every_format_has_its_files() -> None:
+def test_every_format_has_a_writer_of_test_files() -> None:
     assert set(FEATURE_FILES) == set(FEATURE_FORMATS)

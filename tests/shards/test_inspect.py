@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.inspect import describe, draw, find
+from shards.inspect import describe, draw, find_sample
 from shards.schema import ShardError
 from shards.writer import write
-from tests.support.samples import Numbers, make_sample
+from tests.support.samples import NumberSource, make_sample
 
 NAMES = ("cat", "dog")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write(Numbers(), tmp_path / "set", samples_per_shard=3, workers=1)
+    write(NumberSource(), tmp_path / "set", samples_per_shard=3, workers=1)
     return tmp_path / "set"
 
 
@@ -32,17 +32,17 @@ def root(tmp_path: Path) -> Path:
         ("train-00001.tar", None, "000000000003", 0, 3),
     ],
 )
-def test_find(
+def test_find_sample_by_number_split_and_key(
     root: Path, name: str, split: str | None, key: str | None, number: int, image: int
 ) -> None:
-    sample, class_names = find(root / name, split, key, number)
+    sample, class_names = find_sample(root / name, split, key, number)
     assert sample.image_id == image
     assert class_names == NAMES
 
 
-def test_a_lone_tar_needs_no_folder(root: Path, tmp_path: Path) -> None:
-    lone = (root / "val-00000.tar").rename(tmp_path / "lone.tar")
-    sample, class_names = find(lone, None, None, 0)
+def test_single_tar_needs_no_manifest(root: Path, tmp_path: Path) -> None:
+    tar = (root / "val-00000.tar").rename(tmp_path / "single.tar")
+    sample, class_names = find_sample(tar, None, None, 0)
     assert (sample.image_id, class_names) == (7, ())
 
 
@@ -51,20 +51,20 @@ def test_a_lone_tar_needs_no_folder(root: Path, tmp_path: Path) -> None:
     [
         ("", None, None, 9, r"no sample number 9 \(the first is 0\)"),
         ("", "val", "000000000001", 0, "split val: no sample with key '000000000001'"),
-        ("", "dev", None, 0, "no split 'dev'; it has train, val"),
+        ("", "dev", None, 0, "no split 'dev', expected one of train, val"),
         ("nowhere.tar", None, None, 0, "nowhere.tar: no such folder or tar"),
         ("train-00000.tar", "train", None, 0, "leave out --split"),
-        ("manifest.json", None, None, 0, "manifest.json: not a whole tar"),
+        ("manifest.json", None, None, 0, "manifest.json: damaged, or not a tar"),
     ],
 )
-def test_find_says_what_is_wrong(
+def test_missing_sample_is_refused(
     root: Path, name: str, split: str | None, key: str | None, number: int, message: str
 ) -> None:
     with pytest.raises(ShardError, match=message):
-        find(root / name, split, key, number)
+        find_sample(root / name, split, key, number)
 
 
-def test_description_by_hand() -> None:
+def test_description_has_everything() -> None:
     regions = np.array([[1, 0, -1, 4]], np.float16)
     assert describe(replace(make_sample(3), regions=regions), NAMES).splitlines() == [
         "sample 000000000003: image 3, 640 × 480, split train, no picture",
@@ -75,7 +75,7 @@ def test_description_by_hand() -> None:
         "     2 tokens: ein hündchen",
         "concepts: 2: dog 0.90, runs 0.50",
         "regions: 1 of width 4, float16",
-        "  mean 1.000, deviation 1.871, least -1.000, greatest 4.000, zeros 25.0%",
+        "  mean 1.000, standard deviation 1.871, minimum -1.000, maximum 4.000, zeros 25.0%",
         "boxes: the first 1",
         "  0  middle left (x 0% to 50%, y 25% to 100%): dog 0.75, cat 0.25",
         "grounding: 1 phrases",
@@ -83,7 +83,7 @@ def test_description_by_hand() -> None:
     ]
 
 
-def test_description_says_what_is_lacking() -> None:
+def test_description_names_missing_members() -> None:
     sample = replace(
         make_sample(3), width=0, height=0, captions=(), tokens=(), concepts=None, grounding=None
     )
@@ -94,7 +94,7 @@ def test_description_says_what_is_lacking() -> None:
     assert "class 1 0.75, class 0 0.25" in describe(sample, ())
 
 
-def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
+def test_boxes_are_drawn_at_their_coordinates(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (600, 500), "white").save(buffer, format="PNG")
     draw(replace(make_sample(3), picture=buffer.getvalue()), NAMES, tmp_path / "out.png")
@@ -109,7 +109,7 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert not red[:, 301:].any()
 
 
-def test_no_picture_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="sample 000000000003: has no picture"):
+def test_drawing_needs_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="sample 000000000003: no picture"):
         draw(make_sample(3), NAMES, tmp_path / "out.png")
     assert not (tmp_path / "out.png").exists()

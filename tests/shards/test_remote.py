@@ -1,4 +1,4 @@
-"""Shards behind a URL: the same bytes as in the folder, whatever the server does."""
+"""Remote shards: the same bytes as in the folder, even if the server fails at times."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import shards.remote.cache
+import shards.remote.remote_file
 from shards.concept_files import ConceptSet, write_concept_file
 from shards.manifest import MANIFEST, Manifest
 from shards.remote.cache import Cache
-from shards.remote.download import Patience, ShardUnavailableError
+from shards.remote.download import RetryPolicy, ShardUnavailableError
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.verify import verify
 from shards.writer import write
-from tests.support.servers import Server, serving
+from tests.support.faulty_server import Server, serving
 from tests.support.shards import TinySource
 
 FIRST = "train-00000.tar"
-TRIES = 3
+ATTEMPTS = 3
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def server(tiny: Manifest) -> Iterator[Server]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache", patience=Patience(TRIES, wait_s=0.01, timeout_s=20))
+    return Cache(tmp_path / "cache", retry=RetryPolicy(ATTEMPTS, backoff_s=0.01, timeout_s=20))
 
 
 @pytest.fixture
-def hasty(server: Server, cache: Cache) -> Manifest:
-    """Waits half a second for an answer."""
-    return Manifest.load(server.url, replace(cache, patience=Patience(TRIES, 0.01, 0.5)))
+def impatient(server: Server, cache: Cache) -> Manifest:
+    """A set whose requests time out after half a second."""
+    return Manifest.load(server.url, replace(cache, retry=RetryPolicy(ATTEMPTS, 0.01, 0.5)))
 
 
 @pytest.fixture
@@ -53,13 +53,11 @@ def remote(server: Server, cache: Cache) -> Manifest:
     return Manifest.load(server.url, cache)
 
 
-def first(manifest: Manifest) -> bytes:
-    return manifest.tar(manifest.shards[0]).read_bytes()
+def first_shard(manifest: Manifest) -> bytes:
+    return manifest.tar_path(manifest.shards[0]).read_bytes()
 
 
-def test_a_url_gives_what_the_folder_gives(
-    tiny: Manifest, remote: Manifest, server: Server
-) -> None:
+def test_url_gives_the_same_as_the_folder(tiny: Manifest, remote: Manifest, server: Server) -> None:
     assert remote.to_json() == tiny.to_json()
     for split in ("train", "val", "test"):
         assert list(remote.read(split, "json")) == list(tiny.read(split, "json"))
@@ -71,14 +69,14 @@ def test_a_url_gives_what_the_folder_gives(
     assert verify(remote) == []
 
 
-def test_any_file_system_of_fsspec_will_do(tiny: Manifest, cache: Cache) -> None:
+def test_any_fsspec_file_system_works(tiny: Manifest, cache: Cache) -> None:
     files = fsspec.filesystem("memory")
     files.put(str(tiny.root), "/set", recursive=True)
     found = Manifest.load("memory://set/", cache)
     assert list(found.read("train", "json")) == list(tiny.read("train", "json"))
 
 
-def test_concepts_beside_the_tars_come_along(tiny: Manifest, cache: Cache, tmp_path: Path) -> None:
+def test_concept_files_are_downloaded(tiny: Manifest, cache: Cache, tmp_path: Path) -> None:
     root = tmp_path / "with"
     shutil.copytree(tiny.root, root)
     files = {
@@ -96,40 +94,39 @@ def test_concepts_beside_the_tars_come_along(tiny: Manifest, cache: Cache, tmp_p
 
 
 @pytest.mark.parametrize("faults", [["503", "503"], ["drop"], ["drop", "503"]])
-def test_a_faulty_server_is_asked_again(
+def test_failed_requests_are_repeated(
     tiny: Manifest, remote: Manifest, server: Server, faults: list[str]
 ) -> None:
     server.faults[FIRST] = list(faults)
-    assert first(remote) == first(tiny)
+    assert first_shard(remote) == first_shard(tiny)
     assert server.count()[FIRST] == len(faults) + 1
 
 
-def test_a_server_that_falls_silent_is_asked_again(
-    tiny: Manifest, hasty: Manifest, server: Server
+def test_request_is_repeated_after_a_timeout(
+    tiny: Manifest, impatient: Manifest, server: Server
 ) -> None:
     server.faults[FIRST] = ["hang"]
-    assert first(hasty) == first(tiny)
+    assert first_shard(impatient) == first_shard(tiny)
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("503", "503"), ("drop", "ClientPayloadError"), ("hang", "FSTimeoutError")]
+    ("fault", "reason"),
+    [("503", "503"), ("drop", "ClientPayloadError"), ("hang", "FSTimeoutError")],
 )
-def test_a_shard_that_does_not_come_is_lost(
-    hasty: Manifest, server: Server, fault: str, said: str
+def test_shard_is_unavailable_after_all_attempts(
+    impatient: Manifest, server: Server, fault: str, reason: str
 ) -> None:
-    server.faults[FIRST] = [fault] * TRIES
+    server.faults[FIRST] = [fault] * ATTEMPTS
     with pytest.raises(
-        ShardUnavailableError, match=f"{server.url}/{FIRST}: 3 tries failed.*{said}"
-    ) as lost:
-        first(hasty)
-    assert server.count()[FIRST] == TRIES
+        ShardUnavailableError, match=f"{server.url}/{FIRST}: 3 attempts failed.*{reason}"
+    ) as error:
+        first_shard(impatient)
+    assert server.count()[FIRST] == ATTEMPTS
     # A reader process sends its errors as a class and a text.
-    assert isinstance(type(lost.value)(str(lost.value)), ShardError)
+    assert isinstance(type(error.value)(str(error.value)), ShardError)
 
 
-def test_a_shard_that_is_not_there_is_lost_at_once(
-    tiny: Manifest, cache: Cache, tmp_path: Path
-) -> None:
+def test_missing_shard_is_unavailable_at_once(tiny: Manifest, cache: Cache, tmp_path: Path) -> None:
     shutil.copytree(tiny.root, tmp_path / "set")
     (tmp_path / "set" / FIRST).unlink()
     with serving(tmp_path / "set") as server:
@@ -137,95 +134,97 @@ def test_a_shard_that_is_not_there_is_lost_at_once(
         with pytest.raises(
             ShardUnavailableError, match=f"{FIRST}: no such file, though the set lists it"
         ):
-            first(found)
+            first_shard(found)
         assert server.count()[FIRST] == 1
         with pytest.raises(ShardError, match=f"{server.url}/none/manifest.json: no manifest"):
             Manifest.load(f"{server.url}/none", cache)
 
 
-def test_what_has_come_is_not_asked_for_again(
+def test_received_bytes_are_not_requested_again(
     tiny: Manifest, remote: Manifest, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = tiny.shards[0].bytes
-    monkeypatch.setattr(shards.remote.cache, "PIECE", size // 3)
+    monkeypatch.setattr(shards.remote.remote_file, "REQUEST_BYTES", size // 3)
     server.faults[FIRST] = ["", "drop", "503", "", "drop"]
-    assert first(remote) == first(tiny)
-    starts = [int(r[6:].split("-")[0]) for name, r in server.asked if name == FIRST]
+    assert first_shard(remote) == first_shard(tiny)
+    starts = [int(r[6:].split("-")[0]) for name, r in server.requests if name == FIRST]
     piece = size // 3
     last = [3 * piece] if size % 3 else []
     assert starts == [0, piece, piece, piece, 2 * piece, 2 * piece, *last]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("begun", [b"", b"right", b"wrong", b"long"])
-def test_a_begun_file_is_gone_on_with(
-    tiny: Manifest, remote: Manifest, server: Server, ranges: bool, begun: bytes
+@pytest.mark.parametrize("partial", [b"", b"right", b"wrong", b"long"])
+def test_partial_download_continues(
+    tiny: Manifest, remote: Manifest, server: Server, ranges: bool, partial: bytes
 ) -> None:
     server.ranges = ranges
-    source = remote.shards[0].source
+    source = remote.shards[0].remote
     assert source
     source.cache.folder.mkdir()
-    data = {b"right": first(tiny)[:1000], b"long": first(tiny) + b"more"}.get(begun, begun)
+    data = {b"right": first_shard(tiny)[:1000], b"long": first_shard(tiny) + b"more"}.get(
+        partial, partial
+    )
     source.copy.with_name(f"{source.copy.name}.part").write_bytes(data)
-    assert first(remote) == first(tiny)
+    assert first_shard(remote) == first_shard(tiny)
     assert [path.name for path in source.cache.folder.iterdir()] == [source.copy.name]
 
 
-def test_a_set_that_changed_is_read_as_it_is_now(
-    tiny: Manifest, cache: Cache, tmp_path: Path
-) -> None:
+def test_changed_set_needs_its_new_manifest(tiny: Manifest, cache: Cache, tmp_path: Path) -> None:
     root = tmp_path / "set"
     shutil.copytree(tiny.root, root)
     with serving(root) as server:
         before = Manifest.load(server.url, cache)
-        first(before)
+        first_shard(before)
         shutil.rmtree(root)
         other = write(replace(TinySource(), dim=7), root, samples_per_shard=8, workers=1)
-        with pytest.raises(ShardUnavailableError) as lost:
-            before.tar(before.shards[1])
-        assert all(shard.sha256 in str(lost.value) for shard in (before.shards[1], other.shards[1]))
+        with pytest.raises(ShardUnavailableError) as error:
+            before.tar_path(before.shards[1])
+        assert before.shards[1].sha256 in str(error.value)
+        assert other.shards[1].sha256 in str(error.value)
         now = Manifest.load(server.url, cache)
         assert list(now.read("train", "regions.npy")) == list(other.read("train", "regions.npy"))
-        assert first(before) == first(tiny)
+        assert first_shard(before) == first_shard(tiny)
 
 
 def test_processes_share_one_download(tiny: Manifest, remote: Manifest, server: Server) -> None:
     server.faults[FIRST] = ["wait"]
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        found = pool.map_async(first, [remote] * 4, chunksize=1)
-        time.sleep(0.3)  # so that all of them ask, which does not change what must come out
+        results = pool.map_async(first_shard, [remote] * 4, chunksize=1)
+        time.sleep(0.3)  # so that all of them wait; the result does not depend on it
         server.gate.set()
-        assert found.get(60) == [first(tiny)] * 4
+        assert results.get(60) == [first_shard(tiny)] * 4
     assert server.count()[FIRST] == 1
 
 
-def test_a_process_that_begins_meanwhile_locks_nothing(
+def test_process_forked_during_a_download_keeps_no_lock(
     tiny: Manifest, remote: Manifest, server: Server
 ) -> None:
     server.faults[FIRST] = ["wait"]
-    remote.fetch_ahead(remote.shards[:1])
+    remote.prefetch(remote.shards[:1])
     while not server.count()[FIRST]:
         time.sleep(0.01)
     other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    other.start()  # with every file of this one open
+    other.start()  # inherits all open files
     server.gate.set()
-    assert first(remote) == first(tiny)
+    assert first_shard(remote) == first_shard(tiny)
     other.kill()
     other.join()
 
 
-def test_after_a_kill_the_download_goes_on(
+def test_download_continues_after_its_process_is_killed(
     tiny: Manifest, remote: Manifest, server: Server, cache: Cache
 ) -> None:
-    size, source = tiny.shards[0].bytes, remote.shards[0].source
+    size, source = tiny.shards[0].bytes, remote.shards[0].remote
     server.faults[FIRST] = ["", "hang"]
     code = f"""
-import shards.remote.cache
+import shards.remote.remote_file
 from pathlib import Path
 from shards.manifest import Manifest
-shards.remote.cache.PIECE = {size // 2 + 1}
-manifest = Manifest.load({server.url!r}, shards.remote.cache.Cache(Path({str(cache.folder)!r})))
-manifest.tar(manifest.shards[0])
+from shards.remote.cache import Cache
+shards.remote.remote_file.REQUEST_BYTES = {size // 2 + 1}
+manifest = Manifest.load({server.url!r}, Cache(Path({str(cache.folder)!r})))
+manifest.tar_path(manifest.shards[0])
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     while server.count()[FIRST] < 2 and process.poll() is None:
@@ -234,18 +233,20 @@ manifest.tar(manifest.shards[0])
     process.wait()
     assert source
     assert not source.copy.exists()
-    assert first(remote) == first(tiny)
-    assert server.asked[-1] == (FIRST, f"bytes={size // 2 + 1}-{size - 1}")
+    assert first_shard(remote) == first_shard(tiny)
+    assert server.requests[-1] == (FIRST, f"bytes={size // 2 + 1}-{size - 1}")
 
 
-def test_the_next_shards_come_ahead(tiny: Manifest, remote: Manifest, server: Server) -> None:
+def test_prefetched_shards_are_downloaded_once(
+    tiny: Manifest, remote: Manifest, server: Server
+) -> None:
     names = [shard.name for shard in remote.shards[:2]]
     server.faults.update({name: ["wait"] for name in names})
-    remote.fetch_ahead(remote.shards[:5])  # more than are fetched at a time
-    remote.fetch_ahead(remote.shards[:2])
+    remote.prefetch(remote.shards[:5])  # more than PREFETCH_THREADS
+    remote.prefetch(remote.shards[:2])
     server.gate.set()
     for shard in remote.shards[:2]:
-        assert remote.tar(shard).read_bytes() == tiny.tar(shard).read_bytes()
+        assert remote.tar_path(shard).read_bytes() == tiny.tar_path(shard).read_bytes()
     assert server.count() == {MANIFEST: 1, "concepts.json": 1, **dict.fromkeys(names, 1)}
 
 
@@ -261,7 +262,7 @@ def test_the_next_shards_come_ahead(tiny: Manifest, remote: Manifest, server: Se
         ("evil.tar", "../" * 21 + "0"),
     ],
 )
-def test_a_set_that_would_write_elsewhere_is_refused(
+def test_set_with_files_in_other_folders_is_refused(
     tiny: Manifest, cache: Cache, tmp_path: Path, name: str, sha256: str
 ) -> None:
     manifest = tiny.to_json()
@@ -273,31 +274,31 @@ def test_a_set_that_would_write_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         ("<html>", "not JSON"),
-        ("[]", "not in the format: all of it: Input should be"),
+        ("[]", "not in the format: top level: Input should be"),
         (f'{{"schema_version": {SCHEMA_VERSION}}}', "not in the format: name: Field required"),
         ('{"schema_version": 7}', "schema version 7, expected"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_named(
-    cache: Cache, tmp_path: Path, content: str, said: str
+def test_invalid_manifest_is_refused(
+    cache: Cache, tmp_path: Path, content: str, reason: str
 ) -> None:
     (tmp_path / MANIFEST).write_text(content)
     with (
         serving(tmp_path) as server,
-        pytest.raises(ShardError, match=f"{server.url}/{MANIFEST}: {said}"),
+        pytest.raises(ShardError, match=f"{server.url}/{MANIFEST}: {reason}"),
     ):
         Manifest.load(server.url, cache)
 
 
-def test_nothing_is_written_to_a_server(remote: Manifest) -> None:
-    with pytest.raises(ShardError, match="copy the set to a folder"):
-        _ = remote.folder
+def test_remote_set_has_no_local_folder(remote: Manifest) -> None:
+    with pytest.raises(ShardError, match="copy the set to a local folder"):
+        _ = remote.local_folder
 
 
-def test_a_missing_library_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ShardError, match=r"s3://none/set/manifest.json.*pip install 'capdist"):
         Manifest.load("s3://none/set", cache)
@@ -305,7 +306,7 @@ def test_a_missing_library_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatc
         Manifest.load("gopher://none", cache)
 
 
-def test_where_copies_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     assert Cache().folder == tmp_path / f"capdist-{os.getuid()}"

@@ -9,7 +9,7 @@ import pytest
 
 from shards.manifest import Manifest
 from shards.remote.cache import Cache
-from shards.remote.download import Patience, ShardUnavailableError
+from shards.remote.download import RetryPolicy, ShardUnavailableError
 from shards.schema import ShardError
 from shards.verify import verify
 
@@ -36,7 +36,7 @@ def bucket(tiny: Manifest) -> Iterator[object]:
     monkeypatch.undo()
 
 
-def test_a_bucket_gives_what_the_folder_gives(
+def test_bucket_gives_the_same_as_the_folder(
     tiny: Manifest, bucket: object, tmp_path: Path
 ) -> None:
     remote = Manifest.load("s3://corpus/sets/tiny", Cache(tmp_path))
@@ -44,8 +44,8 @@ def test_a_bucket_gives_what_the_folder_gives(
     assert verify(remote) == []
 
 
-def test_what_is_not_in_a_bucket_is_named(bucket: object, tmp_path: Path) -> None:
-    cache = Cache(tmp_path, patience=Patience(2, wait_s=0.01, timeout_s=5))
+def test_missing_object_is_named(bucket: object, tmp_path: Path) -> None:
+    cache = Cache(tmp_path, retry=RetryPolicy(2, backoff_s=0.01, timeout_s=5))
     remote = Manifest.load("s3://corpus/sets/tiny", cache)
     bucket.Object("sets/tiny/val-00000.tar").delete()  # type: ignore[attr-defined]
     with pytest.raises(

@@ -22,24 +22,24 @@ def members(source: SceneSource, split: str, count: int) -> list[dict[str, bytes
     return [encode(sample) for sample in source.load(split, source.splits()[split][:count])]
 
 
-def test_the_same_bytes_twice() -> None:
+def test_same_seed_gives_the_same_bytes() -> None:
     assert members(SceneSource(), "val", 5) == members(SceneSource(), "val", 5)
 
 
-def test_another_seed_gives_other_scenes() -> None:
-    here, there = (members(SceneSource(seed=seed), "val", 5) for seed in (1, 2))
+def test_other_seed_gives_other_scenes() -> None:
+    first, second = (members(SceneSource(seed=seed), "val", 5) for seed in (1, 2))
     assert SceneSource(seed=1).fingerprint() != SceneSource(seed=2).fingerprint()
-    for one, other in zip(here, there, strict=True):
+    for one, other in zip(first, second, strict=True):
         assert all(one[suffix] != other[suffix] for suffix in one)
 
 
-def test_a_scene_does_not_depend_on_the_size_of_the_set() -> None:
+def test_scene_does_not_depend_on_the_size_of_the_set() -> None:
     small, large = SceneSource(train=7, val=3, test=3), SceneSource(train=4000, val=500)
     for split in ("train", "val", "test"):
         assert members(small, split, 3) == members(large, split, 3)
 
 
-def test_a_scene_does_not_depend_on_those_loaded_before() -> None:
+def test_scene_does_not_depend_on_earlier_loads() -> None:
     source = SceneSource()
     ids = source.splits()["train"]
     several, one = list(source.load("train", ids[2:5])), next(source.load("train", ids[4:5]))
@@ -53,7 +53,7 @@ def test_ids_and_keys_are_unique_over_all_splits() -> None:
     assert all(sample.key == f"{sample.image_id:012d}" for sample in loaded)
 
 
-def test_boxes_and_regions_have_the_stated_shape_and_range(samples: list[Sample]) -> None:
+def test_boxes_and_regions_have_valid_shape_and_range(samples: list[Sample]) -> None:
     for sample in samples:
         assert sample.boxes.shape == (36, 4)
         assert sample.regions.shape == (36, 128)
@@ -63,7 +63,7 @@ def test_boxes_and_regions_have_the_stated_shape_and_range(samples: list[Sample]
         assert (sample.boxes[:, :2] < sample.boxes[:, 2:]).all()
 
 
-def test_class_probabilities_fall_and_add_up_to_at_most_one(samples: list[Sample]) -> None:
+def test_class_probabilities_descend_and_sum_to_at_most_one(samples: list[Sample]) -> None:
     for sample in samples:
         assert sample.classes is not None
         prob = sample.classes["prob"].astype(np.float64)
@@ -73,28 +73,28 @@ def test_class_probabilities_fall_and_add_up_to_at_most_one(samples: list[Sample
         assert all(len(set(row)) == 8 for row in sample.classes["id"])
 
 
-def test_every_class_is_somewhere_the_likeliest(samples: list[Sample]) -> None:
+def test_every_class_is_the_likeliest_of_some_region(samples: list[Sample]) -> None:
     first = np.concatenate([s.classes["id"][:, 0] for s in samples if s.classes is not None])
     assert set(first) == set(range(25))
     assert SceneSource().class_names == ("background", *KINDS)
 
 
-def test_the_detector_is_often_right_and_often_wrong(samples: list[Sample]) -> None:
-    """The region that fits a mentioned object best: its likeliest class against the truth."""
-    right = []
+def test_detector_is_often_right_and_often_wrong(samples: list[Sample]) -> None:
+    """Likeliest class of the region that fits an object best."""
+    correct = []
     for sample in samples:
         assert sample.grounding is not None
         assert sample.classes is not None
         for phrase in sample.grounding:
             for box in phrase.boxes:
                 region = int(np.abs(sample.boxes - np.array(box)).sum(axis=1).argmin())
-                named = SceneSource().class_names[sample.classes["id"][region, 0]]
-                right.append(named == phrase.class_name)
-    assert 0.5 < np.mean(right) < 0.95
+                predicted = SceneSource().class_names[sample.classes["id"][region, 0]]
+                correct.append(predicted == phrase.class_name)
+    assert 0.5 < np.mean(correct) < 0.95
 
 
-def test_features_tell_objects_apart(samples: list[Sample]) -> None:
-    """A linear map from the best region's feature to the kind beats chance by far."""
+def test_kind_is_linearly_predictable_from_features(samples: list[Sample]) -> None:
+    """Ridge regression from the best region's feature to the kind is far better than chance."""
     features, kinds = [], []
     for sample in samples:
         for phrase in sample.grounding or ():
@@ -106,8 +106,8 @@ def test_features_tell_objects_apart(samples: list[Sample]) -> None:
     weights = np.linalg.solve(
         X[:half].T @ X[:half] + np.eye(128), X[:half].T @ np.eye(24)[y[:half]]
     )
-    right = ((X[half:] @ weights).argmax(axis=1) == y[half:]).mean()
-    assert 6 / 24 < right < 0.95
+    accuracy = ((X[half:] @ weights).argmax(axis=1) == y[half:]).mean()
+    assert 6 / 24 < accuracy < 0.95
 
 
 def test_concepts_are_ranked_and_mostly_true(samples: list[Sample]) -> None:
@@ -119,9 +119,9 @@ def test_concepts_are_ranked_and_mostly_true(samples: list[Sample]) -> None:
         assert list(scores) == sorted(scores, reverse=True)
         assert min(scores) > 0
         assert max(scores) <= 1
-        said = {token for caption in sample.tokens for token in caption}
+        caption_words = {token for caption in sample.tokens for token in caption}
         for word, score in sample.concepts:
-            (true if word in said else false).append(score)
+            (true if word in caption_words else false).append(score)
     assert np.mean(true) > 0.5 > np.mean(false)
     assert max(false) > np.median(true)
 
@@ -134,19 +134,19 @@ def test_pictures_are_not_blank(samples: list[Sample]) -> None:
             assert len(image.convert("RGB").getcolors(160 * 160) or ()) > 10
 
 
-def test_the_source_is_picklable_and_can_be_written(tmp_path) -> None:
+def test_source_is_picklable_and_can_be_written(tmp_path) -> None:
     source = pickle.loads(pickle.dumps(SceneSource(train=5, val=2, test=1)))
     manifest = write(source, tmp_path / "scenes", samples_per_shard=3, workers=1)
     assert [shard.samples for shard in manifest.shards] == [3, 2, 2, 1]
-    found = replace(manifest.features, fingerprint=source.features.fingerprint)
-    assert found == source.features
+    features = replace(manifest.features, fingerprint=source.features.fingerprint)
+    assert features == source.features
     assert len(manifest.class_names) == 25
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("arguments", "message"),
     [({"seed": -1}, "seed is -1"), ({"val": -5}, "val is -5"), ({"train": 10**6}, "train is")],
 )
-def test_impossible_numbers_are_refused(wrong: dict[str, int], said: str) -> None:
-    with pytest.raises(ShardError, match=said):
-        SceneSource(**wrong)
+def test_invalid_arguments_are_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ShardError, match=message):
+        SceneSource(**arguments)

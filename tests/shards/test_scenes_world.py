@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from shards.scenes.layout import draw_scene
+from shards.scenes.layout import sample_scene
 from shards.scenes.relations import between, near, relation
 from shards.scenes.shapes import SHAPES
 from shards.scenes.world import KINDS, SIDE, Box, Entity, Scene, visible_shares
@@ -13,7 +13,7 @@ def entity(*boxes: Box, kind: str = "star", depth: int = 0) -> Entity:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [draw_scene(np.random.default_rng(number)) for number in range(300)]
+    return [sample_scene(np.random.default_rng(number)) for number in range(300)]
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_between_needs_one_neighbour_on_each_side() -> None:
 
 
 def test_visible_shares_by_hand() -> None:
-    behind = entity((0, 0, 10, 10), (20, 0, 30, 10), depth=0)
-    before = entity((5, 0, 15, 5), depth=1)
-    assert visible_shares([before, behind]) == [0.75, 1.0, 1.0]
+    back = entity((0, 0, 10, 10), (20, 0, 30, 10), depth=0)
+    front = entity((5, 0, 15, 5), depth=1)
+    assert visible_shares([front, back]) == [0.75, 1.0, 1.0]
 
 
 def test_saliency_by_hand() -> None:
@@ -66,7 +66,7 @@ def test_saliency_by_hand() -> None:
     assert entity((120, 70, 140, 90)).saliency == pytest.approx(20 * (1 - 0.5 * 50 / 113.137), 1e-4)
 
 
-def test_every_scene_keeps_the_rules(scenes: list[Scene]) -> None:
+def test_scenes_are_valid(scenes: list[Scene]) -> None:
     for scene in scenes:
         kinds = [entity.kind for entity in scene.entities]
         boxes = np.array([box for _, box in scene.objects()])
@@ -80,9 +80,9 @@ def test_every_scene_keeps_the_rules(scenes: list[Scene]) -> None:
 
 
 def test_every_relation_kind_colour_and_count_occurs(scenes: list[Scene]) -> None:
-    told = {relation(*scene.entities[:2]) for scene in scenes}
+    relations = {relation(*scene.entities[:2]) for scene in scenes}
     entities = [entity for scene in scenes for entity in scene.entities]
-    assert len(told) == 9
+    assert len(relations) == 9
     assert any(len(s.entities) > 2 and between(*s.entities[:3]) for s in scenes)
     assert {entity.kind for entity in entities} == set(KINDS) == set(SHAPES)
     assert len({entity.colour for entity in entities}) == 8

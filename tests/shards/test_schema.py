@@ -9,35 +9,35 @@ from shards.schema import REQUIRED_MEMBERS, Phrase, Sample, ShardError, decode, 
 from tests.support.samples import make_sample
 
 
-def assert_same(one: Sample, other: Sample) -> None:
+def assert_equal(one: Sample, other: Sample) -> None:
     for field in fields(Sample):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(mine, np.ndarray):
-            assert mine.dtype == theirs.dtype
-            np.testing.assert_array_equal(mine, theirs)
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
         else:
-            assert mine == theirs, field.name
+            assert a == b, field.name
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])
 def test_decode_undoes_encode(i: int) -> None:
     sample = replace(make_sample(i), picture=b"\x89PNG made up")
-    assert_same(decode(sample.key, encode(sample)), sample)
+    assert_equal(decode(sample.key, encode(sample)), sample)
 
 
-def test_optional_members_may_lack() -> None:
+def test_optional_members_can_be_left_out() -> None:
     sample = replace(make_sample(1), classes=None, concepts=None, grounding=None)
     members = encode(sample)
     assert tuple(members) == REQUIRED_MEMBERS
-    assert_same(decode(sample.key, members), sample)
+    assert_equal(decode(sample.key, members), sample)
 
 
-def test_no_concepts_and_none_known_are_told_apart() -> None:
+def test_no_concepts_differ_from_unknown_concepts() -> None:
     sample = replace(make_sample(1), concepts=(), grounding=())
-    assert_same(decode(sample.key, encode(sample)), sample)
+    assert_equal(decode(sample.key, encode(sample)), sample)
 
 
-def test_members_are_what_other_readers_expect() -> None:
+def test_members_can_be_read_by_json_and_numpy() -> None:
     sample = make_sample(2)
     members = encode(sample)
     assert json.loads(members["json"])["tokens"][1] == ["ein", "hündchen"]
@@ -71,13 +71,13 @@ def test_damaged_member_is_named(suffix: str) -> None:
         ({"boxes": np.zeros((2, 5), np.float32)}, r"boxes.npy is float32 \(2, 5\)"),
         ({"classes": np.zeros((2, 3), np.int16)}, "classes.npy is int16"),
         ({"captions": ("one",)}, "1 captions but 2 token lists"),
-        ({"grounding": (Phrase(2, 0, 1, 0, "dog", ()),)}, "no phrase of caption 2.* 0 tokens"),
+        ({"grounding": (Phrase(2, 0, 1, 0, "dog", ()),)}, "not a phrase of caption 2.* 0 tokens"),
         ({"grounding": (Phrase(0, 1, 5, 2, "dog", ()),)}, "1 to 5 .* caption 0, which has 4"),
-        ({"grounding": (Phrase(0, 1, 3, 3, "dog", ()),)}, "with head 3 are no phrase"),
+        ({"grounding": (Phrase(0, 1, 3, 3, "dog", ()),)}, "with head 3 are not a phrase"),
         ({"key": "a.b"}, "no '.'"),
         ({"key": ""}, "not empty"),
     ],
 )
-def test_odd_sample_is_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_sample_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ShardError, match=message):
         encode(replace(make_sample(1), **change))

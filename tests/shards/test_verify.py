@@ -9,15 +9,15 @@ import pytest
 
 from shards.index import Member, write_index
 from shards.manifest import MANIFEST, Manifest
-from shards.tars import read_tar
+from shards.tar import read_tar
 from shards.verify import verify
 from shards.writer import write
-from tests.support.samples import Numbers
+from tests.support.samples import NumberSource
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write(Numbers({"train": 7, "val": 5}), tmp_path, samples_per_shard=4, workers=1)
+    write(NumberSource({"train": 7, "val": 5}), tmp_path, samples_per_shard=4, workers=1)
     return tmp_path
 
 
@@ -26,13 +26,13 @@ def problems(root: Path) -> list[str]:
 
 
 def change_manifest(root: Path, change: Callable[[dict[str, dict[str, object]]], None]) -> None:
-    """Change rows of the manifest, given by the shard's name."""
+    """Change rows of the manifest, which are given by the shard's name."""
     data = json.loads((root / MANIFEST).read_text())
     change({row["name"]: row for row in data["shards"]})
     (root / MANIFEST).write_text(json.dumps(data))
 
 
-def flip(path: Path, offset: int) -> None:
+def flip_bit(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
@@ -44,35 +44,35 @@ def member(root: Path, shard: str, sample: int, suffix: str) -> Member:
     return manifest.index(row)[sample].members[suffix]
 
 
-def test_whole_folder_has_no_problem(root: Path) -> None:
+def test_undamaged_folder_has_no_problems(root: Path) -> None:
     assert problems(root) == []
 
 
 @pytest.mark.parametrize("suffix", ["json", "regions.npy", "concepts.json"])
 def test_damaged_member_is_named(root: Path, suffix: str) -> None:
     found = member(root, "train-00001.tar", 1, suffix)
-    flip(root / "train-00001.tar", found.offset + found.size - 1)
-    sha, damaged = problems(root)
-    assert sha.startswith("train-00001.tar: SHA-256 is not the manifest's")
+    flip_bit(root / "train-00001.tar", found.offset + found.size - 1)
+    hash_problem, damaged = problems(root)
+    assert hash_problem.startswith("train-00001.tar: SHA-256 mismatch with the manifest")
     assert f"member 000000000005.{suffix} is damaged" in damaged
 
 
 def test_damage_outside_the_members_is_found(root: Path) -> None:
-    flip(root / "val-00000.tar", 150)
+    flip_bit(root / "val-00000.tar", 150)
     assert [line.split(":")[0] for line in problems(root)] == ["val-00000.tar"]
 
 
-def test_short_tar_names_every_sample_that_is_cut(root: Path) -> None:
+def test_truncated_tar_names_every_truncated_sample(root: Path) -> None:
     path = root / "val-00000.tar"
     path.write_bytes(path.read_bytes()[: member(root, path.name, 2, "boxes.npy").offset + 9])
     lines = problems(root)
     assert len(lines) == 3
-    assert lines[0].startswith("val-00000.tar: cut short:")
-    assert "000000000009.boxes.npy is cut off" in lines[1]
-    assert "000000000010.json is cut off" in lines[2]
+    assert lines[0].startswith("val-00000.tar: truncated:")
+    assert "000000000009.boxes.npy is truncated" in lines[1]
+    assert "000000000010.json is truncated" in lines[2]
 
 
-def test_all_missing_files_are_named(root: Path) -> None:
+def test_missing_files_are_named(root: Path) -> None:
     (root / "train-00000.tar").unlink()
     (root / "val-00001.index.json").unlink()
     first, second = problems(root)
@@ -81,7 +81,7 @@ def test_all_missing_files_are_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "7", "[\n1\n]\n", '[\n{"key": "a"}\n]\n'])
-def test_index_that_is_none_is_named(root: Path, content: str) -> None:
+def test_invalid_index_is_named(root: Path, content: str) -> None:
     (root / "train-00000.index.json").write_text(content)
     (line,) = problems(root)
     assert "train-00000" in line
@@ -89,17 +89,15 @@ def test_index_that_is_none_is_named(root: Path, content: str) -> None:
 
 def test_index_of_another_tar_is_found(root: Path) -> None:
     path = root / "train-00000.index.json"
-    *lines, _last, end, nothing = path.read_text().split("\n")
-    path.write_text("\n".join([*lines[:-1], lines[-1].removesuffix(","), end, nothing]))
-    assert problems(root) == [
-        "train-00000.tar: its index does not describe this tar; build the shard again"
-    ]
+    *lines, _last_sample, end, empty = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[:-1], lines[-1].removesuffix(","), end, empty]))
+    assert problems(root) == ["train-00000.tar: does not match its index; build the shard again"]
 
 
 def rewrite(
     root: Path, shard: str, drop: str | None = None, add: dict[str, bytes] | None = None
 ) -> None:
-    """Write a shard again with another member list, its index and manifest row to match."""
+    """Write a shard again with other members, with matching index and manifest row."""
     path = root / shard
     kept = [
         (f"{entry.key}.{suffix}", data)
@@ -112,11 +110,11 @@ def rewrite(
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    adopt(root, shard)
+    update_index_and_manifest(root, shard)
 
 
-def adopt(root: Path, shard: str) -> None:
-    """Make index, size and hash those of the tar as it is."""
+def update_index_and_manifest(root: Path, shard: str) -> None:
+    """Set index, size and hash to those of the changed tar."""
     path = root / shard
     write_index(path, [entry for entry, _ in read_tar(path)])
     data = path.read_bytes()
@@ -133,14 +131,14 @@ def test_missing_required_member_is_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"nonsense"])
-def test_samples_that_do_not_decode_are_all_named(root: Path, content: bytes) -> None:
+def test_samples_that_do_not_decode_are_named(root: Path, content: bytes) -> None:
     rewrite(root, "val-00001.tar", add={"json": content})
     (line,) = problems(root)
     assert "sample 000000000011" in line
 
 
 def test_other_feature_width_is_found(tmp_path: Path) -> None:
-    write(Numbers({"train": 2}), tmp_path, workers=1)
+    write(NumberSource({"train": 2}), tmp_path, workers=1)
     data = json.loads((tmp_path / MANIFEST).read_text())
     data["features"]["dim"] = 5
     (tmp_path / MANIFEST).write_text(json.dumps(data))
@@ -149,7 +147,7 @@ def test_other_feature_width_is_found(tmp_path: Path) -> None:
     assert all("regions of width 4, but the manifest says 5" in line for line in lines)
 
 
-def test_counts_and_duplicates_are_found(root: Path) -> None:
+def test_wrong_counts_and_duplicate_keys_are_found(root: Path) -> None:
     def miscount(rows: dict[str, dict[str, object]]) -> None:
         rows["train-00000.tar"].update(samples=9)
         rows["train-00001.tar"].update(captions=1)
@@ -158,14 +156,14 @@ def test_counts_and_duplicates_are_found(root: Path) -> None:
     for ending in ("tar", "index.json"):
         (root / f"val-00001.{ending}").write_bytes((root / f"val-00000.{ending}").read_bytes())
     change_manifest(root, lambda rows: rows["val-00001.tar"].update(samples=4, captions=8))
-    adopt(root, "val-00001.tar")
+    update_index_and_manifest(root, "val-00001.tar")
     assert problems(root) == [
         "train-00000.tar: 4 samples, but the manifest says 9",
         "train-00001.tar: 6 captions, but the manifest says 1",
-        *(f"val-00001.tar: key {i:012d} is in val-00000.tar too" for i in range(7, 11)),
+        *(f"val-00001.tar: key {i:012d} is also in val-00000.tar" for i in range(7, 11)),
     ]
 
 
-def test_tar_beside_the_manifest_is_found(root: Path) -> None:
+def test_unlisted_tar_is_found(root: Path) -> None:
     (root / "train-00007.tar").write_bytes(b"")
     assert problems(root) == ["train-00007.tar: not in the manifest; remove it"]

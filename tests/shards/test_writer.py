@@ -13,16 +13,16 @@ import webdataset
 
 from shards.manifest import MANIFEST
 from shards.schema import Sample, ShardError
-from shards.writer import PLAN, write
-from tests.support.samples import Changed, Numbers, make_sample
+from shards.writer import BUILD_SETTINGS, write
+from tests.support.samples import ChangedSource, NumberSource, make_sample
 
 
 def contents(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
-def test_manifest_counts_by_hand(tmp_path: Path) -> None:
-    manifest = write(Numbers(), tmp_path, samples_per_shard=3, workers=1)
+def test_manifest_has_the_shards_counts_and_hashes(tmp_path: Path) -> None:
+    manifest = write(NumberSource(), tmp_path, samples_per_shard=3, workers=1)
     rows = [(s.name, s.split, s.samples, s.captions) for s in manifest.shards]
     assert rows == [
         ("train-00000.tar", "train", 3, 6),
@@ -36,14 +36,14 @@ def test_manifest_counts_by_hand(tmp_path: Path) -> None:
         assert (shard.bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
-def test_processes_write_the_same_bytes_as_one(tmp_path: Path) -> None:
-    write(Numbers(), tmp_path / "one", samples_per_shard=2, workers=1)
-    write(Numbers(), tmp_path / "two", samples_per_shard=2, workers=2)
+def test_worker_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    write(NumberSource(), tmp_path / "one", samples_per_shard=2, workers=1)
+    write(NumberSource(), tmp_path / "two", samples_per_shard=2, workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_entries_depend_on_the_samples_alone(tmp_path: Path) -> None:
-    write(Numbers(), tmp_path, workers=1)
+def test_tar_headers_are_constant(tmp_path: Path) -> None:
+    write(NumberSource(), tmp_path, workers=1)
     with tarfile.open(tmp_path / "train-00000.tar") as tar:
         for info in tar:
             assert (info.mtime, info.uid, info.gid, info.mode) == (0, 0, 0, 0o644)
@@ -51,7 +51,7 @@ def test_entries_depend_on_the_samples_alone(tmp_path: Path) -> None:
 
 
 def test_webdataset_reads_the_tars(tmp_path: Path) -> None:
-    write(Numbers(), tmp_path, workers=1)
+    write(NumberSource(), tmp_path, workers=1)
     stream = webdataset.WebDataset(str(tmp_path / "train-00000.tar"), shardshuffle=False)
     samples = list(stream.decode())
     assert [sample["__key__"] for sample in samples] == [f"{i:012d}" for i in range(7)]
@@ -59,8 +59,8 @@ def test_webdataset_reads_the_tars(tmp_path: Path) -> None:
     assert samples[4]["json"]["captions"] == list(make_sample(4).captions)
 
 
-class Slow(Numbers):
-    """Takes its time over every sample, so that it can be killed half way."""
+class SlowSource(NumberSource):
+    """Loads slowly, so that it can be killed half way."""
 
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
         for sample in super().load(split, ids):
@@ -69,55 +69,56 @@ class Slow(Numbers):
 
 
 def write_slowly(root: Path) -> None:
-    write(Slow({"train": 40}), root, samples_per_shard=3, workers=1)
+    write(SlowSource({"train": 40}), root, samples_per_shard=3, workers=1)
 
 
-def test_killed_build_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
     root = tmp_path / "killed"
     process = multiprocessing.get_context("fork").Process(target=write_slowly, args=(root,))
     process.start()
-    while not (root / "train-00001.tar").exists():
+    while not list(root.glob(".train-00002.tar.*.tmp")):
         time.sleep(0.01)
-    time.sleep(0.03)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     kept = {path.name: path.stat().st_mtime_ns for path in root.glob("*.tar")}
     assert 2 <= len(kept) < 14
     assert not (root / MANIFEST).exists()
     assert list(root.glob(".*.tmp"))
-    write(Numbers({"train": 40}), root, samples_per_shard=3, workers=1)
-    write(Numbers({"train": 40}), tmp_path / "whole", samples_per_shard=3, workers=1)
+    write(NumberSource({"train": 40}), root, samples_per_shard=3, workers=1)
+    write(NumberSource({"train": 40}), tmp_path / "whole", samples_per_shard=3, workers=1)
     assert contents(root) == contents(tmp_path / "whole")
     assert all((root / name).stat().st_mtime_ns == time for name, time in kept.items())
 
 
 def test_tar_without_its_index_is_written_again(tmp_path: Path) -> None:
-    write(Numbers(), tmp_path, workers=1)
-    whole = contents(tmp_path)
+    write(NumberSource(), tmp_path, workers=1)
+    expected = contents(tmp_path)
     (tmp_path / "val-00000.index.json").unlink()
     (tmp_path / MANIFEST).unlink()
-    write(Numbers(), tmp_path, workers=1)
-    assert contents(tmp_path) == whole
+    write(NumberSource(), tmp_path, workers=1)
+    assert contents(tmp_path) == expected
 
 
-def test_kept_shard_that_was_damaged_is_refused(tmp_path: Path) -> None:
-    write(Numbers(), tmp_path, workers=1)
+def test_damage_of_a_complete_shard_is_found_when_the_build_continues(tmp_path: Path) -> None:
+    write(NumberSource(), tmp_path, workers=1)
     path = tmp_path / "train-00000.tar"
     data = bytearray(path.read_bytes())
-    at = data.index(make_sample(3).regions.tobytes())
-    data[at] ^= 1
+    position = data.index(make_sample(3).regions.tobytes())
+    data[position] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ShardError, match=r"train-00000.tar: differs from its index; delete both"):
-        write(Numbers(), tmp_path, workers=1)
+    with pytest.raises(ShardError, match=r"train-00000.tar: does not match its index; delete both"):
+        write(NumberSource(), tmp_path, workers=1)
 
 
 def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
-    write(Numbers(), tmp_path, workers=1)
-    with pytest.raises(ShardError, match=r"build of other input.*samples_per_shard.*splits"):
-        write(Numbers({"train": 8}), tmp_path, samples_per_shard=3, workers=1)
-    (tmp_path / PLAN).unlink()
-    with pytest.raises(ShardError, match=f"tars but no {PLAN}"):
-        write(Numbers(), tmp_path, workers=1)
+    write(NumberSource(), tmp_path, workers=1)
+    with pytest.raises(
+        ShardError, match=r"build of other input .different: .*samples_per_shard.*splits"
+    ):
+        write(NumberSource({"train": 8}), tmp_path, samples_per_shard=3, workers=1)
+    (tmp_path / BUILD_SETTINGS).unlink()
+    with pytest.raises(ShardError, match=f"tars but no {BUILD_SETTINGS}"):
+        write(NumberSource(), tmp_path, workers=1)
 
 
 NO_CAPTIONS = {"captions": (), "tokens": (), "grounding": None}
@@ -129,37 +130,37 @@ OUTSIDE = np.array([[0, 0, 1.01, 1]], np.float32)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (NO_CAPTIONS, r"000000000003 \(image 3\): an image without captions in split train"),
+        (NO_CAPTIONS, r"000000000003 \(image 3\): no captions, which images of split train need"),
         ({"captions": ("Hm .",), "tokens": ((),)}, r"caption 'Hm \.' has no tokens"),
         ({"regions": WIDE}, r"regions of shape \(1, 5\), expected \(R, 4\)"),
         ({"regions": INFINITE}, "not finite"),
-        ({"boxes": OUTSIDE}, "boxes reach outside"),
-        ({"split": "val"}, "says split 'val' but is listed in 'train'"),
-        ({"key": "000000000006"}, "key 000000000006 is in train-00000.tar and in train-00001.tar"),
+        ({"boxes": OUTSIDE}, r"boxes exceed \[0, 1\]"),
+        ({"split": "val"}, "has split 'val' but was loaded for split 'train'"),
+        ({"key": "000000000006"}, "train-00001.tar: key 000000000006 is also in train-00000.tar"),
         ({"key": "k" * 120}, "choose a shorter key"),
     ],
 )
-def test_odd_sample_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    source = Changed(change=tuple(change.items()))
+def test_invalid_sample_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    source = ChangedSource(change=tuple(change.items()))
     with pytest.raises(ShardError, match=message):
         write(source, tmp_path, samples_per_shard=4, workers=1)
     assert not (tmp_path / MANIFEST).exists()
 
 
-def test_error_comes_out_of_a_worker_process(tmp_path: Path) -> None:
-    source = Changed(change=tuple(NO_CAPTIONS.items()))
-    with pytest.raises(ShardError, match=r"image 3.*without captions"):
+def test_error_in_a_worker_process_is_raised(tmp_path: Path) -> None:
+    source = ChangedSource(change=tuple(NO_CAPTIONS.items()))
+    with pytest.raises(ShardError, match=r"image 3.*no captions"):
         write(source, tmp_path, workers=2)
     assert not (tmp_path / MANIFEST).exists()
 
 
-def test_test_images_may_lack_captions(tmp_path: Path) -> None:
-    source = Changed({"test": 5}, change=tuple(NO_CAPTIONS.items()))
+def test_test_images_need_no_captions(tmp_path: Path) -> None:
+    source = ChangedSource({"test": 5}, change=tuple(NO_CAPTIONS.items()))
     assert write(source, tmp_path, workers=1).shards[0].captions == 8
 
 
-def test_nothing_to_write_is_refused(tmp_path: Path) -> None:
+def test_empty_source_and_empty_shards_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no samples in any split"):
-        write(Numbers({"train": 0}), tmp_path)
-    with pytest.raises(ShardError, match="samples per shard is 0"):
-        write(Numbers(), tmp_path, samples_per_shard=0)
+        write(NumberSource({"train": 0}), tmp_path)
+    with pytest.raises(ShardError, match="--samples-per-shard 0"):
+        write(NumberSource(), tmp_path, samples_per_shard=0)

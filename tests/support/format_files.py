@@ -1,4 +1,4 @@
-"""Tiny files of every format, made on the fly, and what must be read from them."""
+"""Writes tiny files of every format, and says what must be read from them."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ def regions(image_id: int, scale: float = 1.0) -> Array:
 
 
 def pixel_boxes(image_id: int) -> Array:
-    """Boxes in pixels; the first reaches over the whole image, to its very edge."""
+    """Boxes in pixels; the first is the whole image."""
     rng = np.random.default_rng(image_id + 1)
     low = rng.uniform(0, 200, (1 + image_id % 4, 2))
     boxes = np.hstack([low, low + rng.uniform(1, 200, low.shape)])
@@ -33,20 +33,20 @@ def pixel_boxes(image_id: int) -> Array:
 
 
 def probabilities(image_id: int) -> Array:
-    """Of a background and 6 classes."""
+    """Class probabilities (R, 7): the background and 6 classes."""
     rng = np.random.default_rng(image_id + 2)
     return rng.dirichlet(np.ones(7), 1 + image_id % 4).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Features:
-    """Where the files lie; what kind of boxes and whether classes are in them."""
+class WrittenFeatures:
+    """Feature files: their path, their kind of boxes, and whether they have classes."""
 
     path: Path
     boxes: str = "pixels"
     classes: bool = False
 
-    def shares(self, image_id: int) -> Array:
+    def normalised_boxes(self, image_id: int) -> Array:
         if self.boxes == "none":
             return np.tile(np.array([0, 0, 1, 1], np.float32), (1 + image_id % 4, 1))
         return pixel_boxes(image_id) / np.array([WIDTH, HEIGHT] * 2, np.float32)
@@ -64,10 +64,10 @@ def tsv_line(image_id: int, **changed: bytes) -> bytes:
     return b"\t".join(columns.values()) + b"\n"
 
 
-def bottom_up_tsv(folder: Path) -> Features:
+def bottom_up_tsv(folder: Path) -> WrittenFeatures:
     path = folder / "trainval.tsv.0"
     path.write_bytes(b"".join(map(tsv_line, IDS)))
-    return Features(path)
+    return WrittenFeatures(path)
 
 
 def arrays(image_id: int) -> dict[str, Array]:
@@ -83,25 +83,25 @@ def arrays(image_id: int) -> dict[str, Array]:
     }
 
 
-def npz_dir(folder: Path) -> Features:
+def npz_dir(folder: Path) -> WrittenFeatures:
     path = folder / "up_down_100"
     path.mkdir()
     for image_id in IDS:
         np.savez(path / f"{image_id}.npz", **arrays(image_id))
-    return Features(path, classes=True)
+    return WrittenFeatures(path, classes=True)
 
 
-def cocobu(folder: Path) -> Features:
+def cocobu(folder: Path) -> WrittenFeatures:
     for part in ("att", "box", "fc"):
         (folder / f"cocobu_{part}").mkdir()
     for image_id in IDS:
         np.savez_compressed(folder / f"cocobu_att/{image_id}.npz", feat=regions(image_id))
         np.save(folder / f"cocobu_box/{image_id}.npy", pixel_boxes(image_id))
         np.save(folder / f"cocobu_fc/{image_id}.npy", regions(image_id).mean(0))
-    return Features(folder / "cocobu_att")
+    return WrittenFeatures(folder / "cocobu_att")
 
 
-def hdf5(folder: Path) -> Features:
+def hdf5(folder: Path) -> WrittenFeatures:
     import h5py
 
     with h5py.File(folder / "coco_detections.hdf5", "w") as file:
@@ -109,33 +109,36 @@ def hdf5(folder: Path) -> Features:
             file[f"{image_id}_features"] = regions(image_id)
             file[f"{image_id}_boxes"] = pixel_boxes(image_id)
             file[f"{image_id}_cls_prob"] = probabilities(image_id)
-    return Features(folder / "coco_detections.hdf5", classes=True)
+    return WrittenFeatures(folder / "coco_detections.hdf5", classes=True)
 
 
-def lmdb(folder: Path) -> Features:
+def lmdb(folder: Path) -> WrittenFeatures:
     import io
 
     import lmdb
 
     path = folder / "features_lmdb"
-    with lmdb.open(str(path), map_size=1 << 20) as database, database.begin(write=True) as writing:
+    with (
+        lmdb.open(str(path), map_size=1 << 20) as database,
+        database.begin(write=True) as transaction,
+    ):
         for image_id in IDS:
             value = io.BytesIO()
             np.save(value, regions(image_id))
-            writing.put(str(image_id).encode(), value.getvalue())
-    return Features(path, "none")
+            transaction.put(str(image_id).encode(), value.getvalue())
+    return WrittenFeatures(path, "none")
 
 
-def npz_blocks(folder: Path) -> Features:
-    """One image, for a block's images have equally many regions; a scale of powers of two."""
+def npz_blocks(folder: Path) -> WrittenFeatures:
+    """A block with those images that have two regions."""
     ids = [image_id for image_id in IDS if image_id % 4 == 1]
     feat = [regions(image_id) for image_id in ids]
     boxes = [pixel_boxes(image_id) / np.array([WIDTH, HEIGHT] * 2) for image_id in ids]
     np.savez(folder / "block.npz", imgid=ids, feat=feat, scale=np.ones(DIM), boxes=boxes)
-    return Features(folder / "block.npz", "shares")
+    return WrittenFeatures(folder / "block.npz", "shares")
 
 
-FEATURE_FILES: dict[str, Callable[[Path], Features]] = {
+FEATURE_FILES: dict[str, Callable[[Path], WrittenFeatures]] = {
     write.__name__: write for write in (bottom_up_tsv, npz_dir, cocobu, hdf5, lmdb, npz_blocks)
 }
 CAPTION, TOKENS = "A dog's T-shirt, wet.", ("a", "dog's", "t-shirt", "wet")

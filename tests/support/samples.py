@@ -1,4 +1,4 @@
-"""Samples and a source made for tests."""
+"""Samples and a source of samples, for tests."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ needs_flickr8k = pytest.mark.skipif(
 
 
 def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
-    """A sample whose every member depends on i, with 1 to 3 regions."""
+    """A sample with 1 to 3 regions; all its members depend on i."""
     count = i % 3 + 1
     rng = np.random.default_rng(i)
     box = np.array([0.0, 0.25, 0.5, 1.0], dtype=np.float32)
@@ -45,8 +45,8 @@ FEATURES = FeatureSpec("random", 4, 0)
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A source of made samples; picklable, so that worker processes can have it."""
+class NumberSource:
+    """A source of these samples; picklable for worker processes."""
 
     sizes: dict[str, int] = field(default_factory=lambda: {"train": 7, "val": 2})
     name: str = "numbers"
@@ -69,8 +69,8 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Changed(Numbers):
-    """Numbers whose fourth sample is changed."""
+class ChangedSource(NumberSource):
+    """A NumberSource with some fields of its fourth sample changed."""
 
     change: tuple[tuple[str, object], ...] = ()
 

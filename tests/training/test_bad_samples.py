@@ -33,7 +33,7 @@ def test_all_ranks_stop_or_all_go_on(config: Path, tiny: Manifest, tmp_path: Pat
     settings = ["--set", f"data.shards={root}"]
     first, other = on_two_ranks(config, *settings)
     line = refused(first)
-    assert f"{tar}: sample {entry.key}: regions.npy has another checksum" in line
+    assert f"{tar}: sample {entry.key}: regions.npy: checksum mismatch" in line
     assert "--set data.max_bad_samples=N" in line
     # One rank says it for all, whichever met it.
     assert (other.returncode, "error" in other.stderr) == (2, False)

@@ -1,4 +1,4 @@
-"""Feature and caption files from anybody: none runs anything, reads another file or grows."""
+"""Untrusted feature and caption files: they run no code, read no other file, take little memory."""
 
 from __future__ import annotations
 
@@ -21,65 +21,65 @@ from shards.schema import ShardError
 from tests.support.format_files import flickr30k_entities
 
 
-class Evil:
-    """What runs a command when it is unpickled."""
+class RunsCommand:
+    """Makes a folder when it is unpickled."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "pickle"])
 def test_nothing_is_unpickled(kind: str, tmp_path: Path) -> None:
-    mark, path = tmp_path / "ran", tmp_path / "7.npz"
-    evil = np.array([Evil(mark)], dtype=object)
+    made, path = tmp_path / "made", tmp_path / "7.npz"
+    objects = np.array([RunsCommand(made)], dtype=object)
     buffer = io.BytesIO()
     if kind == "npz":
-        np.savez(buffer, imgid=evil, feat=evil, scale=evil)
+        np.savez(buffer, imgid=objects, feat=objects, scale=objects)
     elif kind == "npy":
-        np.save(buffer, evil)
+        np.save(buffer, objects)
     else:
-        buffer.write(evil.dumps())
+        buffer.write(objects.dumps())
     path.write_bytes(buffer.getvalue())
-    for where in (path, io.BytesIO(buffer.getvalue())):  # LMDB's values are the latter
-        with pytest.raises(ShardError, match=r"image 7: not a whole npy or npz file \("):
-            read_archive("image 7", where)
-    with pytest.raises(ShardError, match=r"7.npz: not a whole npy or npz file \("):
+    for file in (path, io.BytesIO(buffer.getvalue())):  # the latter as with LMDB
+        with pytest.raises(ShardError, match=r"image 7: damaged, or not an npy or npz file \("):
+            read_archive("image 7", file)
+    with pytest.raises(ShardError, match=r"7.npz: damaged, or not an npy or npz file \("):
         NpzBlocks(path)
-    assert not mark.exists()
+    assert not made.exists()
 
 
-def test_an_archive_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "MOST", 2**20)
+def test_archive_that_expands_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "MAX_IMAGE_BYTES", 2**20)
     np.savez_compressed(tmp_path / "7.npz", features=np.zeros((2**10, 2**10), np.float32))
     assert (tmp_path / "7.npz").stat().st_size < 2**13
     with pytest.raises(ShardError, match="image 7: 4194432 bytes, expected one image's"):
         read_archive("image 7", tmp_path / "7.npz")
 
 
-def test_an_array_that_is_not_there(tmp_path: Path) -> None:
+def test_array_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (2**30, 2**20)}
     with (tmp_path / "7.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
     data = (tmp_path / "7.npy").read_bytes()
-    for where in (tmp_path / "7.npy", io.BytesIO(data)):
-        with pytest.raises(ShardError, match="image 7: not a whole npy"):
-            read_archive("image 7", where)
+    for file in (tmp_path / "7.npy", io.BytesIO(data)):
+        with pytest.raises(ShardError, match="image 7: damaged, or not an npy"):
+            read_archive("image 7", file)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"imgid": 7}, "7.npz: not a whole npy"),
-        ({"imgid": [[7]]}, "7.npz: not a whole npy"),
-        ({"boxes": np.ones(())}, "7.npz: image 7: not a whole npy"),
-        ({"class_id": np.ones((1, 2, 3)), "class_prob": np.ones((1, 2, 4))}, "image 7: not a"),
-        ({"feat": np.full((1, 2, 3), "x")}, "image 7: not a whole npy"),
+        ({"imgid": 7}, "7.npz: damaged, or not an npy"),
+        ({"imgid": [[7]]}, "7.npz: damaged, or not an npy"),
+        ({"boxes": np.ones(())}, "7.npz: image 7: damaged, or not an npy"),
+        ({"class_id": np.ones((1, 2, 3)), "class_prob": np.ones((1, 2, 4))}, "image 7: damaged"),
+        ({"feat": np.full((1, 2, 3), "x")}, "image 7: damaged, or not an npy"),
     ],
 )
-def test_odd_blocks(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_invalid_blocks_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     good = {"imgid": [7], "feat": np.ones((1, 2, 3)), "scale": np.ones(3)}
     np.savez(tmp_path / "7.npz", **{**good, "boxes": np.ones((1, 2, 4)), **changed})
     with pytest.raises(ShardError, match=message):
@@ -87,14 +87,14 @@ def test_odd_blocks(tmp_path: Path, changed: dict[str, Any], message: str) -> No
 
 
 @pytest.mark.parametrize("name", ["features", "boxes", "cls_prob"])
-def test_arrays_of_what_is_no_number(tmp_path: Path, name: str) -> None:
+def test_arrays_of_text_are_refused(tmp_path: Path, name: str) -> None:
     arrays = {"features": np.ones((2, 3)), "boxes": np.ones((2, 4)), "cls_prob": np.ones((2, 5))}
     np.savez(tmp_path / "7.npz", **{**arrays, name: np.full((2, 4), "x")})
-    with pytest.raises(ShardError, match="image 7: an array of <U1, expected numbers"):
+    with pytest.raises(ShardError, match="image 7: an array of dtype <U1, expected numbers"):
         read_archive("image 7", tmp_path / "7.npz")
 
 
-def test_hdf5_stays_in_its_file(tmp_path: Path) -> None:
+def test_hdf5_reads_no_other_file(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     (tmp_path / "secret").write_bytes(bytes(64))
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -109,35 +109,35 @@ def test_hdf5_stays_in_its_file(tmp_path: Path) -> None:
         file["4_features"] = h5py.SoftLink("/5_features")
         file.create_dataset("5_features", (2**30, 2**20), "f4", chunks=(1, 16))
         file.create_group("6_features")
-    found = Hdf5(tmp_path / "evil.h5")
+    features = Hdf5(tmp_path / "evil.h5")
     for image in (1, 2, 3, 4):
-        with pytest.raises(ShardError, match=f"image {image}: {image}_features lies in another"):
-            found.read(image)
+        with pytest.raises(ShardError, match=f"image {image}: {image}_features is in another"):
+            features.read(image)
     with pytest.raises(ShardError, match=r"image 5: \d+ bytes, expected one image's"):
-        found.read(5)
+        features.read(5)
     with pytest.raises(ShardError, match="image 6: damaged"):
-        found.read(6)
+        features.read(6)
 
 
-def test_entities_of_xml_are_refused(tmp_path: Path) -> None:
+def test_xml_entities_are_refused(tmp_path: Path) -> None:
     path, _ = flickr30k_entities(tmp_path)
-    laughs = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
+    document_type = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
         f'<!ENTITY {b} "{10 * f"&{a};"}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)
     )
-    (path / "Annotations/42.xml").write_text(laughs + "]><annotation>&j;</annotation>")
-    with pytest.raises(ShardError, match=r"42.xml: not an annotation \(it declares a document"):
+    (path / "Annotations/42.xml").write_text(document_type + "]><annotation>&j;</annotation>")
+    with pytest.raises(ShardError, match=r"42.xml: not a valid annotation \(has a document"):
         Flickr30kEntities(path).annotations()
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": "\\ud800"}', "\xff", "{", "[1,]"])
-def test_json_that_is_none(text: str, tmp_path: Path) -> None:
+def test_invalid_json_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ShardError, match=r"a.json: not JSON \("):
         read_json(tmp_path / "a.json")
 
 
-def test_ids_that_no_machine_word_holds(tmp_path: Path) -> None:
+def test_ids_beyond_64_bits_are_bad(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"9" * 5000 + b"\t1\n")
-    found = BottomUpTsv(tmp_path / "a.tsv")
-    assert found.image_ids == []
-    assert "image id '99999999999999999999' is no number" in found.bad[0]
+    source = BottomUpTsv(tmp_path / "a.tsv")
+    assert source.image_ids == []
+    assert "image id '99999999999999999999', expected a number" in source.bad[0]

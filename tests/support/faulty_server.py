@@ -1,4 +1,4 @@
-"""A web server on this machine with faults by script."""
+"""A web server on this machine that fails as a test tells it to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder's files, with ranges if ``ranges``, and counts what is asked for.
+    """Serves the files of a folder, with range requests if ``ranges``; records all requests.
 
-    Every request for a file takes the next of its ``faults``: "503"; "drop", half of the body and
-    the end of the connection; "hang", half of it and nothing more; "wait", all of it once the
-    ``gate`` is open; "" for none.
+    Each request for a file takes the next of its ``faults``: "503"; "drop" sends half of the body
+    and closes the connection; "hang" sends half of it and keeps the connection; "wait" sends the
+    body once ``gate`` is set; "" is none.
     """
 
     daemon_threads = True
@@ -24,23 +24,23 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.root, self.ranges = root, True
         self.faults: dict[str, list[str]] = defaultdict(list)
-        self.asked: list[tuple[str, str]] = []
-        self.gate, self.over = threading.Event(), threading.Event()
+        self.requests: list[tuple[str, str]] = []
+        self.gate, self.closing = threading.Event(), threading.Event()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
     def count(self) -> Counter[str]:
-        return Counter(name for name, _ in self.asked)
+        return Counter(name for name, _ in self.requests)
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        name, wanted = self.path[1:], self.headers.get("Range", "")
-        self.server.asked.append((name, wanted))
+        name, range_ = self.path[1:], self.headers.get("Range", "")
+        self.server.requests.append((name, range_))
         faults = self.server.faults[name]
         fault = faults.pop(0) if faults else ""
         path = self.server.root / name
@@ -48,8 +48,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(503 if fault else 404)
             return
         data, status = path.read_bytes(), 200
-        if wanted and self.server.ranges:
-            first, last = wanted.removeprefix("bytes=").split("-")
+        if range_ and self.server.ranges:
+            first, last = range_.removeprefix("bytes=").split("-")
             data, status = data[int(first) : int(last) + 1], 206
         if fault == "wait":
             self.server.gate.wait(20)
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if fault in ("drop", "hang") else data)
         if fault == "hang":
-            self.server.over.wait(20)
+            self.server.closing.wait(20)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -70,6 +70,6 @@ def serving(root: Path) -> Iterator[Server]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
-        server.over.set()
+        server.closing.set()
         server.shutdown()
         thread.join()
