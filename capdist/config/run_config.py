@@ -150,7 +150,7 @@ def parse_config(data: Any, where: str) -> Config:
         data = dict(data)
         if "model" in data:
             data["model"] = parse_model(data["model"], where)
-        if isinstance(data.get("stages"), list):
+        if isinstance(data.get("stages"), list | tuple):
             data["stages"] = [
                 _parse(STAGE_SECTIONS, "objective", stage, where, f"stages.{number}")
                 for number, stage in enumerate(data["stages"])

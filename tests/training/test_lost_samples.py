@@ -1,4 +1,4 @@
-"""What a step may go without: so many damaged samples an epoch, so many remote shards."""
+"""How many damaged samples per epoch, and how many remote shards, training may lack."""
 
 from __future__ import annotations
 
