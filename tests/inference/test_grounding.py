@@ -38,7 +38,7 @@ def annotated(folder: Path, **second: Any) -> Annotated:
     return Annotated.read(write(source, folder, workers=1), "test")
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_annotated_objects_equal_those_listed_by_hand(tmp_path: Path) -> None:
     found = annotated(tmp_path, grounding=())
     dog = Object(1, "dog", ((32.0, 0.0, 64.0, 24.0),))
     cats = Object(1, "cat", ((0.0, 12.0, 32.0, 48.0), (32.0, 0.0, 64.0, 24.0)))
