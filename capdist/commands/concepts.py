@@ -1,7 +1,7 @@
 """``capdist concepts``: predict the concepts of other shards than those of the run.
 
 The detector of a run's stage ``mil`` reads any shards with the same features; the concepts are
-written beside their tars. Those of the run's own shards are predicted already:
+written next to their tars. Those of the run's own shards are predicted already:
 ``python -m shards concepts --run DIR`` copies them there.
 """
 

@@ -89,15 +89,15 @@ class DataConfig(Section):
         sets = () if isinstance(shards, str) else shards
         given = [part.proportion for part in sets if part.proportion is not None]
         total = fsum(given)
-        said = f"proportions {', '.join(f'{p:g}' for p in given)} are {total:g} together"
+        found = f"proportions {', '.join(f'{p:g}' for p in given)} add up to {total:g}"
         others = [f"data.shards.{n}" for n, part in enumerate(sets) if part.proportion is None]
         if given and not others and abs(total - 1) > NEARLY:
             raise ValueError(
-                f"{said}, expected 1, for every set has one; change them, or remove one"
+                f"{found}, expected 1 because every set has one; change them, or remove one"
             )
         if others and total > 1 - NEARLY:
             raise ValueError(
-                f"{said}, which leaves nothing of an epoch for {', '.join(others)}; "
+                f"{found}, which leaves nothing of an epoch for {', '.join(others)}; "
                 "lower them, or give all sets one"
             )
         return shards

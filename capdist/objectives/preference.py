@@ -6,7 +6,7 @@ Eq. 7 is minimised:
 
     L = −log σ(β [log π(w)/π_ref(w) − log π(l)/π_ref(l)])
 
-The paper's pairs are given, and people ranked them; here they are sampled anew in every step, and
+The paper's pairs are given, and people ranked them; here they are sampled in every step, and
 the reward of self-critical training ranks them, so that both objectives can be compared. An image
 whose captions all earn the same has no pair and adds nothing. The loss is a mean over images.
 """

@@ -77,7 +77,7 @@ def logits_of(model: CaptionModel[Any], batch: Batch) -> torch.Tensor:
     return logits
 
 
-def test_shapes(section: dict[str, Any]) -> None:
+def test_logits_and_attention_have_their_shapes(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     assert logits_of(model, batch).shape == (B, S, L - 1, 23)
     for name, weights in model.attention(model.encode(batch), batch.inputs).items():

@@ -1,4 +1,4 @@
-"""The compiled copy of regions is its copy_regions_reference twin's, and touches nothing else."""
+"""The compiled copy of regions equals its reference implementation, and writes nothing else."""
 
 from __future__ import annotations
 

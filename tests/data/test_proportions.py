@@ -88,12 +88,12 @@ def test_images_per_epoch_equal_exact_fractions(
         ),
         (
             [{"proportion": 0.5}, {"proportion": 0.4}],
-            "data.shards: proportions 0.5, 0.4 are 0.9 together, expected 1, for every set has "
+            "data.shards: proportions 0.5, 0.4 add up to 0.9, expected 1 because every set has "
             "one; change them, or remove one",
         ),
         (
             [{"proportion": 0.7}, {}, {"proportion": 0.3}],
-            "data.shards: proportions 0.7, 0.3 are 1 together, which leaves nothing of an epoch "
+            "data.shards: proportions 0.7, 0.3 add up to 1, which leaves nothing of an epoch "
             "for data.shards.1; lower them, or give all sets one",
         ),
         ([{}, {"proportion": 1}], "data.shards.1.proportion: Input should be less than 1, got 1"),

@@ -101,7 +101,7 @@ def test_forced_words_do_not_raise_scores() -> None:
     ("sets", "count"),
     [([], 0), ([(4,)], 1), ([(4, 5), (5, 6)], 1), ([(4, 5), (6,), (5, 7)], 2)],
 )
-def test_fewest_words(sets: WordSets, count: int) -> None:
+def test_fewest_words_that_meet_all_sets(sets: WordSets, count: int) -> None:
     assert fewest_words(sets) == count
 
 

@@ -138,7 +138,7 @@ def random(
     ],
     ids=lambda case: "-".join(map(str, case)).replace("torch.", ""),
 )
-def test_random(run: Run, case: tuple[Any, ...]) -> None:
+def test_kernel_equals_the_reference_on_random_logits(run: Run, case: tuple[Any, ...]) -> None:
     run(random, *case)
 
 
@@ -150,7 +150,7 @@ def first_step(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3, 16])
-def test_first_step(run: Run, beam: int) -> None:
+def test_first_step_reads_one_hypothesis_per_image(run: Run, beam: int) -> None:
     run(first_step, beam)
 
 
@@ -181,7 +181,7 @@ def ties(beam: int, vocabulary: int, dtype: torch.dtype, weights: str) -> None:
     ],
     ids=lambda case: "-".join(map(str, case)).replace("torch.", ""),
 )
-def test_ties(run: Run, case: tuple[Any, ...]) -> None:
+def test_ties_are_ordered_as_in_the_reference(run: Run, case: tuple[Any, ...]) -> None:
     run(ties, *case)
 
 
@@ -199,7 +199,7 @@ def finished(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_all_finished(run: Run, beam: int) -> None:
+def test_finished_hypotheses_are_carried_over(run: Run, beam: int) -> None:
     run(finished, beam)
 
 
@@ -216,7 +216,7 @@ def minus_infinity(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
-def test_minus_infinity(run: Run, beam: int) -> None:
+def test_logits_of_minus_infinity_are_never_chosen(run: Run, beam: int) -> None:
     run(minus_infinity, beam)
 
 
@@ -238,7 +238,7 @@ def nan(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
-def test_nan(run: Run, dtype: torch.dtype) -> None:
+def test_nan_logits_give_what_the_reference_gives(run: Run, dtype: torch.dtype) -> None:
     run(nan, dtype)
 
 
@@ -259,7 +259,7 @@ def everything_banned() -> None:
     agree(rows(2, 3, 6), live(2, 3), banned=banned)
 
 
-def test_everything_banned(run: Run) -> None:
+def test_row_whose_words_are_all_banned_equals_the_reference(run: Run) -> None:
     run(everything_banned)
 
 
@@ -271,7 +271,7 @@ def penalised(beam: int, weights: str) -> None:
 
 
 @pytest.mark.parametrize(("beam", "weights"), [(1, "none"), (3, "average"), (16, "none")])
-def test_penalised(run: Run, beam: int, weights: str) -> None:
+def test_penalties_are_applied_as_in_the_reference(run: Run, beam: int, weights: str) -> None:
     run(penalised, beam, weights)
 
 
@@ -284,7 +284,7 @@ def strides() -> None:
     agree(logits.transpose(0, 1)[..., 5:100], turned)
 
 
-def test_strides(run: Run) -> None:
+def test_strided_logits_give_the_same_beams(run: Run) -> None:
     run(strides)
 
 

@@ -16,7 +16,7 @@ from shards.manifest import Manifest
 from shards.schema import Sample
 from tests.support.processes import Running, environment, free_port, launch
 from tests.support.resume import finish, same_run, started, steps_done, wait_for
-from tests.support.runs import checkpoint, losses, records, refused, train
+from tests.support.runs import checkpoint, records, refused, train
 from tests.support.shards import TinySource
 
 MIL = {
@@ -96,17 +96,15 @@ def test_the_run_predicts_concepts_for_every_image(reference: Path, tiny: Manife
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "in the first stage": lambda run: steps_done(run) >= 6,
     "before the detector is validated": lambda run: (
         run / "checkpoints/step-00000008-inside"
     ).is_dir(),
     "while concepts are written": lambda run: any(run.glob("concepts/train-00003.*")),
-    "in the third stage": lambda run: steps_done(run) >= 26,
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_resume_is_bit_exact_at_every_moment(
+def test_resume_is_bit_exact_around_the_prediction_of_concepts(
     reference: Path, base_settings: dict[str, Any], tmp_path: Path, moment: str
 ) -> None:
     config, run = write(tmp_path, base_settings), tmp_path / "run"
@@ -137,20 +135,6 @@ def test_two_ranks_train_as_one_does(base_settings: dict[str, Any], tmp_path: Pa
         assert list(concepts) == list(expected_concepts)
         for key, pairs in concepts.items():
             assert dict(pairs) == pytest.approx(dict(expected_concepts[key]), abs=2e-4)
-
-
-@pytest.mark.parametrize("stage", [1, 3])
-def test_deepspeed_trains_as_torch_does(
-    base_settings: dict[str, Any], tmp_path: Path, stage: int
-) -> None:
-    alone = {**base_settings, "stages": [{**MIL, "dropout": 0}]}
-    finish(write(tmp_path, alone, "torch"))
-    section = {"zero_optimization": {"stage": stage}}
-    finish(write(tmp_path, {**alone, "engine": "deepspeed", "deepspeed": section}))
-    pairs = list(zip(losses(tmp_path / "run"), losses(tmp_path / "torch"), strict=True))
-    assert len(pairs) == 16
-    for loss, expected in pairs:
-        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_other_shards_are_captioned_with_the_runs_concepts(

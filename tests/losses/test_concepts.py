@@ -37,7 +37,7 @@ def test_equals_the_product(shape: tuple[int, int, int]) -> None:
     )
 
 
-def test_by_hand() -> None:
+def test_noisy_or_equals_hand_computed_values() -> None:
     # Two regions that say a word with probabilities 1/2 and 1/4: 1 - 1/2 · 3/4 = 5/8.
     z = torch.tensor([[[0.0], [-math.log(3)]]])
     s = absence_nll(z, torch.ones(1, 2, dtype=torch.bool))

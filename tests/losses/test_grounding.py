@@ -65,7 +65,7 @@ def test_equals_the_definition(objects: int, least: float) -> None:
         assert grounding_loss(log_beta, batch, least).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_by_hand() -> None:
+def test_grounding_loss_equals_hand_computed_values() -> None:
     left, right, whole = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]
     # An image with three regions; caption 0 names the left half twice, caption 1 right and whole.
     batch = make_batch()

@@ -128,7 +128,7 @@ def test_references_without_annotations_are_refused() -> None:
     ("word", "base"),
     [("puppies", "puppy"), ("Dogs", "dog"), ("men", "man"), ("boxes", "box"), ("bus", "bus")],
 )
-def test_lemmas(word: str, base: str) -> None:
+def test_words_are_compared_by_lemma(word: str, base: str) -> None:
     assert lemma(word) == base
 
 

@@ -58,7 +58,7 @@ def inputs(padding: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_equations(row: str) -> None:
+def test_logits_equal_the_papers_equations(row: str) -> None:
     m = make(**ROWS[row])
     regions, region_mask, concepts, concept_mask = inputs(padding=2)
     with torch.inference_mode():

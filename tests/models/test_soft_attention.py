@@ -52,7 +52,7 @@ def literal(
 
 @pytest.mark.parametrize("name", ["soft_attention", "hard_attention"])
 @pytest.mark.parametrize("deep", [True, False])
-def test_equations(name: str, deep: bool) -> None:
+def test_logits_equal_the_papers_equations(name: str, deep: bool) -> None:
     model, batch = build(small(name, width=11, deep_output=deep), DIMS).eval(), make_batch()
     assert isinstance(model, ShowAttendTell)
     roughened(model)

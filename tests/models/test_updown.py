@@ -105,7 +105,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_equations(name: str) -> None:
+def test_logits_equal_the_papers_equations(name: str) -> None:
     torch.manual_seed(5)
     model, batch = build(SECTIONS[name], DIMS).eval(), make_batch()
     assert isinstance(model, UpDown)

@@ -1,4 +1,4 @@
-"""What a step may go without: so many damaged samples an epoch, so many remote shards."""
+"""How many damaged samples per epoch, and how many remote shards, training may lack."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ def alone() -> Iterator[ProcessGroup]:
     distributed.destroy_process_group()
 
 
-def trainer(job: ProcessGroup, run: Path, **limits: int) -> Trainer:
+def make_trainer(group: ProcessGroup, run: Path, **limits: int) -> Trainer:
     described = config({"shards": "unused", "engine": "torch", "micro": 16}).model_dump(
         by_alias=True
     )
     described["data"].update(limits)
     parts: dict[str, Any] = dict.fromkeys(
-        ("objective", "engine", "batches", "validation", "checkpoints", "metrics_log", "stop")
+        ("objective", "engine", "batches", "validator", "checkpoints", "metrics_log", "stop")
     )
     whole = parse_config({**described, "run": str(run)}, "the config")
-    return Trainer(whole, whole.stages[0], **parts, job=job)
+    return Trainer(whole, whole.stages[0], **parts, group=group)
 
 
-def test_a_shard_counts_once(alone: ProcessGroup, tmp_path: Path) -> None:
-    training = trainer(alone, tmp_path, max_bad_shards=1)
-    assert training.lose([A, A], TrainingProgress()) == ([str(A)], 0)
-    # Said once, however often its samples come up, and in whatever words.
-    assert training.lose([ShardUnavailableError(f"{A} again")], TrainingProgress()) == ([], 0)
+def test_unavailable_shard_counts_once(alone: ProcessGroup, tmp_path: Path) -> None:
+    training = make_trainer(alone, tmp_path, max_bad_shards=1)
+    assert training.tolerate([A, A], TrainingProgress()) == ([str(A)], 0)
+    # Reported once, whatever the message, however many of its samples are read.
+    assert training.tolerate([ShardUnavailableError(f"{A} again")], TrainingProgress()) == ([], 0)
     with pytest.raises(
         ShardError,
-        match=r"step 1: http://a/train-1\.tar: gone; restore it, or let "
-        r"training go on without 2 by --set data\.max_bad_shards=N",
+        match=r"step 1: http://a/train-1\.tar: gone; restore it, or train without it by adding "
+        r"--set data\.max_bad_shards=2; nothing is saved yet",
     ):
-        training.lose([B], TrainingProgress())
+        training.tolerate([B], TrainingProgress())
 
 
-def test_samples_are_counted_by_epoch(alone: ProcessGroup, tmp_path: Path) -> None:
-    training = trainer(alone, tmp_path, max_bad_samples=2)
-    assert training.lose([DAMAGED, DAMAGED], TrainingProgress()) == ([str(DAMAGED)] * 2, 2)
-    with pytest.raises(ShardError, match=r"sample 7: .*go on without 3 or more by --set data\.max"):
-        training.lose([DAMAGED], TrainingProgress(lost=2))
+def test_damaged_samples_are_counted_per_epoch(alone: ProcessGroup, tmp_path: Path) -> None:
+    training = make_trainer(alone, tmp_path, max_bad_samples=2)
+    assert training.tolerate([DAMAGED, DAMAGED], TrainingProgress()) == ([str(DAMAGED)] * 2, 2)
+    with pytest.raises(ShardError, match=r"sample 7: .*--set data\.max_bad_samples=3 or more"):
+        training.tolerate([DAMAGED], TrainingProgress(lost=2))
     with pytest.raises(ShardError, match="http://a/train-0"):
-        training.lose([A], TrainingProgress())
+        training.tolerate([A], TrainingProgress())
