@@ -90,7 +90,8 @@ def test_resume_in_mid_stage_is_bit_exact_after_sigkill(
     with started(path, *epochs(path)) as (rank,):
         wait_for(lambda: steps_done(tmp_path / "run") >= before + 3, rank)
     finish(path, *epochs(path), "--resume", "auto")
-    same_run(tmp_path / "run", whole)
+    best = registered()[name].best_name
+    same_run(tmp_path / "run", whole, best)
 
 
 @pytest.mark.parametrize(("engine", "world"), [("torch", 2), ("deepspeed", 1)])
@@ -106,7 +107,9 @@ def test_ranks_and_engines_train_the_same(
     assert rewards(run) == pytest.approx(rewards(whole), rel=1e-5)
     expected = weights(whole)
     for key, weight in weights(run).items():
-        torch.testing.assert_close(weight, expected[key], rtol=1e-3, atol=1e-4)
+        # The gradient of a key's bias is zero but for rounding, which Adam scales up.
+        if not key.endswith("key.bias"):
+            torch.testing.assert_close(weight, expected[key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_captions_of_feature_files(runs: list[Path], tmp_path: Path) -> None:
     line = refused(
         launch("caption.py", "--run", str(runs[0]), *files, "--out", str(tmp_path / "d.json"))
     )
-    assert "feature files have no concepts, which model 'glied' reads" in line
+    assert "feature files have no concepts, which model 'glied' needs" in line
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_a_submission_is_packed_as_the_server_expects_it(
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([{"image_id": 1, "caption": "a"}] * 2, "image 1 is there twice"),
-        ([{"image_id": "1", "caption": "a"}], "entry 0: image_id '1', expected a number"),
+        ([{"image_id": 1, "caption": "a"}] * 2, "image 1 occurs twice"),
+        ([{"image_id": "1", "caption": "a"}], "entry 0: image_id '1', expected an integer"),
         ([{"image_id": 1, "caption": " "}], "image 1: caption ' ', expected text"),
         ([7], "entry 0: image_id None"),
         ({}, "expected a list"),
@@ -163,7 +163,7 @@ def test_forced_words_are_in_their_images_captions_only(
     assert word in found[0]["caption"].split()
     assert found[1:] == free[1:]
     for content, message in (
-        ({999: [["a"]]}, f"{forced}: image 999 is not among the images"),
+        ({999: [["a"]]}, f"{forced}: image 999 is not captioned here"),
         ({image: [["xyz"]]}, f"forced words of image {image}: 'xyz' is not in the vocabulary"),
         ({image: ["a"]}, f"{forced}: {image}.0: Input should be a valid list; expected"),
     ):

@@ -143,7 +143,7 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
     line = refused(launch("evaluate.py", "--run", str(tmp_path / "nothing")))
     assert "no best checkpoint; train first" in line
     line = refused(launch("evaluate.py", "--run", str(run), "--split", "tset"))
-    assert "no split 'tset'; it has test, train, val" in line
+    assert "no split 'tset', expected one of test, train, val" in line
 
 
 def test_another_vocabulary_is_refused(run: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_finished_run_is_not_changed(config: Path, run: Path) -> None:
         ("stages.0.batch.images=0", "stages.0.batch.images: "),
         ("model.name=gleid", "no model 'gleid'; known: "),
         ("data.shards=/nowhere", "/nowhere/manifest.json: no manifest"),
-        ("validation.split=dev", "no split 'dev'; it has test, train, val"),
+        ("validation.split=dev", "no split 'dev', expected one of test, train, val"),
         ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
         ("stages.0.scheduled_sampling.increase=0.1", "scheduled_sampling needs a recurrent model"),
         ("stages.0.grounding.weight=1", "stages.0.grounding needs a model that says which regions"),
