@@ -117,7 +117,7 @@ def test_the_exported_model_loads_without_the_run_folder(run: Path, tmp_path: Pa
         shutil.copy(best / name, tmp_path / name)
     exported = read_export(tmp_path)
     assert not exported.model.training
-    assert exported.config.model["width"] == 16
+    assert exported.config.model.width == 16
 
 
 def test_a_split_without_captions_is_decoded_but_not_scored(
