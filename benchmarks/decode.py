@@ -159,7 +159,7 @@ def make_batch(images: int) -> Batch:
 
 def with_reference(model: CaptionModel[Any], batch: Batch, decoding: DecodingConfig) -> None:
     """Beam search without the kernel, as on a machine without a GPU."""
-    with patch.object(beam_step, "WIDEST", 0):
+    with patch.object(beam_step, "MAX_BEAM", 0):
         beam_search(model, batch, decoding)
 
 
