@@ -1,5 +1,5 @@
-# make train: from nothing to a trained and scored GLIED on the embedded corpus.
-# make test:  the whole check.
+# make train: install, generate the embedded corpus, train GLIED on it and score it.
+# make test:  linters, type checks and all tests.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,8 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 install: .venv/installed
 
-# The last line compiles DeepSpeed's shared-memory operator once, where there is no GPU; otherwise
-# the first training step would wait for the compiler.
+# The last line compiles DeepSpeed's shared-memory operator on machines without a GPU; otherwise the
+# first training step would wait for the compiler.
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,dev]'
@@ -22,9 +22,9 @@ corpus/scenes/manifest.json: | install
 
 train: install corpus/scenes/manifest.json
 	deepspeed launcher/train.py --config configs/glied.json --resume auto
-	python launcher/evaluate.py --run runs/glied --split test
+	capdist evaluate --run runs/glied --split test
 
-# On a machine with a GPU: builds the kernel, checks it against its twin, measures it.
+# On a machine with a GPU: compile the kernel, test it against its reference and benchmark it.
 gpu:
 	$(PYTHON) -m pytest -q tests/kernels tests/decoding/test_cuda_graph.py
 	$(PYTHON) launcher/bench.py gpu --page docs/results/gpu.md

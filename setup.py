@@ -13,8 +13,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["capdist*", "shards*"]),
+    entry_points={"console_scripts": ["capdist = capdist.commands.main:main"]},
     package_data={"capdist": ["py.typed"], "shards": ["py.typed"]},
     install_requires=[
+        "filelock",
         "numpy",
         "pillow",
         "pydantic>=2",

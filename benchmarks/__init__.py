@@ -1,1 +1,1 @@
-"""What launcher/bench.py measures: every figure beside a peer or a floor of the same run."""
+"""Benchmarks: each result is compared with a peer or a bound measured in the same run."""

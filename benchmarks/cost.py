@@ -1,7 +1,7 @@
-"""What a training step costs: the model behind docs/scale.md.
+"""A cost model of a training step, explained in docs/scale.md.
 
-A program is its operations, counted, each as long as the slowest of three takes: its launch, its
-arithmetic, its bytes (a roofline for every operation). Ranks add the sums over them.
+A program is a list of counted operations. Each takes the longest of three times: its launch, its
+arithmetic, its memory traffic (a roofline per operation). Several ranks add their all-reduces.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from capdist.distributed.process_group import ProcessGroup
 
 Floats = NDArray[np.float64]
 
-#: Products and copies that a processor's speed is measured by: a model's own sizes.
+#: Sizes of the matrix product, the copy and the launches that measure a processor.
 ROWS, WIDTH, HIDDEN, COPIED, LAUNCHES = 2_048, 512, 2_048, 2**24, 1_000
 
 
 @dataclass(frozen=True)
 class Work:
-    """The operations of a program: flops and bytes read and written (N,), one by one."""
+    """The N operations of a program: (N,) flops, and (N,) bytes read and written."""
 
     flops: Floats
     bytes: Floats
 
     def __add__(self, other: Work) -> Work:
-        """One after the other."""
+        """One program after the other."""
         return Work(
             np.concatenate([self.flops, other.flops]), np.concatenate([self.bytes, other.bytes])
         )
@@ -66,7 +66,7 @@ class _Counter(TorchDispatchMode):
 
 
 def count(run: Callable[[], Any]) -> Work:
-    """What a call computes; views compute nothing, and talk between ranks is not counted."""
+    """The operations of a call; views cost nothing, and communication is not counted."""
     operations: list[tuple[int, int]] = []
     with _Counter(operations):
         run()
@@ -88,8 +88,8 @@ class Processor:
         return float(np.max([*parts, work.bytes / self.bytes], 0).sum())
 
     @classmethod
-    def measure(cls, device: torch.device) -> Processor:
-        """The one at hand."""
+    def measure(cls, device: torch.device, rounds: int) -> Processor:
+        """Measure this process's processor, each time as the median of ``rounds`` calls."""
         left = torch.randn(ROWS, WIDTH, device=device)
         right = torch.randn(WIDTH, HIDDEN, device=device)
         long, short = torch.randn(COPIED, device=device), torch.randn(1, device=device)
@@ -100,15 +100,15 @@ class Processor:
                 short.neg()
 
         return cls(
-            seconds(launch, device) / LAUNCHES,
-            2 * ROWS * WIDTH * HIDDEN / seconds(lambda: left @ right, device),
-            2 * long.nbytes / seconds(lambda: torch.neg(long, out=target), device),
+            seconds(launch, device, rounds) / LAUNCHES,
+            2 * ROWS * WIDTH * HIDDEN / seconds(lambda: left @ right, device, rounds),
+            2 * long.nbytes / seconds(lambda: torch.neg(long, out=target), device, rounds),
         )
 
 
 @dataclass(frozen=True)
 class Network:
-    """Between ranks: seconds of a message, bytes/s inside a node of so many ranks and across."""
+    """Seconds per message, and bytes/s within a node of ``node`` ranks and between nodes."""
 
     latency: float
     inside: float
@@ -123,9 +123,10 @@ class Network:
         )
 
     @classmethod
-    def measure(cls, job: ProcessGroup) -> Network:
-        """The one between two ranks of a node."""
-        small, large = (torch.zeros(n, device=job.device) for n in (1, COPIED))
-        latency = seconds(lambda: distributed.all_reduce(small), job.device) / 2
-        whole = seconds(lambda: distributed.all_reduce(large), job.device) - 2 * latency
-        return cls(latency, large.nbytes / whole, math.nan, 2)
+    def measure(cls, group: ProcessGroup, rounds: int) -> Network:
+        """Measure the network between two ranks of a node; all ranks must call this."""
+        device = group.device
+        small, large = (torch.zeros(n, device=device) for n in (1, COPIED))
+        latency = seconds(lambda: distributed.all_reduce(small), device, rounds) / 2
+        transfer = seconds(lambda: distributed.all_reduce(large), device, rounds) - 2 * latency
+        return cls(latency, large.nbytes / transfer, math.nan, 2)

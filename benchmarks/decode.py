@@ -1,8 +1,8 @@
-"""Decoding beside the bare model, and beside Hugging Face's generate.
+"""Beam search compared with the bare model and with Hugging Face's generate.
 
-The reference is the beam step in plain torch; where there is a GPU, the kernel in a captured graph
-is beside it. All decode the same number of steps with the same rows: ends are forbidden before the
-last step. The bare model takes the steps without any bookkeeping: nobody reads its logits.
+The reference is the beam step in plain torch; on a GPU, the kernel in a captured graph is measured
+too. All decode the same number of steps with the same number of rows: EOS is forbidden before the
+last step. The bare model takes the same steps without bookkeeping, and its logits are not read.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from capdist.config.base import validate
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import beam_search
 from capdist.decoding.constraints import Constraints
-from capdist.decoding.cuda_graph import searcher
+from capdist.decoding.cuda_graph import make_search
 from capdist.kernels import beam_step
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.reporting.table import format_markdown, format_table
 from capdist.vocab import BOS
 
-#: COCO's usual sizes: V with specials, F, R, A.
+#: COCO's usual sizes: V including special tokens, F, R, A.
 VOCABULARY, FEATURES, REGIONS, CONCEPTS, CLASSES = 9_488, 2_048, 36, 36, 1_601
 STEPS, ROUNDS = 20, 15
 COLUMNS = ("images/s", "slowest", "fastest", "of bare %")
@@ -34,8 +34,6 @@ COLUMNS = ("images/s", "slowest", "fastest", "of bare %")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is decoded."""
-
     model: str
     batch: int
     beam: int
@@ -43,26 +41,24 @@ class Setting:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured; speeds in images/s."""
+    """Measured times; speeds are in images/s."""
 
     setting: Setting
     timings: dict[str, Timing]
 
     def speed(self, name: str) -> float:
-        """Images/s of the median round."""
         return self.setting.batch / self.timings[name].median
 
     def ratio(self, name: str, other: str) -> float:
         """How many times as fast as the other."""
-        return self.timings[name].times_as_fast(self.timings[other])
+        return self.timings[name].speedup(self.timings[other])
 
     @property
     def ours(self) -> str:
-        """The row that users get."""
+        """The implementation that `capdist` uses on this machine."""
         return "kernel" if "kernel" in self.timings else "reference"
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, and the ratios that count."""
         images = {
             name: {
                 "median": self.speed(name),
@@ -71,7 +67,7 @@ class Figures:
             }
             for name, timing in self.timings.items()
         }
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             **vars(self.setting),
             "steps": STEPS,
             "threads": torch.get_num_threads(),
@@ -79,12 +75,11 @@ class Figures:
             "fraction_of_bare": self.ratio(self.ours, "bare model"),
         }
         if "transformers" in self.timings:
-            found["ratio_vs_transformers"] = self.ratio(self.ours, "transformers")
-        return found
+            figures["ratio_vs_transformers"] = self.ratio(self.ours, "transformers")
+        return figures
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
-        """The same as a table's."""
         return {
             name: {
                 "images/s": speeds["median"],
@@ -96,58 +91,56 @@ class Figures:
         }
 
     def table(self) -> str:
-        """For a terminal."""
         return format_table(self.rows, COLUMNS)
 
     def page(self, command: str) -> str:
-        """As Markdown, with the command that measures it."""
         setting = self.setting
         return (
             f"# Decoding: {setting.model}, beam {setting.beam}, batches of {setting.batch}\n\n"
             f"{STEPS} steps, V = {VOCABULARY}, {REGIONS} regions, {CONCEPTS} concepts, random "
             f"weights, fp32, {machine()}, torch {torch.__version__}. Median, slowest and "
-            f"fastest of {ROUNDS} rounds in which all took turns; the share is the median of the "
-            "rounds' own. The bare model takes the same steps with the same rows and no "
+            f"fastest of {ROUNDS} interleaved rounds; the share is the median of the rounds' own "
+            "ratios. The bare model takes the same steps with the same number of rows, without "
             "bookkeeping.\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n```\n{command}\n```\n"
         )
 
 
 def measure(setting: Setting) -> Figures:
-    """All contestants in turn.
+    """Time all implementations in turn.
 
     Raises:
-        ConfigError: if there is no such model, or that is no beam.
+        ConfigError: if there is no such model, or the beam is invalid.
     """
     torch.manual_seed(1)
     model = build({"name": setting.model}, Dims(FEATURES, VOCABULARY, CLASSES), "--model").eval()
     batch = make_batch(setting.batch)
-    words = {"beam": setting.beam, "max_words": STEPS - 1, "min_words": STEPS - 1}
-    decoding = validate(DecodingConfig, words, "command line")
+    options = {"beam": setting.beam, "max_words": STEPS - 1, "min_words": STEPS - 1}
+    decoding = validate(DecodingConfig, options, "command line")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, batch = model.to(device), batch.to(device)
-    contestants: dict[str, Callable[[], Any]] = {
+    programs: dict[str, Callable[[], Any]] = {
         "bare model": lambda: bare(model, batch, setting.beam),
         "reference": lambda: with_reference(model, batch, decoding),
     }
     if device.type == "cuda":
-        replay = searcher(model, decoding, Constraints(), device)
-        contestants["kernel"] = lambda: replay(batch)
+        search = make_search(model, decoding, Constraints(), device)
+        programs["kernel"] = lambda: search(batch)
     peer = transformers_peer(model, setting)
     if peer is not None:
-        contestants["transformers"] = peer
-    return Figures(setting, interleave(contestants, ROUNDS))
+        programs["transformers"] = peer
+    return Figures(setting, interleave(programs, ROUNDS))
 
 
 def machine() -> str:
-    """The GPU, or how many CPU threads."""
+    """The name of the GPU, or the number of CPU threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU thread(s)"
 
 
 def make_batch(images: int) -> Batch:
-    """Random images of the usual size."""
+    """A batch of random images of COCO's usual sizes."""
     return Batch(
         keys=tuple(str(i) for i in range(images)),
         image_ids=torch.arange(images),
@@ -165,14 +158,14 @@ def make_batch(images: int) -> Batch:
 
 
 def with_reference(model: CaptionModel[Any], batch: Batch, decoding: DecodingConfig) -> None:
-    """The search as it is where there is no GPU."""
-    with patch.object(beam_step, "WIDEST", 0):
+    """Beam search without the kernel, as on a machine without a GPU."""
+    with patch.object(beam_step, "MAX_BEAM", 0):
         beam_search(model, batch, decoding)
 
 
 @torch.inference_mode()
 def bare(model: CaptionModel[Any], batch: Batch, beam: int) -> None:
-    """The same steps with the same rows, and nothing else."""
+    """The same model steps with the same number of rows, without a search."""
     state = model.start(model.encode(batch), beam, STEPS)
     token = torch.full((len(batch.image_ids), beam), BOS, device=batch.regions.device)
     for _ in range(STEPS):
@@ -180,15 +173,15 @@ def bare(model: CaptionModel[Any], batch: Batch, beam: int) -> None:
 
 
 def transformers_peer(model: CaptionModel[Any], setting: Setting) -> Callable[[], Any] | None:
-    """Beam search of Hugging Face's generate on an encoder-decoder of no more parameters.
+    """Beam search by Hugging Face's generate on an encoder-decoder with at most as many parameters.
 
-    BART with the model's width, heads and feed-forward, one encoder layer over as many positions
-    as regions, and as many decoder layers as fit into the model's number of parameters.
+    BART with the model's width, heads and feed-forward size, one encoder layer over as many
+    positions as regions, and as many decoder layers as the number of parameters allows.
     """
     try:
         from transformers import BartConfig, BartForConditionalGeneration
     except ImportError:
-        print("transformers is not installed: pip install -e '.[bench]' for its row")
+        print("transformers is not installed; for its row: pip install -e '.[bench]'")
         return None
     limit = sum(parameter.numel() for parameter in model.parameters())
 

@@ -1,9 +1,9 @@
-"""The beam step's kernel and whole searches on a GPU, beside what the GPU could do at best.
+"""The beam step's kernel and whole searches on a GPU, compared with the GPU's limits.
 
-Ceilings are measured, not read off a data sheet: a copy's bytes/s and a matrix product's
-operations/s. A search's floor is the larger of its counted operations and of the bytes that it
-must read, each at its ceiling: every step reads all weights but the encoder's and the word table's,
-and the image's projected keys and values, and writes and reads its logits.
+The limits are measured, not taken from a data sheet: bytes/s of a copy and operations/s of a matrix
+product. The roofline of a search is the larger of the times for its counted operations and for the
+bytes that it must read: every step reads all weights except the encoder's and the word table's, and
+the projected keys and values of the image, and writes and reads its logits.
 
 Legend: B images, K beams, V vocabulary.
 """
@@ -24,7 +24,7 @@ from capdist.config.base import ConfigError
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import Search
 from capdist.decoding.constraints import Constraints
-from capdist.decoding.cuda_graph import searcher
+from capdist.decoding.cuda_graph import make_search
 from capdist.kernels.beam_step import Rules, beam_step, first_beams, reference
 from capdist.models.base import Dims, build
 from capdist.reporting.table import format_markdown, format_table
@@ -35,78 +35,81 @@ Rows = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured; ``quick`` ones let a test walk through it on a CPU."""
+    """Problem sizes, as (images, beam) of the kernel and of searches; `QUICK` is for tests on CPU.
+
+    ``rounds``: timed calls of a kernel and of a search.
+    """
 
     kernel: tuple[tuple[int, int], ...] = ((50, 3), (50, 5), (1024, 3), (1024, 5), (4096, 3))
     search: tuple[tuple[int, int], ...] = ((50, 3), (50, 5), (1024, 3), (4096, 3))
     vocabulary: int = VOCABULARY
     copied: int = 2**30
     product: int = 8192
+    rounds: tuple[int, int] = (30, 10)
 
 
-QUICK = Sizes(((3, 2),), ((2, 2),), 300, 2**16, 64)
+QUICK = Sizes(((3, 2),), ((2, 2),), 300, 2**16, 64, (1, 1))
 
 
-def replayed(run: Callable[[], Any], device: torch.device, calls: int = 20) -> float:
-    """The median time of a call without its launch: on a GPU, as one of many in a graph."""
+def replayed(run: Callable[[], Any], device: torch.device, rounds: int, calls: int = 20) -> float:
+    """The median time of a call without its launch: on a GPU, as one of ``calls`` in a graph."""
     if device.type == "cpu":
-        return seconds(run, device)
+        return seconds(run, device, rounds)
     run()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(calls):
             run()
-    return seconds(graph.replay, device) / calls
+    return seconds(graph.replay, device, rounds) / calls
 
 
 @dataclass(frozen=True)
-class Ceilings:
+class Limits:
     """Bytes/s of a copy, reads and writes together, and operations/s of a bf16 product."""
 
     bytes: float
     operations: float
 
     @classmethod
-    def measure(cls, sizes: Sizes, device: torch.device) -> Ceilings:
-        """Both."""
+    def measure(cls, sizes: Sizes, device: torch.device) -> Limits:
         source = torch.empty(sizes.copied, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
         square = torch.randn(sizes.product, sizes.product, device=device, dtype=torch.bfloat16)
         return cls(
-            2 * sizes.copied / seconds(lambda: target.copy_(source), device),
-            2 * sizes.product**3 / seconds(lambda: square @ square, device),
+            2 * sizes.copied / seconds(lambda: target.copy_(source), device, sizes.rounds[0]),
+            2 * sizes.product**3 / seconds(lambda: square @ square, device, sizes.rounds[0]),
         )
 
 
 @torch.inference_mode()
-def kernel_rows(sizes: Sizes, ceilings: Ceilings, device: torch.device) -> Rows:
-    """The step from bf16 logits on: the kernel, its twin, and the time to read the logits once."""
-    rows = {}
+def kernel_rows(sizes: Sizes, limits: Limits, device: torch.device) -> Rows:
+    """The step on bf16 logits: the kernel, the reference, and the time to read the logits once."""
+    rows, rounds = {}, sizes.rounds[0]
     for images, beam in sizes.kernel:
         shape = (images, beam, sizes.vocabulary)
         logits = torch.randn(shape, device=device).bfloat16()
-        rules = Rules(torch.ones(STEPS + 1, device=device), _never(device))
+        rules = Rules(torch.ones(STEPS + 1, device=device), _forbidden(device))
         beams, _, _ = beam_step(logits, first_beams(images, beam, device), rules)
-        ours = replayed(lambda: beam_step(logits, beams, rules), device)  # noqa: B023
-        twin = seconds(lambda: reference.beam_step(logits, beams, rules), device)  # noqa: B023
-        floor = logits.nbytes / ceilings.bytes
+        kernel = replayed(lambda: beam_step(logits, beams, rules), device, rounds)  # noqa: B023
+        plain = seconds(lambda: reference.beam_step(logits, beams, rules), device, rounds)  # noqa: B023
+        read = logits.nbytes / limits.bytes
         rows[f"{images} images, beam {beam}"] = {
-            "kernel µs": 1e6 * ours,
-            "twin µs": 1e6 * twin,
-            "twin / kernel": twin / ours,
-            "reading µs": 1e6 * floor,
-            "of reading %": 100 * floor / ours,
+            "kernel µs": 1e6 * kernel,
+            "reference µs": 1e6 * plain,
+            "reference / kernel": plain / kernel,
+            "reading µs": 1e6 * read,
+            "of reading %": 100 * read / kernel,
         }
     return rows
 
 
 @torch.inference_mode()
-def search_rows(name: str, sizes: Sizes, ceilings: Ceilings, device: torch.device) -> Rows:
-    """Whole searches in bf16: images/s replayed and not, the bare model's, and the floor's."""
+def search_rows(name: str, sizes: Sizes, limits: Limits, device: torch.device) -> Rows:
+    """Images/s of searches in bf16: replayed, launched, the bare model, and the roofline."""
     torch.manual_seed(1)
     dims = Dims(REGION_WIDTH, sizes.vocabulary)
     model = build({"name": name}, dims, "--model").eval().to(device, torch.bfloat16)
-    rows = {}
+    rows, rounds = {}, sizes.rounds[1]
     for images, beam in sizes.search:
         batch = make_batch(images).to(device)
         batch.concepts.clamp_(max=sizes.vocabulary - 1)
@@ -120,50 +123,45 @@ def search_rows(name: str, sizes: Sizes, ceilings: Ceilings, device: torch.devic
         weights = sum(p.nbytes for p in model.parameters())
         logits = 2 * 2 * images * beam * sizes.vocabulary
         read = STEPS * (weights + memory + logits)
-        floor = max(counter.get_total_flops() / ceilings.operations, read / ceilings.bytes)
-        replay = searcher(model, decoding, Constraints(), device)
+        roofline = max(counter.get_total_flops() / limits.operations, read / limits.bytes)
+        replayed_search = make_search(model, decoding, Constraints(), device)
         rows[f"{images} images, beam {beam}"] = {
-            "images/s": images / seconds(lambda: replay(batch), device, 10),  # noqa: B023
-            "launched": images / seconds(lambda: search.run(batch), device, 10),  # noqa: B023
-            "bare model": images / seconds(lambda: bare(model, batch, beam), device, 10),  # noqa: B023
-            "floor": images / floor,
+            "images/s": images / seconds(lambda: replayed_search(batch), device, rounds),  # noqa: B023
+            "launched": images / seconds(lambda: search.run(batch), device, rounds),  # noqa: B023
+            "bare model": images / seconds(lambda: bare(model, batch, beam), device, rounds),  # noqa: B023
+            "roofline": images / roofline,
         }
     return rows
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a model's decoding."""
-
     model: str
     vocabulary: int
-    ceilings: Ceilings
+    limits: Limits
     kernel: Rows
     search: Rows
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
-        return {**vars(self), "ceilings": vars(self.ceilings), "machine": machine()}
+        return {**vars(self), "limits": vars(self.limits), "machine": machine()}
 
     def table(self) -> str:
-        """For a terminal."""
         tables = (format_table(rows, list(next(iter(rows.values())))) for rows in self._tables)
         return "\n\n".join(tables)
 
     def page(self, command: str) -> str:
-        """As Markdown, with the command that measures it."""
         kernel, search = (
             format_markdown(rows, list(next(iter(rows.values())))) for rows in self._tables
         )
-        ceilings = self.ceilings
+        limits = self.limits
         return (
             f"# Decoding on a GPU: {self.model}\n\n{machine()}, torch {torch.__version__}, bf16, "
-            f"V = {self.vocabulary}. Measured ceilings: {ceilings.bytes / 1e12:.2f} TB/s copied, "
-            f"{ceilings.operations / 1e12:.0f} Tflop/s in a matrix product.\n\n"
-            "## The beam step\n\nThe kernel as in a replayed graph; its twin, the reference in "
-            "plain torch, launched; *reading* is the time to read the logits once at the copy's "
-            f"speed.\n\n{kernel}\n\n## {STEPS} steps, in images/s\n\nReplayed as a graph, launched "
-            "step by step, the bare model launched without bookkeeping, and the floor of counted "
+            f"V = {self.vocabulary}. Measured limits: {limits.bytes / 1e12:.2f} TB/s copied, "
+            f"{limits.operations / 1e12:.0f} Tflop/s in a matrix product.\n\n"
+            "## The beam step\n\nThe kernel as in a replayed graph; the reference in plain torch, "
+            "launched; *reading* is the time to read the logits once at the speed of a copy.\n\n"
+            f"{kernel}\n\n## {STEPS} steps, in images/s\n\nReplayed as a graph, launched step by "
+            "step, the bare model launched without bookkeeping, and the roofline of counted "
             f"operations and bytes.\n\n{search}\n\n```\n{command}\n```\n"
         )
 
@@ -173,23 +171,22 @@ class Figures:
 
 
 def measure(model: str) -> Figures:
-    """Everything, on the current GPU.
+    """Measure the kernel and searches on the current GPU.
 
     Raises:
-        ConfigError: if there is none, or no such model.
+        ConfigError: if there is no GPU, or no such model.
     """
     if not torch.cuda.is_available():
         raise ConfigError("bench.py gpu: no GPU here; bench.py decode measures on CPUs")
-    return walk(model, Sizes(), torch.device("cuda"))
+    return measure_on(model, Sizes(), torch.device("cuda"))
 
 
-def walk(model: str, sizes: Sizes, device: torch.device) -> Figures:
-    """The ceilings, the step and the searches, one after the other."""
-    ceilings = Ceilings.measure(sizes, device)
-    kernel = kernel_rows(sizes, ceilings, device)
-    search = search_rows(model, sizes, ceilings, device)
-    return Figures(model, sizes.vocabulary, ceilings, kernel, search)
+def measure_on(model: str, sizes: Sizes, device: torch.device) -> Figures:
+    limits = Limits.measure(sizes, device)
+    kernel = kernel_rows(sizes, limits, device)
+    search = search_rows(model, sizes, limits, device)
+    return Figures(model, sizes.vocabulary, limits, kernel, search)
 
 
-def _never(device: torch.device) -> torch.Tensor:
+def _forbidden(device: torch.device) -> torch.Tensor:
     return torch.tensor([PAD, BOS, UNK, EOS], device=device)

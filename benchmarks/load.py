@@ -1,4 +1,4 @@
-"""The readers beside other ways to read the same images, all from a hot page cache on one core."""
+"""The readers compared with other ways to read the same images, from the page cache on one core."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from capdist.reporting.table import format_markdown, format_table
 from shards.manifest import Manifest
 
 BATCH, ROUNDS = 64, 5
-#: Shards of the cold start, and samples of each.
+#: Number of shards in the cold start, and of samples in each.
 SHARDS, SAMPLES = 1000, 256
 COLUMNS = ("samples/s", "slowest", "fastest", "x webdataset", "of floor %")
 FLOOR, PEER, BARE = "copy floor", "webdataset, default decoding", "DALI, bare pipeline"
 READERS = ("mapped", "stream", "dali")
-#: The ratios that count: of which rows they are, and what they should reach.
+#: The reported ratios: two rows, and the target.
 RATIOS = {
     "ratio_vs_webdataset": ("mapped", PEER, 10.0),
     "ratio_vs_floor": ("mapped", FLOOR, 0.6),
     "stream_vs_webdataset": ("stream", PEER, 1.0),
     "dali_vs_bare_dali": ("dali", BARE, 0.8),
 }
-#: What the contestants are made of.
+#: Modules that the peers need.
 PACKAGES = ("h5py", "isal", "lmdb", "nvidia", "webdataset")
-#: Epochs of a round of those that take a fraction of a second for one.
+#: Epochs per round of readers that take a fraction of a second for one.
 EPOCHS = {"mapped": 5, FLOOR: 5}
-#: Seconds that the first batch may take.
+#: Target of the time to the first batch, in seconds.
 COLD_START = 1.0
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured, of ``images`` images an epoch; ``cold`` are seconds to a first batch.
+    """Times of epochs of ``images`` images.
 
-    ``load`` is the machine's, of the last five minutes.
+    ``cold``: seconds to a first batch. ``load``: load average of the last five minutes.
     """
 
     images: int
@@ -60,10 +60,9 @@ class Figures:
 
     def ratio(self, name: str, other: str) -> float:
         """How many times as fast as the other."""
-        return self.timings[name].times_as_fast(self.timings[other])
+        return self.timings[name].speedup(self.timings[other])
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, and the ratios that count."""
         speeds = {
             name: {
                 "median": self.images / timing.median,
@@ -74,12 +73,11 @@ class Figures:
         }
         ratios = {name: self.ratio(row, other) for name, (row, other, _) in RATIOS.items()}
         sizes = {"images": self.images, "regions": REGIONS, "features": FEATURES, "batch": BATCH}
-        found = {"samples_per_s": speeds, **ratios, "cold_start_s": median(self.cold)}
-        return {**sizes, **found, "machine_load": self.load}
+        figures = {"samples_per_s": speeds, **ratios, "cold_start_s": median(self.cold)}
+        return {**sizes, **figures, "machine_load": self.load}
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
-        """The same as a table's."""
         return {
             name: {
                 "samples/s": speeds["median"],
@@ -92,47 +90,44 @@ class Figures:
         }
 
     def table(self) -> str:
-        """For a terminal."""
         return f"{format_table(self.rows, COLUMNS)}\n\n{self._targets()}"
 
     def page(self, command: str) -> str:
-        """As Markdown, with the command that measures it."""
         return (
             f"# Reading shards\n\n{self.images} images of {REGIONS} x {FEATURES} fp16 regions with "
-            f"boxes and five captions, {IN_SHARD} to a shard, page cache hot, everything in one "
-            f"process; finished batches of {BATCH}. Median, slowest and fastest of {ROUNDS} rounds "
-            f"in which all took turns, mapped and the floor with {EPOCHS[FLOOR]} epochs, on a "
+            f"boxes and five captions, {IN_SHARD} per shard, in the page cache, everything in one "
+            f"process; complete batches of {BATCH}. Median, slowest and fastest of {ROUNDS} "
+            f"interleaved rounds, which have {EPOCHS[FLOOR]} epochs for mapped and the floor, on a "
             f"machine of {os.cpu_count()} cores with a load of {self.load:.1f}: if that is well "
-            "above 1, other programs ran beside them. Ratios are "
-            "the median of the rounds' own. In a first epoch "
-            "our readers parse every caption and check every byte; later, words are remembered, "
-            "and mapped and dali check no bytes that this process has checked. The other tools "
-            "check none, and all but webdataset are given the captions' ids in memory. The floor "
-            "copies the regions from a memory map into batches' memory, and does nothing else: "
-            "what mapped adds is the interpreter's share, for the order, words, boxes and masks."
+            "above 1, other programs were running. Ratios are the median of the rounds' own "
+            "ratios. In a first epoch our readers parse every caption and check every byte; later, "
+            "words are cached, and mapped and dali skip bytes that this process has checked. The "
+            "other tools check none, and all except webdataset have the captions' ids in memory. "
+            "The floor only copies the regions from a memory map into the batches' memory; what "
+            "mapped adds is the interpreter's time for the order, words, boxes and masks."
             "\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n{self._targets()}\n\n"
             f"```\n{command}\n```\n"
         )
 
     def _targets(self) -> str:
-        found = self.to_json()
+        figures = self.to_json()
         lines = [
-            f"- `{name}` {found[name]:.2f}, wanted {wanted:g} or more"
-            for name, (_, _, wanted) in RATIOS.items()
+            f"- `{name}` {figures[name]:.2f}, target {target:g} or more"
+            for name, (_, _, target) in RATIOS.items()
         ]
         lines.append(
-            f"- `cold_start_s` {found['cold_start_s']:.2f}, wanted less than {COLD_START:g}: from "
-            f"the manifest of {SHARDS} shards of {SAMPLES} samples to the first batch"
+            f"- `cold_start_s` {figures['cold_start_s']:.2f}, target less than {COLD_START:g}: "
+            f"from the manifest of {SHARDS} shards of {SAMPLES} samples to the first batch"
         )
         return "\n".join(lines)
 
 
 def measure(images: int) -> Figures:
-    """All contestants in turn, over a corpus in a temporary folder.
+    """Time all readers in turn, on a corpus in a temporary folder.
 
     Raises:
-        ConfigError: if there is nothing to read, or a contestant is not installed.
+        ConfigError: if there is no image, or a peer is not installed.
     """
     if images < 1:
         raise ConfigError(f"--images: expected 1 or more, got {images}")
@@ -144,15 +139,15 @@ def measure(images: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         corpus = Corpus.make(root, images)
-        rounds = interleave(contestants(corpus, root), ROUNDS)
-        found = {name: timing.over(EPOCHS.get(name, 1)) for name, timing in rounds.items()}
+        rounds = interleave(programs(corpus, root), ROUNDS)
+        timings = {name: timing.per_call(EPOCHS.get(name, 1)) for name, timing in rounds.items()}
         many = many_shards(root / "many", SHARDS, SAMPLES)
         cold = [cold_start(many) for _ in range(ROUNDS)]
-        return Figures(images, found, cold, os.getloadavg()[1])
+        return Figures(images, timings, cold, os.getloadavg()[1])
 
 
-def contestants(corpus: Corpus, root: Path) -> dict[str, Callable[[], Any]]:
-    """What reads an epoch, or `EPOCHS` of them."""
+def programs(corpus: Corpus, root: Path) -> dict[str, Callable[[], Any]]:
+    """Functions that read one epoch, or `EPOCHS` of them."""
     bare, floor = BareDali(corpus, BATCH, root / "idx"), CopyFloor(corpus, BATCH)
     peers: dict[str, Callable[[], Iterable[Any]]] = {
         FLOOR: floor.epoch,
@@ -166,35 +161,34 @@ def contestants(corpus: Corpus, root: Path) -> dict[str, Callable[[], Any]]:
     for name in READERS:
         ours[name] = reader(corpus.manifest, name).epoch
         ours[f"{name}, first epoch"] = first_epoch(corpus.manifest, name)
-    return {name: drained(run, EPOCHS.get(name, 1)) for name, run in (ours | peers).items()}
+    return {name: consume(run, EPOCHS.get(name, 1)) for name, run in (ours | peers).items()}
 
 
 def first_epoch(manifest: Manifest, name: str) -> Callable[[], Iterable[Any]]:
-    """A reader that has never read anything, every time."""
+    """A function that reads an epoch with a new reader every time."""
     return lambda: reader(manifest, name).epoch()
 
 
-def drained(run: Callable[[], Iterable[Any]], epochs: int) -> Callable[[], Any]:
-    """Read to the end, so often, batches dropped."""
+def consume(run: Callable[[], Iterable[Any]], epochs: int) -> Callable[[], Any]:
+    """A function that reads epochs and drops the batches."""
     return lambda: deque((batch for _ in range(epochs) for batch in run()), maxlen=0)
 
 
 def reader(manifest: Manifest, name: str) -> Epochs:
-    """One of ours, in this process alone."""
+    """One of our readers, without reader processes."""
     data = DataConfig(shards="", reader=name, workers=0)
     sizes = BatchConfig(images=BATCH, micro=BATCH)
     return Epochs(training_batches(manifest, data, sizes, VOCAB, Ranks(), 1))
 
 
 class Epochs:
-    """Epoch after epoch, each in its own order."""
+    """A counter of epochs, each of which has its own order."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
         self.number = 0
 
     def epoch(self) -> Iterable[Any]:
-        """The next one."""
         self.number += 1
         return self.batches.epoch(self.number)
 

@@ -1,4 +1,4 @@
-"""Images made up to be read, and the same images as people without shards keep them."""
+"""Synthetic images as shards, and in the formats of the peers."""
 
 from __future__ import annotations
 
@@ -24,33 +24,29 @@ VOCAB = Vocabulary(WORDS)
 
 
 @dataclass(frozen=True)
-class MadeUp:
-    """``images`` training images with regions of width ``dim``, and five captions each."""
+class SyntheticSource:
+    """A source of ``images`` training images with regions of width ``dim`` and five captions."""
 
     images: int
     dim: int = FEATURES
-    name: str = "made up"
+    name: str = "synthetic"
     class_names: tuple[str, ...] = ()
 
     @property
     def features(self) -> FeatureSpec:
-        """Of nobody's extractor."""
         return FeatureSpec("random", self.dim, REGIONS)
 
     def fingerprint(self) -> str:
-        """It is never built twice."""
         return self.name
 
     def splits(self) -> dict[str, Sequence[int]]:
-        """Training only."""
         return {"train": range(self.images)}
 
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
-        """Each from its own number."""
         for number in ids:
-            random = np.random.default_rng(number)
-            lengths = random.integers(*LENGTH, REFERENCES)
-            words = (random.integers(0, len(WORDS), length) for length in lengths)
+            rng = np.random.default_rng(number)
+            lengths = rng.integers(*LENGTH, REFERENCES)
+            words = (rng.integers(0, len(WORDS), length) for length in lengths)
             tokens = tuple(tuple(WORDS[word] for word in caption) for caption in words)
             yield Sample(
                 key=f"{number:012d}",
@@ -60,9 +56,9 @@ class MadeUp:
                 split=split,
                 captions=tuple(" ".join(caption) for caption in tokens),
                 tokens=tokens,
-                regions=random.standard_normal((REGIONS, self.dim)).astype(np.float16),
+                regions=rng.standard_normal((REGIONS, self.dim)).astype(np.float16),
                 # Two corners, the upper left one first.
-                boxes=np.sort(random.random((REGIONS, 2, 2)), 1).astype(np.float32).reshape(-1, 4),
+                boxes=np.sort(rng.random((REGIONS, 2, 2)), 1).astype(np.float32).reshape(-1, 4),
             )
 
 
@@ -70,7 +66,7 @@ class MadeUp:
 class Corpus:
     """The images as shards, a folder of npz files, an HDF5 file and an LMDB.
 
-    ``words`` are the captions' ids, which people without shards keep in memory.
+    ``words``: the captions' token ids, which loaders without shards keep in memory.
     """
 
     root: Path
@@ -79,8 +75,8 @@ class Corpus:
 
     @classmethod
     def make(cls, root: Path, images: int) -> Corpus:
-        """Write all of them."""
-        source = MadeUp(images)
+        """Write the images in all formats."""
+        source = SyntheticSource(images)
         manifest = write(source, root / "shards", samples_per_shard=IN_SHARD, workers=1)
         corpus = cls(root, manifest, [])
         corpus._write(images, source.load("train", range(images)))
@@ -91,8 +87,8 @@ class Corpus:
         import lmdb
 
         (self.root / "npz").mkdir()
-        room = images * REGIONS * FEATURES * 4 + 2**24
-        with h5py.File(self.root / "h5", "w") as h5, lmdb.open(self.lmdb, map_size=room) as db:
+        map_size = images * REGIONS * FEATURES * 4 + 2**24
+        with h5py.File(self.root / "h5", "w") as h5, lmdb.open(self.lmdb, map_size=map_size) as db:
             features = h5.create_dataset("features", (images, REGIONS, FEATURES), np.float16)
             boxes = h5.create_dataset("boxes", (images, REGIONS, 4), np.float32)
             for number, sample in enumerate(samples):
@@ -105,37 +101,34 @@ class Corpus:
 
     @property
     def lmdb(self) -> str:
-        """Its folder."""
         return str(self.root / "lmdb")
 
     def npz(self, number: int) -> Path:
-        """The file of an image."""
         return self.root / "npz" / f"{number}.npz"
 
     @property
     def tars(self) -> list[str]:
-        """Paths of all shards."""
         return [str(self.manifest.tar_path(shard)) for shard in self.manifest.shards]
 
 
 def many_shards(root: Path, count: int, samples: int) -> Path:
-    """A folder of so many shards: one, linked under many names, each with an index of its own."""
-    manifest = write(MadeUp(samples, dim=8), root, samples_per_shard=samples, workers=1)
-    described, (first,) = manifest.to_json(), manifest.shards
+    """A folder of ``count`` shards: hard links to one tar, each with its own index."""
+    manifest = write(SyntheticSource(samples, dim=8), root, samples_per_shard=samples, workers=1)
+    fields, (first,) = manifest.to_json(), manifest.shards
     tar = manifest.tar_path(first)
-    described["shards"] = []
+    fields["shards"] = []
     for number in range(count):
         name = f"train-{number:05d}.tar"
-        described["shards"].append({**vars(first), "name": name})
+        fields["shards"].append({**vars(first), "name": name})
         if name != first.name:
             (root / name).hardlink_to(tar)
             shutil.copy(index_path(tar), index_path(root / name))
-    (root / MANIFEST).write_text(json.dumps(described))
+    (root / MANIFEST).write_text(json.dumps(fields))
     return root
 
 
 def pad(arrays: Sequence[Array]) -> Array:
-    """Stacked; with zeros behind the shorter ones."""
+    """Stack arrays, with zeros after the shorter ones."""
     longest = max(len(array) for array in arrays)
     if all(len(array) == longest for array in arrays):
         return np.stack(arrays)

@@ -1,6 +1,6 @@
-"""Loops that read the same images as finished batches, as users of other tools write them.
+"""Loops that read the same images as complete batches, as users of other tools write them.
 
-A batch is features (B, R, F) fp16, boxes (B, R, 4), a mask and the captions' ids (B, S, L).
+A batch is features (B, R, F) fp16, boxes (B, R, 4), a mask (B, R) and token ids (B, S, L).
 """
 
 from __future__ import annotations
@@ -17,60 +17,59 @@ from benchmarks.load_corpus import FEATURES, REGIONS, VOCAB, Corpus, pad, pad_wo
 from shards.schema import Array
 
 #: Features, boxes, mask, captions.
-Finished = tuple[Array, Array, Array, Array]
+PeerBatch = tuple[Array, Array, Array, Array]
 
 
-def finish(
+def collate(
     features: Sequence[Array], boxes: Sequence[Array], words: Sequence[Sequence[Sequence[int]]]
-) -> Finished:
-    """A batch from its images."""
+) -> PeerBatch:
     padded, lengths = pad(features), np.array([len(array) for array in features])
     mask = np.arange(padded.shape[1]) < lengths[:, None]
     return padded, pad(boxes), mask, pad_words(words)
 
 
 def shuffled(corpus: Corpus, batch: int) -> Iterator[list[int]]:
-    """The images of every batch of an epoch, mixed."""
+    """The image numbers of every batch of a shuffled epoch."""
     order = np.random.default_rng(1).permutation(len(corpus.words))
     yield from (order[n : n + batch].tolist() for n in range(0, len(order), batch))
 
 
-def webdataset(corpus: Corpus, batch: int) -> Iterator[Finished]:
-    """The library's own decoding."""
+def webdataset(corpus: Corpus, batch: int) -> Iterator[PeerBatch]:
+    """The webdataset library with its default decoding."""
     from webdataset import WebDataset
 
-    def together(samples: Sequence[dict[str, Any]]) -> Finished:
+    def collation(samples: Sequence[dict[str, Any]]) -> PeerBatch:
         words = [[VOCAB.encode(caption) for caption in s["json"]["tokens"]] for s in samples]
         features = [sample["regions.npy"] for sample in samples]
-        return finish(features, [sample["boxes.npy"] for sample in samples], words)
+        return collate(features, [sample["boxes.npy"] for sample in samples], words)
 
     urls = WebDataset(corpus.tars, shardshuffle=False)
-    yield from urls.decode().batched(batch, collation_fn=together)
+    yield from urls.decode().batched(batch, collation_fn=collation)
 
 
-def npz(corpus: Corpus, batch: int) -> Iterator[Finished]:
-    """A folder with a file for each image."""
+def npz(corpus: Corpus, batch: int) -> Iterator[PeerBatch]:
+    """A folder with one npz file per image."""
     for numbers in shuffled(corpus, batch):
         files = [np.load(corpus.npz(number)) for number in numbers]
         words = [corpus.words[number] for number in numbers]
-        yield finish([f["features"] for f in files], [f["boxes"] for f in files], words)
+        yield collate([f["features"] for f in files], [f["boxes"] for f in files], words)
         for file in files:
             file.close()
 
 
-def hdf5(corpus: Corpus, batch: int) -> Iterator[Finished]:
-    """One file, an image at a time."""
+def hdf5(corpus: Corpus, batch: int) -> Iterator[PeerBatch]:
+    """One HDF5 file, read one image at a time."""
     import h5py
 
     with h5py.File(corpus.root / "h5") as file:
         features, boxes = file["features"], file["boxes"]
         for numbers in shuffled(corpus, batch):
             words = [corpus.words[number] for number in numbers]
-            yield finish([features[n] for n in numbers], [boxes[n] for n in numbers], words)
+            yield collate([features[n] for n in numbers], [boxes[n] for n in numbers], words)
 
 
-def lmdb(corpus: Corpus, batch: int) -> Iterator[Finished]:
-    """A memory map, numbers as they are, without a copy before the batch."""
+def lmdb(corpus: Corpus, batch: int) -> Iterator[PeerBatch]:
+    """An LMDB of raw arrays, without a copy before the batch."""
     import lmdb
 
     with (
@@ -79,17 +78,17 @@ def lmdb(corpus: Corpus, batch: int) -> Iterator[Finished]:
     ):
 
         def array(number: int, name: str, dtype: Any, width: int) -> Array:
-            found: Any = transaction.get(f"{number}/{name}".encode())
-            return np.frombuffer(found, dtype).reshape(-1, width)
+            value: Any = transaction.get(f"{number}/{name}".encode())
+            return np.frombuffer(value, dtype).reshape(-1, width)
 
         for numbers in shuffled(corpus, batch):
             features = [array(n, "features", np.float16, FEATURES) for n in numbers]
             boxes = [array(n, "boxes", np.float32, 4) for n in numbers]
-            yield finish(features, boxes, [corpus.words[number] for number in numbers])
+            yield collate(features, boxes, [corpus.words[number] for number in numbers])
 
 
 class BareDali:
-    """DALI's pipeline alone: tars in their order, decoded and padded by its own operators."""
+    """A DALI pipeline alone: tars in stored order, decoded and padded by its own operators."""
 
     def __init__(self, corpus: Corpus, batch: int, folder: Path) -> None:
         from nvidia.dali import fn, pipeline_def, types
@@ -110,7 +109,7 @@ class BareDali:
         self.pipeline.build()
 
     def _indices(self, folder: Path) -> Iterator[str]:
-        """Made beforehand, as DALI's users do."""
+        """Write index files beforehand, as DALI recommends."""
         folder.mkdir()
         for shard in self.corpus.manifest.shards:
             lines = [
@@ -122,8 +121,8 @@ class BareDali:
             path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
             yield str(path)
 
-    def epoch(self) -> Iterator[Finished]:
-        """Batches of the next epoch; the last is filled up by DALI."""
+    def epoch(self) -> Iterator[PeerBatch]:
+        """Batches of the next epoch; DALI pads the last one."""
         for start in range(0, len(self.corpus.words), self.batch):
             outputs = self.pipeline.run()
             features, boxes, shapes = (np.array(o.as_tensor()) for o in outputs)
@@ -132,33 +131,33 @@ class BareDali:
 
 
 class CopyFloor:
-    """A copy of the same bytes, from a map of the tars into batches' memory: nothing else.
+    """Only copies the regions from a memory map of the tars into the batches' memory.
 
-    In two pieces in turn, for whoever uses a batch holds it while the next one is made.
+    Two buffers alternate, because a batch is in use while the next one is filled.
     """
 
     def __init__(self, corpus: Corpus, batch: int) -> None:
         self.corpus = corpus
-        self.memory = np.empty((2, batch, REGIONS * FEATURES * 2), np.uint8)
+        self.buffers = np.empty((2, batch, REGIONS * FEATURES * 2), np.uint8)
         self.maps = [self._map(path) for path in corpus.tars]
         manifest = corpus.manifest
-        ends = [
+        members = [
             (number, entry.members["regions.npy"])
             for number, shard in enumerate(manifest.shards)
             for entry in manifest.index(shard)
         ]
-        size = self.memory.shape[2]
-        self.places = [(number, m.offset + m.size - size) for number, m in ends]
+        size = self.buffers.shape[2]
+        self.offsets = [(number, m.offset + m.size - size) for number, m in members]
 
     def _map(self, path: str) -> Array:
         with open(path, "rb") as file:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
 
     def epoch(self) -> Iterator[Array]:
-        """The images mixed, as others read them."""
-        _, batch, size = self.memory.shape
-        for memory, numbers in zip(cycle(self.memory), shuffled(self.corpus, batch), strict=False):
+        """Buffers with the regions of shuffled images, in the order of the peers."""
+        _, batch, size = self.buffers.shape
+        for buffer, numbers in zip(cycle(self.buffers), shuffled(self.corpus, batch), strict=False):
             for row, number in enumerate(numbers):
-                tar, start = self.places[number]
-                memory[row] = self.maps[tar][start : start + size]
-            yield memory
+                tar, start = self.offsets[number]
+                buffer[row] = self.maps[tar][start : start + size]
+            yield buffer

@@ -1,4 +1,4 @@
-"""What the order of samples costs, and how well it mixes, beside a permutation of all samples."""
+"""The cost of the order of samples and its mixing, compared with a permutation of all samples."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from shards.feature_spec import FeatureSpec
 from shards.index import Index, Member, SampleIndex, write_index
 from shards.manifest import MANIFEST, Manifest, Shard
 
-#: Images of a shard, and of batches as papers have them.
+#: Images per shard, and per batch.
 SHARD, BATCHES = 256, (80, 160)
-#: Shares of the sources that a set may be sorted by.
+#: Shares of the sources in a set that is sorted by source.
 SOURCES = (0.4, 0.3, 0.2, 0.1)
-#: Lanes and windows; one lane with a large window is a shuffle buffer behind shuffled shards.
+#: Lanes and windows; one lane with a large window is a shuffle buffer over shuffled shards.
 SETTINGS = ((64, 64), (64, 1024), (256, 16), (256, 64), (1, 4096))
-#: Successive batches whose mean is looked at, rounds that are timed.
+#: Numbers of successive batches to average over, and of timed rounds.
 STEPS, ROUNDS = (1, 16), 3
-#: What a start is made of, and the seconds that it may take.
-START, PARTS, WANTED = "start", ("manifest", "order", "indices"), 2
+#: The parts of a start, and the target of its duration in seconds.
+START, PARTS, TARGET = "start", ("manifest", "order", "indices"), 2
 PERMUTATION = "permutation of all samples"
 COSTS = ("ms", "fastest", "slowest", "peak MB")
 MIXING = ("neighbours", "again", *(f"{g} {h}" for g in ("shard", "source") for h in STEPS))
@@ -43,11 +43,10 @@ MIXING = ("neighbours", "again", *(f"{g} {h}" for g in ("shard", "source") for h
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured.
+    """Costs of starting an epoch of ``samples`` samples, and the mixing of ``images`` images.
 
-    ``samples`` that an epoch starts with, ``images`` that are mixed; ``timings`` and ``peaks``
-    (bytes) by contestant; ``mixing`` by batch, order and measure; ``load``: programs that ran on
-    average in the last five minutes, this one among them.
+    ``timings`` and ``peaks`` (bytes) are by program, ``mixing`` by batch, order and measure;
+    ``load``: load average of the last five minutes.
     """
 
     samples: int
@@ -58,7 +57,6 @@ class Figures:
     load: float
 
     def to_json(self) -> dict[str, Any]:
-        """All figures."""
         return {
             "samples": self.samples,
             "images": self.images,
@@ -70,7 +68,7 @@ class Figures:
 
     @property
     def costs(self) -> dict[str, Row]:
-        """Milliseconds and memory of each contestant."""
+        """Milliseconds and peak memory of each program."""
         return {
             name: {
                 "ms": 1e3 * timing.median,
@@ -83,96 +81,93 @@ class Figures:
 
     @property
     def starts(self) -> dict[str, float]:
-        """Seconds that a job takes to start, by its shards."""
+        """Seconds that a job takes to start, by the number of shards."""
         rows = ((name.partition(", "), timing.median) for name, timing in self.timings.items())
         return {shards: seconds for (what, _, shards), seconds in rows if what == START}
 
-    def sums(self) -> Iterator[str]:
-        """What a start takes, and which parts of it; that over large shards has a limit."""
-        wanted = f", wanted less than {WANTED}"
+    def start_lines(self) -> Iterator[str]:
+        """The time of a start and of its parts; the one with large shards has a target."""
+        target = f", target less than {TARGET}"
         for shards, seconds in self.starts.items():
-            found = {part: self.timings[f"{part}, {shards}"].median for part in PARTS}
-            shares = ", ".join(f"{part} {part_s:.2f}" for part, part_s in found.items())
+            parts = {part: self.timings[f"{part}, {shards}"].median for part in PARTS}
+            shares = ", ".join(f"{part} {part_s:.2f}" for part, part_s in parts.items())
             yield (
-                f"- `start_s` {seconds:.2f}{wanted}: {Order.lanes} lanes over {shards} samples "
+                f"- `start_s` {seconds:.2f}{target}: {Order.lanes} lanes over {shards} samples "
                 f"({shares})"
             )
-            wanted = ""
+            target = ""
 
     def table(self) -> str:
-        """For a terminal."""
         parts = [format_table(rows, MIXING) for rows in self.mixing.values()]
         return "\n\n".join([format_table(self.costs, COSTS), *parts])
 
     def page(self, command: str) -> str:
-        """As Markdown, with what is counted and the command that measures it."""
         mixing = "\n\n".join(
             f"Batches of {batch}:\n\n{format_markdown(rows, MIXING)}"
             for batch, rows in self.mixing.items()
         )
-        sums = "\n".join(self.sums())
+        starts = "\n".join(self.start_lines())
         return (
             "# The order of samples\n\n"
             "[order.py](../../capdist/data/order.py) defines it; "
             "[mixing.py](../../benchmarks/mixing.py) defines the measures.\n\n"
             "## Starting an epoch\n\n"
-            f"{self.samples:,} samples. **manifest**: reading it. **order**: the pieces of all "
-            f"{Order.lanes} lanes and the order within a first block of each, from an epoch's "
-            "number on; **resumed**: the same in the middle of the epoch. **indices**: for every "
-            f"lane the index of a shard, kept, and its entries of {Order.window} samples; files "
-            "are in the page cache. **start**: manifest, order and indices of a whole job, of "
-            "which a reader opens its own lanes only. Median, fastest and slowest of "
-            f"{ROUNDS} rounds in which all took turns, on a machine of {os.cpu_count()} cores with "
-            f"a load of {self.load:.1f}: if that is well above 1, other programs ran beside them. "
-            "Memory is the peak of what Python and numpy allocate.\n\n"
+            f"{self.samples:,} samples. **manifest**: reading it. **order**: the spans of all "
+            f"{Order.lanes} lanes and the order within the first block of each, given the number "
+            "of an epoch; **resumed**: the same in the middle of the epoch. **indices**: for every "
+            f"lane the index of one shard, and its entries of {Order.window} samples; files are in "
+            "the page cache. **start**: manifest, order and indices of a whole job; each reader "
+            "opens only its own lanes. Median, fastest and slowest of "
+            f"{ROUNDS} interleaved rounds, on a machine of {os.cpu_count()} cores with a load of "
+            f"{self.load:.1f}: if that is well above 1, other programs were running. "
+            "Memory is the peak that Python and numpy allocate.\n\n"
             f"{format_markdown(self.costs, COSTS)}\n\n"
-            f"{sums}\n\n"
-            "Manifest and order grow with the number of shards, indices with the samples of "
-            "one: their bytes are read, an entry is parsed when its sample is read. Not in it: "
-            "training counts the words of all its captions first, which reads one member of "
-            "every sample.\n\n"
+            f"{starts}\n\n"
+            "Manifest and order grow with the number of shards, indices with the samples per "
+            "shard: the bytes of an index are read at once, an entry is parsed when its sample is "
+            "read. Not included: training first counts the words of all its captions, for which "
+            "it reads one member of every sample.\n\n"
             "## Mixing\n\n"
             f"{self.images:,} images in shards of {SHARD}, means of {EPOCHS} epochs. Rows are "
-            f"lanes × window, {Order.lanes} × {Order.window} by "
-            "default: lanes are the shards that are open at a time, lanes × window the samples "
-            "in memory.\n\n"
-            "- **neighbours**: of 10,000 pairs that stand side by side in a shard, those that "
-            "share a batch.\n"
+            f"lanes × window, by default {Order.lanes} × {Order.window}: lanes shards are open at "
+            "a time, and lanes × window samples are in memory.\n\n"
+            "- **neighbours**: of 10,000 pairs that are adjacent in a shard, those that share a "
+            "batch.\n"
             "- **again**: of 10,000 pairs that share a batch, those that share one in the next "
-            "epoch, too.\n"
+            "epoch.\n"
             "- **shard h**: the variance of the mean over h successive batches of a quantity that "
-            "is constant in a shard, as a multiple of a permutation's.\n"
-            "- **source h**: the same of a quantity that is constant in a source, of a set that "
+            "is constant in a shard, as a multiple of that of a permutation.\n"
+            "- **source h**: the same for a quantity that is constant in a source, in a set that "
             f"is stored source by source, {', '.join(f'{100 * s:.0f} %' for s in SOURCES)}.\n\n"
             f"{mixing}\n\n"
-            "A batch takes its samples from all lanes. So single batches are mixed about as well "
-            "as by a permutation where there are as many lanes as samples of a batch; successive "
-            "batches are alike as long as lanes stay in their shards. Where a set is stored "
-            "sorted, more lanes with a smaller window mix better in the same memory; the order "
-            "changes with them. In a set that is stored in random order nothing of this shows.\n\n"
+            "A batch takes its samples from all lanes. With as many lanes as samples in a batch, "
+            "single batches are therefore mixed about as well as by a permutation; successive "
+            "batches are similar as long as lanes stay in their shards. If a set is stored "
+            "sorted, more lanes with a smaller window mix better in the same memory; they change "
+            "the order. A set that is stored in random order shows no difference.\n\n"
             f"```\n{command}\n```\n"
         )
 
 
 def measure(samples: int, images: int) -> Figures:
-    """Costs at so many samples, and the mixing of so many images.
+    """Measure the costs for ``samples`` samples and the mixing of ``images`` images.
 
     Raises:
-        ConfigError: if they are too few.
+        ConfigError: if there are too few.
     """
     if samples < 10_000:
         raise ConfigError(f"--samples: expected 10000 or more, got {samples}")
     if images < (least := STEPS[-1] * BATCHES[-1]):
         raise ConfigError(f"--images: expected {least} or more, got {images}")
-    with contestants(samples) as run:
+    with programs(samples) as run:
         timings = interleave(run, ROUNDS)
-        peaks = {name: peak(start) for name, start in run.items()}
+        peaks = {name: peak(call) for name, call in run.items()}
     return Figures(samples, images, timings, peaks, mixing(images), os.getloadavg()[1])
 
 
 @contextmanager
-def contestants(samples: int) -> Iterator[dict[str, Callable[[], Any]]]:
-    """The order of as many shards as they have samples, of ten times as many, and what it reads."""
+def programs(samples: int) -> Iterator[dict[str, Callable[[], Any]]]:
+    """Programs for √N shards of √N samples, and for ten times as many shards of a tenth."""
     run: dict[str, Callable[[], Any]] = {}
     with TemporaryDirectory() as folder:
         for size in (isqrt(samples), isqrt(samples) // 10):
@@ -181,39 +176,39 @@ def contestants(samples: int) -> Iterator[dict[str, Callable[[], Any]]]:
             root = Path(folder) / str(size)
             manifest = write_manifest(root, shards, size)
             of = f"{shards:,} shards of {size:,}"
-            run[f"{START}, {of}"] = job(root)
+            run[f"{START}, {of}"] = start_job(root)
             run[f"manifest, {of}"] = partial(Manifest.load, root)
-            run[f"order, {of}"] = starter(order, 0)
-            run[f"order, {of}, resumed"] = starter(order, samples // 2)
+            run[f"order, {of}"] = start_order(order, 0)
+            run[f"order, {of}, resumed"] = start_order(order, samples // 2)
             run[f"indices, {of}"] = partial(indices, manifest)
         run[PERMUTATION] = lambda: np.random.default_rng(1).permutation(samples)
         yield run
 
 
-def starter(order: Order, consumed: int) -> Callable[[], None]:
-    """The order as all readers of a job ask for it, every time in an epoch of its own."""
-    epochs = count(consumed)  # an order keeps the pieces of its last epoch
+def start_order(order: Order, consumed: int) -> Callable[[], None]:
+    """A function that computes what the readers of a job need, for another epoch each time."""
+    epochs = count(consumed)  # an order caches the spans of its last epoch
     return lambda: begin(order, next(epochs), consumed)
 
 
 def begin(order: Order, epoch: int, consumed: int) -> None:
-    """Every lane's pieces, and the block that is read first."""
+    """The spans of every lane, and the block that is read first."""
     for lane in range(order.lanes):
         order.lane_spans(epoch, lane)
         order.block(epoch, lane, consumed // order.lanes // order.window)
 
 
 def indices(manifest: Manifest) -> list[Index]:
-    """As many as there are lanes, of each of which the entries of a block are parsed."""
-    found = [manifest.index(shard) for shard in manifest.shards[: Order.lanes]]
-    for index in found:
-        for place in range(min(Order.window, len(index))):
-            index[place]
-    return found
+    """The indices of one shard per lane, with the entries of one block parsed."""
+    opened = [manifest.index(shard) for shard in manifest.shards[: Order.lanes]]
+    for index in opened:
+        for position in range(min(Order.window, len(index))):
+            index[position]
+    return opened
 
 
-def job(root: Path) -> Callable[[], list[Index]]:
-    """All of that, beginning with nothing."""
+def start_job(root: Path) -> Callable[[], list[Index]]:
+    """A function that starts a job: manifest, order and indices, without any cache."""
     epochs = count()
 
     def start() -> list[Index]:
@@ -225,10 +220,10 @@ def job(root: Path) -> Callable[[], list[Index]]:
 
 
 def write_manifest(root: Path, shards: int, size: int) -> Manifest:
-    """A manifest of so many shards, and indices of as many as are read; the tars hold nothing."""
+    """Write a manifest of ``shards`` shards and the indices that are read; the tars are empty."""
     root.mkdir()
-    named = [f"train-{number:05d}.tar" for number in range(shards)]
-    made = tuple(Shard(name, "train", size, 5 * size, 10**8, "0" * 64) for name in named)
+    names = [f"train-{number:05d}.tar" for number in range(shards)]
+    made = tuple(Shard(name, "train", size, 5 * size, 10**8, "0" * 64) for name in names)
     manifest = Manifest(root, "made", FeatureSpec("made", 2048, 36), made)
     write_json(root / MANIFEST, manifest.to_json())
     members = ("json", "regions.npy", "boxes.npy", "classes.npy", "concepts.json")
@@ -240,23 +235,23 @@ def write_manifest(root: Path, shards: int, size: int) -> Manifest:
         )
         for number in range(size)
     ]
-    for name in named[: Order.lanes]:
+    for name in names[: Order.lanes]:
         (root / name).touch()
         write_index(root / name, entries)
     return manifest
 
 
 def peak(run: Callable[[], Any]) -> int:
-    """The most bytes that were allocated at a time."""
+    """Peak of the allocated bytes."""
     tracemalloc.start()
     run()
-    most = tracemalloc.get_traced_memory()[1]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return most
+    return peak_bytes
 
 
 def mixing(images: int) -> dict[int, dict[str, Row]]:
-    """Every measure of every order, by batch."""
+    """Every measure of every order, by batch size."""
     sizes = (SHARD,) * (images // SHARD) + (images % SHARD,)
     bounds = np.cumsum(SOURCES)[:-1] * images
     source = np.searchsorted(bounds, np.arange(images), side="right").astype(np.int64)
@@ -276,7 +271,7 @@ def mixing(images: int) -> dict[int, dict[str, Row]]:
 
 
 def measures(epochs: Epochs, source: Ints) -> Row:
-    """One order's."""
+    """The measures of one order; pairs are counted per 10,000."""
     groups = {"shard": epochs.shard, "source": source}
     return {
         "neighbours": 1e4 * epochs.neighbours,

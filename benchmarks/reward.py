@@ -1,7 +1,7 @@
-"""The CIDEr-D reward beside pycocoevalcap's Cider on one core, and in pools of Ray actors.
+"""The CIDEr-D reward compared with pycocoevalcap's Cider on one core, and in pools of Ray actors.
 
-All score the same made-up captions, five references an image. Each gets its tokens ready-made:
-the reward packed arrays of ids, pycocoevalcap strings of words.
+All score the same synthetic captions with five references per image. Each gets its own input
+format: the reward packed arrays of ids, pycocoevalcap strings of words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.corpus import REFERENCES, VOCABULARY, Corpus, make_corpus
-from benchmarks.timing import Contestant, Timing, interleave
+from benchmarks.timing import Timing, interleave
 from capdist.config.base import ConfigError
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
@@ -26,26 +26,26 @@ from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.reporting.table import format_markdown, format_table
 from capdist.rewards.base import build
 from capdist.vocab import SPECIALS, Vocabulary
-from capdist.workers.reward_pool import Reward, RewardPool, open_pool
+from capdist.workers.base import Reward, RewardPool
+from capdist.workers.reward_pool import open_pool
 
-#: Packed captions of one call, and passes of a round: pycocoevalcap takes about as long for one.
+#: Packed captions per call, and passes per round; pycocoevalcap takes as long for one pass.
 CALL, PASSES, ROUNDS = 250, 200, 7
-#: The same for a pool, which gets so many at once: calls of training's size, and of one where
-#: handing over counts for little.
+#: The same for pools: calls as large as in training, and so large that sending costs little.
 POOL_CALLS = ((250, 40), (20_000, 200))
 COLUMNS = ("captions/s", "slowest", "fastest", "times the peer")
 
-OURS, OURS_WHOLE = "capdist", "capdist, built too"
+OURS, OURS_WHOLE = "capdist", "capdist, with preparation"
 PEER, PEER_WHOLE = "pycocoevalcap", "pycocoevalcap, df counted too"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured.
+    """Times of scoring.
 
-    ``captions``: scored in a round, by contestant. ``difference``: the largest between the scores
-    of capdist and of pycocoevalcap for the same caption. ``load``: programs that ran on average
-    in the last five minutes, this one among them.
+    ``captions``: number scored in a round, by program. ``difference``: the largest between the
+    scores of capdist and of pycocoevalcap for the same caption. ``load``: load average of the last
+    five minutes.
     """
 
     images: int
@@ -56,7 +56,7 @@ class Figures:
 
     @property
     def speeds(self) -> dict[str, dict[str, float]]:
-        """Captions/s of each contestant's median, slowest and fastest round."""
+        """Captions/s of the median, slowest and fastest round of each program."""
         return {
             name: {
                 "median": self.captions[name] / timing.median,
@@ -67,9 +67,8 @@ class Figures:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, and the ratios that count."""
         speeds = self.speeds
-        median = {name: found["median"] for name, found in speeds.items()}
+        median = {name: speed["median"] for name, speed in speeds.items()}
         return {
             "images": self.images,
             "references": REFERENCES,
@@ -87,51 +86,47 @@ class Figures:
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
-        """The same as a table's."""
         speeds = self.speeds
         return {
             name: {
-                "captions/s": found["median"],
-                "slowest": found["slowest"],
-                "fastest": found["fastest"],
-                "times the peer": found["median"] / speeds[PEER]["median"],
+                "captions/s": speed["median"],
+                "slowest": speed["slowest"],
+                "fastest": speed["fastest"],
+                "times the peer": speed["median"] / speeds[PEER]["median"],
             }
-            for name, found in speeds.items()
+            for name, speed in speeds.items()
         }
 
     def table(self) -> str:
-        """For a terminal."""
         return format_table(self.rows, COLUMNS)
 
     def page(self, command: str) -> str:
-        """As Markdown, with what is counted and the command that measures it."""
         return (
             "# CIDEr-D as a reward\n\n"
-            f"One caption of each of {self.images} images against {REFERENCES} references, end "
-            f"tokens included, made up of {VOCABULARY} words by Zipf's law. All but the pools use "
-            f"one core. Median, slowest and fastest of {ROUNDS} rounds in which all took turns, on "
-            f"a machine of {os.cpu_count()} cores with a load of {self.load:.1f}: if that is well "
-            "above 1, other programs ran beside them, and the figures should be taken again. With "
-            "the same document frequency no score differs by more than "
+            f"One caption of each of {self.images} images against {REFERENCES} references, "
+            f"including end tokens, generated from {VOCABULARY} words by Zipf's law. All except "
+            f"the pools use one core. Median, slowest and fastest of {ROUNDS} interleaved rounds, "
+            f"on a machine of {os.cpu_count()} cores with a load of {self.load:.1f}: if that is "
+            "well above 1, other programs were running, and the measurement should be repeated. "
+            "With the same document frequency no score differs by more than "
             f"{self.difference:.1e}.\n\n"
             f"{format_markdown(self.rows, COLUMNS)}\n\n"
-            "What is counted, besides scoring:\n\n"
-            f"- **{OURS}**: checking and unpacking, {CALL} packed captions a call. Document "
-            "frequency and the references' tf-idf vectors are ready, as in training.\n"
-            f"- **{PEER}**, the peer: n-grams of captions and references, which it takes at every "
-            "scoring. Its document frequency is ready, as in training, though its `Cider` counts "
-            "it at every call; strings are ready too.\n"
-            f"- **{OURS_WHOLE}**: everything from lists of ids on: document frequency, tf-idf "
-            "vectors.\n"
-            f"- **{PEER_WHOLE}**: its `Cider().compute_score` as it is, from strings on.\n"
-            "- **pool**: what capdist does, by so many Ray actors, with packing, pipe and Ray. "
-            "The calls of a round are handed over at once.\n\n"
+            "Included, besides scoring:\n\n"
+            f"- **{OURS}**: checking and unpacking, {CALL} packed captions per call. The document "
+            "frequency and the references' tf-idf vectors exist already, as in training.\n"
+            f"- **{PEER}**, the peer: n-grams of captions and references, which it computes at "
+            "every call. Its document frequency exists already, as in training, although its "
+            "`Cider` counts it at every call; so do the strings.\n"
+            f"- **{OURS_WHOLE}**: document frequency and tf-idf vectors, from lists of ids.\n"
+            f"- **{PEER_WHOLE}**: all of its `Cider().compute_score`, from strings.\n"
+            "- **pool**: the work of capdist by Ray actors, with packing, the pipe and Ray. All "
+            "calls of a round are submitted at once.\n\n"
             f"```\n{command}\n```\n"
         )
 
 
 def measure(images: int) -> Figures:
-    """All contestants in turn on captions of so many images.
+    """Time all programs in turn on captions of ``images`` images.
 
     Raises:
         ConfigError: if there is no image.
@@ -142,36 +137,36 @@ def measure(images: int) -> Figures:
     reward = make_reward(corpus)
     ours, theirs = ours_whole(corpus), peer_whole(corpus)
     difference = float(np.abs(ours() - theirs()).max())
-    contestants = {
-        OURS: Contestant(PASSES * images, ours_ready(reward, corpus)),
-        OURS_WHOLE: Contestant(images, ours),
-        PEER: Contestant(images, peer_ready(corpus)),
-        PEER_WHOLE: Contestant(images, theirs),
+    programs = {
+        OURS: ours_prepared(reward, corpus),
+        OURS_WHOLE: ours,
+        PEER: peer_prepared(corpus),
+        PEER_WHOLE: theirs,
     }
+    captions = {OURS: PASSES * images, OURS_WHOLE: images, PEER: images, PEER_WHOLE: images}
     with ExitStack() as stack:
         for actors in pool_sizes():
             rewards = RewardConfig(actors=actors)
             pool = stack.enter_context(open_pool(reward, rewards, RayConfig(), tqdm.write))
             for size, passes in POOL_CALLS:
-                run = pooled(pool, calls(corpus, size, passes))
-                contestants[pool_name(actors, size)] = Contestant(passes * images, run)
-        timings = interleave({name: it.run for name, it in contestants.items()}, ROUNDS)
-    captions = {name: contestant.items for name, contestant in contestants.items()}
+                name = pool_name(actors, size)
+                programs[name] = pooled(pool, calls(corpus, size, passes))
+                captions[name] = passes * images
+        timings = interleave(programs, ROUNDS)
     return Figures(images, captions, timings, difference, os.getloadavg()[1])
 
 
 def pool_sizes() -> list[int]:
-    """1, 2, 4, ... actors, at most one a core."""
+    """1, 2, 4, ... actors, at most one per core."""
     return [2**i for i in range((os.cpu_count() or 1).bit_length())]
 
 
 def pool_name(actors: int, size: int) -> str:
-    """Of the row."""
     return f"pool of {actors}, calls of {size}"
 
 
 def make_reward(corpus: Corpus) -> Reward:
-    """As training has it."""
+    """The CIDEr-D reward as in training."""
     references = References.of(corpus.references)
     vocabulary = Vocabulary([f"w{i}" for i in range(len(SPECIALS), VOCABULARY)])
     df = DocumentFrequency.count(references, vocabulary.hash)
@@ -179,55 +174,55 @@ def make_reward(corpus: Corpus) -> Reward:
 
 
 def calls(corpus: Corpus, size: int, passes: int) -> list[Ints]:
-    """The captions ``passes`` times over, ``size`` a call."""
+    """All captions ``passes`` times, split into calls of ``size``."""
     packed = np.tile(corpus.packed, (passes, 1))
     return np.split(packed, range(size, len(packed), size))
 
 
-def ours_ready(reward: Reward, corpus: Corpus) -> Callable[[], None]:
-    """The reward as training calls it in-process."""
-    made = calls(corpus, CALL, PASSES)
+def ours_prepared(reward: Reward, corpus: Corpus) -> Callable[[], None]:
+    """The reward as training calls it in its own process."""
+    packed_calls = calls(corpus, CALL, PASSES)
 
     def score() -> None:
-        for packed in made:
+        for packed in packed_calls:
             reward(packed)
 
     return score
 
 
-def pooled(pool: RewardPool, made: list[Ints]) -> Callable[[], None]:
-    """The same by a pool: all calls are on their way before the first answer is asked for."""
+def pooled(pool: RewardPool, packed_calls: list[Ints]) -> Callable[[], None]:
+    """The same by a pool; all calls are submitted before the first result is awaited."""
 
     def score() -> None:
-        for pending in [pool.submit(packed) for packed in made]:
+        for pending in [pool.submit(packed) for packed in packed_calls]:
             pending.result()
 
     return score
 
 
 def ours_whole(corpus: Corpus) -> Callable[[], Floats]:
-    """From references on."""
+    """CIDEr-D from lists of ids, with document frequency and tf-idf vectors."""
     images, hypotheses = list(corpus.references), corpus.hypotheses
     return lambda: CiderD(corpus.references).score(images, hypotheses)
 
 
-def peer_ready(corpus: Corpus) -> Callable[[], None]:
-    """Its scorer with a document frequency that was counted before."""
+def peer_prepared(corpus: Corpus) -> Callable[[], None]:
+    """The scorer of pycocoevalcap with a given document frequency."""
     from pycocoevalcap.cider.cider_scorer import CiderScorer
 
     references, captions = _strings(corpus)
 
-    def cooked() -> Any:
+    def new_scorer() -> Any:
         scorer = CiderScorer()
         for image, texts in references.items():
             scorer += (captions[image][0], texts)
         return scorer
 
-    counted = cooked()
+    counted = new_scorer()
     counted.compute_doc_freq()
 
     def score() -> None:
-        scorer = cooked()
+        scorer = new_scorer()
         scorer.document_frequency = counted.document_frequency
         scorer.compute_cider()
 
@@ -235,7 +230,7 @@ def peer_ready(corpus: Corpus) -> Callable[[], None]:
 
 
 def peer_whole(corpus: Corpus) -> Callable[[], Floats]:
-    """Its metric as it is called."""
+    """The metric of pycocoevalcap as evaluations call it."""
     from pycocoevalcap.cider.cider import Cider
 
     references, captions = _strings(corpus)

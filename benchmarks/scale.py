@@ -1,4 +1,4 @@
-"""The cost of a step by the model of `cost.py`: beside steps taken here, and for 1,024 GPUs."""
+"""The cost model of `cost.py`, compared with steps on this machine, and for up to 1,024 GPUs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from benchmarks.corpus import REFERENCES, make_corpus
 from benchmarks.cost import Network, Processor, Work
 from benchmarks.decode import FEATURES, REGIONS
 from benchmarks.load import reader
-from benchmarks.load_corpus import MadeUp
+from benchmarks.load_corpus import SyntheticSource
 from benchmarks.reward import make_reward
 from benchmarks.scale_check import Timed, Trial, run
-from benchmarks.scale_program import OWN, SAMPLES, Program
+from benchmarks.scale_program import IMAGES_PER_RANK, SAMPLES, Program
 from benchmarks.timing import seconds
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
@@ -31,27 +31,27 @@ from shards.writer import write
 Rows = dict[str, dict[str, float | None]]
 
 CPU = torch.device("cpu")
-#: COCO's training images, and bytes of an image's regions.
+#: COCO's training images, and bytes of the regions of one image.
 IMAGES, BYTES = 113_287, REGIONS * FEATURES * 2
-#: Images of the global batch that is cut, and of the largest micro-batch of it.
-WHOLE, LARGEST = 1_024, 64
+#: Images of the global batch in strong scaling, and of its largest micro-batch.
+GLOBAL_BATCH, LARGEST = 1_024, 64
 RANKS = (1, 2, 4, 8, 16, 64, 256, 1_024)
-#: Images of a rank in the steps that are taken.
-TRIED = (4, 8, 16)
+#: Images per rank in the timed steps.
+TRIAL_IMAGES = (4, 8, 16)
 #: All-reduces of a few numbers in each step: lost samples, words, the loss, captions and signals.
-AGREED = 4
-#: Assumed, not measured. An H100 SXM's data sheet has 989 Tflop/s in bf16 and 3.35 TB/s: half and
-#: four fifths of them. An operation launched by Python and torch: 8 µs. Eight GPUs to a node, by
-#: NVLink with 450 GB/s each way; 400 Gbit/s for each of them between nodes.
+SMALL_REDUCES = 4
+#: Assumed, not measured: one half of the 989 Tflop/s in bf16 and four fifths of the 3.35 TB/s in
+#: the data sheet of an H100 SXM; 8 µs to launch an operation from Python; eight GPUs per node with
+#: 450 GB/s NVLink each way, and 400 Gbit/s for each of them between nodes.
 GPU = Processor(launch=8e-6, flops=0.5 * 989e12, bytes=0.8 * 3.35e12)
 LINKS = Network(latency=8e-6, inside=450e9, across=50e9, node=8)
-#: A rank's steps scatter by this share; the slowest of W ranks is √(2 ln W) of it late.
-SCATTER = 0.02
+#: Relative standard deviation of the step time; the slowest of W ranks is √(2 ln W) of it late.
+JITTER = 0.02
 
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of a step's parts; nothing is taken to overlap."""
+    """Seconds of the parts of a step, assuming no overlap; ``agree``: `SMALL_REDUCES`."""
 
     compute: float
     late: float
@@ -61,11 +61,10 @@ class Step:
 
     @property
     def total(self) -> float:
-        """One after the other."""
         return self.compute + self.late + self.reduce + self.agree + self.wait
 
-    def row(self, images: int, ranks: int, before: float | None) -> dict[str, float | None]:
-        """Of a table, in which ``before`` is the images/s of one GPU."""
+    def row(self, images: int, ranks: int, one_gpu: float) -> dict[str, float | None]:
+        """A row of a table; ``one_gpu`` is the speed of one GPU in images/s."""
         speed = images / self.total
         return {
             "batch": images,
@@ -75,7 +74,7 @@ class Step:
             "reduce ms": 1e3 * self.reduce,
             "agree ms": 1e3 * self.agree,
             "captions/s": REFERENCES * speed,
-            "efficiency %": 100 * speed / (ranks * (before or speed)),
+            "efficiency %": 100 * speed / (ranks * one_gpu),
             "steps an epoch": math.ceil(IMAGES / images),
             "epoch s": IMAGES / speed,
             "read GB/s a node": min(ranks, LINKS.node) / ranks * speed * BYTES / 1e9,
@@ -83,31 +82,32 @@ class Step:
 
 
 def on_gpus(work: Work, parameters: int, ranks: int, wait: float = 0.0) -> Step:
-    """A step in bf16 on so many GPUs, DeepSpeed with ZeRO 1."""
+    """A step in bf16 on ``ranks`` GPUs by DeepSpeed with ZeRO 1."""
     compute = GPU.seconds(work)
     if ranks == 1:
         return Step(compute, 0.0, 0.0, 0.0, wait)
-    late = compute * SCATTER * math.sqrt(2 * math.log(ranks))
-    agree = AGREED * LINKS.all_reduce(8, ranks)
+    late = compute * JITTER * math.sqrt(2 * math.log(ranks))
+    agree = SMALL_REDUCES * LINKS.all_reduce(8, ranks)
     return Step(compute, late, LINKS.all_reduce(2 * parameters, ranks), agree, wait)
 
 
-def as_modelled(trial: Trial, timed: Timed, parameters: list[int]) -> float:
-    """Seconds of a step that was taken here, by what its processor and network can do."""
+def modelled_seconds(trial: Trial, timed: Timed, parameters: list[int]) -> float:
+    """The cost model's time of a step on this machine, from its measured hardware."""
     total = timed.processor.seconds(timed.work)
     if timed.network is None:
         return total
-    # The plain twin sums its gradients tensor by tensor.
-    whole = parameters if trial.engine == "torch" else [sum(parameters)]
-    sizes = [4 * numbers for numbers in whole] + AGREED * [8]
+    # The torch engine sums its gradients tensor by tensor.
+    tensors = parameters if trial.engine == "torch" else [sum(parameters)]
+    sizes = [4 * elements for elements in tensors] + SMALL_REDUCES * [8]
     return total + sum(timed.network.all_reduce(size, trial.ranks) for size in sizes)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured here: images/s that a core reads, and seconds of a call that rewards captions.
+    """Measured on this machine.
 
-    ``reward`` is until an actor's answer is back, ``scoring`` the time of its core.
+    ``images``: images/s that one core reads. ``reward``: seconds from submitting the captions of a
+    step to an actor until its rewards arrive. ``scoring``: the part of them spent on scoring.
     """
 
     images: float
@@ -116,21 +116,23 @@ class Rates:
 
     @classmethod
     def measure(cls) -> Rates:
-        """The mapped reader on a hot page cache; one actor, and a rank's captions of a step."""
+        """Measure the mapped reader on cached files, and one actor on the captions of a rank."""
         with tempfile.TemporaryDirectory() as folder:
-            manifest = write(MadeUp(WHOLE), Path(folder), samples_per_shard=64, workers=1)
+            manifest = write(
+                SyntheticSource(GLOBAL_BATCH), Path(folder), samples_per_shard=64, workers=1
+            )
             epochs = reader(manifest, "mapped")
             reading = seconds(lambda: list(epochs.epoch()), CPU)
-        corpus = make_corpus(OWN * SAMPLES)
+        corpus = make_corpus(IMAGES_PER_RANK * SAMPLES)
         score = make_reward(corpus)
         with open_pool(score, RewardConfig(actors=1), RayConfig(), print) as pool:
             reward = seconds(lambda: pool.submit(corpus.packed).result(), CPU)
-        return cls(WHOLE / reading, reward, seconds(lambda: score(corpus.packed), CPU))
+        return cls(GLOBAL_BATCH / reading, reward, seconds(lambda: score(corpus.packed), CPU))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Steps that were taken, and the tables of the model."""
+    """Timed steps, and the tables of the cost model."""
 
     model: str
     program: Program
@@ -139,10 +141,9 @@ class Figures:
     load: float
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
         return {
             "model": self.model,
-            "taken": self.taken,
+            "measured": self.measured,
             "weak": self.weak,
             "strong": self.strong,
             "self-critical": self.critical,
@@ -151,11 +152,11 @@ class Figures:
         }
 
     @property
-    def taken(self) -> Rows:
-        """Steps taken here beside the model's."""
+    def measured(self) -> Rows:
+        """Timed steps compared with the cost model."""
         rows: Rows = {}
         for trial, timed in self.trials:
-            step, modelled = timed.step, as_modelled(trial, timed, self.program.parameters)
+            step, modelled = timed.step, modelled_seconds(trial, timed, self.program.parameters)
             network = timed.network
             rows[f"{trial.engine}, {trial.ranks} × {trial.images} images"] = {
                 "step ms": 1e3 * step,
@@ -172,44 +173,47 @@ class Figures:
 
     @property
     def weak(self) -> Rows:
-        """`OWN` images on every GPU."""
-        work = self.program.micro[OWN] + self.program.update
-        return self._rows(lambda ranks: (OWN * ranks, on_gpus(work, self._size, ranks)))
+        """Weak scaling: `IMAGES_PER_RANK` images on every GPU."""
+        work = self.program.micro[IMAGES_PER_RANK] + self.program.update
+        return self._rows(lambda ranks: (IMAGES_PER_RANK * ranks, on_gpus(work, self._size, ranks)))
 
     @property
     def strong(self) -> Rows:
-        """A global batch of `WHOLE` images."""
+        """Strong scaling: a global batch of `GLOBAL_BATCH` images."""
 
         def step(ranks: int) -> tuple[int, Step]:
-            own = WHOLE // ranks
+            images = GLOBAL_BATCH // ranks
             work = self.program.update
-            for _ in range(max(1, own // LARGEST)):
-                work = self.program.micro[min(own, LARGEST)] + work
-            return WHOLE, on_gpus(work, self._size, ranks)
+            for _ in range(max(1, images // LARGEST)):
+                work = self.program.micro[min(images, LARGEST)] + work
+            return GLOBAL_BATCH, on_gpus(work, self._size, ranks)
 
         return self._rows(step)
 
     @property
     def critical(self) -> Rows:
-        """Self-critical training of `OWN` images on every GPU, an actor for each."""
+        """Self-critical training on `IMAGES_PER_RANK` images per GPU, with one actor per GPU."""
         program = self.program
-        work = program.draw + program.learn + program.update
-        # Rewards come while the gradient's forward half is computed: a third of the work.
+        work = program.sample + program.learn + program.update
+        # The actor scores during the forward pass, a third of the work of the gradient.
         wait = max(0.0, self.rates.reward - GPU.seconds(program.learn) / 3)
-        rows = self._rows(lambda ranks: (OWN * ranks, on_gpus(work, self._size, ranks, wait)))
+        rows = self._rows(
+            lambda ranks: (IMAGES_PER_RANK * ranks, on_gpus(work, self._size, ranks, wait))
+        )
         for row in rows.values():
-            row["draw ms"] = 1e3 * GPU.seconds(program.draw)
+            row["sample ms"] = 1e3 * GPU.seconds(program.sample)
             row["rewards ms"] = 1e3 * self.rates.reward
             row["wait ms"] = 1e3 * wait
             row["actor's core %"] = 100 * 1e3 * self.rates.scoring / float(row["step ms"] or 1)
         return rows
 
     def _rows(self, step: Callable[[int], tuple[int, Step]]) -> Rows:
-        alone, first = step(1)
-        made = {ranks: step(ranks) for ranks in RANKS}
+        steps = {ranks: step(ranks) for ranks in RANKS}
+        images, one = steps[1]
+        one_gpu = images / one.total
         return {
-            f"{ranks:,} GPU{'s' * (ranks > 1)}": found.row(images, ranks, alone / first.total)
-            for ranks, (images, found) in made.items()
+            f"{ranks:,} GPU{'s' * (ranks > 1)}": each.row(batch, ranks, one_gpu)
+            for ranks, (batch, each) in steps.items()
         }
 
     @property
@@ -217,47 +221,46 @@ class Figures:
         return sum(self.program.parameters)
 
     def table(self) -> str:
-        """For a terminal."""
-        tables = (self.taken, self.weak, self.strong, self.critical)
+        tables = (self.measured, self.weak, self.strong, self.critical)
         return "\n\n".join(format_table(rows, _columns(rows)) for rows in tables)
 
     def page(self, command: str) -> str:
-        """As Markdown, with the command that measures it."""
-        taken, weak, strong, critical = (
+        measured, weak, strong, critical = (
             format_markdown(rows, _columns(rows))
-            for rows in (self.taken, self.weak, self.strong, self.critical)
+            for rows in (self.measured, self.weak, self.strong, self.critical)
         )
-        own, rates = self.program.micro[OWN], self.rates
-        operations = len(own.flops) + len(self.program.update.flops)
+        micro, rates = self.program.micro[IMAGES_PER_RANK], self.rates
+        operations = len(micro.flops) + len(self.program.update.flops)
         return (
-            f"# Scaling {self.model}, by a model of its cost\n\n"
-            "The formula, and what follows from it: [scale.md](../scale.md). COCO's sizes, random "
-            f"weights; {self._size / 1e6:.1f} M parameters. {OWN} images with {REFERENCES} "
-            f"captions each are {operations} operations and {own.flops.sum() / 1e9:.0f} Gflop with "
-            f"their update; drawing and learning {SAMPLES} captions of each is "
-            f"{len(self.program.draw.flops) + len(self.program.learn.flops)} operations.\n\n"
-            "## Steps that were taken\n\n"
-            f"Cross entropy in fp32 by real engines, ranks × images of each, on a machine of "
-            f"{os.cpu_count()} cores, a core for a rank, with a load of {self.load:.1f} before. "
-            "The model knows the counted operations, and what each process measured before its "
+            f"# Scaling of {self.model} by a cost model\n\n"
+            "Formula and conclusions: [scale.md](../scale.md). COCO's sizes, random weights; "
+            f"{self._size / 1e6:.1f} M parameters. {IMAGES_PER_RANK} images with {REFERENCES} "
+            f"captions each are {operations} operations and {micro.flops.sum() / 1e9:.0f} Gflop "
+            f"with their update; sampling {SAMPLES} captions of each and learning from them is "
+            f"{len(self.program.sample.flops) + len(self.program.learn.flops)} operations.\n\n"
+            "## Timed steps\n\n"
+            "Cross entropy in fp32 by real engines, ranks × images per rank, on a machine of "
+            f"{os.cpu_count()} cores with one core per rank and a load of {self.load:.1f} before. "
+            "The model uses the counted operations and what each process measured before its "
             "steps: the flops of a product, the bytes of a copy, the launch of an operation, and "
-            "an all-reduce of one number and of many, all ranks at once.\n\n"
-            f"{taken}\n\n"
+            "an all-reduce of one number and of many, on all ranks at the same time.\n\n"
+            f"{measured}\n\n"
             f"One core reads {rates.images:,.0f} images/s (`mapped`, page cache hot). The rewards "
-            f"of {OWN * SAMPLES} captions are back after {1e3 * rates.reward:.1f} ms, of which "
-            f"the actor's core scores for {1e3 * rates.scoring:.2f} ms.\n\n"
-            "## What the model says of GPUs\n\n"
-            f"**Not measured.** Assumed are {GPU.flops / 1e12:.0f} Tflop/s in bf16, "
-            f"{GPU.bytes / 1e12:.1f} TB/s, {1e6 * GPU.launch:.0f} µs a launch; {LINKS.node} GPUs "
-            f"to a node, {LINKS.inside / 1e9:.0f} GB/s in it and {LINKS.across / 1e9:.0f} GB/s a "
-            f"GPU between nodes, {1e6 * LINKS.latency:.0f} µs a message; steps that scatter by "
-            f"{100 * SCATTER:.0f} %. DeepSpeed with ZeRO 1, bf16, nothing "
-            "overlapping; bytes are counted as in fp32.\n\n"
-            f"### {OWN} images on every GPU\n\n{weak}\n\n"
-            f"### {WHOLE:,} images in all\n\nMicro-batches of {LARGEST} images at most.\n\n"
-            f"{strong}\n\n"
-            f"### Self-critical, {OWN} images on every GPU\n\n{SAMPLES} captions drawn of each; "
-            f"one actor for each GPU, at the speed of this machine's core.\n\n{critical}\n\n"
+            f"of {IMAGES_PER_RANK * SAMPLES} captions arrive after {1e3 * rates.reward:.1f} ms, of "
+            f"which scoring takes {1e3 * rates.scoring:.2f} ms.\n\n"
+            "## Predictions for GPUs\n\n"
+            f"**Not measured.** Assumptions: {GPU.flops / 1e12:.0f} Tflop/s in bf16, "
+            f"{GPU.bytes / 1e12:.1f} TB/s, {1e6 * GPU.launch:.0f} µs per launch; {LINKS.node} GPUs "
+            f"per node, {LINKS.inside / 1e9:.0f} GB/s within it and {LINKS.across / 1e9:.0f} GB/s "
+            f"per GPU between nodes, {1e6 * LINKS.latency:.0f} µs per message; step times with a "
+            f"standard deviation of {100 * JITTER:.0f} %. DeepSpeed with ZeRO 1, bf16, no overlap; "
+            "bytes are counted as in fp32.\n\n"
+            f"### {IMAGES_PER_RANK} images on every GPU\n\n{weak}\n\n"
+            f"### {GLOBAL_BATCH:,} images in total\n\n"
+            f"Micro-batches of at most {LARGEST} images.\n\n{strong}\n\n"
+            f"### Self-critical, {IMAGES_PER_RANK} images on every GPU\n\n"
+            f"{SAMPLES} captions sampled of each; one actor per GPU, as fast as a core of this "
+            f"machine.\n\n{critical}\n\n"
             f"```\n{command}\n```\n"
         )
 
@@ -267,18 +270,18 @@ def _columns(rows: Rows) -> list[str]:
 
 
 def measure(model: str) -> Figures:
-    """Everything.
+    """Time steps on this machine and evaluate the cost model.
 
     Raises:
         ConfigError: if there is no such model.
     """
     load = os.getloadavg()[1]
-    cut = {min(WHOLE // ranks, LARGEST) for ranks in RANKS}
-    program = Program.of(model, sorted({*cut, OWN}))
-    trials = [Trial(model, "torch", 1, images) for images in TRIED]
-    pairs = 2 if not torch.cuda.is_available() else min(2, torch.cuda.device_count())
-    trials += [Trial(model, "torch", ranks, 8) for ranks in range(2, pairs + 1)]
+    sizes = {min(GLOBAL_BATCH // ranks, LARGEST) for ranks in RANKS}
+    program = Program.of(model, sorted({*sizes, IMAGES_PER_RANK}))
+    trials = [Trial(model, "torch", 1, images) for images in TRIAL_IMAGES]
+    most = 2 if not torch.cuda.is_available() else min(2, torch.cuda.device_count())
+    trials += [Trial(model, "torch", ranks, 8) for ranks in range(2, most + 1)]
     if find_spec("deepspeed"):
-        trials += [Trial(model, "deepspeed", ranks, 8) for ranks in range(1, pairs + 1)]
-    taken = [(trial, run(trial)) for trial in trials]
-    return Figures(model, program, taken, Rates.measure(), load)
+        trials += [Trial(model, "deepspeed", ranks, 8) for ranks in range(1, most + 1)]
+    timed = [(trial, run(trial)) for trial in trials]
+    return Figures(model, program, timed, Rates.measure(), load)

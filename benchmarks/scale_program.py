@@ -1,4 +1,4 @@
-"""What a rank computes in a step at COCO's sizes, counted on the CPU."""
+"""The operations of a rank in a training step at COCO's sizes, counted on the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.cost import Work, count
 from benchmarks.decode import STEPS
-from benchmarks.scale_check import captioned, new_model
+from benchmarks.scale_check import captioned_batch, new_model
 from capdist.batch import Batch
 from capdist.config.base import validate
 from capdist.config.stage import OptimizerConfig
@@ -19,30 +19,30 @@ from capdist.engines.optimizer import make_optimizer
 from capdist.objectives.base import Objective
 from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
 from capdist.objectives.self_critical import SelfCritical, SelfCriticalStage
-from capdist.workers.reward_pool import Pending
+from capdist.workers.base import Pending
 
-#: Images of a rank, and captions drawn of each in self-critical training.
-OWN, SAMPLES = 16, 5
+#: Images per rank, and captions sampled of each in self-critical training.
+IMAGES_PER_RANK, SAMPLES = 16, 5
 
 
 @dataclass(frozen=True)
 class Program:
-    """The parts of a step.
+    """The work of each part of a step.
 
-    ``micro``: cross entropy and its gradient, by the images of a micro-batch. ``update``: Adam.
-    ``draw`` and ``learn``: self-critical training of `OWN` images. ``parameters``: numbers in each
-    tensor of weights.
+    ``micro``: cross entropy and its gradient, by the size of a micro-batch. ``update``: Adam.
+    ``sample`` and ``learn``: self-critical training on `IMAGES_PER_RANK` images. ``parameters``:
+    number of elements of each tensor of weights.
     """
 
     micro: dict[int, Work]
     update: Work
-    draw: Work
+    sample: Work
     learn: Work
     parameters: list[int]
 
     @classmethod
     def of(cls, name: str, sizes: Sequence[int]) -> Program:
-        """A registered model's.
+        """Count the operations of a registered model, for micro-batches of several sizes.
 
         Raises:
             ConfigError: if there is no such model.
@@ -50,8 +50,8 @@ class Program:
         model = new_model(name)
         objective = CrossEntropy(model, validate(CrossEntropyStage, _stage("xe"), "bench.py scale"))
         optimizer = make_optimizer(model, OptimizerConfig(lr=1e-4))
-        micro = {size: count(_gradient(objective, captioned(size))) for size in sizes}
-        optimizer.step()  # the first one makes its state
+        micro = {size: count(_gradient(objective, captioned_batch(size))) for size in sizes}
+        optimizer.step()  # the first one creates its state
         update = count(optimizer.step)
         learner = SelfCritical(
             model,
@@ -61,16 +61,18 @@ class Program:
             _rewards,
         )
         learner.begin_epoch(0)
-        drawn: list[Batch] = []
-        draw = count(
-            lambda: drawn.extend(learner.prepare([captioned(OWN)], 0, torch.device("cpu")))
+        sampled: list[Batch] = []
+        sample = count(
+            lambda: sampled.extend(
+                learner.prepare([captioned_batch(IMAGES_PER_RANK)], 0, torch.device("cpu"))
+            )
         )
-        learn = count(_gradient(learner, drawn[0]))
-        return cls(micro, update, draw, learn, [p.numel() for p in model.parameters()])
+        learn = count(_gradient(learner, sampled[0]))
+        return cls(micro, update, sample, learn, [p.numel() for p in model.parameters()])
 
 
 def _stage(objective: str) -> dict[str, Any]:
-    batch = {"images": OWN, "micro": OWN}
+    batch = {"images": IMAGES_PER_RANK, "micro": IMAGES_PER_RANK}
     return {"objective": objective, "epochs": 1, "batch": batch, "optimizer": {"lr": 1e-4}}
 
 

@@ -1,4 +1,4 @@
-"""Contestants timed in turn, so that all meet the same machine."""
+"""Timing of several programs in turn, so that the state of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+#: Calls of `seconds` that are not timed.
+WARM_UP = 3
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contestant's rounds."""
+    """Seconds of each round of one program."""
 
     rounds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle round."""
         return median(self.rounds)
 
     @property
@@ -28,45 +30,40 @@ class Timing:
         """The fastest and the slowest round."""
         return min(self.rounds), max(self.rounds)
 
-    def over(self, times: int) -> Timing:
-        """Of one, where a round was so many."""
-        return Timing(tuple(seconds / times for seconds in self.rounds))
+    def per_call(self, calls: int) -> Timing:
+        """The timing of one call, if a round had ``calls`` of them."""
+        return Timing(tuple(seconds / calls for seconds in self.rounds))
 
-    def times_as_fast(self, other: Timing) -> float:
-        """As the other, by the median over rounds: a machine that slows down meets both."""
+    def speedup(self, other: Timing) -> float:
+        """How many times as fast as the other: the median of the rounds' own ratios.
+
+        A machine that slows down for a while affects both times of a ratio.
+        """
         return median(b / a for a, b in zip(self.rounds, other.rounds, strict=True))
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """One that deals with so many items in a round."""
-
-    items: int
-    run: Callable[[], Any]
-
-
-def interleave(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
-    """Every contestant once a round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+def interleave(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
+    """Run every program once per round, after one warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
     for number in tqdm(range(rounds + 1), desc="measuring", unit="round"):
-        for name, run in contestants.items():
+        for name, run in programs.items():
             started = time.perf_counter()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(tuple(found)) for name, found in seconds.items()}
+    return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 
 def seconds(run: Callable[[], Any], device: torch.device, rounds: int = 30) -> float:
-    """The median time of a call, after three that do not count."""
+    """The median time of ``rounds`` calls, after three warm-up calls."""
     times = []
-    for number in range(rounds + 3):
+    for number in range(rounds + WARM_UP):
         started = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        if number >= 3:
+        if number >= WARM_UP:
             times.append(time.perf_counter() - started)
     return median(times)

@@ -1,8 +1,8 @@
-"""What the parts hand each other, and the legend of shapes.
+"""The data types that packages exchange, and the legend of shapes.
 
-Legend: B images, S captions of an image, K beams, R regions, A concepts, F feature width,
-D model width, L length, V vocabulary, T likeliest classes of a region, G grounded objects.
-Tensors may carry it as a suffix: ``logits_BSLV``.
+Legend: B images, S captions per image, K beams, R regions, A concepts, F feature width, D model
+width, L length, V vocabulary, T most likely classes of a region, G grounded objects. Tensors may
+have their shape as a suffix: ``logits_BSLV``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from capdist.vocab import PAD
 class Batch:
     """Images with all their captions, padded.
 
-    ``regions`` (B, R, F), float16 where shards store that until `to` makes them float32, and
-    ``boxes`` (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R); so are
-    ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 where the shards have no
-    classes;
-    ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A);
-    ``tokens`` (B, S, L) run BOS, words, EOS, PAD, and a caption that an image lacks is all PAD;
-    ``objects`` (B, G, 4) are boxes of what captions speak of, where grounding was asked for, and
-    ``object_captions`` (B, G) the number of the caption that does, -1 behind the last.
+    ``regions`` (B, R, F), in the shards' float type until `to` makes them float32, and ``boxes``
+    (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R) is True; so are
+    ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 if the shards have no classes;
+    ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A) is True;
+    ``tokens`` (B, S, L) are BOS, words, EOS, then PAD; a missing caption is all PAD;
+    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read,
+    and ``object_captions`` (B, G) the index of the phrase's caption, padded with -1.
     """
 
     keys: tuple[str, ...]
@@ -45,7 +44,7 @@ class Batch:
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
-        """A batch of no weight, for a rank that an uneven tail leaves without images."""
+        """An image without targets, for a rank that has no images in an uneven last step."""
         return cls(
             keys=(),
             image_ids=torch.full((1,), -1),
@@ -63,12 +62,12 @@ class Batch:
 
     @property
     def inputs(self) -> Tensor:
-        """(B, S, L-1) what a decoder reads under teacher forcing."""
+        """(B, S, L-1) input tokens under teacher forcing."""
         return self.tokens[..., :-1]
 
     @property
     def targets(self) -> Tensor:
-        """(B, S, L-1) what it must predict; PAD carries no loss."""
+        """(B, S, L-1) tokens to predict; PAD carries no loss."""
         return self.tokens[..., 1:]
 
     @property
@@ -78,11 +77,11 @@ class Batch:
 
     @property
     def caption_count(self) -> int:
-        """Captions that are really there."""
+        """Captions that are not padding."""
         return int((self.targets != PAD).any(-1).sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device, its regions as float32: stored ones may be half as large."""
+        """The batch on a device; regions become float32 there, as float16 is faster to copy."""
         tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
         moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in tensors.items()}
         return replace(self, **{**moved, "regions": moved["regions"].float()})
@@ -93,8 +92,8 @@ class Hypotheses:
     """Decoded captions, best first.
 
     ``tokens`` (B, K, L) word ids, EOS, then PAD; ``scores`` (B, K) float32 summed
-    log-probabilities; ``attention``, where it was asked for, the weights (B, K, L, R) or
-    (B, K, L, A) of the look at image parts before each token, by the parts' name.
+    log-probabilities; ``attention``, if requested, the weights before each token: "regions"
+    (B, K, L, R), "concepts" (B, K, L, A).
     """
 
     tokens: Tensor

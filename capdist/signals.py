@@ -1,21 +1,21 @@
-"""Signals that ask a run to save its state and end."""
+"""Signals that ask a run to save its state and exit."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-#: What a scheduler sends before it takes the machine.
+#: Sent by schedulers before they stop a job.
 STOP = (signal.SIGTERM, signal.SIGUSR1)
-#: The exit status of a run that was stopped with all saved: neither done nor failed. It is
-#: EX_TEMPFAIL of sysexits.h, "try again later".
+#: Exit status of a run that was stopped and has saved its state: neither finished nor failed.
+#: It is EX_TEMPFAIL of sysexits.h, "try again later".
 STOPPED = 75
 
 
 class StopSignal:
-    """Remembers that a signal asked for a stop, from when it is made on.
+    """Records whether a stop signal has arrived since it was constructed.
 
-    One that came earlier counts, if whoever started the process had it blocked.
+    A signal that arrived earlier counts if the parent process had blocked it.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,6 @@ class StopSignal:
 
 
 def ignore_stop(worker: int) -> None:
-    """Let a reader process outlive the signal: its rank still finishes the step."""
+    """Make a reader process ignore stop signals: its rank still finishes the step."""
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)

@@ -13,10 +13,10 @@ SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 class Vocabulary:
-    """Ids of words: the four specials, then words from the commonest to the rarest.
+    """Ids of words: the four special tokens, then words from the most to the least frequent.
 
     Args:
-        words: the words without the specials; their order gives the ids.
+        words: without the special tokens; their order gives the ids.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class Vocabulary:
     def count(cls, captions: Iterable[Sequence[str]], min_count: int) -> Vocabulary:
         """The vocabulary of training captions: words that occur at least ``min_count`` times.
 
-        Ties in frequency go by the alphabet, so that the ids depend on the captions alone.
+        Equally frequent words are sorted alphabetically, so that ids depend only on the captions.
         """
         counts = Counter(word for caption in captions for word in caption)
         kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
@@ -35,7 +35,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path | str) -> Vocabulary:
-        """Read what `save` wrote."""
+        """Read the file that `save` wrote."""
         return cls(json.loads(Path(path).read_text(encoding="utf-8"))["words"])
 
     def save(self, path: Path | str) -> None:
@@ -45,24 +45,24 @@ class Vocabulary:
 
     @property
     def hash(self) -> str:
-        """A short digest that two vocabularies share only when all their ids agree."""
+        """A short digest, equal for two vocabularies only if all their ids agree."""
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:16]
 
     def id(self, word: str) -> int:
-        """The word's id, UNK where it has none."""
+        """The word's id, UNK if it has none."""
         return self._ids.get(word, UNK)
 
     def encode(self, words: Sequence[str], max_words: int | None = None) -> list[int]:
         """BOS, the words, EOS.
 
-        A caption clipped to ``max_words`` gets no EOS: it did not end there.
+        A caption clipped to ``max_words`` has no EOS: it did not end there.
         """
         kept = words if max_words is None else words[:max_words]
         end = [EOS] if len(kept) == len(words) else []
         return [BOS, *(self.id(word) for word in kept), *end]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The words up to EOS, without specials other than UNK."""
+        """The words before EOS, without PAD and BOS."""
         words = []
         for index in ids:
             if index == EOS:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from capdist.errors import exit_status
 from shards.manifest import Manifest
 from shards.schema import ShardError
 
@@ -28,17 +29,16 @@ sample. Lists all problems, one per line; the exit status is 1 if there are any.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit status: 0, 1 if verify found problems, 2 for an error.
-    """
+    """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
     options = _make_parser().parse_args(arguments)
+    return exit_status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         status: int = options.run_command(options)
-    except (ShardError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        raise ShardError(str(error)) from error
     return status
 
 

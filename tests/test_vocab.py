@@ -9,7 +9,7 @@ from capdist.vocab import BOS, EOS, UNK, Vocabulary
 CAPTIONS = [["a", "dog", "runs"], ["a", "cat"], ["a", "dog"], ["zebra"]]
 
 
-def test_commonest_first_ties_by_alphabet() -> None:
+def test_words_are_sorted_by_frequency_then_alphabetically() -> None:
     vocab = Vocabulary.count(CAPTIONS, min_count=1)
     assert vocab.words[4:] == ("a", "dog", "cat", "runs", "zebra")
     assert Vocabulary.count(reversed(CAPTIONS), 1).hash == vocab.hash
@@ -21,18 +21,18 @@ def test_rare_words_are_unknown() -> None:
     assert vocab.encode(["a", "zebra"]) == [BOS, 4, UNK, EOS]
 
 
-def test_a_clipped_caption_has_no_end() -> None:
+def test_a_clipped_caption_has_no_eos() -> None:
     vocab = Vocabulary.count(CAPTIONS, 1)
     assert vocab.encode(["a", "dog", "runs"], 2) == [BOS, 4, 5]
     assert vocab.encode(["a", "dog"], 2) == [BOS, 4, 5, EOS]
 
 
-def test_decoding_stops_at_the_end() -> None:
+def test_decoding_stops_at_eos() -> None:
     vocab = Vocabulary.count(CAPTIONS, 1)
     assert vocab.decode([BOS, 4, 5, EOS, 6, 6]) == ["a", "dog"]
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
     vocab = Vocabulary.count(CAPTIONS, 1)
     vocab.save(tmp_path / "vocab.json")
     assert Vocabulary.load(tmp_path / "vocab.json").hash == vocab.hash

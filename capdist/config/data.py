@@ -61,10 +61,10 @@ class DataConfig(Section):
     workers: int = Field(
         2, ge=0, description="Per rank: threads of mapped, or processes of stream; 0: none."
     )
-    cache: Literal["ram", "gpu"] | None = Field(
+    resident: Literal["ram", "gpu"] | None = Field(
         None,
-        description="ram: lock the training shards in the page cache; gpu: keep their regions "
-        "there (reader mapped).",
+        description="What to keep resident: ram locks the training shards in the page cache, gpu "
+        "keeps their regions on the GPU (reader mapped); null: neither.",
     )
     max_bad_samples: int = Field(
         0,
@@ -89,23 +89,23 @@ class DataConfig(Section):
         sets = () if isinstance(shards, str) else shards
         given = [part.proportion for part in sets if part.proportion is not None]
         total = fsum(given)
-        said = f"proportions {', '.join(f'{p:g}' for p in given)} are {total:g} together"
+        found = f"proportions {', '.join(f'{p:g}' for p in given)} add up to {total:g}"
         others = [f"data.shards.{n}" for n, part in enumerate(sets) if part.proportion is None]
         if given and not others and abs(total - 1) > NEARLY:
             raise ValueError(
-                f"{said}, expected 1, for every set has one; change them, or remove one"
+                f"{found}, expected 1 because every set has one; change them, or remove one"
             )
         if others and total > 1 - NEARLY:
             raise ValueError(
-                f"{said}, which leaves nothing of an epoch for {', '.join(others)}; "
+                f"{found}, which leaves nothing of an epoch for {', '.join(others)}; "
                 "lower them, or give all sets one"
             )
         return shards
 
     @model_validator(mode="after")
-    def _cached(self) -> DataConfig:
-        if self.cache == "gpu" and self.reader not in ("auto", "mapped"):
-            raise ValueError(f"cache gpu goes with reader mapped, not with {self.reader}")
+    def _resident(self) -> DataConfig:
+        if self.resident == "gpu" and self.reader not in ("auto", "mapped"):
+            raise ValueError(f"resident gpu needs reader mapped, but reader is {self.reader}")
         return self
 
     @property

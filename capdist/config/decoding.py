@@ -47,9 +47,5 @@ class DecodingConfig(Section):
 class SamplingConfig(Section):
     """How captions are drawn from a model."""
 
-    samples: Positive = Field(5, description="Captions of an image.")
+    samples: Positive = Field(5, description="Captions per image.")
     max_words: Positive = 20
-    temperature: float = Field(1.0, gt=0)
-    top_k: int = Field(0, ge=0, description="Draw among the k likeliest tokens; 0: among all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw among the likeliest that make up p.")
-    gumbel: bool = Field(False, description="Draw by Gumbel's trick.")

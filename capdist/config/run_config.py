@@ -150,7 +150,7 @@ def parse_config(data: Any, where: str) -> Config:
         data = dict(data)
         if "model" in data:
             data["model"] = parse_model(data["model"], where)
-        if isinstance(data.get("stages"), list):
+        if isinstance(data.get("stages"), list | tuple):
             data["stages"] = [
                 _parse(STAGE_SECTIONS, "objective", stage, where, f"stages.{number}")
                 for number, stage in enumerate(data["stages"])
@@ -161,9 +161,14 @@ def parse_config(data: Any, where: str) -> Config:
 def parse_saved_config(data: Any, where: str) -> Config:
     """The configuration that a run has written; ``where`` names its file.
 
+    Older versions called ``data.resident`` ``data.cache``.
+
     Raises:
         ConfigError: if it is damaged.
     """
+    if isinstance(data, dict) and isinstance(found := data.get("data"), dict) and "cache" in found:
+        data = {**data, "data": {"resident": found["cache"], **found}}
+        del data["data"]["cache"]
     return parse_config(data, where)
 
 

@@ -1,1 +1,1 @@
-"""Shards to batches: which sample comes when, and how it is read."""
+"""From shards to batches: the order of samples, and how they are read."""

@@ -15,111 +15,118 @@ from capdist.config.stage import BatchConfig
 from capdist.data.collate import Collate, Row, SampleError
 from capdist.data.rank_plan import RankPlan
 from capdist.data.reader import Reader
-from capdist.data.residency import RegionStore
+from capdist.data.residency import ResidentRegions
 from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
 class Step:
-    """A rank's micro-batches, and why each sample that is missing from them could not be read."""
+    """A rank's micro-batches, and one error per sample that could not be read."""
 
     batches: list[Batch]
-    lost: list[ShardError] = field(default_factory=list)
+    errors: list[ShardError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The micro-batches of every step of one split, for one rank; regions from a store, if any."""
+    """The micro-batches of every step of one split, for one rank.
+
+    Args:
+        reader: reads the rank's samples.
+        collate: pads them.
+        batch: the sizes of batch and micro-batch.
+        resident: regions kept on the device; only for the mapped reader.
+    """
 
     reader: Reader
     collate: Collate
     batch: BatchConfig
-    store: RegionStore | None = None
+    resident: ResidentRegions | None = None
 
     @property
     def plan(self) -> RankPlan:
-        """Which samples come when."""
         return self.reader.plan
 
     def epoch(self, epoch: int, consumed: int = 0) -> Iterator[list[Batch]]:
-        """Steps of an epoch, from ``consumed`` samples on.
+        """Steps of an epoch, after the first ``consumed`` samples.
 
-        Where an uneven tail leaves a micro-batch without images, a batch of no weight stands in.
+        In an uneven last step a micro-batch without images is `Batch.empty`.
 
         Raises:
-            ShardError: naming the first sample that is not what the shards' writer wrote.
+            ShardError: naming the first damaged sample.
         """
         for step in self.steps(epoch, consumed):
-            if step.lost:
-                raise step.lost[0]
+            if step.errors:
+                raise step.errors[0]
             yield step.batches
-            del step  # its memory serves the next one
+            del step  # so that its buffers are free for the next one
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[Step]:
-        """The same, but a sample that can't be read is missing, and said."""
-        reads, threads = self.reader.steps(epoch, consumed), self.reader.threads
+        """As `epoch`, but damaged samples are left out and their errors returned."""
+        steps, threads = self.reader.steps(epoch, consumed), self.reader.threads
         if not threads:
-            yield from map(self._step, reads)
+            yield from map(self._step, steps)
             return
-        waiting: deque[Future[Step]] = deque()
+        pending: deque[Future[Step]] = deque()
         with _pool(threads) as pool:
             try:
-                for read in reads:
-                    waiting.append(pool.submit(self._step, read))
-                    if len(waiting) > threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                for items in steps:
+                    pending.append(pool.submit(self._step, items))
+                    if len(pending) > threads:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def of(self, reads: Sequence[Any]) -> Batch:
-        """One batch of what `Reader.row` takes.
+    def of(self, items: Sequence[Any]) -> Batch:
+        """One batch of the samples that `Reader.row` reads for these items.
 
         Raises:
-            ShardError: naming the first sample that is not what the shards' writer wrote.
+            ShardError: naming the first damaged sample.
         """
-        lost: list[ShardError] = []
-        batch = self._batch(reads, lost)
-        if lost:
-            raise lost[0]
+        errors: list[ShardError] = []
+        batch = self._batch(items, errors)
+        if errors:
+            raise errors[0]
         return batch
 
-    def _step(self, reads: Sequence[Any]) -> Step:
-        micro, lost = self.batch.micro, list[ShardError]()
-        parts = range(self.batch.accumulation(self.plan.ranks.world))
-        return Step([self._batch(reads[n * micro : (n + 1) * micro], lost) for n in parts], lost)
+    def _step(self, items: Sequence[Any]) -> Step:
+        micro, errors = self.batch.micro, list[ShardError]()
+        numbers = range(self.batch.accumulation(self.plan.ranks.world))
+        batches = [self._batch(items[n * micro : (n + 1) * micro], errors) for n in numbers]
+        return Step(batches, errors)
 
-    def _batch(self, reads: Sequence[Any], lost: list[ShardError]) -> Batch:
-        rows = [(read, row) for read in reads if (row := self._row(read, lost)) is not None]
+    def _batch(self, items: Sequence[Any], errors: list[ShardError]) -> Batch:
+        rows = [(item, row) for item in items if (row := self._row(item, errors)) is not None]
         while rows:
             try:
                 return self._collated(*zip(*rows, strict=True))
             except SampleError as error:
-                lost.append(error)
+                errors.append(error)
                 del rows[error.row]
-        return Batch.empty(self.reader.shelf.manifest.features.dim)
+        return Batch.empty(self.reader.store.manifest.features.dim)
 
-    def _collated(self, reads: Sequence[Any], rows: Sequence[Row]) -> Batch:
-        """With a store, what is read are places: only the mapped reader has one."""
-        if self.store is None:
+    def _collated(self, items: Sequence[Any], rows: Sequence[Row]) -> Batch:
+        """With resident regions the items are sample references: the reader is the mapped one."""
+        if self.resident is None:
             return self.collate.rows(rows)
-        stored = self.store.take(reads)
-        batch = self.collate.rows(rows, stored)
-        if stored is None:
-            self.store.put(reads, batch.regions, batch.region_mask)
+        regions = self.resident.get(items)
+        batch = self.collate.rows(rows, regions)
+        if regions is None:
+            self.resident.put(items, batch.regions, batch.region_mask)
         return batch
 
-    def _row(self, read: Any, lost: list[ShardError]) -> Row | None:
+    def _row(self, item: Any, errors: list[ShardError]) -> Row | None:
         try:
-            return self.reader.row(read)
+            return self.reader.row(item)
         except ShardError as error:
-            lost.append(error)
+            errors.append(error)
             return None
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that use this thread's GPU: pinned memory belongs to one."""
+    """Threads on this thread's GPU, to which the memory that they pin belongs."""
     if not torch.cuda.is_available():
         return ThreadPoolExecutor(threads, "reader")
     device = (torch.cuda.current_device(),)

@@ -1,7 +1,7 @@
-"""Memory of batches, which is used again when nobody refers to a batch any more.
+"""Buffers for batches, reused once no tensor refers to them.
 
-A batch's memory is given back to the system when it is freed, and new pages must be cleared and
-mapped before they are written: that takes longer than the copy of the bytes that fill them.
+A freed batch's memory goes back to the operating system, and new pages must be zeroed and mapped
+before they are written to. That takes longer than copying a batch's bytes.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor
 
 from shards.schema import Array
 
-#: Free pieces that are kept; more would be what somebody who held many batches let go.
-KEPT = 8
+#: Most free buffers that are kept, so that a caller who held many batches does not fill memory.
+MAX_FREE = 8
 
 _free: list[Array] = []
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-    """A tensor for a batch, with anything in it; pinned where a GPU will fetch it."""
+    """An uninitialised tensor; in pinned memory if there is a GPU."""
     if torch.cuda.is_available():
-        # Torch itself uses pinned memory again.
-        like = torch.from_numpy(np.empty(0, dtype))
-        return torch.empty(shape, dtype=like.dtype, pin_memory=True)
+        # Torch reuses pinned memory itself.
+        example = torch.from_numpy(np.empty(0, dtype))
+        return torch.empty(shape, dtype=example.dtype, pin_memory=True)
     size = math.prod(shape) * dtype.itemsize
-    piece = _free.pop() if _free else None
-    if piece is None or piece.nbytes < size:
-        piece = np.empty(size, np.uint8)
-    array = piece[:size].view(dtype).reshape(shape)
-    # A tensor keeps the array that it was made of, as do all that share the tensor's memory.
-    weakref.finalize(array, _give_back, piece).atexit = False
+    buffer = _free.pop() if _free else None
+    if buffer is None or buffer.nbytes < size:
+        buffer = np.empty(size, np.uint8)
+    array = buffer[:size].view(dtype).reshape(shape)
+    # The tensor, and every tensor that shares its memory, keeps the array alive.
+    weakref.finalize(array, _release, buffer).atexit = False
     return torch.from_numpy(array)
 
 
-def _give_back(piece: Array) -> None:
-    if len(_free) < KEPT:
-        _free.append(piece)
+def _release(buffer: Array) -> None:
+    if len(_free) < MAX_FREE:
+        _free.append(buffer)

@@ -1,4 +1,4 @@
-"""Samples to padded batches."""
+"""Pads samples into batches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from capdist.batch import Batch
 from capdist.data.buffer_pool import empty
-from capdist.data.copy import gather
-from capdist.data.encoded_sample import BOX, HEAD, ID, EncodedSample, SampleEncoder
+from capdist.data.copy import copy_regions
+from capdist.data.encoded_sample import BOX, HEADER, ID, EncodedSample, SampleEncoder
 from capdist.vocab import PAD, Vocabulary
 from shards.schema import CLASS_DTYPE, Array, Sample, ShardError
 
 
 class SampleError(ShardError):
-    """A sample that can't be used; ``row`` is its number among those of its batch."""
+    """A sample that can't be collated; ``row`` is its index in the batch."""
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
@@ -28,14 +28,14 @@ class SampleError(ShardError):
 
 
 class Row(NamedTuple):
-    """A sample on its way into a batch.
+    """A sample that is read, before padding.
 
-    ``regions`` (R, F) are the stored numbers: in memory, in a mapped file, or in a tensor on the
-    GPU where a reader puts them there. ``address`` is theirs in memory, if the reader knows: to
-    ask numpy for it takes as long as a tenth of their copy.
+    ``regions`` (R, F) as stored: an array in memory or in a mapped file, or a tensor on the GPU.
+    ``address`` is their memory address, 0 if unknown: asking numpy for it takes a tenth of the
+    time of the copy.
     """
 
-    packed: EncodedSample
+    sample: EncodedSample
     regions: Any
     address: int = 0
 
@@ -47,9 +47,9 @@ class Collate:
     Args:
         vocab: ids of caption and concept words.
         max_words: longest caption, in words; longer ones are clipped and lose their EOS.
-        max_concepts: best-scored concepts kept; a concept outside the vocabulary is none.
-        classes: how many classes there are names for; 0: those of regions are left out.
-        scale: of int8 regions, (F,) float32; None: they are float16, and stay so.
+        max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
+        classes: number of class names; 0 leaves the regions' classes out.
+        scale: (F,) float32, multiplies int8 regions; None: regions are float16 and stay so.
     """
 
     vocab: Vocabulary
@@ -59,73 +59,72 @@ class Collate:
     scale: Array | None = None
 
     @property
-    def pack(self) -> SampleEncoder:
-        """What packs a sample."""
+    def encoder(self) -> SampleEncoder:
         return SampleEncoder(self.vocab, self.max_words, self.max_concepts)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """The batch of at least one sample; raises what `rows` does."""
-        return self.rows([Row(self.pack(sample), sample.regions) for sample in samples])
+        """Pad one or more samples; raises as `rows` does."""
+        return self.rows([Row(self.encoder(sample), sample.regions) for sample in samples])
 
     def rows(self, rows: Sequence[Row], regions: Tensor | None = None) -> Batch:
-        """The batch of at least one row; ``regions`` (B, R, F) where they are at hand already.
+        """Pad one or more rows; ``regions`` (B, R, F), if given, are taken instead of copied.
 
         Raises:
-            SampleError: naming a sample whose classes there are no names for, or that lacks the
-                classes or the grounding that others have.
+            SampleError: naming a sample whose class ids have no names, or that lacks the classes
+                or the grounding that others have.
         """
-        packed = [row.packed for row in rows]
-        heads = np.frombuffer(b"".join([one.head for one in packed]), HEAD)
-        region_mask = _real(np.array([one.regions for one in packed]))
-        concept_mask, object_mask = _real(heads["concepts"], 1), _real(heads["objects"])
-        token_mask = _real(heads["captions"], 1)[:, :, None] & _real(heads["length"], 2)[:, None]
-        class_ids, class_probs = self._classes(packed, heads, region_mask)
-        _check_whole(packed, heads["objects"], "grounding.json")
+        samples = [row.sample for row in rows]
+        headers = np.frombuffer(b"".join([sample.header for sample in samples]), HEADER)
+        region_mask = _mask(np.array([sample.regions for sample in samples]))
+        concept_mask, object_mask = _mask(headers["concepts"], 1), _mask(headers["objects"])
+        token_mask = (
+            _mask(headers["captions"], 1)[:, :, None] & _mask(headers["length"], 2)[:, None]
+        )
+        class_ids, class_probs = self._classes(samples, headers, region_mask)
+        _check_all_or_none(samples, headers["objects"], "grounding.json")
         if regions is None:
             regions = _regions(rows, region_mask.shape[1], self.scale)
         return Batch(
-            keys=tuple([one.key for one in packed]),
-            image_ids=torch.from_numpy(heads["image_id"].copy()),
+            keys=tuple([sample.key for sample in samples]),
+            image_ids=torch.from_numpy(headers["image_id"].copy()),
             regions=regions,
             region_mask=torch.from_numpy(region_mask),
-            boxes=torch.from_numpy(_padded([one.boxes for one in packed], BOX, region_mask)["box"]),
+            boxes=torch.from_numpy(
+                _padded([sample.boxes for sample in samples], BOX, region_mask)["box"]
+            ),
             class_ids=class_ids,
             class_probs=class_probs,
-            concepts=_ids([one.concepts for one in packed], concept_mask),
+            concepts=_ids([sample.concepts for sample in samples], concept_mask),
             concept_mask=torch.from_numpy(concept_mask),
-            tokens=_ids([one.tokens for one in packed], token_mask, PAD),
+            tokens=_ids([sample.tokens for sample in samples], token_mask, PAD),
             objects=torch.from_numpy(
-                _padded([one.objects for one in packed], BOX, object_mask)["box"]
+                _padded([sample.objects for sample in samples], BOX, object_mask)["box"]
             ),
-            object_captions=_ids([one.object_captions for one in packed], object_mask, -1),
+            object_captions=_ids([sample.object_captions for sample in samples], object_mask, -1),
         )
 
     def _classes(
-        self, packed: Sequence[EncodedSample], heads: Array, region_mask: Array
+        self, samples: Sequence[EncodedSample], headers: Array, region_mask: Array
     ) -> tuple[Tensor, Tensor]:
         if not self.classes:
-            bare = torch.zeros(*region_mask.shape, 0)
-            return bare.long(), bare
-        _check_whole(packed, heads["classes"], "classes.npy")
-        mask = region_mask[:, :, None] & _real(heads["classes"])[:, None]
-        found = _padded([one.classes for one in packed], CLASS_DTYPE, mask)
-        ids = found["id"].astype(np.int64)
+            none = torch.zeros(*region_mask.shape, 0)
+            return none.long(), none
+        _check_all_or_none(samples, headers["classes"], "classes.npy")
+        mask = region_mask[:, :, None] & _mask(headers["classes"])[:, None]
+        classes = _padded([sample.classes for sample in samples], CLASS_DTYPE, mask)
+        ids = classes["id"].astype(np.int64)
         for row in np.flatnonzero(((ids < 0) | (ids >= self.classes)).any((1, 2))).tolist():
             wrong = ids[row].max() if ids[row].min() >= 0 else ids[row].min()
             raise SampleError(
                 row,
-                f"sample {packed[row].key}: class {wrong}, but there are names for "
-                f"{self.classes}; build the shards again with the class names of their features' "
-                "extractor",
+                f"sample {samples[row].key}: class id {wrong}, expected 0 to {self.classes - 1}; "
+                "rebuild the shards with the class names of the feature extractor",
             )
-        return torch.from_numpy(ids), torch.from_numpy(found["prob"].astype(np.float32))
+        return torch.from_numpy(ids), torch.from_numpy(classes["prob"].astype(np.float32))
 
 
 def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:
-    """The numbers (B, R, F) of all rows, zero where an image has no more regions.
-
-    This is the one copy of the bytes.
-    """
+    """(B, R, F) regions of all rows, padded with zeros: the only copy of their bytes."""
     arrays = [row.regions for row in rows]
     first, width = arrays[0], arrays[0].shape[1]
     if isinstance(first, Tensor):
@@ -134,7 +133,7 @@ def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:
     regions = empty((len(arrays), longest, width), first.dtype if scale is None else scale.dtype)
     numbers = regions.numpy()
     if scale is None:
-        gather(numbers, arrays, [row.address for row in rows])
+        copy_regions(numbers, arrays, [row.address for row in rows])
         return regions
     for slot, array in zip(numbers, arrays, strict=True):
         np.multiply(array, scale, out=slot[: len(array)])
@@ -142,23 +141,25 @@ def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:
     return regions
 
 
-def _check_whole(packed: Sequence[EncodedSample], sizes: Array, member: str) -> None:
-    """Refuse that some of the samples have a member and others lack it, whose size is -1."""
+def _check_all_or_none(samples: Sequence[EncodedSample], sizes: Array, member: str) -> None:
+    """Refuse a batch in which only some samples have a member; size -1 means it is missing."""
     lacking = sizes < 0
     if lacking.any() and not lacking.all():
         row = int(lacking.argmax())
         raise SampleError(
-            row, f"sample {packed[row].key}: no {member}, which others of its batch have"
+            row,
+            f"sample {samples[row].key}: {member} is missing, but other samples of the batch have "
+            "it; rebuild the shards with it for all samples or for none",
         )
 
 
-def _real(sizes: Array, least: int = 0) -> Array:
-    """The mask (B, largest) of arrays of these sizes (B,), at least ``least`` wide."""
+def _mask(sizes: Array, least: int = 0) -> Array:
+    """(B, N) True at the first ``sizes[b]`` places; N is the largest size, ``least`` or more."""
     return np.arange(max(least, int(sizes.max()))) < sizes[:, None]
 
 
 def _padded(pieces: Iterable[bytes], dtype: np.dtype[Any], mask: Array, pad: int = 0) -> Array:
-    """Arrays joined to one that has them where the mask is true, and ``pad`` elsewhere."""
+    """An array shaped as ``mask``: the pieces' numbers where it is True, ``pad`` elsewhere."""
     numbers = np.frombuffer(bytearray().join(pieces), dtype)
     if numbers.size == mask.size:
         return numbers.reshape(mask.shape)

@@ -1,4 +1,4 @@
-"""The one copy of regions: from where they are read into a batch."""
+"""The only copy of regions: from where they are read into the batch."""
 
 from __future__ import annotations
 
@@ -12,50 +12,54 @@ import numpy as np
 from shards.schema import Array
 
 
-def gather(target: Array, arrays: Sequence[Array], addresses: Sequence[int]) -> None:
-    """Regions (R, F) of every image into (B, longest, F) of the same type, zeros behind them.
+def copy_regions(target: Array, arrays: Sequence[Array], addresses: Sequence[int]) -> None:
+    """Copy each image's (R, F) regions into (B, longest, F) of the same type, padded with zeros.
 
-    Compiled where numba is installed; `plain` is its twin. ``addresses`` are the arrays', 0 where
-    they are to be asked for.
+    Compiled if numba is installed, else `copy_regions_reference`.
+
+    Args:
+        target: (B, longest, F).
+        arrays: (R, F) of every image.
+        addresses: the arrays' memory addresses, 0 where unknown.
 
     Raises:
-        ValueError: if an array is not of the target's type, or not in one piece.
+        ValueError: if an array's type is not the target's, or it is not contiguous.
     """
     compiled = _compiled()
     if compiled is None:
-        plain(target, arrays)
+        copy_regions_reference(target, arrays)
         return
     if any(array.dtype != target.dtype for array in arrays):
-        raise ValueError(f"expected arrays of {target.dtype}, as the batch has")
+        raise ValueError(f"expected arrays of {target.dtype}, the type of the batch")
     rows = target.reshape(len(target), -1).view(np.uint8)
-    places = address(target) + np.arange(len(rows), dtype=np.uintp) * np.uintp(rows.shape[1])
+    targets = address(target) + np.arange(len(rows), dtype=np.uintp) * np.uintp(rows.shape[1])
     pairs = zip(addresses, arrays, strict=True)
     sources = np.array([known or address(array) for known, array in pairs], np.uintp)
-    compiled(rows, places, sources, np.array([array.nbytes for array in arrays], np.uintp))
+    compiled(rows, targets, sources, np.array([array.nbytes for array in arrays], np.uintp))
 
 
 def address(array: Array) -> int:
-    """Where its first number is in memory.
+    """The memory address of a contiguous array.
 
     Raises:
-        ValueError: if the others do not follow it one by one.
+        ValueError: if it is not contiguous.
     """
     if not array.flags.c_contiguous:
-        raise ValueError(f"an array of strides {array.strides} is not in one piece")
+        raise ValueError(f"array with strides {array.strides}: expected a contiguous one")
     return array.__array_interface__["data"][0]
 
 
-def plain(target: Array, arrays: Sequence[Array]) -> None:
-    """The same by numpy."""
-    for slot, array in zip(target, arrays, strict=True):
-        slot[: len(array)] = array
-        slot[len(array) :] = 0
+def copy_regions_reference(target: Array, arrays: Sequence[Array]) -> None:
+    """The reference implementation of `copy_regions`, in numpy."""
+    for row, array in zip(target, arrays, strict=True):
+        row[: len(array)] = array
+        row[len(array) :] = 0
 
 
 @cache
 def _compiled() -> Callable[..., Any] | None:
     if find_spec("numba") is None:
         return None
-    from capdist.data.nontemporal_copy import gather
+    from capdist.data.nontemporal_copy import copy_rows
 
-    return gather
+    return copy_rows

@@ -1,4 +1,4 @@
-"""A folder of shards as a run sees it: its references, its vocabulary, its batches."""
+"""References, vocabulary and batches of a folder of shards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from capdist.config.data import DataConfig
 from capdist.config.stage import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.collate import Collate
-from capdist.data.mixture import parts
+from capdist.data.mixture import mixture_sets
 from capdist.data.order import Order
 from capdist.data.rank_plan import RankPlan, Ranks
 from capdist.data.reader import make_reader
-from capdist.data.residency import RegionStore, lock_pages
+from capdist.data.residency import ResidentRegions, lock_pages
 from capdist.data.sample_store import SampleStore
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
@@ -31,7 +31,7 @@ class References:
 
 
 def references(manifest: Manifest, split: str) -> References:
-    """All captions of a split; a split whose captions are withheld gives empty ones.
+    """All captions of a split; empty for images whose captions are withheld.
 
     Raises:
         ShardError: naming an image id that occurs twice.
@@ -43,7 +43,7 @@ def references(manifest: Manifest, split: str) -> References:
         if image in found.raw:
             raise ShardError(
                 f"{manifest.location}: image id {image} occurs twice in {split}, the second time "
-                f"in sample {key}; build one of the two sets again with other ids"
+                f"in sample {key}; rebuild one of the two sets with other ids"
             )
         found.raw[image] = annotation["captions"]
         found.tokens[image] = annotation["tokens"]
@@ -51,7 +51,7 @@ def references(manifest: Manifest, split: str) -> References:
 
 
 def captioned(manifest: Manifest, split: str) -> References:
-    """All captions of a split that is trained or validated on.
+    """All captions of a split for training or validation, where every image must have some.
 
     Raises:
         ShardError: naming an image that has none.
@@ -61,7 +61,7 @@ def captioned(manifest: Manifest, split: str) -> References:
         if not captions:
             raise ShardError(
                 f"{manifest.location}: image {image} of {split} has no captions, expected one or "
-                "more; build the shards again without it"
+                "more; rebuild the shards without it"
             )
     return found
 
@@ -73,7 +73,7 @@ def count_words(manifest: Manifest, min_count: int) -> Vocabulary:
 
 
 def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: str) -> None:
-    """Refuse shards that lack what a model reads, before anything starts.
+    """Refuse shards that lack a member that a model reads.
 
     Raises:
         ShardError: naming the member.
@@ -81,21 +81,21 @@ def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: st
     for need in sorted(needs - members(manifest, split)):
         raise ShardError(
             f"{manifest.location}: its samples have no {need}, which model {model!r} reads; "
-            "build the shards with them or choose another model"
+            "rebuild the shards with them, or choose another model"
         )
     if "classes" in needs and not manifest.class_names:
         raise ShardError(
-            f"{manifest.location}: its classes have no names, so model {model!r} can't know how "
-            "many there are; build the shards again with --class-names"
+            f"{manifest.location}: its classes have no names, so their number, which model "
+            f"{model!r} needs, is unknown; rebuild the shards with --class-names"
         )
 
 
 def members(manifest: Manifest, split: str) -> set[str]:
-    """What the samples of a split have, by the first of each set: "regions", "boxes", ..."""
+    """Members of a split's samples, by the first of each set: "regions", "boxes", ..."""
     firsts = {Path(shard.name).parent: shard for shard in reversed(manifest.split(split))}
     entries = [manifest.index(shard)[0] for shard in firsts.values()]
-    beside = {"concepts"} if manifest.concepts else set()
-    found = [beside | {suffix.partition(".")[0] for suffix in entry.members} for entry in entries]
+    in_files = {"concepts"} if manifest.concepts else set()
+    found = [in_files | {suffix.partition(".")[0] for suffix in entry.members} for entry in entries]
     return set.intersection(*found)
 
 
@@ -109,11 +109,11 @@ def training_batches(
     *,
     grounding: bool = False,
 ) -> Batches:
-    """The training split, shuffled; with ``grounding`` it brings where captions' objects lie.
+    """The training split, shuffled; with ``grounding``, including the boxes of captions' phrases.
 
     Raises:
-        ConfigError: if the ranks do not divide the batch or the lanes, the reader is not installed,
-            or there is no room for what is to be cached.
+        ConfigError: if the number of ranks does not divide the batch or the lanes, the reader is
+            not installed, or the data to keep resident does not fit.
         ShardError: if there are fewer images than ranks.
     """
     sizes = tuple(shard.samples for shard in manifest.split("train"))
@@ -122,19 +122,19 @@ def training_batches(
             f"{manifest.location}: {sum(sizes)} training images for {ranks.world} ranks; "
             "train on no more ranks than images"
         )
-    sets = parts(manifest, data.shards)
+    sets = mixture_sets(manifest, data.shards)
     order = Order(sizes, seed, data.lanes, data.window, sets=sets)
     batches = _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
-    if data.cache == "ram":
+    if data.resident == "ram":
         lock_pages(manifest, "train")
-    store = RegionStore.of(manifest, "train") if data.cache == "gpu" else None
-    return replace(batches, store=store)
+    resident = ResidentRegions.of(manifest, "train") if data.resident == "gpu" else None
+    return replace(batches, resident=resident)
 
 
 def evaluation_batches(
     manifest: Manifest, split: str, data: DataConfig, micro: int, vocab: Vocabulary, ranks: Ranks
 ) -> Batches:
-    """A split as it stands, ``micro`` images at a time on every rank."""
+    """A split in the shards' own order, ``micro`` images at a time on every rank."""
     sizes = tuple(shard.samples for shard in manifest.split(split))
     order = Order(sizes, 0, data.lanes, data.window, shuffle=False)
     batch = BatchConfig(images=micro * ranks.world, micro=micro)
@@ -154,6 +154,6 @@ def _batches(
     scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
     classes = len(manifest.class_names)
     collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
-    shelf = SampleStore(manifest, split, collate.pack, grounding=grounding)
-    reader = make_reader(data, shelf, RankPlan(order, ranks, batch.images))
+    store = SampleStore(manifest, split, collate.encoder, grounding=grounding)
+    reader = make_reader(data, store, RankPlan(order, ranks, batch.images))
     return Batches(reader, collate, batch)

@@ -1,4 +1,4 @@
-"""What batches need of a sample besides its regions, packed."""
+"""Everything that batches need of a sample except its regions, encoded as bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shards.schema import Sample
 
 #: Word ids, and a box's corners.
 ID, BOX = np.dtype(np.int32), np.dtype([("box", np.float32, 4)])
-#: Numbers of a sample: its image, and the sizes of what is packed; -1 is of what it lacks.
-HEAD = np.dtype(
+#: A sample's image id and the sizes of its fields; -1 for a field that it lacks.
+HEADER = np.dtype(
     [
         ("image_id", np.int64),
         ("captions", np.int64),
@@ -28,21 +28,20 @@ HEAD = np.dtype(
 
 
 class EncodedSample(NamedTuple):
-    """A sample without its regions, as bytes: those of a batch are joined in one go.
+    """A sample without its regions. Each field is bytes, so that a batch's are joined at once.
 
-    An array for each would be two or three pieces of memory, all of them driven out of the
-    processor's caches by the regions of an epoch, and fetching them takes longer than their copy.
+    An array per field would be two or three allocations, which the regions of an epoch evict from
+    the processor's caches; fetching them again takes longer than copying them.
 
-    ``regions`` is how many there are; ``head`` is one entry of HEAD; ``tokens`` (S, L) int32 are
-    those of all captions, PAD behind the shorter ones; ``concepts`` (A,) int32 are word ids, best
-    first; ``objects`` (G, 4) float32 and ``object_captions`` (G,) int32 are the boxes of grounded
-    phrases and their captions' numbers; ``boxes`` (R, 4) float32; ``classes`` (R, T) of
-    CLASS_DTYPE.
+    ``regions`` is the number of regions; ``header`` is one entry of HEADER; ``tokens`` (S, L) int32
+    of all captions, padded with PAD; ``concepts`` (A,) int32 word ids, best first; ``objects``
+    (G, 4) float32 boxes of grounded phrases and ``object_captions`` (G,) int32 the index of each
+    one's caption; ``boxes`` (R, 4) float32; ``classes`` (R, T) of CLASS_DTYPE.
     """
 
     key: str
     regions: int
-    head: bytes
+    header: bytes
     tokens: bytes
     concepts: bytes
     objects: bytes
@@ -53,12 +52,12 @@ class EncodedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleEncoder:
-    """Packs samples, their words as ids.
+    """Encodes samples, their words as ids.
 
     Args:
         vocab: ids of caption and concept words.
         max_words: longest caption, in words; longer ones are clipped and lose their EOS.
-        max_concepts: best-scored concepts kept; a concept outside the vocabulary is none.
+        max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
     """
 
     vocab: Vocabulary
@@ -66,7 +65,6 @@ class SampleEncoder:
     max_concepts: int
 
     def __call__(self, sample: Sample) -> EncodedSample:
-        """All of a sample but its regions."""
         tokens = _padded([self.vocab.encode(words, self.max_words) for words in sample.tokens])
         words = [self.vocab.id(word) for word, _ in sample.concepts or () if word in self.vocab]
         concepts = np.array(words[: self.max_concepts], np.int32)
@@ -77,7 +75,7 @@ class SampleEncoder:
         return EncodedSample(
             key=sample.key,
             regions=len(sample.regions),
-            head=np.array((sample.image_id, *sizes), HEAD).tobytes(),
+            header=np.array((sample.image_id, *sizes), HEADER).tobytes(),
             tokens=tokens.tobytes(),
             concepts=concepts.tobytes(),
             objects=np.array([box for box, _ in pairs], np.float32).tobytes(),
@@ -89,6 +87,6 @@ class SampleEncoder:
 
 def _padded(captions: Sequence[Sequence[int]]) -> NDArray[np.int32]:
     tokens = np.full((len(captions), max(map(len, captions), default=0)), PAD, np.int32)
-    for slot, caption in zip(tokens, captions, strict=True):
-        slot[: len(caption)] = caption
+    for row, caption in zip(tokens, captions, strict=True):
+        row[: len(caption)] = caption
     return tokens

@@ -1,8 +1,8 @@
-"""The mapped reader: members found by the index, their bytes copied once, into the batch.
+"""The mapped reader: finds members by the index and copies regions once, into the batch.
 
-A sample is read whole, by system calls, and checked the first time that this process meets it.
-From then on its regions are copied from a map of the tar straight into the batch's memory, while
-other threads run.
+The first time that this process needs a sample, system calls read it whole and its checksums are
+verified. After that, its regions are copied from a memory map of the tar straight into the batch,
+while other threads run.
 """
 
 from __future__ import annotations
@@ -12,74 +12,74 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from capdist.data.collate import Row
-from capdist.data.rank_plan import Place, RankPlan
-from capdist.data.sample_store import Opened, SampleStore, check
+from capdist.data.rank_plan import RankPlan, SampleRef
+from capdist.data.sample_store import OpenShard, SampleStore, verify
 from capdist.data.tar import Tar
 from shards.schema import ShardError
 
-#: Tars that stay open; a process may have a thousand files.
-OPEN = 256
+#: Tars kept open at a time: most systems limit a process to 1,024 files.
+MAX_OPEN_TARS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class _Shard:
-    """An open one, and the rows of its samples, once made, with where they end in the tar."""
+class _MappedShard:
+    """An open shard; ``rows`` are its verified samples, each with the offset of its end."""
 
-    opened: Opened
+    shard: OpenShard
     tar: Tar
     rows: dict[int, tuple[Row, int]] = field(default_factory=dict)
 
 
-class Mapped:
+class MappedReader:
     """Samples of one split, step by step, for one rank.
 
     Args:
-        shelf: of the split.
+        store: of the split.
         plan: which samples are read when.
-        threads: that make batches ahead; 0 makes one when it is asked for.
+        threads: that prepare batches ahead; 0 prepares a batch when it is asked for.
     """
 
-    def __init__(self, shelf: SampleStore, plan: RankPlan, threads: int) -> None:
-        self.shelf = shelf
+    def __init__(self, store: SampleStore, plan: RankPlan, threads: int) -> None:
+        self.store = store
         self.plan = plan
         self.threads = threads
-        self.open = lru_cache(OPEN)(self._open)
+        self.open = lru_cache(MAX_OPEN_TARS)(self._open)
 
-    def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[Place]]:
-        """The places of the rank's samples; nothing is read yet."""
-        return self.plan.places(epoch, consumed)
+    def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[SampleRef]]:
+        """References to the rank's samples of every step; nothing is read yet."""
+        return self.plan.refs(epoch, consumed)
 
-    def row(self, read: Place) -> Row:
-        """A sample, checked if this process has not met it before.
+    def row(self, ref: SampleRef) -> Row:
+        """A sample, verified if this process has not read it before.
 
         Raises:
             ShardError: naming the shard and the sample.
         """
         try:
-            number, sample = read
-            shard = self.open(number)
-            made = shard.rows.get(sample)
-            if made is None:
-                return self._row(shard, read)
-            row, end = made
-            shard.tar.reach(end)
+            number, sample = ref
+            mapped = self.open(number)
+            cached = mapped.rows.get(sample)
+            if cached is None:
+                return self._row(mapped, ref)
+            row, end = cached
+            mapped.tar.check_size(end)
             return row
         except (OSError, ShardError) as error:
-            raise self.shelf.wrong(read, error) from error
+            raise self.store.error(ref, error) from error
 
-    def _open(self, number: int) -> _Shard:
-        return _Shard(self.shelf.open(number), Tar(self.shelf.tar(number)))
+    def _open(self, number: int) -> _MappedShard:
+        return _MappedShard(self.store.open(number), Tar(self.store.tar(number)))
 
-    def _row(self, shard: _Shard, read: Place) -> Row:
-        opened, tar, sample = shard.opened, shard.tar, read[1]
-        known = opened.known[sample]
-        if known is None:
-            entry = opened.entries[sample]
-            members = tar.members(entry, self.shelf.members)
-            check(entry, members)
-            return self.shelf.learn(read, entry, members)
-        offset = opened.offsets[sample]
-        regions = tar.view(offset, (known.regions, self.shelf.dim), self.shelf.dtype)
-        row = Row(known, regions, tar.address + offset)
-        shard.rows[sample] = row, offset + regions.nbytes
+    def _row(self, mapped: _MappedShard, ref: SampleRef) -> Row:
+        shard, tar, number = mapped.shard, mapped.tar, ref[1]
+        sample = shard.samples[number]
+        if sample is None:
+            entry = shard.entries[number]
+            members = tar.members(entry, self.store.members)
+            verify(entry, members)
+            return self.store.decode(ref, entry, members)
+        offset = shard.offsets[number]
+        regions = tar.view(offset, (sample.regions, self.store.dim), self.store.dtype)
+        row = Row(sample, regions, tar.address + offset)
+        mapped.rows[number] = row, offset + regions.nbytes
         return row

@@ -1,11 +1,11 @@
 """Several folders of shards as one set: what ``data.shards`` of a config names.
 
-The training split is that of all sets together, each as often as its ``repeats`` or ``proportion``
-says, in the order that `order.py` defines. Every other split is the first set's: what is validated
-and tested on is one set, and how much others train along does not change it.
+The training split is that of all sets together, each seen as often as its ``repeats`` or
+``proportion`` says, in the order that `order.py` defines. All other splits are the first set's, so
+that validation and test do not depend on which sets are added for training.
 
-A union is a `Manifest` like another, whose shards have absolute names, so that every reader reads
-it. Words, concepts and rewards count each image once, however often it is repeated.
+The merged manifest is an ordinary `Manifest` whose shards have absolute names, so that every reader
+can read it. Vocabulary, concepts and rewards count each image once, however often it is repeated.
 """
 
 from __future__ import annotations
@@ -17,53 +17,56 @@ from itertools import groupby
 from pathlib import Path
 
 from capdist.config.data import DataConfig, ShardSet
-from capdist.data.order import Part
+from capdist.data.order import MixtureSet
 from shards.concept_files import ConceptSet
 from shards.manifest import Manifest, Shard
 from shards.schema import ShardError
 
 
 def load_shards(data: DataConfig) -> Manifest:
-    """The manifest of one folder or URL, or the union of several.
+    """The manifest of one folder or URL, or the merged manifest of several.
 
     Raises:
-        ShardError: if a folder has no shards, or the sets do not fit each other.
+        ShardError: if a folder has no shards, or the sets can't be mixed.
     """
     if isinstance(data.shards, str):
         return Manifest.load(data.shards, data.copies)
-    return unite([Manifest.load(part.shards, data.copies) for part in data.shards])
+    return merge_manifests([Manifest.load(part.shards, data.copies) for part in data.shards])
 
 
-def unite(sets: Sequence[Manifest]) -> Manifest:
+def merge_manifests(sets: Sequence[Manifest]) -> Manifest:
     """The training splits of all sets, and the first one's other splits.
 
-    That no image id occurs twice is seen where captions are read, by `dataset.references`.
+    `dataset.references` checks that no image id occurs twice, as it reads the captions.
 
     Raises:
-        ShardError: naming the first set that does not fit.
+        ShardError: naming the first set that can't be mixed with the first.
     """
     first = sets[0]
     for number, part in enumerate(sets):
         if part.root.resolve() in {other.root.resolve() for other in sets[:number]}:
-            raise ShardError(f"{part.root}: twice in data.shards; list it once, with more repeats")
+            raise ShardError(
+                f"{part.root}: listed twice in data.shards; list it once, with higher repeats"
+            )
         _check(first, part)
-    others = [_named(first, shard) for shard in first.shards if shard.split != "train"]
+    others = [_with_absolute_name(first, shard) for shard in first.shards if shard.split != "train"]
+    train = [_with_absolute_name(part, shard) for part in sets for shard in part.split("train")]
     return Manifest(
-        root=Path(" + ".join(str(part.root) for part in sets)),  # no folder: a name in messages
+        root=Path(" + ".join(str(part.root) for part in sets)),  # a name for messages, not a folder
         name=" + ".join(part.name for part in sets),
         features=replace(first.features, max_regions=max(s.features.max_regions for s in sets)),
-        shards=(*(_named(part, s) for part in sets for s in part.split("train")), *others),
+        shards=(*train, *others),
         class_names=first.class_names,
         concepts=_concepts(sets),
     )
 
 
-def brought(sets: Sequence[ShardSet], counts: Sequence[int]) -> list[int]:
-    """Images that every set brings into an epoch, at least one; ``counts`` are those that it has.
+def images_per_epoch(sets: Sequence[ShardSet], counts: Sequence[int]) -> list[int]:
+    """How many images of every set an epoch sees, one or more; ``counts`` are the sets' sizes.
 
-    Where some sets have repeats and bring m images together, and the others' proportions are p, an
-    epoch has m / (1 - Σp) images; where all have proportions, as many as all sets have. Of these
-    a set brings its proportion, rounded.
+    If the sets with repeats contribute m images and the others have proportions p, an epoch has
+    m / (1 - Σp) images; if all sets have proportions, as many as all sets have together. A set
+    with a proportion contributes its share of these, rounded.
     """
     repeated = [
         0 if part.proportion else max(1, round((part.repeats or 1.0) * count))
@@ -77,30 +80,30 @@ def brought(sets: Sequence[ShardSet], counts: Sequence[int]) -> list[int]:
     ]
 
 
-def parts(manifest: Manifest, shards: str | Sequence[ShardSet]) -> tuple[Part, ...]:
-    """Every set's number of training shards and what it brings; nothing for one folder."""
+def mixture_sets(manifest: Manifest, shards: str | Sequence[ShardSet]) -> tuple[MixtureSet, ...]:
+    """Every set's number of training shards and of images per epoch; empty for one folder."""
     if isinstance(shards, str):
         return ()
     mine = _by_set(manifest)
-    images = brought(shards, [_samples(part) for part in mine])
-    return tuple(Part(len(part), images) for part, images in zip(mine, images, strict=True))
+    images = images_per_epoch(shards, [_samples(part) for part in mine])
+    return tuple(MixtureSet(len(part), images) for part, images in zip(mine, images, strict=True))
 
 
 def describe(manifest: Manifest, shards: str | Sequence[ShardSet]) -> list[str]:
-    """A line on every set: what it brings into an epoch."""
+    """One line per set: how many images of it an epoch sees."""
     if isinstance(shards, str):
         return []
     counts = [_samples(mine) for mine in _by_set(manifest)]
-    images = brought(shards, counts)
+    images = images_per_epoch(shards, counts)
     return [
         f"{part.shards}: {mine} of {sum(images)} images of an epoch "
-        f"({100 * mine / sum(images):.1f} %); it has {count}"
+        f"({100 * mine / sum(images):.1f} %); the set has {count}"
         for part, mine, count in zip(shards, images, counts, strict=True)
     ]
 
 
 def _by_set(manifest: Manifest) -> list[list[Shard]]:
-    """A union's training shards, set by set."""
+    """A merged manifest's training shards, set by set."""
     train = manifest.split("train")
     return [list(mine) for _, mine in groupby(train, lambda shard: Path(shard.name).parent)]
 
@@ -110,22 +113,22 @@ def _samples(shards: Sequence[Shard]) -> int:
 
 
 def _check(first: Manifest, other: Manifest) -> None:
-    """Refuse sets that one model can't read."""
-    have, has = first.features, other.features
-    if (have.name, have.dim) != (has.name, has.dim):
+    """Refuse a set whose features, classes or concepts differ from the first one's."""
+    ours, theirs = first.features, other.features
+    if (ours.name, ours.dim) != (theirs.name, theirs.dim):
         raise ShardError(
-            f"{other.root}: features {has.name!r} of width {has.dim}, but {first.root} has "
-            f"{have.name!r} of width {have.dim}; mix sets of the same extractor"
+            f"{other.root}: features {theirs.name!r} of width {theirs.dim}, expected "
+            f"{ours.name!r} of width {ours.dim} as in {first.root}; mix sets of the same extractor"
         )
-    if difference := have.fingerprint.difference(has.fingerprint):
+    if difference := ours.fingerprint.difference(theirs.fingerprint):
         raise ShardError(
-            f"{other.root}: features {has.name!r} {difference} than those of {first.root}; mix "
+            f"{other.root}: features {theirs.name!r} {difference} than those of {first.root}; mix "
             "sets of the same extractor"
         )
-    if have.scale != has.scale:
+    if ours.scale != theirs.scale:
         raise ShardError(
-            f"{other.root}: regions of {has.stored_dtype} with other scales than {first.root}; "
-            "build sets that are mixed with --storage fp16"
+            f"{other.root}: {theirs.stored_dtype} regions with other scales than in {first.root}; "
+            "build both with --storage fp16"
         )
     if first.class_names != other.class_names:
         raise ShardError(
@@ -134,8 +137,8 @@ def _check(first: Manifest, other: Manifest) -> None:
         )
     if _detector(first) != _detector(other):
         raise ShardError(
-            f"{other.root}: concepts of {_detector(other)}, but {first.root} has those of "
-            f"{_detector(first)}; give both those of one detector, by launcher/concepts.py"
+            f"{other.root}: concepts of {_detector(other)}, expected those of {_detector(first)} "
+            f"as in {first.root}; write both sets' with one detector, by launcher/concepts.py"
         )
 
 
@@ -143,12 +146,12 @@ def _detector(manifest: Manifest) -> str:
     return f"detector {manifest.concepts.detector}" if manifest.concepts else "the tars"
 
 
-def _named(manifest: Manifest, shard: Shard) -> Shard:
+def _with_absolute_name(manifest: Manifest, shard: Shard) -> Shard:
     return replace(shard, name=str(manifest.root.absolute() / shard.name))
 
 
 def _concepts(sets: Sequence[Manifest]) -> ConceptSet | None:
-    """Those beside the tars of all sets, if there are any."""
+    """The concept files of all sets, if there are any."""
     found = [part.concepts for part in sets if part.concepts]
     if not found:
         return None

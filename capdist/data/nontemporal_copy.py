@@ -1,8 +1,8 @@
-"""`gather`, compiled: bytes copied past the processor's caches.
+"""The compiled `copy_regions`: a copy by nontemporal stores, which bypass the processor's caches.
 
-A batch is larger than the caches, and read next by a GPU or another core. Streaming stores write
-whole lines without reading them first, so the copy moves fewer bytes; and what the interpreter
-needs for the next batch stays in the caches.
+A batch is larger than the caches, and a GPU or another core reads it next. Nontemporal stores
+write whole cache lines without reading them first, so that fewer bytes move; and what the
+interpreter needs for the next batch stays in the caches.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numba import njit, types, uintp
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-#: Bytes of a streaming store: a vector of any processor, or two of an old one.
+#: Bytes of a nontemporal store: one vector register of a processor with AVX, two of an older one.
 WIDTH = 32
 
 
-def _mover(size: int, *, streaming: bool) -> Any:
-    """What copies so many bytes between addresses; a streaming one's target is divided by them."""
+def _copy_intrinsic(size: int, *, nontemporal: bool) -> Any:
+    """Copies ``size`` bytes between two addresses; a nontemporal target must be aligned to them."""
 
     def generate(context: Any, builder: Any, signature: Any, addresses: Any) -> Any:
         vector = ir.VectorType(ir.IntType(8), size).as_pointer()
@@ -28,19 +28,19 @@ def _mover(size: int, *, streaming: bool) -> Any:
         loaded = builder.load(source)
         stored = builder.store(loaded, target)
         loaded.align, stored.align = 1, size
-        if streaming:
+        if nontemporal:
             one = ir.Constant(ir.IntType(32), 1)
             stored.set_metadata("nontemporal", builder.module.add_metadata([one]))
         return context.get_dummy_value()
 
-    def move(context: Any, target: Any, source: Any) -> Any:
+    def copy(context: Any, target: Any, source: Any) -> Any:
         return types.void(types.uintp, types.uintp), generate
 
-    return intrinsic(move)
+    return intrinsic(copy)
 
 
-def _fencer() -> Any:
-    """What lets nobody see later stores before the streaming ones."""
+def _fence_intrinsic() -> Any:
+    """A memory fence: no thread sees later stores before the nontemporal ones."""
 
     def generate(context: Any, builder: Any, signature: Any, nothing: Any) -> Any:
         builder.fence("seq_cst")
@@ -52,31 +52,33 @@ def _fencer() -> Any:
     return intrinsic(fence)
 
 
-_byte, _stream, _fence = _mover(1, streaming=False), _mover(WIDTH, streaming=True), _fencer()
+_copy_byte = _copy_intrinsic(1, nontemporal=False)
+_copy_vector = _copy_intrinsic(WIDTH, nontemporal=True)
+_fence = _fence_intrinsic()
 
 
 @njit(cache=True, nogil=True)
-def gather(
+def copy_rows(
     target: NDArray[np.uint8],
-    places: NDArray[np.uintp],
+    targets: NDArray[np.uintp],
     sources: NDArray[np.uintp],
     sizes: NDArray[np.uintp],
 ) -> None:
-    """Bytes (B, N) from addresses (B,), so many (B,) of each row, and zeros behind them.
+    """Fill each row of ``target`` (B, N) with ``sizes[b]`` bytes from an address, then zeros.
 
-    ``places`` (B,) are the addresses of the target's rows.
+    ``targets`` (B,) are the addresses of the target's rows, ``sources`` (B,) those of the bytes.
     """
     width, one = uintp(WIDTH), uintp(1)
     for row in range(len(sources)):
-        to, begin, size, done = places[row], sources[row], sizes[row], uintp(0)
+        to, begin, size, done = targets[row], sources[row], sizes[row], uintp(0)
         while done < size and (to + done) % width:
-            _byte(to + done, begin + done)
+            _copy_byte(to + done, begin + done)
             done += one
         while done + width <= size:
-            _stream(to + done, begin + done)
+            _copy_vector(to + done, begin + done)
             done += width
         while done < size:
-            _byte(to + done, begin + done)
+            _copy_byte(to + done, begin + done)
             done += one
         target[row, size:] = 0
     _fence()

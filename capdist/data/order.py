@@ -2,22 +2,23 @@
 
 The shards of a split, in a seeded permutation and rotated by a seeded offset, make one long
 sequence; it is cut into ``lanes`` contiguous pieces whose lengths differ by at most one. Samples
-of a lane are mixed within blocks of ``window``. Position p of the epoch is sample p // lanes of
+of a lane are shuffled within blocks of ``window``. Position p of the epoch is sample p // lanes of
 lane p % lanes.
 
-Two facts follow. A job with W ranks, W dividing the lanes, gives rank k the positions p with
-p % W = k: whole lanes, read front to back, and the same global batches for every W. And the
-state of an epoch is one number, the samples consumed: whoever goes on reads, of each lane, at most
-the block that is in use once more.
+Two properties follow. With W ranks, W dividing the lanes, rank k gets the positions p with
+p % W = k: whole lanes, read sequentially, and the same global batches for every W. And the state of
+an epoch is one number, the samples consumed: to resume, a reader reads again at most the current
+block of each lane.
 
-Where several sets are mixed, one of n samples that brings m samples into every epoch brings m // n
-times all of its shards, and a part of m % n. For these parts its shards are laid in a ring, in a
-seeded permutation that all epochs share; every epoch's part begins where the last one's ended. So
-after any number of epochs no sample was seen more than once more often than another of its set.
-Pieces of all sets together are what is permuted, rotated and cut.
+In a mixture, a set of n samples of which every epoch sees m contributes all of its shards m // n
+times, and a part of m % n samples. For these parts its shards form a ring, in a seeded permutation
+that all epochs share; every epoch's part starts where the last one's ended. So after any number of
+epochs, the samples of a set have been seen equally often, give or take one. The pieces of all sets
+together are permuted, rotated and cut.
 
-Memory and time to start grow with the number of shards, never with that of samples. They are in
-docs/results/order.md, with how well this mixes beside a permutation of all samples.
+Memory and start-up time grow with the number of shards, never with the number of samples.
+docs/results/order.md measures both, and how well this shuffles compared with a permutation of all
+samples.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of several sets: its number of shards, and the samples that it brings into an epoch."""
+class MixtureSet:
+    """One set of a mixture: its number of shards, and of samples that an epoch sees of it."""
 
     shards: int
     samples: int
@@ -56,10 +57,10 @@ class Order:
     Args:
         sizes: samples of each shard.
         seed: of the run.
-        lanes: pieces read side by side; a property of the order, not of the job.
-        window: samples of a lane that are mixed with each other.
-        shuffle: False for evaluation: the shards as they stand.
-        sets: whose the shards are, in turn; none: all are of one, seen once.
+        lanes: number of interleaved pieces; a property of the order, not of the number of ranks.
+        window: samples of a lane that are shuffled together.
+        shuffle: False keeps the shards' own order, for evaluation.
+        sets: of a mixture, in the order of their shards; empty: one set, seen once per epoch.
     """
 
     sizes: tuple[int, ...]
@@ -67,26 +68,26 @@ class Order:
     lanes: int = 64
     window: int = 64
     shuffle: bool = True
-    sets: tuple[Part, ...] = ()
+    sets: tuple[MixtureSet, ...] = ()
 
     @cached_property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return sum(part.samples for part, _ in self._sets)
+        return sum(mixed.samples for mixed, _ in self._sets)
 
     def lane_length(self, lane: int) -> int:
         """Samples of a lane: positions lane, lane + lanes, ... below `samples`."""
         return len(range(lane, self.samples, self.lanes))
 
     def lane_spans(self, epoch: int, lane: int) -> list[Span]:
-        """The pieces of shards that make a lane, in reading order."""
+        """The pieces of shards that make up a lane, in reading order."""
         shorter, longer = divmod(self.samples, self.lanes)
         start = lane * shorter + min(lane, longer)
         stop = start + self.lane_length(lane)
         if start == stop:
             return []
         pieces, ends = _sequence(self, epoch)
-        # Of many pieces a lane has few: from that of its first sample to that of its last one.
+        # A lane covers few of the pieces: those from its first sample's to its last sample's.
         first, last = np.searchsorted(ends, [start, stop - 1], side="right")
         mine = pieces[first : last + 1].copy()
         mine[0, 1] = mine[0, 2] - (ends[first] - start)
@@ -94,14 +95,14 @@ class Order:
         return [Span(*piece) for piece in mine.tolist()]
 
     def block(self, epoch: int, lane: int, number: int) -> Ints:
-        """The order within block ``number`` of a lane: its j-th sample out is entry j's in."""
+        """The permutation of block ``number`` of a lane: output j is input ``block[j]``."""
         size = min(self.window, self.lane_length(lane) - number * self.window)
         if not self.shuffle:
             return np.arange(size)
         return np.random.default_rng([self.seed, epoch, lane, number]).permutation(size)
 
     def positions(self, epoch: int) -> Iterator[tuple[int, int]]:
-        """(shard, sample in it) of every position: the specification, and slow."""
+        """(shard, sample in it) of every position: the slow reference implementation."""
         lanes = [self._lane(epoch, lane) for lane in range(self.lanes)]
         for position in range(self.samples):
             yield lanes[position % self.lanes][position // self.lanes]
@@ -116,26 +117,26 @@ class Order:
         ]
 
     def pieces(self, epoch: int) -> Ints:
-        """What all sets bring into an epoch, set by set: rows of shard, start and stop."""
+        """The pieces of an epoch, set by set: rows of shard, start and stop."""
         return np.concatenate([self._part(epoch, number) for number in range(len(self._sets))])
 
     @cached_property
-    def _sets(self) -> list[tuple[Part, Ints]]:
-        """Every set and its whole shards as such pieces."""
+    def _sets(self) -> list[tuple[MixtureSet, Ints]]:
+        """Every set with its whole shards as pieces."""
         sizes = np.array(self.sizes, np.int64)
         pieces = np.stack([np.arange(len(sizes)), np.zeros_like(sizes), sizes], 1)
-        sets = self.sets or (Part(len(sizes), int(sizes.sum())),)
-        cuts = np.cumsum([part.shards for part in sets])[:-1]
+        sets = self.sets or (MixtureSet(len(sizes), int(sizes.sum())),)
+        cuts = np.cumsum([mixed.shards for mixed in sets])[:-1]
         return list(zip(sets, np.split(pieces, cuts), strict=True))
 
     def _part(self, epoch: int, number: int) -> Ints:
-        """What a set brings into an epoch."""
-        part, shards = self._sets[number]
+        """One set's pieces of an epoch."""
+        mixed, shards = self._sets[number]
         count = _count(shards)
-        whole, rest = divmod(part.samples, count)
+        whole, rest = divmod(mixed.samples, count)
         pieces = [shards] * whole
         if rest:
-            # Longer than keys of epochs and blocks, which numpy takes as if filled up by zeros.
+            # Longer than the keys of epochs and blocks: numpy pads keys with zeros.
             rng = np.random.default_rng([self.seed, number, 0, 0, 1])
             ring = shards[rng.permutation(len(shards))]
             pieces.append(_cut(ring, epoch * rest % count, rest))
@@ -144,13 +145,13 @@ class Order:
 
 @lru_cache(maxsize=1)
 def _sequence(order: Order, epoch: int) -> tuple[Ints, Ints]:
-    """The pieces of an epoch as lanes are cut from them, one after another, and where each ends."""
+    """The shuffled pieces of an epoch, and the position at which each ends."""
     pieces = order.pieces(epoch)
     if order.shuffle:
         rng = np.random.default_rng([order.seed, epoch])
-        mixed = pieces[rng.permutation(len(pieces))]
-        # The rotation moves the cuts between lanes, so that other samples meet every epoch.
-        pieces = _cut(mixed, int(rng.integers(order.samples)), order.samples)
+        shuffled = pieces[rng.permutation(len(pieces))]
+        # The rotation moves the cuts between lanes, so that every epoch groups other samples.
+        pieces = _cut(shuffled, int(rng.integers(order.samples)), order.samples)
     return pieces, np.cumsum(pieces[:, 2] - pieces[:, 1])
 
 
@@ -159,14 +160,14 @@ def _count(pieces: Ints) -> int:
 
 
 def _cut(pieces: Ints, start: int, length: int) -> Ints:
-    """So many samples of a ring of pieces from ``start`` on, at most once around."""
+    """``length`` samples of a ring of pieces from ``start`` on, at most one turn."""
     sizes = pieces[:, 2] - pieces[:, 1]
-    begins = np.cumsum(sizes) - sizes
+    starts = np.cumsum(sizes) - sizes
     turn = int(sizes.sum())
     cuts = []
-    for first in (start, start - turn):  # the ring laid out from its begin, and once more
-        low = np.clip(first - begins, 0, sizes)
-        high = np.clip(first + length - begins, 0, sizes)
+    for first in (start, start - turn):  # up to the end of the ring, then from its beginning
+        low = np.clip(first - starts, 0, sizes)
+        high = np.clip(first + length - starts, 0, sizes)
         cut = np.stack([pieces[:, 0], pieces[:, 1] + low, pieces[:, 1] + high], 1)
         cuts.append(cut[high > low])
     return np.concatenate(cuts)

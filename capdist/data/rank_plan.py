@@ -1,4 +1,4 @@
-"""Which rank reads which samples at which step."""
+"""Which samples each rank reads at each step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from capdist.config.base import ConfigError
 from capdist.data.order import Ints, Order
 
-#: A sample: the number of its shard in the split, and its own in the shard.
-Place = tuple[int, int]
+#: A sample: the number of its shard in the split, and its number in the shard.
+SampleRef = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process in the job."""
+    """Rank of the process, and the number of ranks."""
 
     rank: int = 0
     world: int = 1
@@ -25,12 +25,15 @@ class Ranks:
 
 @dataclass(frozen=True)
 class RankPlan:
-    """The steps of an epoch, and what of them is this rank's.
+    """The samples of every step of an epoch that one rank reads.
 
     Args:
-        order: which sample comes when.
-        ranks: this process's place; ``world`` must divide ``order.lanes``.
+        order: of the split's samples.
+        ranks: this process's; ``world`` must divide ``order.lanes``.
         images: samples of a step, over all ranks; ``world`` must divide them.
+
+    Raises:
+        ConfigError: if the number of ranks does not divide both.
     """
 
     order: Order
@@ -40,13 +43,13 @@ class RankPlan:
     def __post_init__(self) -> None:
         if self.order.lanes % self.ranks.world:
             raise ConfigError(
-                f"{self.ranks.world} ranks do not divide {self.order.lanes} lanes: "
-                "set data.lanes to a multiple of the ranks"
+                f"{self.ranks.world} ranks do not divide {self.order.lanes} lanes; set data.lanes "
+                "to a multiple of the number of ranks"
             )
         if self.images % self.ranks.world:
             raise ConfigError(
-                f"{self.ranks.world} ranks do not divide a batch of {self.images} images: "
-                "set stages.N.batch.images to a multiple of the ranks"
+                f"{self.ranks.world} ranks do not divide a batch of {self.images} images; set "
+                "stages.N.batch.images to a multiple of the number of ranks"
             )
 
     @property
@@ -60,7 +63,7 @@ class RankPlan:
         return range(self.ranks.rank, self.order.lanes, self.ranks.world)
 
     def first_step(self, consumed: int) -> int:
-        """The step behind so many samples; the last one of an epoch may be uneven."""
+        """The first step after ``consumed`` samples; an uneven last step counts as whole."""
         return -(-consumed // self.images)
 
     def positions(self, step: int) -> range:
@@ -69,24 +72,24 @@ class RankPlan:
         last = min(first + self.images, self.order.samples)
         return range(first + self.ranks.rank, last, self.ranks.world)
 
-    def places(self, epoch: int, consumed: int = 0) -> Iterator[list[Place]]:
-        """The rank's samples of every step from ``consumed`` samples on, in order of position.
+    def refs(self, epoch: int, consumed: int = 0) -> Iterator[list[SampleRef]]:
+        """The rank's samples of every step after ``consumed`` samples, in order of position.
 
-        A rank may get fewer samples than others, or none, in the last step only.
+        Only in the last step a rank may get fewer samples than others, or none.
         """
         start, size = self.first_step(consumed), self.images // self.ranks.world
-        places = self._places(epoch, start * size)
+        refs = self._refs(epoch, start * size)
         for _ in range(start, self.steps):
-            yield list(islice(places, size))
+            yield list(islice(refs, size))
 
-    def _places(self, epoch: int, skip: int) -> Iterator[Place]:
+    def _refs(self, epoch: int, skip: int) -> Iterator[SampleRef]:
         """The rank's samples in order of position, without the first ``skip``.
 
-        All its lanes are in the same block at a time, and their samples come in turn: a table of
-        the block, a column for each lane, is read row by row.
+        The lanes take turns sample by sample, and all are in the same block at a time: a table of
+        the block, one column per lane, is read row by row.
         """
         order, lanes = self.order, [Lane(self.order, epoch, lane) for lane in self.lanes]
-        # A block is mixed as a whole, so reading starts at the first block still in use.
+        # A block is shuffled as a whole, so reading starts at the beginning of the current block.
         first, skip = divmod(skip, order.window * len(lanes))
         for number in range(first, -(-order.lane_length(lanes[0].lane) // order.window)):
             table = np.full((order.window, len(lanes), 2), -1)
@@ -99,7 +102,7 @@ class RankPlan:
 
 
 class Lane:
-    """Samples of a lane in an epoch, found by arithmetic on whole blocks."""
+    """Samples of a lane in an epoch, computed for whole blocks at once."""
 
     def __init__(self, order: Order, epoch: int, lane: int) -> None:
         self.order, self.epoch, self.lane = order, epoch, lane
@@ -108,7 +111,7 @@ class Lane:
         self.ends = np.cumsum(self.stops - starts)
 
     def block(self, number: int) -> Ints:
-        """The places (n, 2) of a block's samples in the order in which they come out."""
-        reads = number * self.order.window + self.order.block(self.epoch, self.lane, number)
-        span = np.searchsorted(self.ends, reads, side="right")
-        return np.stack([self.shards[span], self.stops[span] - self.ends[span] + reads], 1)
+        """(n, 2) references to a block's samples, in shuffled order."""
+        index = number * self.order.window + self.order.block(self.epoch, self.lane, number)
+        span = np.searchsorted(self.ends, index, side="right")
+        return np.stack([self.shards[span], self.stops[span] - self.ends[span] + index], 1)

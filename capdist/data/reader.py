@@ -1,4 +1,4 @@
-"""What the readers have in common: one order, the same batches bit for bit."""
+"""The protocol of all readers: the same order, and the same batches bit for bit."""
 
 from __future__ import annotations
 
@@ -7,50 +7,48 @@ from typing import Any, Protocol
 
 from capdist.config.data import DataConfig
 from capdist.data.collate import Row
-from capdist.data.dali import Dali
-from capdist.data.mapped import Mapped
+from capdist.data.dali import DaliReader
+from capdist.data.mapped import MappedReader
 from capdist.data.rank_plan import RankPlan
 from capdist.data.sample_store import SampleStore
-from capdist.data.stream import Stream
+from capdist.data.stream import StreamReader
 
 
 class Reader(Protocol):
     """Reads a rank's samples in the order of its plan."""
 
     @property
-    def plan(self) -> RankPlan:
-        """Which samples, and in which order."""
+    def plan(self) -> RankPlan: ...
 
     @property
-    def shelf(self) -> SampleStore:
-        """What the samples are read from."""
+    def store(self) -> SampleStore: ...
 
     @property
     def threads(self) -> int:
-        """How many make batches ahead of the one asked for; 0 if the reader reads ahead itself."""
+        """Threads that prepare batches ahead; 0 if the reader itself reads ahead."""
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[Sequence[Any]]:
-        """What `row` takes, for the rank's samples of every step from ``consumed`` on."""
+        """For every step after ``consumed`` samples, an item per sample of the rank for `row`."""
 
-    def row(self, read: Any) -> Row:
-        """One of them made ready.
+    def row(self, item: Any) -> Row:
+        """The sample of an item.
 
         Raises:
-            ShardError: naming the shard and the sample, if it is not what was written.
+            ShardError: naming the shard and the sample, if it is damaged.
         """
 
 
-def make_reader(data: DataConfig, shelf: SampleStore, plan: RankPlan) -> Reader:
+def make_reader(data: DataConfig, store: SampleStore, plan: RankPlan) -> Reader:
     """The reader that ``data.reader`` names.
 
     Raises:
-        ConfigError: if it is not installed.
+        ConfigError: if its library is not installed.
     """
     name = data.reader
     if name == "auto":
-        name = "stream" if any(shard.remote for shard in shelf.shards) else "mapped"
+        name = "stream" if any(shard.remote for shard in store.shards) else "mapped"
     if name == "dali":
-        return Dali(shelf, plan)
+        return DaliReader(store, plan)
     if name == "stream":
-        return Stream(shelf, plan, data.workers)
-    return Mapped(shelf, plan, data.workers)
+        return StreamReader(store, plan, data.workers)
+    return MappedReader(store, plan, data.workers)

@@ -1,7 +1,7 @@
-"""What a process remembers of the shards that it has read.
+"""The shards of a split, with what this process has already read of them.
 
-A shard's index is read when the shard first is; a sample's line of it is parsed when the sample is
-read, and its JSON too: checked, packed, and kept.
+A shard's index is read when the shard is first used. A sample's index line and its JSON are parsed
+when the sample is first read, and its encoded form is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from capdist.data.collate import Row
 from capdist.data.encoded_sample import EncodedSample, SampleEncoder
-from capdist.data.rank_plan import Place
+from capdist.data.rank_plan import SampleRef
 from shards.checksum import crc32
 from shards.concepts import Concepts
 from shards.index import Index, SampleIndex
@@ -27,64 +27,64 @@ from shards.manifest import Manifest, Shard
 from shards.remote.download import ShardUnavailableError
 from shards.schema import MEMBERS, Sample, ShardError, decode
 
-#: Shards that are remembered; those used longest ago are forgotten. More than any job has lanes.
-KEPT = 1024
+#: Shards kept open, least recently used ones closed first. More than any run has lanes.
+MAX_OPEN_SHARDS = 1024
 
-#: Members that are always read; the others' bytes are passed over.
-READ = frozenset(MEMBERS) - {"grounding.json", "png"}
+#: Members that are always read; the bytes of others are skipped.
+ALWAYS_READ = frozenset(MEMBERS) - {"grounding.json", "png"}
 
-REMEDY = "'python -m shards verify' names all damage"
+REMEDY = "list all damage with 'python -m shards verify DIR'"
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
-    """A shard whose index is read, and what is known of its samples.
+class OpenShard:
+    """A shard with its index, and the samples read from it so far.
 
-    ``known`` are those that were read and checked before, and ``offsets`` is where the numbers of
-    their regions begin in the tar.
+    ``samples`` are None until they are read and verified; ``offsets`` are the positions in the tar
+    at which the numbers of their regions begin.
     """
 
     manifest: Manifest
     shard: Shard
     entries: Index
-    known: list[EncodedSample | None]
+    samples: list[EncodedSample | None]
     offsets: array[int]
 
     @cached_property
     def concepts(self) -> Mapping[str, Concepts] | None:
-        """Those beside the tar, where there are some."""
-        beside = self.manifest.concepts
-        return beside.read(self.shard.name) if beside else None
+        """Those of the concept file, None where concepts are in the tar."""
+        files = self.manifest.concepts
+        return files.read(self.shard.name) if files else None
 
 
 class SampleStore:
-    """The shards of a split as one process knows them; threads may share it.
+    """The shards of a split, opened when needed; threads may share it.
 
     Args:
         manifest: of the shards.
         split: its name.
-        pack: what packs a sample.
-        grounding: whether to read where phrases lie, which takes as long as all the other words.
+        encoder: encodes samples.
+        grounding: whether to read the boxes of phrases, which takes as long as all other text.
     """
 
     def __init__(
-        self, manifest: Manifest, split: str, pack: SampleEncoder, *, grounding: bool = False
+        self, manifest: Manifest, split: str, encoder: SampleEncoder, *, grounding: bool = False
     ) -> None:
         self.manifest = manifest
         self.shards = manifest.split(split)
-        self.pack = pack
+        self.encoder = encoder
         self.dim, self.dtype = manifest.features.dim, np.dtype(manifest.features.stored_dtype)
-        # Concepts that lie beside the tars are not read in them.
-        beside = {"concepts.json"} if manifest.concepts else set()
-        self.members = (READ | {"grounding.json"} if grounding else READ) - beside
-        self.open = lru_cache(KEPT)(self._open)
-        self._lost: dict[int, ShardUnavailableError] = {}
+        # Concept files replace the concepts in the tars.
+        replaced = {"concepts.json"} if manifest.concepts else set()
+        self.members = (ALWAYS_READ | {"grounding.json"} if grounding else ALWAYS_READ) - replaced
+        self.open = lru_cache(MAX_OPEN_SHARDS)(self._open)
+        self._unavailable: dict[int, ShardUnavailableError] = {}
 
-    def _open(self, number: int) -> Opened:
+    def _open(self, number: int) -> OpenShard:
         """A shard by its number in the split.
 
         Raises:
-            ShardError: if it or its index is missing, or the index is another shard's.
+            ShardError: if it or its index is missing, or the index belongs to another shard.
         """
         shard, tar = self.shards[number], self.tar(number)
         entries = self.manifest.index(shard)
@@ -92,113 +92,106 @@ class SampleStore:
             raise ShardError(
                 f"{tar}: its index lists {len(entries)} samples, expected {shard.samples}; {REMEDY}"
             )
-        return Opened(
-            self.manifest,
-            shard,
-            entries,
-            [None] * shard.samples,
-            array("q", bytes(8 * shard.samples)),
-        )
+        offsets = array("q", bytes(8 * shard.samples))
+        return OpenShard(self.manifest, shard, entries, [None] * shard.samples, offsets)
 
     def tar(self, number: int) -> Path:
-        """Where the tar of a shard lies; open it soon.
+        """The path of a shard's tar, downloaded if it is remote; open it at once.
 
         Raises:
-            ShardUnavailableError: if its server does not give it; it is not asked again.
-            ShardError: if there is no room for its copy.
+            ShardUnavailableError: if the download fails; it is not tried again.
+            ShardError: if the disk has no room for the copy.
         """
-        if number in self._lost:
-            raise self._lost[number]
+        if number in self._unavailable:
+            raise self._unavailable[number]
         try:
             return self.manifest.tar_path(self.shards[number])
         except ShardUnavailableError as error:
-            self._lost[number] = error
+            self._unavailable[number] = error
             raise
 
     @contextmanager
-    def named(self, place: Place) -> Iterator[None]:
-        """Name the shard and the sample in what goes wrong with it."""
+    def errors_of(self, ref: SampleRef) -> Iterator[None]:
+        """Raise errors of reading a sample as `error` describes them."""
         try:
             yield
         except (OSError, RuntimeError, TarError, ShardError) as error:
-            raise self.wrong(place, error) from error
+            raise self.error(ref, error) from error
 
-    def wrong(self, place: Place, error: Exception) -> ShardError:
-        """What is wrong with a sample: its whole shard, or itself."""
-        return (
-            error
-            if isinstance(error, ShardUnavailableError)
-            else ShardError(self.describe(place, error))
-        )
+    def error(self, ref: SampleRef, cause: Exception) -> ShardError:
+        """The error that names shard and sample, unless the whole shard is unavailable."""
+        if isinstance(cause, ShardUnavailableError):
+            return cause
+        return ShardError(self._describe(ref, cause))
 
-    def describe(self, place: Place, error: Exception) -> str:
-        """What is wrong with a sample, in one line; its number where its key can't be known."""
-        shard, name = self.shards[place[0]], f"number {place[1]}"
+    def _describe(self, ref: SampleRef, cause: Exception) -> str:
+        """One line on a damaged sample; with its number if its key can't be read."""
+        shard, name = self.shards[ref[0]], f"number {ref[1]}"
         with suppress(ShardError, OSError):
-            name = self.entry(place).key
+            name = self.entry(ref).key
         tar = shard.remote.url if shard.remote else self.manifest.root / shard.name
-        where = f"{tar}: sample {name}"
-        return f"{where}: {' '.join(str(error).split())}; {REMEDY}"
+        return f"{tar}: sample {name}: {' '.join(str(cause).split())}; {REMEDY}"
 
-    def entry(self, place: Place) -> SampleIndex:
-        """Where the members of a sample lie."""
-        return self.open(place[0]).entries[place[1]]
+    def entry(self, ref: SampleRef) -> SampleIndex:
+        """The index entry of a sample: its key, and where its members are."""
+        return self.open(ref[0]).entries[ref[1]]
 
-    def known(self, place: Place) -> EncodedSample | None:
-        """What is known of a sample that this process has read before."""
-        return self.open(place[0]).known[place[1]]
+    def cached(self, ref: SampleRef) -> EncodedSample | None:
+        """A sample that this process has read before, else None."""
+        return self.open(ref[0]).samples[ref[1]]
 
-    def row(self, place: Place, members: Mapping[str, Any]) -> Row:
-        """A sample from its members' bytes; of one that is known, its regions' are enough.
+    def row(self, ref: SampleRef, members: Mapping[str, Any]) -> Row:
+        """A sample from its members' bytes; of a cached one, regions.npy is enough.
 
         Raises:
-            ShardError: if a member is missing or is not what the format says.
+            ShardError: if a member is missing or breaks the format.
         """
-        known, data = self.known(place), members["regions.npy"]
-        if known is None:
-            return self.learn(place, self.entry(place), members)
-        count = known.regions * self.dim
+        sample, data = self.cached(ref), members["regions.npy"]
+        if sample is None:
+            return self.decode(ref, self.entry(ref), members)
+        count = sample.regions * self.dim
         start = len(data) - count * self.dtype.itemsize
-        return Row(known, np.frombuffer(data, self.dtype, count, start).reshape(-1, self.dim))
+        return Row(sample, np.frombuffer(data, self.dtype, count, start).reshape(-1, self.dim))
 
-    def learn(self, place: Place, entry: SampleIndex, members: Mapping[str, bytes]) -> Row:
-        """A sample from its members' bytes, which are remembered but for the regions.
+    def decode(self, ref: SampleRef, entry: SampleIndex, members: Mapping[str, bytes]) -> Row:
+        """A sample from its members' bytes; all but its regions are cached.
 
         Raises:
-            ShardError: if a member is missing or is not what the format says.
+            ShardError: if a member is missing or breaks the format.
         """
-        opened = self.open(place[0])
-        sample = self._decode(opened, entry.key, members)
-        packed = self.pack(sample)
+        shard = self.open(ref[0])
+        sample = self._decode(shard, entry.key, members)
+        encoded = self.encoder(sample)
         stored = entry.members["regions.npy"]
-        opened.offsets[place[1]] = stored.offset + stored.size - sample.regions.nbytes
-        opened.known[place[1]] = packed
-        return Row(packed, sample.regions)
+        shard.offsets[ref[1]] = stored.offset + stored.size - sample.regions.nbytes
+        shard.samples[ref[1]] = encoded
+        return Row(encoded, sample.regions)
 
-    def _decode(self, opened: Opened, key: str, members: Mapping[str, bytes]) -> Sample:
+    def _decode(self, shard: OpenShard, key: str, members: Mapping[str, bytes]) -> Sample:
         sample = decode(key, members)
         if sample.regions.dtype != self.dtype:
             raise ShardError(
-                f"regions are {sample.regions.dtype}, but the manifest says {self.dtype}"
+                f"regions are {sample.regions.dtype}, expected {self.dtype} as in the manifest"
             )
         if sample.regions.shape[1] != self.dim:
             raise ShardError(
-                f"regions are {sample.regions.shape[1]} wide, but the manifest says {self.dim}"
+                f"regions are {sample.regions.shape[1]} wide, expected {self.dim} as in the "
+                "manifest"
             )
-        if opened.concepts is None:
+        if shard.concepts is None:
             return sample
-        if key not in opened.concepts:
-            raise ShardError("not among the concepts beside the tar")
-        return replace(sample, concepts=opened.concepts[key])
+        if key not in shard.concepts:
+            raise ShardError("the concept file of its tar does not list it")
+        return replace(sample, concepts=shard.concepts[key])
 
 
-def check(entry: SampleIndex, members: Mapping[str, bytes]) -> None:
-    """Compare what was read with the index, for a flipped bit trains as well as a right one.
+def verify(entry: SampleIndex, members: Mapping[str, bytes]) -> None:
+    """Compare members with the index: training on a flipped bit would go unnoticed.
 
     Raises:
-        ShardError: naming the sample and the member.
+        ShardError: naming the first member that differs.
     """
     for name, data in members.items():
         member = entry.members.get(name)
         if member is None or len(data) != member.size or crc32(data) != member.crc32:
-            raise ShardError(f"{name} has another checksum than in the index")
+            raise ShardError(f"{name}: checksum mismatch: size or CRC32 differs from the index")

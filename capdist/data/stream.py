@@ -1,4 +1,4 @@
-"""The stream reader: WebDataset tars, read front to back by the webdataset library."""
+"""The stream reader: WebDataset tars, read sequentially by the webdataset library."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from capdist.data.collate import Row
 from capdist.data.order import Span
-from capdist.data.rank_plan import Place, RankPlan
-from capdist.data.sample_store import SampleStore, check
+from capdist.data.rank_plan import RankPlan, SampleRef
+from capdist.data.sample_store import SampleStore, verify
 from capdist.signals import ignore_stop
 from shards.schema import ShardError
 
@@ -21,152 +21,152 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Read:
-    """The bytes of a sample's members, or what is wrong with it."""
+class RawSample:
+    """The bytes of a sample's members, or the error of reading them."""
 
-    place: Place
+    ref: SampleRef
     members: dict[str, bytes]
-    wrong: ShardError | None = None
+    error: ShardError | None = None
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamReader:
     """Samples of one split, step by step, for one rank.
 
     Args:
-        shelf: of the split.
+        store: of the split.
         plan: which samples are read when.
-        workers: reader processes, which share the rank's lanes; 0 reads in this one.
+        workers: reader processes, which share the rank's lanes; 0 reads in this process.
     """
 
-    shelf: SampleStore
+    store: SampleStore
     plan: RankPlan
     workers: int = 0
 
     @property
     def threads(self) -> int:
-        """The workers read ahead."""
+        """None: the worker processes read ahead."""
         return 0
 
-    def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[Read]]:
+    def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[RawSample]]:
         """The rank's samples of every step, in order of position."""
         start = self.plan.first_step(consumed)
-        # A generator of its own: a loader draws from it, and the model's must not notice.
+        # A generator of its own: drawing from the global one would change the model's draws.
         loader = DataLoader(
             _Lanes(self, epoch, start),
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self.workers,
             worker_init_fn=ignore_stop,
             generator=torch.Generator(),
         )
-        pieces = iter(loader)
+        shares = iter(loader)
         for _ in range(start, self.plan.steps):
-            parts = [next(pieces) for _ in range(max(1, self.workers))]
-            yield [read for _, read in sorted(chain(*parts), key=lambda pair: pair[0])]
+            step = chain.from_iterable(next(shares) for _ in range(max(1, self.workers)))
+            yield [sample for _, sample in sorted(step, key=lambda pair: pair[0])]
 
-    def row(self, read: Read) -> Row:
-        """A sample, its words remembered from the last time.
+    def row(self, item: RawSample) -> Row:
+        """A sample, its text parsed only the first time.
 
         Raises:
             ShardError: naming the shard and the sample.
         """
-        if read.wrong:
-            raise read.wrong
-        with self.shelf.named(read.place):
-            return self.shelf.row(read.place, read.members)
+        if item.error:
+            raise item.error
+        with self.store.errors_of(item.ref):
+            return self.store.row(item.ref, item.members)
 
 
-def _as_it_is(piece: T) -> T:
-    return piece
+def _identity(share: T) -> T:
+    return share
 
 
 @dataclass(frozen=True)
-class _Lanes(IterableDataset[list[tuple[int, Read]]]):
-    """What one worker reads: its share of the rank's lanes, a piece of every step."""
+class _Lanes(IterableDataset[list[tuple[int, RawSample]]]):
+    """One worker's share of the rank's lanes: for every step, (position, sample) pairs."""
 
-    stream: Stream
+    reader: StreamReader
     epoch: int
     first_step: int
 
-    def __iter__(self) -> Iterator[list[tuple[int, Read]]]:
-        plan = self.stream.plan
+    def __iter__(self) -> Iterator[list[tuple[int, RawSample]]]:
+        plan = self.reader.plan
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         start = self.first_step * plan.images
-        readers = {
-            lane: read_lane(self.stream.shelf, plan, self.epoch, lane, start)
+        lanes = {
+            lane: read_lane(self.reader.store, plan, self.epoch, lane, start)
             for lane in plan.lanes[worker::workers]
         }
         for step in range(self.first_step, plan.steps):
-            mine = ((p, readers.get(p % plan.order.lanes)) for p in plan.positions(step))
-            yield [(position, next(reader)) for position, reader in mine if reader]
+            mine = ((p, lanes.get(p % plan.order.lanes)) for p in plan.positions(step))
+            yield [(position, next(lane)) for position, lane in mine if lane]
 
 
 def read_lane(
-    shelf: SampleStore, plan: RankPlan, epoch: int, lane: int, start: int
-) -> Iterator[Read]:
+    store: SampleStore, plan: RankPlan, epoch: int, lane: int, start: int
+) -> Iterator[RawSample]:
     """Samples of a lane whose positions are ``start`` or later."""
     order = plan.order
     skip = len(range(lane, start, order.lanes))
     number = skip // order.window
-    # A block is mixed as a whole, so reading starts at the first block still in use.
-    samples = read_spans(shelf, order.lane_spans(epoch, lane), number * order.window)
+    # A block is shuffled as a whole, so reading starts at the beginning of the current block.
+    samples = read_spans(store, order.lane_spans(epoch, lane), number * order.window)
     skip -= number * order.window
     while (number * order.window) < order.lane_length(lane):
-        places = order.block(epoch, lane, number)
-        block = [next(samples) for _ in places]
-        yield from (block[place] for place in places[skip:])
+        permutation = order.block(epoch, lane, number)
+        block = [next(samples) for _ in permutation]
+        yield from (block[index] for index in permutation[skip:])
         number, skip = number + 1, 0
 
 
-def read_spans(shelf: SampleStore, spans: list[Span], skip: int) -> Iterator[Read]:
+def read_spans(store: SampleStore, spans: list[Span], skip: int) -> Iterator[RawSample]:
     """The samples of spans in turn, without the first ``skip``."""
     for span, following in zip_longest(spans, spans[1:]):
         size = span.stop - span.start
         if skip < size:
             if following:
-                shelf.manifest.prefetch([shelf.shards[following.shard]])
-            yield from read_span(shelf, Span(span.shard, span.start + skip, span.stop))
+                store.manifest.prefetch([store.shards[following.shard]])
+            yield from read_span(store, Span(span.shard, span.start + skip, span.stop))
         skip = max(0, skip - size)
 
 
-def read_span(shelf: SampleStore, span: Span) -> Iterator[Read]:
-    """Samples start..stop-1 of a shard; one that can't be read says why, and the next is tried."""
+def read_span(store: SampleStore, span: Span) -> Iterator[RawSample]:
+    """Samples start..stop-1 of a shard; reading goes on after a damaged one."""
     number = span.start
     while number < span.stop:
         try:
-            for read in _read_from(shelf, Span(span.shard, number, span.stop)):
-                yield read
+            for sample in _read_from(store, Span(span.shard, number, span.stop)):
+                yield sample
                 number += 1
-        except Exception as error:  # tarfile and webdataset raise whatever their parts do
-            place = (span.shard, number)
-            yield Read(place, {}, shelf.wrong(place, error))
+        except Exception as error:  # tarfile and webdataset pass on errors of many types
+            ref = (span.shard, number)
+            yield RawSample(ref, {}, store.error(ref, error))
             number += 1
 
 
-def _read_from(shelf: SampleStore, span: Span) -> Iterator[Read]:
-    """Samples start..stop-1 of a shard, through the webdataset library."""
+def _read_from(store: SampleStore, span: Span) -> Iterator[RawSample]:
+    """Samples start..stop-1 of a shard, read by the webdataset library."""
     from webdataset.tariterators import group_by_keys
 
-    opened, tar = shelf.open(span.shard), str(shelf.tar(span.shard))
-    # Not by webdataset's gopen, which takes a name that begins with "pipe:" for a command.
+    shard, tar = store.open(span.shard), str(store.tar(span.shard))
+    # Not webdataset's gopen, which runs a name that begins with "pipe:" as a command.
     with open(tar, "rb") as file:
-        file.seek(opened.entries[span.start].offset)
-        samples = group_by_keys(_files(file, tar, shelf.members))
+        file.seek(shard.entries[span.start].offset)
+        samples = group_by_keys(_files(file, tar, store.members))
         for number in range(span.start, span.stop):
-            # One by one: an entry that is damaged is only its own sample's.
-            entry = opened.entries[number]
+            # One index entry at a time: a damaged entry fails its own sample only.
+            entry = shard.entries[number]
             members = next(samples, None)
             if members is None:
                 raise ShardError(
-                    f"the tar ends after {number} samples, expected {opened.shard.samples}"
+                    f"the tar ends after {number} samples, expected {shard.shard.samples}"
                 )
             if members["__key__"] != entry.key:
-                raise ShardError(f"found sample {members['__key__']} in its place")
-            bytes_of = {name: data for name, data in members.items() if name[0] != "_"}
-            check(entry, bytes_of)
-            yield Read((span.shard, number), bytes_of)
+                raise ShardError(f"the tar has sample {members['__key__']} in its place")
+            data = {name: member for name, member in members.items() if name[0] != "_"}
+            verify(entry, data)
+            yield RawSample((span.shard, number), data)
 
 
 def _files(file: BinaryIO, url: str, wanted: frozenset[str]) -> Iterator[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Models to captions."""
+"""From a model and images to captions."""

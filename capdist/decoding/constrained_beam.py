@@ -1,8 +1,8 @@
-"""ConstrainedBeam words: captions that must have a word of each of several sets.
+"""Constrained beam search: captions that must contain a word of each of several sets.
 
-Constrained beam search (Anderson et al. 2017): which sets a hypothesis has met is its state in an
-automaton, and the hypotheses of a state compete with one another alone, K in each. So those that
-have still to pay for a rare word are not driven out by those that never will.
+Anderson et al. 2017: which sets a hypothesis has satisfied is its state in a finite automaton, and
+hypotheses compete within their state, K in each. So hypotheses that have paid for a rare word are
+not displaced by those that have not.
 
 Legend: B images, C sets, Z = 2^C states, K beams, W words of an image's sets.
 """
@@ -15,17 +15,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from capdist.decoding.diverse_beam import Step
+from capdist.decoding.selection import Selected
 from capdist.kernels.beam_step import Beams, Rules, beam_step, first_beams, first_largest
 from capdist.vocab import EOS, PAD
 
-#: The ids of one of which a caption must have, and all such sets of an image.
+#: Word ids of which a caption must contain one, and all such sets of an image.
 WordSet = Sequence[int]
 WordSets = Sequence[WordSet]
 
 
 class ConstrainedBeam:
-    """Competition within states; state z has the places z·K to z·K + K − 1.
+    """Selection within automaton states; state z has the slots z·K to z·K + K − 1.
 
     Args:
         beam: K.
@@ -40,19 +40,21 @@ class ConstrainedBeam:
         words = [sorted({word for group in image for word in group}) for image in sets]
         most = max(map(len, words), default=0)
         rows = [row + [PAD] * (most - len(row)) for row in words]
-        bits = [[met(word, image) for word in row] for row, image in zip(rows, sets, strict=True)]
+        bits = [
+            [satisfied(word, image) for word in row] for row, image in zip(rows, sets, strict=True)
+        ]
         shape = (len(sets), most)
-        #: (B, W) ids, PAD behind the last, and which sets each meets, as bits.
+        #: (B, W) ids, padded with PAD, and the sets that each satisfies, as bits.
         self.words = torch.tensor(rows, dtype=torch.long).reshape(shape).to(device)
         self.bits = torch.tensor(bits, dtype=torch.long).reshape(shape).to(device)
-        #: (B,) the state in which all sets are met.
+        #: (B,) the state in which all sets are satisfied.
         self.goal = torch.tensor([(1 << len(image)) - 1 for image in sets]).to(device)
-        #: (slots,) the state of a place.
+        #: (slots,) the state of a slot.
         self.state = torch.arange(self.slots, device=device) // beam
-        self.leaving = self._leaving()
+        self.exits = self._exits()
 
-    def _leaving(self) -> Tensor:
-        """(B, slots, W + 1) what leads out of a place's state: its words, and a caption's end."""
+    def _exits(self) -> Tensor:
+        """(B, slots, W + 1) words that leave a slot's state, EOS except in the goal; else -1."""
         target = self.state[:, None] | self.bits[:, None]
         words = self.words[:, None].expand_as(target)
         words = words.masked_fill(target == self.state[:, None], -1)
@@ -60,52 +62,51 @@ class ConstrainedBeam:
         return torch.cat([words, ends[..., None]], -1)
 
     def first(self, images: int, device: torch.device) -> Beams:
-        """One empty hypothesis, that has met nothing."""
+        """One empty hypothesis per image, in state 0."""
         return first_beams(images, self.slots, device)
 
-    def step(self, logits: Tensor, beams: Beams, rules: Rules) -> Step:
-        """Each state's K best of those that stay in it and those that come into it."""
-        came = self._came(logits, beams, rules)
-        stayed, parents, spoilt = self._stayed(logits, beams, rules)
-        # States are met in rising order: whoever comes, comes from a smaller place.
-        scores = torch.cat([came.scores, stayed.scores], -1)
-        lengths = torch.cat([came.lengths, stayed.lengths], -1)
-        tokens = torch.cat([came.tokens, stayed.tokens], -1)
-        places = torch.arange(self.slots, device=logits.device).repeat_interleave(
-            self.bits.shape[1]
-        )
-        parents = torch.cat([places.expand_as(came.tokens), parents], -1)
+    def step(self, logits: Tensor, beams: Beams, rules: Rules) -> Selected:
+        """The K best of every state among the hypotheses that stay in it and those that enter."""
+        entering = self._entering(logits, beams, rules)
+        staying, parents, nonfinite = self._staying(logits, beams, rules)
+        # Bits are only ever set: whatever enters a state comes from a smaller slot, so is first.
+        scores = torch.cat([entering.scores, staying.scores], -1)
+        lengths = torch.cat([entering.lengths, staying.lengths], -1)
+        tokens = torch.cat([entering.tokens, staying.tokens], -1)
+        slots = torch.arange(self.slots, device=logits.device).repeat_interleave(self.bits.shape[1])
+        parents = torch.cat([slots.expand_as(entering.tokens), parents], -1)
         keys = (scores * rules.weights[lengths]).masked_fill(scores == -torch.inf, -torch.inf)
         chosen = first_largest(keys, self.beam)
         scores, lengths, tokens, parents = (
-            found.gather(-1, chosen).flatten(1) for found in (scores, lengths, tokens, parents)
+            candidates.gather(-1, chosen).flatten(1)
+            for candidates in (scores, lengths, tokens, parents)
         )
         dead = scores == -torch.inf
         after = Beams(scores, lengths.masked_fill(dead, 0), tokens.masked_fill(dead, PAD))
-        return after, parents.masked_fill(dead, 0), spoilt
+        return after, parents.masked_fill(dead, 0), nonfinite
 
     def best(self, beams: Beams, rules: Rules) -> Tensor:
-        """The hypotheses that have met all sets of their image."""
+        """The hypotheses that satisfy all sets of their image."""
         return self.goal[:, None] * self.beam + torch.arange(self.beam, device=self.goal.device)
 
-    def _stayed(self, logits: Tensor, beams: Beams, rules: Rules) -> Step:
-        """(B, Z, K) the K best of each state that stay in it, and their parents' places."""
-        kept = [self.leaving] if rules.banned is None else [rules.banned, self.leaving]
-        banned = self._by_state(torch.cat(kept, -1)).flatten(0, 1)
+    def _staying(self, logits: Tensor, beams: Beams, rules: Rules) -> Selected:
+        """(B, Z, K) the K best of each state that stay in it, and the slots of their parents."""
+        banned = [self.exits] if rules.banned is None else [rules.banned, self.exits]
+        per_state = replace(rules, banned=self._by_state(torch.cat(banned, -1)).flatten(0, 1))
         rows = [
             self._by_state(t).flatten(0, 1) for t in (beams.scores, beams.lengths, beams.tokens)
         ]
         states = self._by_state(logits).flatten(0, 1)
-        after, parents, spoilt = beam_step(states, Beams(*rows), replace(rules, banned=banned))
+        after, parents, nonfinite = beam_step(states, Beams(*rows), per_state)
         shape = (len(logits), self.states)
-        stayed = Beams(
+        staying = Beams(
             *(t.unflatten(0, shape) for t in (after.scores, after.lengths, after.tokens))
         )
-        places = parents.unflatten(0, shape) + self.state[:: self.beam, None] * self.beam
-        return stayed, places, spoilt.unflatten(0, shape).any(1)
+        slots = parents.unflatten(0, shape) + self.state[:: self.beam, None] * self.beam
+        return staying, slots, nonfinite.unflatten(0, shape).any(1)
 
-    def _came(self, logits: Tensor, beams: Beams, rules: Rules) -> Beams:
-        """(B, Z, slots·W) candidates for a state from other states, dead where they are not."""
+    def _entering(self, logits: Tensor, beams: Beams, rules: Rules) -> Beams:
+        """(B, Z, slots·W) candidates of each state from other states; dead if not for this one."""
         words = self.words[:, None].expand(-1, self.slots, -1)
         logits = logits.float()
         gain = logits.gather(-1, words) - logits.logsumexp(-1, keepdim=True)
@@ -125,19 +126,19 @@ class ConstrainedBeam:
             words.flatten(1)[:, None].expand_as(into),
         )
 
-    def _by_state(self, places: Tensor) -> Tensor:
+    def _by_state(self, slots: Tensor) -> Tensor:
         """(B, slots, ...) to (B, Z, K, ...)."""
-        return places.unflatten(1, (self.states, self.beam))
+        return slots.unflatten(1, (self.states, self.beam))
 
 
-def met(word: int, sets: WordSets) -> int:
-    """Which of the sets a word meets, as bits."""
+def satisfied(word: int, sets: WordSets) -> int:
+    """The sets that contain a word, as bits."""
     return sum(1 << number for number, group in enumerate(sets) if word in group)
 
 
-def fewest(sets: WordSets) -> int:
-    """Words that a caption needs to meet all sets; one may meet several."""
-    masks = {met(word, sets) for group in sets for word in group}
+def fewest_words(sets: WordSets) -> int:
+    """The fewest words that satisfy all sets; one word may satisfy several."""
+    masks = {satisfied(word, sets) for group in sets for word in group}
     reached, count = {0}, 0
     while (1 << len(sets)) - 1 not in reached:
         reached |= {state | mask for state in reached for mask in masks}

@@ -1,8 +1,8 @@
-"""A search captured as a CUDA graph, so that a GPU need not wait for the host's launches.
+"""A search captured as a CUDA graph, so that the GPU does not wait for kernel launches.
 
-A step of a captioning model is some hundred short kernels, which take the host longer to launch
-than the GPU to run. The search never asks for a result before its end, so that all its steps, the
-encoder's included, are one graph.
+A step of a captioning model is about a hundred short kernels, which take the host longer to launch
+than the GPU to run. The search reads no result before its end, so that encoder and steps together
+are one graph.
 """
 
 from __future__ import annotations
@@ -16,85 +16,88 @@ from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig
-from capdist.decoding.beam import Found, Search
+from capdist.decoding.beam import Search, SearchResult
 from capdist.decoding.constraints import Constraints
 from capdist.models.base import CaptionModel
 
-#: Regions and concepts are padded to multiples of it, so that few shapes need a graph.
+#: Regions and concepts are padded to multiples of this, so that few shapes need a graph.
 STRIDE = 16
 
 
-def searcher(
-    model: CaptionModel[Any], decoding: DecodingConfig, limits: Constraints, device: torch.device
-) -> Callable[[Batch], Found]:
-    """The search of batches on a device: replayed on a GPU, unless words are forced.
+def make_search(
+    model: CaptionModel[Any],
+    decoding: DecodingConfig,
+    constraints: Constraints,
+    device: torch.device,
+) -> Callable[[Batch], SearchResult]:
+    """A function that searches captions of batches on a device; on a GPU by CUDA graphs.
 
-    ConstrainedBeam words make another search of every image.
+    Forced words rule graphs out: they make the search depend on the image.
     """
-    if device.type == "cuda" and not limits.forced and not limits.by_image:
-        return GraphSearches(model, decoding, limits)
+    if device.type == "cuda" and not constraints.forced and not constraints.by_image:
+        return GraphSearches(model, decoding, constraints)
 
     @torch.inference_mode()
-    def search(batch: Batch) -> Found:
-        return Search(model, batch, decoding, limits).run(batch)
+    def search(batch: Batch) -> SearchResult:
+        return Search(model, batch, decoding, constraints).run(batch)
 
     return search
 
 
 class GraphSearches:
-    """Searches by replaying a graph, captured where a batch has a new shape.
+    """Searches by replaying a CUDA graph, captured for every new shape of a batch.
 
-    Weights may change between calls if they stay where they are.
+    Weights may change between calls, but only in place.
     """
 
     def __init__(
-        self, model: CaptionModel[Any], decoding: DecodingConfig, limits: Constraints
+        self, model: CaptionModel[Any], decoding: DecodingConfig, constraints: Constraints
     ) -> None:
         self.model = model
         self.decoding = decoding
-        self.limits = limits
-        # Graphs are replayed one after the other, and so can share their memory.
+        self.constraints = constraints
+        # Graphs are replayed one at a time, and so can share memory.
         self.pool = torch.cuda.graph_pool_handle()
         self.graphs: dict[tuple[int, ...], CapturedSearch] = {}
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> Found:
-        """What `Search.run` finds."""
-        batch = pad(batch)
+    def __call__(self, batch: Batch) -> SearchResult:
+        """As `Search.run`."""
+        batch = pad_to_stride(batch)
         shape = (*batch.class_ids.shape, batch.concept_mask.shape[1])
         if shape not in self.graphs:
-            search = Search(self.model, batch, self.decoding, self.limits)
+            search = Search(self.model, batch, self.decoding, self.constraints)
             self.graphs[shape] = CapturedSearch(search, batch, self.pool)
         return self.graphs[shape](batch)
 
 
 class CapturedSearch:
-    """One graph, with the batch that it reads and the result that it writes."""
+    """One graph, with its static input batch and output."""
 
     def __init__(self, search: Search, batch: Batch, pool: Any) -> None:
         copies: dict[str, Any] = {name: t.clone() for name, t in _tensors(batch).items()}
         self.batch = replace(batch, **copies)
-        # Kernels are compiled and libraries set up before anything is captured.
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        # Warm up before the capture: compile kernels, initialise libraries.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             search.run(self.batch)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=pool):
-            self.found = search.run(self.batch)
+            self.result = search.run(self.batch)
 
-    def __call__(self, batch: Batch) -> Found:
-        """The search of another batch of the same shape."""
-        held = _tensors(self.batch)
+    def __call__(self, batch: Batch) -> SearchResult:
+        """Search captions of another batch of the same shape."""
+        inputs = _tensors(self.batch)
         for name, tensor in _tensors(batch).items():
-            held[name].copy_(tensor)
+            inputs[name].copy_(tensor)
         self.graph.replay()
-        return Found(*(t.clone() for t in vars(self.found).values()))
+        return SearchResult(*(t.clone() for t in vars(self.result).values()))
 
 
-def pad(batch: Batch) -> Batch:
-    """A batch with as many regions and concepts as one of few shapes, and nothing of captions."""
+def pad_to_stride(batch: Batch) -> Batch:
+    """Pad regions and concepts to multiples of STRIDE, and drop the captions."""
     regions = -batch.regions.shape[1] % STRIDE
     concepts = -batch.concepts.shape[1] % STRIDE
     widen = torch.nn.functional.pad

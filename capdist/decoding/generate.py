@@ -1,4 +1,4 @@
-"""Captions of many images."""
+"""Generates captions for many images."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig
-from capdist.decoding.beam import looked_at
-from capdist.decoding.constraints import Constraints, Wanted
-from capdist.decoding.cuda_graph import searcher
+from capdist.decoding.beam import attended_boxes
+from capdist.decoding.constraints import Constraints, ForcedWords
+from capdist.decoding.cuda_graph import make_search
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 
 
 @dataclass(frozen=True)
 class Caption:
-    """Words, and the sum of the log-probabilities of their tokens.
+    """Words, and the sum of the log-probabilities of their tokens, EOS included.
 
-    ``boxes``, where they were asked for: of the region that got most attention before each word,
-    x1 y1 x2 y2 in 0..1.
+    ``boxes``, if requested: that of the region with most attention before each word, x1 y1 x2 y2
+    in 0..1.
     """
 
     words: list[str]
@@ -36,7 +36,7 @@ def caption_images(
     vocab: Vocabulary,
     decoding: DecodingConfig,
     device: torch.device,
-    wanted: Wanted | None = None,
+    forced: ForcedWords | None = None,
     *,
     boxes: bool = False,
 ) -> Iterator[tuple[int, list[Caption]]]:
@@ -46,29 +46,30 @@ def caption_images(
         model: in evaluation mode, on ``device``.
         batches: the images.
         vocab: the model's.
-        decoding: beam, lengths and what may not be written.
+        decoding: beam, lengths, and what may not be written.
         device: where to decode.
-        wanted: words that single images' captions must have.
-        boxes: whether to say where the model looked.
+        forced: words that captions of single images must contain.
+        boxes: whether to return the box with most attention before each word.
 
     Raises:
-        ConfigError: if no caption could be what is asked for.
-        DecodingError: if a logit is not a number, or the model looks at no regions.
+        ConfigError: if no caption can satisfy the constraints.
+        DecodingError: if a logit is NaN or +inf, or boxes are requested of a model that does not
+            attend to regions.
     """
-    limits = Constraints.of(decoding, vocab, wanted)
-    search = searcher(model, decoding, limits, device)
+    constraints = Constraints.of(decoding, vocab, forced)
+    search = make_search(model, decoding, constraints, device)
     for batch in batches:
-        placed = batch.to(device)
-        found = search(placed)
-        found.check(batch)
-        looks = found.tokens.new_zeros(*found.scores.shape, 0)
+        on_device = batch.to(device)
+        result = search(on_device)
+        result.check_finite(batch)
+        attended = result.tokens.new_zeros(*result.scores.shape, 0)
         if boxes:
-            looks = looked_at(model, placed, found.tokens)
-        rows = zip(found.tokens.tolist(), found.scores.tolist(), looks.tolist(), strict=True)
-        # A batch that stands in for images that a rank lacks has no keys.
+            attended = attended_boxes(model, on_device, result.tokens)
+        rows = zip(result.tokens.tolist(), result.scores.tolist(), attended.tolist(), strict=True)
+        # `Batch.empty` has an image, but no key.
         for _, image, row in zip(batch.keys, batch.image_ids.tolist(), rows, strict=False):
             hypotheses = zip(*row, strict=True)
-            yield image, [_caption(vocab, *one) for one in hypotheses if one[1] > -torch.inf]
+            yield image, [_caption(vocab, *h) for h in hypotheses if h[1] > -torch.inf]
 
 
 def _caption(

@@ -1,8 +1,7 @@
-"""Sampled captions that are the same for any split of a batch.
+"""Sampled captions that do not depend on how images are batched.
 
-A draw depends on (seed, image, sample, position) alone, by a hash instead of a generator that
-is read in turn: the captions of an image do not change with its neighbours, the batch size or
-the number of ranks.
+A draw is a hash of (seed, image, sample, position), not a number from a generator's sequence: the
+captions of an image do not change with its neighbours, the batch size or the number of ranks.
 """
 
 from __future__ import annotations
@@ -19,26 +18,23 @@ from capdist.vocab import BOS, EOS, PAD, UNK
 
 
 @torch.inference_mode()
-def sample(
-    model: CaptionModel[Any], batch: Batch, sampling: SamplingConfig, seed: int
+def sample_captions(
+    model: CaptionModel[Any], memory: Any, batch: Batch, sampling: SamplingConfig, seed: int
 ) -> Hypotheses:
-    """``sampling.samples`` captions of every image, drawn from the model; UNK is never written.
+    """``sampling.samples`` captions per image, drawn from the model without PAD, BOS and UNK.
 
-    The samples of an image share its encoding.
+    Args:
+        model: in evaluation mode.
+        memory: of the batch's images, as `CaptionModel.encode` returns it.
+        batch: its captions are not read.
+        sampling: how many captions, and how long.
+        seed: of the draws.
 
     Returns:
         tokens (B, K, max_words + 1) and scores (B, K), in the order of drawing; a score is the
-        sum of log-probabilities of the model itself, whatever the temperature. A caption without
-        EOS was cut at the maximum.
+        sum of the model's log-probabilities, over the whole vocabulary. A caption without EOS was
+        cut at the maximum.
     """
-    return sample_from(model, model.encode(batch), batch, sampling, seed)
-
-
-@torch.inference_mode()
-def sample_from(
-    model: CaptionModel[Any], memory: Any, batch: Batch, sampling: SamplingConfig, seed: int
-) -> Hypotheses:
-    """`sample` of images that are encoded already."""
     samples, length = sampling.samples, sampling.max_words + 1
     images, device = batch.image_ids.to(batch.regions.device), batch.regions.device
     state = model.start(memory, samples, length)
@@ -46,64 +42,41 @@ def sample_from(
     tokens = torch.full((len(images), samples, length), PAD, device=device)
     scores = torch.zeros(len(images), samples, device=device)
     number = torch.arange(samples, device=device)
-    going = torch.ones_like(token, dtype=torch.bool)
+    unfinished = torch.ones_like(token, dtype=torch.bool)
+    unwritten = torch.tensor([PAD, BOS, UNK], device=device)
     for position in range(length):
         logits, state = model.step(state, token)
         log_probs = logits.float().log_softmax(-1)
-        key = [torch.tensor(seed, device=device), images[:, None], number, position]
-        token = draw(restrict(log_probs, sampling), key, gumbel=sampling.gumbel)
-        token = token.masked_fill(~going, PAD)
+        u = uniform(torch.tensor(seed, device=device), images[:, None], number, position)
+        token = draw(log_probs.index_fill(-1, unwritten, -torch.inf), u)
+        token = token.masked_fill(~unfinished, PAD)
         gain = log_probs.gather(-1, token[..., None])[..., 0]
-        scores += gain.masked_fill(~going, 0.0)
+        scores += gain.masked_fill(~unfinished, 0.0)
         tokens[..., position] = token
-        going = going & (token != EOS)
-        # A GPU goes on rather than wait for the host to look.
-        if device.type == "cpu" and not going.any():
+        unfinished = unfinished & (token != EOS)
+        # Not on a GPU: it would have to wait for the host to read the result.
+        if device.type == "cpu" and not unfinished.any():
             break
     return Hypotheses(tokens, scores)
 
 
-def restrict(log_probs: Tensor, sampling: SamplingConfig) -> Tensor:
-    """(..., V) logits to draw from: tempered, without specials and what top-k or top-p leaves out.
+def draw(logits: Tensor, u: Tensor) -> Tensor:
+    """Tokens (B, K) drawn from softmax(logits) (B, K, V), by inverting its distribution function.
 
-    Of the tokens in falling order of probability, top-p keeps those before which less than p has
-    been gathered (Holtzman et al. 2020); the likeliest is always kept.
+    Args:
+        logits: (B, K, V).
+        u: (B, K), uniform in (0, 1).
     """
-    logits = log_probs / sampling.temperature
-    logits[..., [PAD, BOS, UNK]] = -torch.inf
-    if sampling.top_k and sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, places = logits.sort(stable=True, dim=-1, descending=True)
-        share = ordered.softmax(-1)
-        out = share.cumsum(-1) - share >= sampling.top_p
-        out[..., 0] = False
-        logits = logits.masked_fill(out.scatter(-1, places, out), -torch.inf)
-    return logits
-
-
-def draw(logits: Tensor, key: list[Any], *, gumbel: bool) -> Tensor:
-    """A token (B, K) of (B, K, V) logits, by one uniform number or by Gumbel's trick.
-
-    Both draw from softmax(logits); ``gumbel`` takes arg max of logits − log(−log u) with a number
-    for every token (Gumbel 1954), the other inverts the distribution function.
-    """
-    if gumbel:
-        every = torch.arange(logits.shape[-1], device=logits.device)
-        u = uniform(*[part[..., None] if torch.is_tensor(part) else part for part in key], every)
-        return (logits - (-u.log()).log()).argmax(-1)
-    cumulative = logits.softmax(-1).cumsum(-1)
-    return invert(cumulative, uniform(*key))
+    return invert(logits.softmax(-1).cumsum(-1), u)
 
 
 def invert(cumulative: Tensor, u: Tensor) -> Tensor:
-    """The token whose share of (..., V) cumulative probabilities u lies in."""
-    # Scaled by the whole, for rounding leaves the sum a little beside 1.
-    whole = cumulative[..., -1]
-    chosen = torch.searchsorted(cumulative, (u * whole)[..., None], right=True)[..., 0]
-    # A product that was rounded up to the whole is the last token's that has a share.
-    return chosen.minimum((cumulative < whole[..., None]).sum(-1))
+    """The token in whose share of (..., V) cumulative probabilities u (...) lies."""
+    # Rounding leaves the total slightly off 1, so u is scaled by it.
+    total = cumulative[..., -1]
+    chosen = torch.searchsorted(cumulative, (u * total)[..., None], right=True)[..., 0]
+    # If the product was rounded up to the total, it is the last token with a share.
+    return chosen.minimum((cumulative < total[..., None]).sum(-1))
 
 
 def uniform(*key: Any) -> Tensor:
@@ -115,15 +88,15 @@ def uniform(*key: Any) -> Tensor:
 
 
 def unit(bits: Tensor) -> Tensor:
-    """Integers of 23 bits to the middles of as many parts of (0, 1).
+    """The midpoints of 2^23 parts of (0, 1), by integers of 23 bits.
 
-    With one bit more fp32 would round the last to 1, whose Gumbel noise is infinite.
+    With 24 bits fp32 would round the last midpoint to 1, outside of the open interval.
     """
     return (bits.float() + 0.5) / 2**23
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's step (Steele et al. 2014) on int64 that wraps around."""
+    """SplitMix64's step (Steele et al. 2014), in int64 that wraps around."""
     x = x + -7046029254386353131
     x = (x ^ _shift(x, 30)) * -4658895280553007687
     x = (x ^ _shift(x, 27)) * -7723592293110705685
@@ -131,5 +104,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, by: int) -> Tensor:
-    """Shift right without copies of the sign."""
+    """Shift right and fill with zeros, also for negative numbers."""
     return (x >> by) & ((1 << (64 - by)) - 1)

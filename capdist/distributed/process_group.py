@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -16,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.heartbeat import Heartbeat
-from capdist.errors import CapdistError
+from capdist.errors import CapdistError, OtherRankError
 
 T = TypeVar("T")
 
@@ -26,10 +25,6 @@ ALONE = timedelta(minutes=30)
 
 class RendezvousError(CapdistError):
     """The ranks do not find each other, or their GPUs."""
-
-
-class OtherRankError(CapdistError):
-    """Another rank can't continue, and reports the reason."""
 
 
 @dataclass(frozen=True)
@@ -135,18 +130,6 @@ class ProcessGroup:
 def lost_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because a rank exited, by the words of Gloo."""
     return "closed by peer" in str(error) or "reset by peer" in str(error)
-
-
-def end_process(status: int) -> NoReturn:
-    """Exit from a process that was part of a `ProcessGroup`, at once.
-
-    Gloo's threads outlive the process group as long as anything refers to it, and DeepSpeed's
-    parameters do. One that frees a tensor while Python shuts down aborts the process, and a run
-    that trained to its end would report failure.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _free_port() -> int:

@@ -25,7 +25,7 @@ from capdist.inference.run_folder import (
     find_checkpoint,
     read_progress,
 )
-from capdist.losses.concepts import noisy_or, silence
+from capdist.losses.concepts import absence_nll, noisy_or
 from capdist.models.concept_detector import CrossFitted
 from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
@@ -179,7 +179,7 @@ class Detector:
         """P (B, W) of unseen images by the whole detector, of others by that of their fold."""
         device = next(model.parameters()).device
         with torch.inference_mode():
-            p = [noisy_or(silence(*logits)) for logits in model(batch.to(device))]
+            p = [noisy_or(absence_nll(*logits)) for logits in model(batch.to(device))]
         every = torch.stack(p).double().cpu().numpy()
         folds = len(model.held_out)
         which = [1 + fold_of(key, folds) if split == "train" else 0 for key in batch.keys]

@@ -1,1 +1,1 @@
-"""Fused steps on the GPU, each beside the plain torch that specifies it."""
+"""Fused GPU kernels, each with a reference implementation in plain torch."""

@@ -1,1 +1,1 @@
-"""What a stage minimises."""
+"""Training losses."""

@@ -18,14 +18,14 @@ def cross_entropy(
 ) -> Tensor:
     """-Σ log p(w_t | w_<t, image), summed over the words and EOS of every caption; a scalar.
 
-    A sum, not a mean: the mean over ranks and micro-batches of means is not the global mean, so
-    the trainer divides by the token count of the whole step.
+    A sum, not a mean: the mean of ranks' and micro-batches' means is not the global mean, so the
+    trainer divides by the token count of the whole step.
 
     Args:
         model: a captioning model.
         batch: images with their captions.
         label_smoothing: share of the target mass spread over the vocabulary (Szegedy et al.).
-        sampled: probability that an input word is the model's own choice (Bengio et al. 2015).
+        sampled: probability that an input word is drawn from the model (Bengio et al. 2015).
     """
     memory = model.encode(batch)
     inputs = batch.inputs
@@ -45,9 +45,9 @@ def cross_entropy(
 def scheduled_inputs(
     model: CaptionModel[Any], memory: Any, inputs: Tensor, sampled: float
 ) -> Tensor:
-    """(B, S, L) inputs in which each word but the first is, by chance, drawn from the model.
+    """(B, S, L) inputs; each word after BOS is, with probability ``sampled``, drawn from the model.
 
-    Padding stays padding, so that no loss falls on drawn words beyond a caption's end.
+    Padding stays padding, so that words drawn after a caption's end carry no loss.
     """
     state = model.start(memory, inputs.shape[1], inputs.shape[2])
     drawn = inputs.clone()

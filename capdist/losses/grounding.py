@@ -1,16 +1,16 @@
-"""The grounding loss: which regions captions speak of, told to a model that estimates it.
+"""The grounding loss: supervises which regions a caption mentions.
 
-Hu, Wang and Xu, "Spatial-Semantic Attention for Grounded Image Captioning", section 2.3. Of every
+Hu, Wang and Xu, "Spatial-Semantic Attention for Grounded Image Captioning", section 2.3. For every
 box g_j of a caption's objects the region with the largest IoU is positive, σ_i = 1, and
 
     L_gnd = -Σ_i σ_i log β_i,    L = L_ce + μ L_gnd.
 
-Both are sums: over the captions of a batch here, as the paper's are over one caption's words and
-regions. The engine divides their sum L by the words and ends of captions of the whole step, over
-all micro-batches and ranks, so that neither says how much a caption's L_gnd weighs against its
-L_ce. A region that several boxes of a caption choose counts once.
+In the paper both are sums over one caption's words and regions, here over a batch's captions. The
+engine divides L by the number of words and EOS of the whole step, over all micro-batches and ranks,
+which leaves the weight of a caption's L_gnd against its L_ce as it is. A region that is the best of
+several boxes of a caption counts once.
 
-The paper's arg max has a region for every box; here a box that overlaps none chooses none.
+The paper's arg max gives every box a region; here a box without overlap gives no positive region.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from capdist.batch import Batch
 
 @runtime_checkable
 class Salient(Protocol):
-    """A model that says before any word which regions captions speak of."""
+    """A model that estimates, before any word, which regions captions mention."""
 
     def saliency(self, batch: Batch) -> Tensor:
-        """Log β (B, R), over the regions that are there."""
+        """Log β (B, R), over real regions."""
 
 
-def grounding(log_beta: Tensor, batch: Batch, iou: float = 0.0) -> Tensor:
+def grounding_loss(log_beta: Tensor, batch: Batch, iou: float = 0.0) -> Tensor:
     """L_gnd, summed over the captions of a batch; a scalar.
 
     Args:
         log_beta: (B, R).
-        batch: with its objects.
-        iou: a box chooses no region that it does not overlap by more than this.
+        batch: with objects.
+        iou: a box gives a positive region only if their IoU is larger than this.
     """
     chosen = positives(batch, iou)
     return -(chosen * log_beta[:, None].float()).sum()
 
 
 def positives(batch: Batch, iou: float = 0.0) -> Tensor:
-    """σ (B, S, R): 1 where a box of the caption's objects chose the region."""
+    """σ (B, S, R): 1 if the region is the best one of a box of the caption's objects."""
     images, captions = batch.tokens.shape[:2]
-    overlap = overlaps(batch.objects, batch.boxes)
+    overlap = pairwise_iou(batch.objects, batch.boxes)
     best, region = overlap.masked_fill(~batch.region_mask[:, None], -1.0).max(-1)
     regions = batch.regions.shape[1]
-    # Boxes that choose none, and those that stand behind the last, go to a place of their own.
-    nowhere = captions * regions
-    place = batch.object_captions * regions + region
-    place = place.masked_fill((best <= iou) | (batch.object_captions < 0), nowhere)
-    flat = overlap.new_zeros(images, nowhere + 1).scatter(1, place, 1.0)
+    # Boxes without a region, and padding, are written to an additional column.
+    unused = captions * regions
+    index = batch.object_captions * regions + region
+    index = index.masked_fill((best <= iou) | (batch.object_captions < 0), unused)
+    flat = overlap.new_zeros(images, unused + 1).scatter(1, index, 1.0)
     return flat[:, :-1].unflatten(1, (captions, regions))
 
 
-def overlaps(a: Tensor, b: Tensor) -> Tensor:
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU (B, M, N) of boxes (B, M, 4) with (B, N, 4), x1 y1 x2 y2; 0 for two empty boxes."""
     low = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
     high = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])

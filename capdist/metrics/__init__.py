@@ -1,1 +1,1 @@
-"""How good captions are: the COCO metrics and the baseline that looks at no image."""
+"""Caption metrics, and the baseline that ignores the image."""

@@ -1,4 +1,4 @@
-"""Captions as token ids in flat arrays, which is how compiled code reads them."""
+"""Captions as token ids in flat arrays, for compiled code."""
 
 from __future__ import annotations
 
@@ -32,36 +32,35 @@ class Captions(NamedTuple):
     starts: Ints
 
     @classmethod
-    def of(
-        cls, captions: Sequence[Sequence[int]], images: Sequence[int] | Ints, limit: int = ID_LIMIT
-    ) -> Captions:
+    def of(cls, captions: Sequence[Sequence[int]], images: Sequence[int] | Ints) -> Captions:
         """Captions from lists of ids.
 
         Args:
-            captions: C of them; one may be empty.
-            images: (C,) ids of their images, for what is said of a wrong one.
-            limit: token ids must be less.
+            captions: C lists, which may be empty.
+            images: (C,) ids of their images, for the error message.
 
         Raises:
-            ScoreError: if a token id is negative or not less than the limit.
+            ScoreError: if a token id is negative or not less than `ID_LIMIT`.
         """
         starts = _starts(captions)
         try:
             tokens = np.fromiter(chain.from_iterable(captions), np.int64, int(starts[-1]))
         except OverflowError:
-            raise ScoreError(f"a token id has 64 bits or more; expected 0 to {limit - 1}") from None
-        wrong = np.flatnonzero((tokens < 0) | (tokens >= limit))
+            raise ScoreError(
+                f"a token id has 64 bits or more; expected 0 to {ID_LIMIT - 1}"
+            ) from None
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= ID_LIMIT))
         if len(wrong):
             caption = np.searchsorted(starts, wrong[0], "right") - 1
             raise ScoreError(
                 f"image {images[caption]}: token id {tokens[wrong[0]]} in a caption; "
-                f"expected 0 to {limit - 1}"
+                f"expected 0 to {ID_LIMIT - 1}"
             )
         return cls(tokens.astype(np.int32), starts)
 
     @property
     def lengths(self) -> Ints:
-        """(C,) tokens of each."""
+        """(C,) number of tokens."""
         return np.diff(self.starts)
 
 
@@ -77,10 +76,10 @@ class References(NamedTuple):
 
     @classmethod
     def of(cls, references: ReferenceIds | References) -> References:
-        """References from lists of ids; what already is some stays as it is.
+        """References from lists of ids; `References` are returned unchanged.
 
         Raises:
-            ScoreError: if there is no image, an image has no caption, or a token id is not in
+            ScoreError: if there is no image, an image has no caption, or a token id is outside
                 0..2**31 - 1.
         """
         if isinstance(references, References):
@@ -91,28 +90,28 @@ class References(NamedTuple):
         groups = [references[image] for image in images.tolist()]
         first = _starts(groups)
         if not np.diff(first).all():
-            bare = images[np.diff(first).argmin()]
-            raise ScoreError(f"image {bare} has no reference caption; expected at least one")
+            empty = images[np.diff(first).argmin()]
+            raise ScoreError(f"image {empty} has no reference caption; expected at least one")
         captions = list(chain.from_iterable(groups))
         return cls(Captions.of(captions, np.repeat(images, np.diff(first))), images, first)
 
-    def places(self, image_ids: Sequence[int] | Ints) -> Ints:
-        """(N,) where images stand here.
+    def indices(self, image_ids: Sequence[int] | Ints) -> Ints:
+        """(N,) indices of images into ``images``.
 
         Raises:
             ScoreError: if an image has no references here.
         """
         wanted = np.asarray(image_ids, np.int64)
-        places = np.searchsorted(self.images, wanted).clip(max=len(self.images) - 1)
-        unknown = wanted[self.images[places] != wanted]
+        indices = np.searchsorted(self.images, wanted).clip(max=len(self.images) - 1)
+        unknown = wanted[self.images[indices] != wanted]
         if len(unknown):
             raise ScoreError(
-                f"image {unknown[0]} has no references among the {len(self.images)} images that "
-                "this scorer was built for; build it with all that it scores"
+                f"image {unknown[0]} has no references among the {len(self.images)} images of this "
+                "scorer; build it with the references of all images to score"
             )
-        return places
+        return indices
 
 
 def _starts(parts: Sequence[Sequence[object]]) -> Ints:
-    """Where each of some sequences begins when they are joined, and where the last ends."""
+    """Where each sequence begins in their concatenation, and where the last one ends."""
     return np.cumsum([0, *map(len, parts)], dtype=np.int64)

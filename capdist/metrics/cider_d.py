@@ -1,4 +1,4 @@
-"""CIDEr-D of token ids (Vedantam et al. 2015: Eq. 1 to 3, in their variant against gaming).
+"""CIDEr-D of token ids (Vedantam et al. 2015: Eq. 1 to 3, the variant that is robust to gaming).
 
 With g_k(c) the tf-idf vector of a caption's k-grams, where tf is an n-gram's count and its
 idf = log(images) - log(max(1, df)),
@@ -15,35 +15,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capdist.metrics.captions import (
-    ID_LIMIT,
-    Captions,
-    Floats,
-    Ints,
-    ReferenceIds,
-    References,
-)
+from capdist.metrics.captions import Captions, Floats, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.metrics.ngrams import cider_d, inverse_norms
 
 
 class CiderD:
-    """Scores captions of images whose references were made into tf-idf vectors once.
+    """Scores captions; the tf-idf vectors of the references are computed once.
 
-    Scores are those of pycocoevalcap's ``Cider``: 1.0 is what papers print as CIDEr 100, 10 is a
-    caption equal to all references. Nothing grows while captions are scored; an n-gram that is not
-    in the document frequency counts as one of one image. Several threads may score at a time.
+    Scores have the scale of pycocoevalcap's ``Cider``: papers print 1.0 as CIDEr 100, and a caption
+    equal to all references has 10. An n-gram that is not in the document frequency counts as one
+    that occurs in one image. Scoring changes no state, and several threads may score at a time.
 
     Args:
         references: token ids of each image's captions, with end tokens where the scored captions
             have them.
-        sigma: of the length penalty, in words.
-        df: of a training set; without it, that of ``references``.
-        vocabulary_size: V; scored ids must be less. Without it they must be less than 2**31.
+        sigma: width of the length penalty, in words.
+        df: document frequency of a training set; that of ``references`` by default.
 
     Raises:
-        ScoreError: if an image has no reference, an id does not fit, or sigma is not positive.
+        ScoreError: if an image has no reference, an id is out of range, or sigma is not positive.
     """
 
     def __init__(
@@ -52,14 +44,12 @@ class CiderD:
         *,
         sigma: float = 6.0,
         df: DocumentFrequency | None = None,
-        vocabulary_size: int = ID_LIMIT,
     ) -> None:
         if not sigma > 0:
             raise ScoreError(f"CIDEr-D's sigma is {sigma}; expected more than 0")
         self.references = References.of(references)
         self.sigma = float(sigma)
         self.df = DocumentFrequency.count(self.references) if df is None else df
-        self.vocabulary_size = vocabulary_size
         self._table = self.df.table()
         self._norms = inverse_norms(self.references.captions, self._table)
 
@@ -67,23 +57,24 @@ class CiderD:
         """(N,) CIDEr-D of N captions.
 
         Args:
-            image_ids: (N,) image of each.
+            image_ids: (N,) the image of each caption.
             hypotheses: N lists of token ids, with the end token where the references have it.
 
         Raises:
-            ScoreError: if the lengths differ, an image has no references, or an id is not in the
-                vocabulary.
+            ScoreError: if the lengths differ, an image has no references, or an id is not in
+                0..2**31 - 1.
         """
         if len(image_ids) != len(hypotheses):
-            raise ScoreError(f"{len(image_ids)} image ids for {len(hypotheses)} captions")
-        captions = Captions.of(hypotheses, image_ids, self.vocabulary_size)
-        return self.score_captions(image_ids, captions)
+            raise ScoreError(
+                f"{len(image_ids)} image ids for {len(hypotheses)} captions; expected one each"
+            )
+        return self.score_captions(image_ids, Captions.of(hypotheses, image_ids))
 
     def score_captions(self, image_ids: Sequence[int] | Ints, captions: Captions) -> Floats:
-        """The same of captions in flat arrays, whose ids are in the vocabulary.
+        """(N,) CIDEr-D of captions in flat arrays.
 
         Raises:
             ScoreError: if an image has no references.
         """
-        places = self.references.places(image_ids)
-        return cider_d(captions, places, self.references, self._norms, self._table, self.sigma)
+        indices = self.references.indices(image_ids)
+        return cider_d(captions, indices, self.references, self._norms, self._table, self.sigma)

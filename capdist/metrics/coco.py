@@ -1,4 +1,4 @@
-"""The COCO caption metrics; with its worker, the only door to pycocoevalcap.
+"""The COCO caption metrics; with `coco_java`, the only importer of pycocoevalcap.
 
 Scores are fractions × 100, as papers print them (CIDEr 118.2, BLEU-4 37.9). pycocoevalcap's CIDEr
 is CIDEr-D with the document frequencies of the split being scored and without an end token: it
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,8 +18,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 from capdist.errors import CapdistError
-from capdist.metrics.coco_worker import Texts, Worker, WorkerError
-from capdist.metrics.tokenise import plain
+from capdist.metrics.coco_java import JavaError, JavaProgram, Texts
+from capdist.metrics.tokenise import tokenise
+from shards.atomic import atomic_write
 
 _BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 ALL = (*_BLEU, "METEOR", "ROUGE-L", "CIDEr", "SPICE")
@@ -29,16 +29,17 @@ _SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.ja
 
 
 class ScoreError(CapdistError):
-    """Captions, references or a request that cannot be scored; says what to do."""
+    """Captions, references or a request that cannot be scored."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` found.
+    """The scores of a split.
 
     ``values``: metric to score, × 100, SPICE's sub-categories as "SPICE Object" and so on; an
     evaluation adds F1_all and F1_loc of `capdist.metrics.grounding`.
-    ``absent``: what was asked for and is not there, and why ("PTB" is the tokeniser).
+    ``absent``: metrics that were asked for but not computed, with the reason ("PTB" is the
+    tokeniser).
     ``tokeniser``: scores with "plain" are not comparable with published ones.
     """
 
@@ -47,19 +48,18 @@ class Scores:
     tokeniser: Literal["ptb", "plain"]
 
     def to_json(self) -> dict[str, Any]:
-        """The three fields as JSON values."""
         return asdict(self)
 
 
 def probe() -> dict[str, str]:
-    """What of PTB (the tokeniser), METEOR and SPICE cannot run here, and why; nothing is fetched.
+    """Which of PTB (the tokeniser), METEOR and SPICE cannot run here, and why; downloads nothing.
 
     Raises:
         ScoreError: if pycocoevalcap is not installed.
     """
     lib = _package() / "spice" / "lib"
     if shutil.which("java") is None:
-        return dict.fromkeys(("PTB", "METEOR", "SPICE"), "there is no java on PATH; install a JRE")
+        return dict.fromkeys(("PTB", "METEOR", "SPICE"), "no java on PATH; install a JRE")
     missing = [jar for jar in _SPICE_MODELS if not (lib / jar).is_file()]
     if missing:
         return {
@@ -78,52 +78,52 @@ def score(
 ) -> Scores:
     """Score raw captions against raw references, as the COCO evaluation does.
 
-    METEOR's and SPICE's Java run beside each other and beside the metrics that need none.
+    METEOR and SPICE run in parallel, and in parallel with the metrics that need no Java.
 
     Args:
         references: image id to its reference captions, at least one.
         captions: image id to the caption to score; the same ids.
         metrics: which of `ALL`.
-        timeout_s: the limit of each Java program (tokeniser, METEOR, SPICE), in seconds. One that
-            fails or runs out of time is named in ``absent``, and the others go on.
+        timeout_s: time limit of each Java program (tokeniser, METEOR, SPICE) in seconds. One that
+            fails or times out is named in ``absent``, and the others continue.
 
     Raises:
         ScoreError: if the ids differ, an image has no reference, no reference has a word, or a
             metric is unknown.
     """
     if unknown := set(metrics) - set(ALL):
-        raise ScoreError(f"no metric {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+        raise ScoreError(f"unknown metric {', '.join(sorted(unknown))}; known: {', '.join(ALL)}")
     _check_images(references, captions)
     absent = {name: why for name, why in probe().items() if name in ("PTB", *metrics)}
-    gold, guesses, tokeniser = _tokenise(references, captions, absent, timeout_s)
+    gold, candidates, tokeniser = _tokenise(references, captions, absent, timeout_s)
     _check_words(gold)
-    texts = [list(gold.values()), list(guesses.values())]
-    with ExitStack() as running:
-        java = {
-            name: running.enter_context(Worker(name, texts, timeout_s))
+    texts = [list(gold.values()), list(candidates.values())]
+    with ExitStack() as stack:
+        programs = {
+            name: stack.enter_context(JavaProgram(name, texts, timeout_s))
             for name in ("METEOR", "SPICE")
             if name in metrics and name not in absent
         }
-        found = _score_here(gold, guesses, metrics)
-        for name, worker in java.items():
+        scores = _score_without_java(gold, candidates, metrics)
+        for name, program in programs.items():
             try:
-                found |= worker.result()
-            except WorkerError as error:
+                scores |= program.result()
+            except JavaError as error:
                 absent[name] = str(error)
-    undefined = [name for name, value in found.items() if value is None]
-    absent |= dict.fromkeys(undefined, "no caption and no reference speaks of it")
-    known = sorted(found, key=lambda name: (*ALL, name).index(name))
-    values = {name: 100 * value for name in known if (value := found[name]) is not None}
+    undefined = [name for name, value in scores.items() if value is None]
+    absent |= dict.fromkeys(undefined, "no caption and no reference has any")
+    order = sorted(scores, key=lambda name: (*ALL, name).index(name))
+    values = {name: 100 * value for name in order if (value := scores[name]) is not None}
     return Scores(values, absent, tokeniser)
 
 
 def cider(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
 ) -> float:
-    """CIDEr × 100 of tokenised captions: pycocoevalcap's, in this process, without Java.
+    """CIDEr × 100 of tokenised captions by pycocoevalcap, in this process, without Java.
 
-    That is CIDEr-D with the document frequencies of these references and no end token (so it is 0
-    for a single image, whose n-grams all have idf log 1). Training validates with it.
+    This is CIDEr-D with the document frequencies of these references and without an end token (so
+    it is 0 for a single image, whose n-grams all have idf log 1). Training validates with it.
 
     Args:
         references: image id to its tokenised reference captions, at least one.
@@ -138,7 +138,7 @@ def cider(
 def cider_each(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
 ) -> dict[int, float]:
-    """The same of every image: `cider` is its mean."""
+    """CIDEr × 100 of every image; `cider` is the mean."""
     _check_images(references, captions)
     gold = {key: [" ".join(tokens) for tokens in references[key]] for key in sorted(references)}
     _check_words(gold)
@@ -149,39 +149,11 @@ def cider_each(
 def write_results(path: Path | str, captions: Mapping[int, str]) -> None:
     """Write captions as COCO results, ``[{"image_id": int, "caption": str}]``, sorted by id.
 
-    The file appears whole or not at all.
+    The write is atomic.
     """
-    path = Path(path)
     entries = [{"image_id": key, "caption": captions[key]} for key in sorted(captions)]
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(entries, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def read_results(path: Path | str) -> dict[int, str]:
-    """Image id to caption, from a COCO results file.
-
-    Raises:
-        ScoreError: naming the file and the entry that is not ``{"image_id": int, "caption": str}``
-            or repeats an image.
-    """
-    wanted = 'expected [{"image_id": int, "caption": str}, ...]'
-    try:
-        entries = json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        raise ScoreError(f"{path}: not JSON ({error}); {wanted}") from error
-    if not isinstance(entries, list):
-        raise ScoreError(f"{path}: a JSON {type(entries).__name__}; {wanted}")
-    captions: dict[int, str] = {}
-    for position, entry in enumerate(entries):
-        match entry:
-            case {"image_id": int(key), "caption": str(caption)} if key not in captions:
-                captions[key] = caption
-            case {"image_id": int(key), "caption": str()}:
-                raise ScoreError(f"{path}: entry {position} is a second caption of image {key}")
-            case _:
-                raise ScoreError(f"{path}: entry {position} is {json.dumps(entry)}; {wanted}")
-    return captions
+    with atomic_write(Path(path)) as file:
+        file.write(f"{json.dumps(entries, ensure_ascii=False, indent=0)}\n".encode())
 
 
 def _package() -> Path:
@@ -193,7 +165,7 @@ def _package() -> Path:
 
 def _check_images(references: Mapping[int, Sequence[Any]], captions: Mapping[int, Any]) -> None:
     if not references:
-        raise ScoreError("no images to score: the references are empty")
+        raise ScoreError("the references have no images; expected at least one")
     for what, ids in (
         ("images without a caption", references.keys() - captions.keys()),
         ("captions of images that are not in the references", captions.keys() - references.keys()),
@@ -215,45 +187,47 @@ def _tokenise(
     absent: dict[str, str],
     timeout_s: float,
 ) -> tuple[Texts, Texts, Literal["ptb", "plain"]]:
-    """References and captions by image, in order of id, tokens joined by spaces."""
+    """References and captions by image, in order of id, with tokens joined by spaces."""
     ids = sorted(references)
     texts = [text for key in ids for text in (captions[key], *references[key])]
-    lines = [" ".join(text.split()) for text in texts]  # PTB would break at any line separator
+    lines = [" ".join(text.split()) for text in texts]  # PTB would split at any line separator
     tokeniser: Literal["ptb", "plain"] = "plain"
     if "PTB" not in absent:
         try:
-            with Worker("PTB", lines, timeout_s) as worker:
-                lines = worker.result()
+            with JavaProgram("PTB", lines, timeout_s) as program:
+                lines = program.result()
             tokeniser = "ptb"
-        except WorkerError as error:
+        except JavaError as error:
             absent["PTB"] = str(error)
     if tokeniser == "plain":
-        lines = [plain(line) for line in lines]
+        lines = [tokenise(line) for line in lines]
     rest = iter(lines)
-    guesses, gold = {}, {}
+    candidates, gold = {}, {}
     for key in ids:
-        guesses[key] = [next(rest)]
+        candidates[key] = [next(rest)]
         gold[key] = [next(rest) for _ in references[key]]
-    return gold, guesses, tokeniser
+    return gold, candidates, tokeniser
 
 
-def _score_here(gold: Texts, guesses: Texts, metrics: Sequence[str]) -> dict[str, float | None]:
+def _score_without_java(
+    gold: Texts, candidates: Texts, metrics: Sequence[str]
+) -> dict[str, float | None]:
     """The metrics that need no Java, as fractions."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.rouge.rouge import Rouge
 
-    found: dict[str, float | None] = {}
+    scores: dict[str, float | None] = {}
     if set(_BLEU) & set(metrics):
-        bleu = zip(_BLEU, Bleu(4).compute_score(gold, guesses, verbose=0)[0], strict=True)
-        found |= {name: value for name, value in bleu if name in metrics}
+        bleu = zip(_BLEU, Bleu(4).compute_score(gold, candidates, verbose=0)[0], strict=True)
+        scores |= {name: value for name, value in bleu if name in metrics}
     if "ROUGE-L" in metrics:
-        found["ROUGE-L"] = float(Rouge().compute_score(gold, guesses)[0])
+        scores["ROUGE-L"] = float(Rouge().compute_score(gold, candidates)[0])
     if "CIDEr" in metrics:
-        found["CIDEr"] = fmean(_ciders(gold, guesses))
-    return found
+        scores["CIDEr"] = fmean(_ciders(gold, candidates))
+    return scores
 
 
-def _ciders(gold: Texts, guesses: Texts) -> list[float]:
+def _ciders(gold: Texts, candidates: Texts) -> list[float]:
     from pycocoevalcap.cider.cider import Cider
 
-    return [float(score) for score in Cider().compute_score(gold, guesses)[1]]
+    return [float(score) for score in Cider().compute_score(gold, candidates)[1]]

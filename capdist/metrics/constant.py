@@ -1,4 +1,4 @@
-"""The baseline that looks at no image: one training caption for every image."""
+"""The constant-caption baseline: one training caption for every image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from capdist.metrics.coco import ScoreError
 
-#: How many training images the candidates are compared on.
+#: Training images that the candidates are scored on.
 IMAGES = 1000
 
 _ORDERS = 4
@@ -26,15 +26,15 @@ NGram = tuple[str, ...]
 def constant_caption(
     train: Mapping[int, Sequence[Sequence[str]]], *, candidates: int = 200, seed: int = 0
 ) -> list[str]:
-    """The training caption that, as everyone's caption, has the highest mean CIDEr.
+    """The training caption with the highest mean CIDEr when given to every image.
 
     The mean is that of `capdist.metrics.coco.cider` over a sample of `IMAGES` training images.
-    Both samples are functions of the seed; the first of equally good candidates wins.
+    Both samples are functions of the seed; of equally good candidates the first is returned.
 
     Args:
         train: image id to its tokenised captions, at least one.
-        candidates: how many distinct captions are tried.
-        seed: of the sample of images and of candidates.
+        candidates: number of distinct captions to compare.
+        seed: draws the images and the candidates.
 
     Returns:
         The caption's tokens.
@@ -44,22 +44,22 @@ def constant_caption(
     """
     captions = sorted({tuple(caption) for refs in train.values() for caption in refs if caption})
     if not captions:
-        raise ScoreError("no training caption has a word; the constant caption needs one")
-    draw = random.Random(seed)
-    ids = draw.sample(sorted(train), min(IMAGES, len(train)))
-    tried: list[NGram] = draw.sample(captions, min(candidates, len(captions)))
+        raise ScoreError("no training caption has a word; check the captions of the train split")
+    rng = random.Random(seed)
+    ids = rng.sample(sorted(train), min(IMAGES, len(train)))
+    chosen: list[NGram] = rng.sample(captions, min(candidates, len(captions)))
     references = _References([train[key] for key in ids])
-    scores = [references.mean_cider(caption) for caption in tried]
-    return list(tried[int(np.argmax(scores))])
+    scores = [references.mean_cider(caption) for caption in chosen]
+    return list(chosen[int(np.argmax(scores))])
 
 
 class _References:
-    """The references of some images as CIDEr-D sees them, with the references of each n-gram."""
+    """CIDEr-D against the references of a fixed set of images, with an inverted index."""
 
     def __init__(self, images: Sequence[Sequence[Sequence[str]]]) -> None:
         refs = [caption for captions in images for caption in captions]
         image_of = np.repeat(np.arange(len(images)), [len(captions) for captions in images])
-        self.weight = 1 / np.bincount(image_of)[image_of] / len(images)  # of a reference's score
+        self.weight = 1 / np.bincount(image_of)[image_of] / len(images)  # of each reference's score
         self.bigrams = np.array([max(len(caption) - 1, 0) for caption in refs])
         postings: dict[NGram, list[tuple[int, int]]] = {}
         for position, caption in enumerate(refs):
@@ -74,7 +74,7 @@ class _References:
         self.norms = np.sqrt(self._squares(len(refs)))
 
     def mean_cider(self, caption: NGram) -> float:
-        """The mean over images of 10 · mean over references and n of CIDEr-D's similarity."""
+        """The mean over images of 10 · the mean over references and n of CIDEr-D's similarity."""
         products = np.zeros_like(self.norms)
         squares = np.zeros((_ORDERS, 1))
         for ngram, count in _ngrams(caption).items():

@@ -1,4 +1,4 @@
-"""In how many images of a training set each n-gram occurs, and the idf that follows."""
+"""Document frequency: in how many training images each n-gram occurs, and the idf from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from capdist.metrics.captions import Int32s, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
-from capdist.metrics.ngrams import ORDERS, TOKEN_BITS, Table, fill
+from capdist.metrics.ngrams import ORDERS, TOKEN_BITS, Table, insert
 from shards.atomic import atomic_write
 
 
@@ -21,13 +21,12 @@ from shards.atomic import atomic_write
 class DocumentFrequency:
     """The n-grams, n = 1..4, that occur in the references of two images or more.
 
-    One that is not here counts as in one image: CIDEr-D takes log max(1, df), which is the same
-    for none and for one. All the first words of an n-gram are here if it is.
+    All others count as occurring in one image: CIDEr-D takes log max(1, df), which is the same for
+    none and for one. If an n-gram is listed, so are its prefixes.
 
-    ``keys`` (n,) int64 in rising order: ``(number of the first words + 1) << 31 | last word``, that
-    of a single word the word, where an n-gram's number is its place here. ``counts`` (n,) int32
-    images. ``images``: how many there are. ``vocabulary``: hash of the one that the ids are of, or
-    nothing.
+    ``keys`` (n,) int64, increasing: ``(index of the prefix + 1) << 31 | last word``; the key of a
+    single word is the word. ``counts`` (n,) int32: images with the n-gram. ``images``: their total
+    number. ``vocabulary``: hash of the vocabulary that the ids belong to, or empty.
     """
 
     keys: Ints
@@ -42,38 +41,39 @@ class DocumentFrequency:
         """Count over references.
 
         Args:
-            references: token ids by image, with whatever end token the scored captions have.
-            vocabulary: `capdist.vocab.Vocabulary.hash`, where the ids are of one.
+            references: token ids by image, with end tokens if the scored captions have them.
+            vocabulary: `capdist.vocab.Vocabulary.hash` of the ids, if they belong to one.
 
         Raises:
             ScoreError: as `References.of` does.
         """
-        made = References.of(references)
-        keys, counts = _count(made)
-        return cls(keys, counts, len(made.images), vocabulary)
+        checked = References.of(references)
+        keys, counts = _count(checked)
+        return cls(keys, counts, len(checked.images), vocabulary)
 
     @classmethod
     def load(cls, path: Path | str, vocabulary: str) -> DocumentFrequency:
-        """Read what `save` wrote.
+        """Load a file written by `save`.
 
         Raises:
-            ScoreError: if the file is missing or damaged, or of another vocabulary.
+            ScoreError: if the file is missing or damaged, or belongs to another vocabulary.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 keys, counts = file["keys"], file["counts"]
-                found = cls(keys, counts, int(file["images"]), str(file["vocabulary"]))
+                loaded = cls(keys, counts, int(file["images"]), str(file["vocabulary"]))
         except FileNotFoundError:
             raise ScoreError(f"{path}: no such file; count and save it first") from None
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ScoreError(
-                f"{path}: not a document frequency, or damaged ({error}); remove it and count again"
+                f"{path}: not a document frequency, or damaged ({error}); remove it and count "
+                "it again"
             ) from None
-        found.require(vocabulary, str(path))
-        return found
+        loaded.require(vocabulary, str(path))
+        return loaded
 
     def save(self, path: Path | str) -> None:
-        """Write an npz file, whole or not at all."""
+        """Write an npz file; the write is atomic."""
         with atomic_write(Path(path)) as file:
             np.savez(
                 file,
@@ -84,79 +84,79 @@ class DocumentFrequency:
             )
 
     def require(self, vocabulary: str, where: str) -> None:
-        """Refuse ids of another vocabulary; ``where`` names this document frequency.
+        """Check the vocabulary's hash; ``where`` names this document frequency in the message.
 
         Raises:
             ScoreError: if the hashes differ.
         """
         if self.vocabulary != vocabulary:
             raise ScoreError(
-                f"{where}: counted for vocabulary {self.vocabulary or '(none)'}, but the captions' "
-                f"is {vocabulary}; count again with that vocabulary"
+                f"{where}: counted for vocabulary {self.vocabulary or '(none)'}, but the captions "
+                f"have {vocabulary}; count it again with that vocabulary"
             )
 
     @property
     def hash(self) -> str:
-        """A short digest of everything here."""
+        """16 hexadecimal digits of a digest of all fields."""
         digest = hashlib.sha256(f"{self.images} {self.vocabulary} ".encode())
         digest.update(self.keys.astype("<i8").tobytes())
         digest.update(self.counts.astype("<i4").tobytes())
         return digest.hexdigest()[:16]
 
     def frequency(self, ngram: Sequence[int]) -> int:
-        """max(1, the number of images that an n-gram of 1 to 4 token ids occurs in)."""
-        number = -1
+        """max(1, number of images with an n-gram of 1 to 4 token ids)."""
+        index = -1
         for word in ngram:
-            key = (number + 1) << TOKEN_BITS | word
-            number = int(np.searchsorted(self.keys, key))
-            if number == len(self.keys) or self.keys[number] != key:
+            key = (index + 1) << TOKEN_BITS | word
+            index = int(np.searchsorted(self.keys, key))
+            if index == len(self.keys) or self.keys[index] != key:
                 return 1
-        return int(self.counts[number])
+        return int(self.counts[index])
 
     def table(self) -> Table:
-        """Idf = log(images) - log(max(1, df)), to look up in compiled code."""
+        """A hash table of idf = log(images) - log(max(1, df)) for compiled code."""
         slots = 1 << int(1.5 * len(self.keys)).bit_length()
-        # In one go, so that an n-gram of all images has exactly 0.
+        # All logarithms in one call, so that the idf of an n-gram of all images is exactly 0.
         logs = np.log(np.append(self.counts, self.images).astype(np.float64))
         table = Table(np.full(slots, -1, np.int64), np.zeros(slots), float(logs[-1]))
         parents = (self.keys >> TOKEN_BITS) - 1
         words = self.keys & ((1 << TOKEN_BITS) - 1)
-        fill(table, parents, words, logs[-1] - logs[:-1])
+        insert(table, parents, words, logs[-1] - logs[:-1])
         return table
 
 
 def _count(references: References) -> tuple[Ints, Int32s]:
-    """Keys and counts, one order of n-grams after the other.
+    """Keys and counts, for one order of n-grams after the other.
 
-    An n-gram is followed to the next order only where it occurs in two images.
+    An n-gram is extended to the next order only if it occurs in two images.
     """
     tokens, starts = references.captions.tokens.astype(np.int64), references.captions.starts
     image = np.searchsorted(references.first, np.arange(len(starts) - 1), "right")
     image = np.repeat(image, np.diff(starts))
     stop = np.repeat(starts[1:], np.diff(starts))
-    prefix = np.zeros(len(tokens), np.int64)  # the number + 1 of the n-gram that begins here
+    prefix = np.zeros(len(tokens), np.int64)  # index + 1 of the n-gram that begins here
     begins = np.arange(len(tokens))
     keys, counts = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-    known = 0
+    total = 0
     for order in range(ORDERS):
         begins = begins[begins + order < stop[begins]]
         key = prefix[begins] << TOKEN_BITS | tokens[begins + order]
-        by_key = np.argsort(key, kind="stable")  # and within a key by image
-        key, places = key[by_key], begins[by_key]
+        by_key = np.argsort(key, kind="stable")  # and by image within a key
+        key, positions = key[by_key], begins[by_key]
         first = _changes(key)
         group = np.cumsum(first) - 1
-        count = np.bincount(group[first | _changes(image[places])])
+        count = np.bincount(group[first | _changes(image[positions])])
         kept = count >= 2
         keys.append(key[first][kept])
         counts.append(count[kept].astype(np.int32))
-        prefix[places] = np.where(kept, known + np.cumsum(kept), 0)[group]
-        known += int(kept.sum())
+        prefix[positions] = np.where(kept, total + np.cumsum(kept), 0)[group]
+        total += int(kept.sum())
         begins = begins[prefix[begins] > 0]
     return np.concatenate(keys), np.concatenate(counts)
 
 
 def _changes(values: Ints) -> npt.NDArray[np.bool_]:
-    """Where a value is not the one before it; true at the first."""
+    """True where a value differs from the one before it, and at the first."""
     changed = np.ones(len(values), np.bool_)
     changed[1:] = values[1:] != values[:-1]
     return changed

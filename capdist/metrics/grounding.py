@@ -1,23 +1,24 @@
-"""F1_all and F1_loc: whether the words that name objects lie where the objects do.
+"""F1_all and F1_loc: whether captions name objects, and localise them.
 
-As the evaluation of Zhou et al., "Grounded Video Description" (CVPR 2019), defines them on
-Flickr30k Entities. A caption's words that name a class are its predicted objects, each with a box;
-what a reference speaks of are its annotated ones. An image's predicted objects are compared with
-every one of its references. A box is right if its IoU with the annotated one is above 0.5.
+As in the evaluation of Zhou et al., "Grounded Video Description" (CVPR 2019), on Flickr30k
+Entities. The words of a caption that name a class are its predicted objects, each with one box; the
+objects annotated in a reference have one box or more. Predictions are compared with every reference
+of the image. A predicted box is correct if its IoU with an annotated one is above 0.5.
 
-Precision, of each predicted object of class c: right or wrong against the first annotated object
-of c; where the reference annotates none but has a word of that lemma, it does not count; else it
-is an object that is not there. Recall, of each annotated object of class c: right or wrong by the
-first predicted object of c; else it is an object that is not told. F1_all takes both kinds of
-errors of language as wrong, F1_loc leaves them out. With C the annotated classes,
+Precision has one sample for each predicted object of a class c: whether its box is correct for the
+first annotated object of c. If the reference annotates none but contains a word of that lemma,
+there is no sample; otherwise the object is hallucinated. Recall has one sample for each annotated
+object of c: whether the box of the first predicted object of c is correct; if there is none, the
+object is not mentioned. Hallucinated and unmentioned objects are language errors: F1_all counts
+them as incorrect, F1_loc leaves them out. With C the annotated classes,
 
     P = Σ_c mean(precision of c) / |C|,    R = Σ_c mean(recall of c) / |C|,    F1 = 2 P R / (P + R),
 
-where a class without samples counts as 0, and so does 0 / 0.
+where a class without samples counts as 0, and 0 / 0 is 0.
 
-Classes are compared by lemma, so that those with one lemma are one class. An annotated object that
-has several boxes, as a pair of dogs has, is found by a box that is right for one of them; with one
-box each, as in Zhou et al.'s annotation, that is their definition.
+Classes with the same lemma are one class. An annotated object may have several boxes (a pair of
+dogs); a predicted box is then correct if it is so for one of them. With one box each, as in Zhou et
+al.'s annotation, this is their definition.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from capdist.metrics.coco import ScoreError
 #: x1, y1, x2, y2 in pixels.
 Box = tuple[float, float, float, float]
 
-#: A box is right if its IoU is above this.
-LEAST_IOU = 0.5
+#: A box is correct if its IoU is above this.
+MIN_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Object:
 
 @dataclass(frozen=True)
 class Grounded:
-    """A reference caption's words, and the objects that are annotated in it."""
+    """A reference caption: its words and its annotated objects."""
 
     words: tuple[str, ...]
     objects: tuple[Object, ...]
 
 
-#: A class, and whether a box of it was right; None for an error of language.
+#: A class, and whether its box is correct; None for a language error.
 _Sample = tuple[str, bool | None]
 
 
@@ -71,22 +72,22 @@ def grounding_f1(
 
     Args:
         references: image id to its captions.
-        predictions: image id to the objects of the image's caption, each with one box. In an image
-            that is not there everything is missed; one whose caption names no object has ().
+        predictions: image id to the objects of its caption, each with one box; () if the caption
+            names no object. All objects of an image without an entry count as incorrect.
 
     Raises:
         ScoreError: if no object is annotated in the images with predictions.
     """
     predicted = {image: captions for image, captions in references.items() if image in predictions}
-    told = [
-        known
+    annotated = [
+        annotation
         for captions in predicted.values()
         for caption in captions
-        for known in caption.objects
+        for annotation in caption.objects
     ]
-    if not told:
-        raise ScoreError("no reference has an annotated object, so there is no F1 of grounding")
-    classes = len({lemma(known.name) for known in told})
+    if not annotated:
+        raise ScoreError("no reference has an annotated object; F1 of grounding needs some")
+    classes = len({lemma(annotation.name) for annotation in annotated})
     precision = list(_precision(predicted, predictions))
     recall = list(_recall(references, predictions))
 
@@ -102,12 +103,12 @@ def _precision(
 ) -> Iterator[_Sample]:
     for image, captions in references.items():
         for caption in captions:
-            known, unknown = _first(caption.objects), _unannotated(caption)
-            for found in predictions[image]:
-                name = lemma(found.name)
-                if name in known:
-                    yield name, _right(found, known[name])
-                elif name not in unknown:
+            annotated, other_words = _first(caption.objects), _unannotated(caption)
+            for prediction in predictions[image]:
+                name = lemma(prediction.name)
+                if name in annotated:
+                    yield name, _correct(prediction, annotated[name])
+                elif name not in other_words:
                     yield name, None
 
 
@@ -115,46 +116,46 @@ def _recall(
     references: Mapping[int, Sequence[Grounded]], predictions: Mapping[int, Sequence[Object]]
 ) -> Iterator[_Sample]:
     for image, captions in references.items():
-        found = _first(predictions.get(image, ()))
-        for known in (known for caption in captions for known in caption.objects):
-            name = lemma(known.name)
+        predicted = _first(predictions.get(image, ()))
+        for annotation in (each for caption in captions for each in caption.objects):
+            name = lemma(annotation.name)
             if image not in predictions:
                 yield name, False
             else:
-                yield name, _right(found[name], known) if name in found else None
+                yield name, _correct(predicted[name], annotation) if name in predicted else None
 
 
 def _mean_of_classes(samples: Iterable[_Sample], classes: int, language: bool) -> float:
     by_class = defaultdict(list)
-    for name, right in samples:
-        if language or right is not None:
-            by_class[name].append(bool(right))
-    # A class that no predicted image has annotated was never right, and so adds nothing.
+    for name, correct in samples:
+        if language or correct is not None:
+            by_class[name].append(bool(correct))
+    # A class that is annotated only in images without predictions is never correct and adds 0.
     return sum(map(fmean, by_class.values())) / classes
 
 
 def _first(objects: Sequence[Object]) -> dict[str, Object]:
     """The first object of every class."""
-    last_first = sorted(objects, key=lambda thing: -thing.position)
-    return {lemma(thing.name): thing for thing in last_first}
+    reverse = sorted(objects, key=lambda each: -each.position)
+    return {lemma(each.name): each for each in reverse}
 
 
 def _unannotated(caption: Grounded) -> set[str]:
-    """Lemmas of the words that no annotated object is named by."""
-    annotated = {known.position for known in caption.objects}
-    return {lemma(word) for place, word in enumerate(caption.words) if place not in annotated}
+    """Lemmas of the words that are not the name of an annotated object."""
+    annotated = {each.position for each in caption.objects}
+    return {lemma(word) for i, word in enumerate(caption.words) if i not in annotated}
 
 
-def _right(found: Object, known: Object) -> bool:
-    return max(iou(found.boxes[0], box) for box in known.boxes) > LEAST_IOU
+def _correct(prediction: Object, annotation: Object) -> bool:
+    return max(iou(prediction.boxes[0], box) for box in annotation.boxes) > MIN_IOU
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union of boxes that reach to the far side of their last pixel."""
-    wide = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    high = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    shared = max(0.0, wide) * max(0.0, high)
-    return shared / (_area(a) + _area(b) - shared)
+    """Intersection over union of boxes whose x2, y2 are the last pixel inside."""
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    overlap = max(0.0, width) * max(0.0, height)
+    return overlap / (_area(a) + _area(b) - overlap)
 
 
 def _area(box: Box) -> float:

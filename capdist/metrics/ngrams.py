@@ -1,7 +1,7 @@
 """Compiled loops over the n-grams of captions.
 
-N-grams are compared word by word, so that their identity is exact. Numba's cache of a function
-does not notice a change in another file: what is compiled calls only what stands here.
+N-grams are compared word by word, so hash collisions change nothing. Numba's cache of a function
+does not notice a change in another file: compiled functions call only functions of this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import njit
 
 from capdist.metrics.captions import Captions, Floats, Int32s, Ints, References
 
-#: N-grams have 1 to this many words.
+#: The longest n-grams have this many words.
 ORDERS = 4
 
 #: Bits of the last word in an n-gram's key.
@@ -25,11 +25,11 @@ _BUCKETS = 1024
 
 
 class Table(NamedTuple):
-    """N-grams with their idf, hashed; one that is not there has ``unseen``.
+    """A hash table from n-grams to their idf; an n-gram that is not in it has ``unseen``.
 
-    An n-gram's key is ``(slot of its first n - 1 words + 1) << 31 | last word``, that of a single
-    word the word. ``keys`` (slots,) int64, a power of two of them, -1 where empty; ``idf`` (slots,)
-    float64. Looking up enters nothing.
+    An n-gram's key is ``(slot of its prefix + 1) << 31 | last word``; that of a single word is the
+    word. ``keys`` (slots,) int64, -1 if empty, where the number of slots is a power of two; ``idf``
+    (slots,) float64.
     """
 
     keys: Ints
@@ -39,7 +39,7 @@ class Table(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _find(keys: Ints, key: int) -> int:
-    """The slot of a key, or the empty one where it would stand."""
+    """The slot of a key, or the empty slot where it belongs."""
     mask = len(keys) - 1
     slot = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(32)) & mask
     while keys[slot] != key and keys[slot] != -1:
@@ -48,29 +48,29 @@ def _find(keys: Ints, key: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def fill(table: Table, parents: Ints, words: Ints, idf: Floats) -> None:
-    """Enter n-grams, each behind that of its first words, into an empty table.
+def insert(table: Table, parents: Ints, words: Ints, idf: Floats) -> None:
+    """Insert n-grams into an empty table, each after its prefix.
 
     Args:
-        table: filled.
-        parents: (n,) which n-gram the first words are; -1 where there is one word.
+        table: modified in place.
+        parents: (n,) index of the prefix among these n-grams; -1 for single words.
         words: (n,) last words.
         idf: (n,).
     """
     slots = np.empty(len(parents), np.int64)
     for number in range(len(parents)):
         parent = parents[number]
-        before = slots[parent] if parent >= 0 else -1
-        key = (before + 1) << TOKEN_BITS | words[number]
+        prefix = slots[parent] if parent >= 0 else -1
+        key = (prefix + 1) << TOKEN_BITS | words[number]
         slots[number] = _find(table.keys, key)
         table.keys[slots[number]] = key
         table.idf[slots[number]] = idf[number]
 
 
 class _Index(NamedTuple):
-    """Where a caption's words stand in it: chains of places, a bucket by a word's last bits.
+    """The positions of a caption's words: linked lists, one per bucket of a word's lowest bits.
 
-    ``heads`` (buckets,) and ``following`` (L,) int64, -1 at the end of a chain.
+    ``heads`` (buckets,) and ``following`` (L,) int64, -1 at the end of a list.
     """
 
     heads: Ints
@@ -78,41 +78,40 @@ class _Index(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _index(longest: int) -> _Index:
-    """Of no caption yet."""
+def _new_index(longest: int) -> _Index:
     return _Index(np.full(_BUCKETS, -1), np.empty(longest, np.int64))
 
 
 @njit(cache=True, nogil=True)
-def _enter(index: _Index, caption: Int32s) -> None:
-    for place in range(len(caption)):
-        bucket = caption[place] & (_BUCKETS - 1)
-        index.following[place] = index.heads[bucket]
-        index.heads[bucket] = place
+def _add(index: _Index, caption: Int32s) -> None:
+    for position in range(len(caption)):
+        bucket = caption[position] & (_BUCKETS - 1)
+        index.following[position] = index.heads[bucket]
+        index.heads[bucket] = position
 
 
 @njit(cache=True, nogil=True)
-def _leave(index: _Index, caption: Int32s) -> None:
-    for place in range(len(caption)):
-        index.heads[caption[place] & (_BUCKETS - 1)] = -1
+def _clear(index: _Index, caption: Int32s) -> None:
+    for position in range(len(caption)):
+        index.heads[caption[position] & (_BUCKETS - 1)] = -1
 
 
 @njit(cache=True, nogil=True)
-def _count(index: _Index, caption: Int32s, other: Int32s, found: Floats) -> None:
-    """How often the n-grams that begin at each place of an indexed caption occur in another.
+def _count(index: _Index, caption: Int32s, other: Int32s, counts: Floats) -> None:
+    """Count in ``other`` the n-grams that begin at each position of an indexed caption.
 
-    Into ``found`` (L, 4), by place and order.
+    Writes ``counts`` (L, 4), by position and order.
     """
     heads, following = index.heads, index.following
-    found[: len(caption)] = 0.0
+    counts[: len(caption)] = 0.0
     for begin in range(len(other)):
-        place = heads[other[begin] & (_BUCKETS - 1)]
-        while place >= 0:
-            for order in range(min(ORDERS, len(caption) - place, len(other) - begin)):
-                if caption[place + order] != other[begin + order]:
+        position = heads[other[begin] & (_BUCKETS - 1)]
+        while position >= 0:
+            for order in range(min(ORDERS, len(caption) - position, len(other) - begin)):
+                if caption[position + order] != other[begin + order]:
                     break
-                found[place, order] += 1.0
-            place = following[place]
+                counts[position, order] += 1.0
+            position = following[position]
 
 
 @njit(cache=True, nogil=True)
@@ -130,42 +129,42 @@ def _longest(captions: Captions) -> int:
 
 @njit(cache=True, nogil=True)
 def _weigh(caption: Int32s, table: Table, counts: Floats, weights: Floats, norms: Floats) -> None:
-    """Idf^2 of the n-grams at each place, shared among a caption's ``counts`` of the same one.
+    """The idf^2 of the n-gram at each position, divided by its ``counts`` in the caption.
 
-    Into ``weights`` (L, 4), so that a sum over places is one over different n-grams; ``norms``
-    (4,) gets the inverse lengths of the tf-idf vectors, 0 where that is 0.
+    Writes ``weights`` (L, 4), whose sum over positions is one over distinct n-grams, and ``norms``
+    (4,), the inverse norms of the tf-idf vectors, 0 where the norm is 0.
     """
     keys, known_idf = table.keys, table.idf
     norms[:] = 0.0
-    for place in range(len(caption)):
-        weights[place] = 0.0
+    for position in range(len(caption)):
+        weights[position] = 0.0
         slot, known = -1, True
-        for order in range(min(ORDERS, len(caption) - place)):
+        for order in range(min(ORDERS, len(caption) - position)):
             idf = table.unseen
-            if known:  # else no longer n-gram is either
-                key = (slot + 1) << TOKEN_BITS | caption[place + order]
+            if known:  # if a prefix is not in the table, no longer n-gram is
+                key = (slot + 1) << TOKEN_BITS | caption[position + order]
                 slot = _find(keys, key)
                 known = keys[slot] == key
                 if known:
                     idf = known_idf[slot]
-            weights[place, order] = idf**2 / counts[place, order]
-            norms[order] += idf**2 * counts[place, order]
+            weights[position, order] = idf**2 / counts[position, order]
+            norms[order] += idf**2 * counts[position, order]
     for order in range(ORDERS):
         norms[order] = 1 / math.sqrt(norms[order]) if norms[order] > 0 else 0.0
 
 
 @njit(cache=True, nogil=True)
 def inverse_norms(captions: Captions, table: Table) -> Floats:
-    """(C, 4): 1 / the length of each caption's tf-idf vector of each order, 0 where that is 0."""
+    """(C, 4): 1 / norm of each caption's tf-idf vector of each order, 0 where the norm is 0."""
     longest = _longest(captions)
-    index = _index(longest)
+    index = _new_index(longest)
     counts, weights = np.empty((longest, ORDERS)), np.empty((longest, ORDERS))
     norms = np.empty((len(captions.starts) - 1, ORDERS))
     for number in range(len(norms)):
         caption = _caption(captions, number)
-        _enter(index, caption)
+        _add(index, caption)
         _count(index, caption, caption, counts)
-        _leave(index, caption)
+        _clear(index, caption)
         _weigh(caption, table, counts, weights, norms[number])
     return norms
 
@@ -173,95 +172,95 @@ def inverse_norms(captions: Captions, table: Table) -> Floats:
 @njit(cache=True, nogil=True)
 def cider_d(
     captions: Captions,
-    places: Ints,
+    images: Ints,
     references: References,
     norms: Floats,
     table: Table,
     sigma: float,
 ) -> Floats:
-    """(N,) CIDEr-D of captions, as `capdist.metrics.cider_d` has it.
+    """(N,) CIDEr-D of captions, as `capdist.metrics.cider_d` defines it.
 
     Args:
-        captions: N of them.
-        places: (N,) where their images stand among the references'.
+        captions: N captions.
+        images: (N,) indices of their images into the references.
         references: of M images.
         norms: `inverse_norms` of the references.
         table: idf of n-grams.
-        sigma: of the length penalty, in words.
+        sigma: width of the length penalty, in words.
     """
     longest = _longest(captions)
-    index = _index(longest)
+    index = _new_index(longest)
     counts, weights = np.empty((longest, ORDERS)), np.empty((longest, ORDERS))
-    found, norm, products = np.empty((longest, ORDERS)), np.empty(ORDERS), np.empty(ORDERS)
-    scores = np.zeros(len(places))
-    for row in range(len(places)):
+    matches, norm, products = np.empty((longest, ORDERS)), np.empty(ORDERS), np.empty(ORDERS)
+    scores = np.zeros(len(images))
+    for row in range(len(images)):
         caption = _caption(captions, row)
-        _enter(index, caption)
+        _add(index, caption)
         _count(index, caption, caption, counts)
         _weigh(caption, table, counts, weights, norm)
-        first, last = references.first[places[row]], references.first[places[row] + 1]
+        first, last = references.first[images[row]], references.first[images[row] + 1]
         for number in range(first, last):
             reference = _caption(references.captions, number)
-            _count(index, caption, reference, found)
+            _count(index, caption, reference, matches)
             products[:] = 0.0
-            for place in range(len(caption)):
+            for position in range(len(caption)):
                 for order in range(ORDERS):
-                    count = found[place, order]
-                    clipped = min(count, counts[place, order])
-                    products[order] += weights[place, order] * clipped * count
+                    count = matches[position, order]
+                    clipped = min(count, counts[position, order])
+                    products[order] += weights[position, order] * clipped * count
             similarity = 0.0
             for order in range(ORDERS):
                 similarity += products[order] * norm[order] * norms[number, order]
-            longer = max(len(caption) - 1, 0) - max(len(reference) - 1, 0)
-            scores[row] += similarity * math.exp(-(longer**2) / (2 * sigma**2))
+            excess = max(len(caption) - 1, 0) - max(len(reference) - 1, 0)
+            scores[row] += similarity * math.exp(-(excess**2) / (2 * sigma**2))
         scores[row] *= 10 / ORDERS / (last - first)
-        _leave(index, caption)
+        _clear(index, caption)
     return scores
 
 
 @njit(cache=True, nogil=True)
-def clipped_matches(captions: Captions, places: Ints, references: References) -> Floats:
-    """(N, 4) matched n-grams by order, each counted at most as often as a single reference has it.
+def clipped_matches(captions: Captions, images: Ints, references: References) -> Floats:
+    """(N, 4) matches by order, each n-gram clipped to its largest count in a single reference.
 
     Args:
-        captions: N of them.
-        places: (N,) where their images stand among the references'.
+        captions: N captions.
+        images: (N,) indices of their images into the references.
         references: of M images.
     """
     longest = _longest(captions)
-    index = _index(longest)
-    counts, found = np.empty((longest, ORDERS)), np.empty((longest, ORDERS))
+    index = _new_index(longest)
+    counts, matches = np.empty((longest, ORDERS)), np.empty((longest, ORDERS))
     most = np.empty((longest, ORDERS))
-    matches = np.zeros((len(places), ORDERS))
-    for row in range(len(places)):
+    totals = np.zeros((len(images), ORDERS))
+    for row in range(len(images)):
         caption = _caption(captions, row)
-        _enter(index, caption)
+        _add(index, caption)
         _count(index, caption, caption, counts)
         most[:] = 0.0
-        for number in range(references.first[places[row]], references.first[places[row] + 1]):
-            _count(index, caption, _caption(references.captions, number), found)
-            most[: len(caption)] = np.maximum(most[: len(caption)], found[: len(caption)])
-        _leave(index, caption)
-        for place in range(len(caption)):
-            for order in range(min(ORDERS, len(caption) - place)):
-                count = counts[place, order]
-                matches[row, order] += min(count, most[place, order]) / count
-    return np.rint(matches)  # each n-gram's shares add up to a whole number
+        for number in range(references.first[images[row]], references.first[images[row] + 1]):
+            _count(index, caption, _caption(references.captions, number), matches)
+            most[: len(caption)] = np.maximum(most[: len(caption)], matches[: len(caption)])
+        _clear(index, caption)
+        for position in range(len(caption)):
+            for order in range(min(ORDERS, len(caption) - position)):
+                count = counts[position, order]
+                totals[row, order] += min(count, most[position, order]) / count
+    return np.rint(totals)  # the shares of each n-gram add up to an integer
 
 
 @njit(cache=True, nogil=True)
-def closest_lengths(captions: Captions, places: Ints, references: References) -> Ints:
-    """(N,) words of the reference that is closest in length, of two the shorter.
+def closest_lengths(captions: Captions, images: Ints, references: References) -> Ints:
+    """(N,) length of the reference that is closest in length; of two, the shorter.
 
     Args:
-        captions: N of them.
-        places: (N,) where their images stand among the references'.
+        captions: N captions.
+        images: (N,) indices of their images into the references.
         references: of M images.
     """
-    closest = np.empty(len(places), np.int64)
-    for row in range(len(places)):
+    closest = np.empty(len(images), np.int64)
+    for row in range(len(images)):
         length = len(_caption(captions, row))
-        first, last = references.first[places[row]], references.first[places[row] + 1]
+        first, last = references.first[images[row]], references.first[images[row] + 1]
         best = len(_caption(references.captions, first))
         for number in range(first + 1, last):
             other = len(_caption(references.captions, number))

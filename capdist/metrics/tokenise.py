@@ -1,21 +1,21 @@
-"""The plain tokeniser: what splits captions where there is no Java for the Penn Treebank one."""
+"""The plain tokeniser, for machines without Java for the Penn Treebank one."""
 
 from __future__ import annotations
 
 import re
 
-#: A word (with what may stand inside one: don't, t-shirt, u.s, 1,000), or a run of one mark.
+#: A word (with inner marks: don't, t-shirt, u.s, 1,000), or a run of one mark.
 _TOKEN = re.compile(r"\w+(?:['’./-]\w+|,\d+)*|([^\w\s])\1*")
 
 #: Marks that the Penn Treebank tokeniser respells (as ``, '', -- and ...), then drops.
 _RESPELLED = frozenset('"“”‘’–—…')
 
 
-def plain(caption: str) -> str:
-    """A caption in lower case, its words split from the punctuation and the punctuation dropped.
+def tokenise(caption: str) -> str:
+    """A caption in lower case, without the punctuation in pycocoevalcap's list.
 
-    What is dropped is pycocoevalcap's list. Close to the Penn Treebank tokeniser on ordinary
-    captions, but not equal to it: contractions stay whole ("don't", where it has "do n't").
+    Close to the Penn Treebank tokeniser on ordinary captions, but not equal to it: contractions are
+    not split ("don't" instead of "do n't").
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 

@@ -1,4 +1,4 @@
-"""AdaAtt (Lu et al., CVPR 2017): adaptive attention, which may look at the words instead.
+"""AdaAtt (Lu et al., CVPR 2017): adaptive attention, which may attend to the words instead.
 
     v_i = ReLU(W_a a_i)                                                                  (15)
     v^g = ReLU(W_b mean(A))                                                       (14 and 16)
@@ -10,9 +10,9 @@
     ĉ_t = β_t s_t + (1 − β_t) c_t = β_t s_t + Σ_i α̂_ti v_i        β_t is α̂_t's last      (11)
     p_t = softmax(W_p (ĉ_t + h_t))                                                       (13)
 
-The sentinel s_t, what the cell m_t knows already, is one more region, and g_t one more gate of the
-LSTM. The width inside Eq. 6 is the paper's number of regions, 49. Gates have biases here, as the
-LSTM's do. `spatial_attention` is the same without the sentinel, as a host of MIA.
+The sentinel s_t, what the cell m_t has stored, is an additional region, and g_t an additional gate
+of the LSTM. The width inside Eq. 6 is the paper's number of regions, 49. Gates have biases, like
+the LSTM's. `spatial_attention` is the model without the sentinel, as a host of MIA.
 
 Parameters (V = 9,487 words, F = 2048, D = 512): word table 4.86 M + W_a 1.05 M + W_b 1.05 M + LSTM
 and sentinel 3.93 M + attention 0.08 M + output 4.87 M = 15.8 M.
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import Stepwise, Tensors, lstm_cell, masked_mean, masked_softmax
+from capdist.models.layers import masked_mean, masked_softmax
+from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors, lstm_cell
 
 
 class AdaAttConfig(ModelConfig):
@@ -41,8 +42,8 @@ class AdaAttConfig(ModelConfig):
 
 
 @register("adaatt")
-class AdaAtt(Stepwise):
-    """The memory is a state of zeros, V with mask and keys W_v V, and v^g's part of the gates."""
+class AdaAtt(StepwiseLstmDecoder):
+    """The memory: a state of zeros, V with mask and keys W_v V, and v^g's part of the gates."""
 
     Config = AdaAttConfig
 
@@ -64,37 +65,37 @@ class AdaAtt(Stepwise):
         features, mask = batch.regions.to(self.regions.weight.dtype), batch.region_mask
         regions = self.dropout(self.regions(features).relu())
         image = self.dropout(self.image(masked_mean(features, mask)).relu())
-        nothing = torch.zeros_like(image)[:, None]
+        zeros = torch.zeros_like(image)[:, None]
         return {
-            "h": nothing,
-            "c": nothing,
+            "h": zeros,
+            "c": zeros,
             "regions": regions,
             "keys": self.key(regions),
             "mask": mask,
             "image": self.image_gates(image)[:, None],
         }
 
-    def advance(self, memory: Tensors, word: Tensor, past: Tensors) -> Tensors:
+    def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
         """h_t and m_t, and the sentinel s_t (Eq. 9 and 10)."""
-        gates = word + memory["image"] + self.state_gates(past["h"])
-        width = past["c"].shape[-1]
+        gates = word + memory["image"] + self.state_gates(before["h"])
+        width = before["c"].shape[-1]
         lstm, g = gates.split([4 * width, width], -1)
-        h, m = lstm_cell(lstm, past["c"])
+        h, m = lstm_cell(lstm, before["c"])
         return {"h": h, "c": m, "sentinel": g.sigmoid() * m.tanh()}
 
-    def write(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
-        """Eq. 11 to 13, of one word or of all."""
+    def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
+        """Eq. 11 to 13, for one word or for all."""
         shape = after["h"].shape
         h, sentinel = after["h"].flatten(1, -2), after["sentinel"].flatten(1, -2)
-        own = self.score((self.sentinel_key(sentinel) + self.query(h)).tanh())
-        scores = torch.cat([self._scores(memory, h), own], -1)
-        there = torch.cat([memory["mask"], memory["mask"].new_ones(len(h), 1)], -1)
-        weights = masked_softmax(scores, there[:, None])
+        sentinel_score = self.score((self.sentinel_key(sentinel) + self.query(h)).tanh())
+        scores = torch.cat([self._scores(memory, h), sentinel_score], -1)
+        mask = torch.cat([memory["mask"], memory["mask"].new_ones(len(h), 1)], -1)
+        weights = masked_softmax(scores, mask[:, None])
         context = weights[..., :-1] @ memory["regions"] + weights[..., -1:] * sentinel
         return self.output(self.dropout(context + h)).unflatten(1, shape[1:-1])
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
-        """α_t = softmax(z_t) (Eq. 7): where it looks as far as it looks, the sentinel apart."""
+        """α_t = softmax(z_t) (Eq. 7): the attention to regions, without the sentinel."""
         h = self.unroll(memory, tokens)[1]["h"].flatten(1, 2)
         weights = masked_softmax(self._scores(memory, h), memory["mask"][:, None])
         return {"regions": weights.unflatten(1, tokens.shape[1:])}

@@ -1,7 +1,7 @@
 """Att2in: the attention model of "Self-Critical Sequence Training" (Rennie et al., CVPR 2017).
 
-Reads like the attention model in the paper's section on captioning models. An LSTM whose image
-enters the cell alone, through a maxout of two units; the gates see word and state.
+It follows the attention model in the paper's section on captioning models: an LSTM whose image
+enters only the cell, through a maxout of two units; the gates read word and state.
 
     v_i  = ReLU(W_v F_i)
     a_ti = w^T tanh(W_aI v_i + W_ah h_{t-1} + b)         α_t = softmax(a_t)
@@ -12,8 +12,9 @@ enters the cell alone, through a maxout of two units; the gates see word and sta
     h_t  = o_t ⊙ tanh(c_t)
     p_t  = softmax(W_s h_t)
 
-State and cell begin with zeros. The paper gives regions the width D and leaves open how; here it is
-as in Lu et al. (CVPR 2017). Its bias b_α of all a_t alike is left out: the softmax does not see it.
+State and cell begin with zeros. The paper does not say how regions get the width D; here it is as
+in Lu et al. (CVPR 2017). Its bias b_α, the same for all a_t, cancels in the softmax; it is left
+out.
 
 Parameters at the paper's sizes (V = 9,487 words, F = 2048, D = 512): word table 4.86 M + W_v 1.05 M
 + attention 0.53 M + LSTM 3.15 M + output 4.87 M = 14.4 M.
@@ -29,7 +30,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import AdditiveAttention, Stepwise, Tensors
+from capdist.models.layers import AdditiveAttention
+from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors
 
 
 class Att2inConfig(ModelConfig):
@@ -42,8 +44,8 @@ class Att2inConfig(ModelConfig):
 
 
 @register("att2in")
-class Att2in(Stepwise):
-    """The memory is a state of zeros, and the regions with their mask and keys W_aI v_i."""
+class Att2in(StepwiseLstmDecoder):
+    """The memory: a state of zeros, and the regions with their mask and keys W_aI v_i."""
 
     Config = Att2inConfig
 
@@ -60,26 +62,26 @@ class Att2in(Stepwise):
         """v_i."""
         regions = self.regions(batch.regions.to(self.regions.weight.dtype))
         regions = self.dropout(regions.relu())
-        nothing = regions.new_zeros(len(regions), 1, regions.shape[-1])
+        zeros = regions.new_zeros(len(regions), 1, regions.shape[-1])
         keys = self.attend.key(regions)
         return {
-            "h": nothing,
-            "c": nothing,
+            "h": zeros,
+            "c": zeros,
             "regions": regions,
             "keys": keys,
             "mask": batch.region_mask,
         }
 
-    def advance(self, memory: Tensors, word: Tensor, past: Tensors) -> Tensors:
+    def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
         """I_t from h_{t-1}, then c_t and h_t."""
-        weights = self.attend(past["h"], memory["keys"], memory["mask"])
+        weights = self.attend(before["h"], memory["keys"], memory["mask"])
         image = weights @ memory["regions"]
-        i, f, o, *units = (word + self.state_gates(past["h"])).chunk(5, -1)
+        i, f, o, *units = (word + self.state_gates(before["h"])).chunk(5, -1)
         z = torch.cat(units, -1) + self.image_units(image)
-        c = i.sigmoid() * torch.maximum(*z.chunk(2, -1)) + f.sigmoid() * past["c"]
+        c = i.sigmoid() * torch.maximum(*z.chunk(2, -1)) + f.sigmoid() * before["c"]
         return {"h": o.sigmoid() * c.tanh(), "c": c, "weights": weights}
 
-    def write(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
+    def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
         """W_s h_t."""
         return self.output(self.dropout(after["h"]))
 

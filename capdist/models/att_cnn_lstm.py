@@ -6,7 +6,7 @@
 
 The paper's V_att has a probability for each attribute; here, as in MIA, an image has a list of
 concepts, and V_att is 1/n at each of the n. MIA ties W_a to the word table, so x_{-1} is the mean
-of the concepts' word vectors, or zeros of an empty list. With MIA (its Table 2) it is the mean of
+of the concepts' word vectors, or zeros for an empty list. With MIA (its Table 2) it is the mean of
 T* or of MIA(I, T); the regions are then embedded by a linear map.
 
 Parameters (V = 9,487 words, F = 2048, D = 512): word table 4.86 M + LSTM 2.10 M + output 4.87 M =
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import OpenLoop, Tensors, masked_mean
+from capdist.models.layers import masked_mean
+from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import TextualMiaConfig, refiner
 
 
@@ -36,8 +37,8 @@ class AttCnnLstmConfig(ModelConfig):
 
 
 @register("att_cnn_lstm")
-class AttCnnLstm(OpenLoop):
-    """The memory is the state behind the concepts."""
+class AttCnnLstm(SequenceLstmDecoder):
+    """The memory: the state after the concepts."""
 
     Config = AttCnnLstmConfig
     needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
@@ -60,7 +61,6 @@ class AttCnnLstm(OpenLoop):
         attributes = self.dropout(masked_mean(concepts, batch.concept_mask))
         return self.recur(attributes[:, None, None])[1]
 
-    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
-        """The words after it."""
+    def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
         states, hidden = self.recur(self.dropout(self.words(tokens)), hidden)
         return self.output(self.dropout(states)), hidden

@@ -1,7 +1,7 @@
 """ATT-FCN: semantic attention (You et al., CVPR 2016), a host of MIA.
 
-Concepts y^i are attended to twice a step, before the LSTM by the last word and behind it by its
-state; the image is seen once, before the first word:
+Concepts y^i are attended to twice per step, before the LSTM by the last word and after it by its
+state; the image is read once, before the first word:
 
     x_0 = W^{x,v} v                                                                        (1)
     α_t^i ∝ exp((E y_{t-1})^T U E y^i)                                                     (6)
@@ -9,12 +9,13 @@ state; the image is seen once, before the first word:
     β_t^i ∝ exp(h_t^T V σ(E y^i))                                                          (8)
     p_t ∝ exp(E^T W^{Y,h} (h_t + diag(w^{Y,A}) Σ_i β_t^i σ(E y^i)))                        (9)
 
-with σ = tanh, as in the LSTM that makes h_t, and one matrix E for words, concepts and output.
-Words and state have one width, as Eq. 9 asks. v is the mean of the regions, to each of which
-W^{x,v} is applied. The paper's penalty that spreads attention over a caption's length is left out.
+with σ = tanh, as in the LSTM that computes h_t, and one matrix E for words, concepts and output.
+Words and state have the same width, as Eq. 9 requires. v is the mean of the regions; W^{x,v} is
+applied to each region. The paper's penalty that spreads attention over a caption's length is left
+out.
 
-With MIA (its Table 2, which counts the model among those on concepts) T* or MIA(I, T) stands in
-place of E y^i in all of Eq. 6 to 9; v stays the plain image.
+With MIA (its Table 2, which counts the model among those on concepts) T* or MIA(I, T) replaces
+E y^i in Eq. 6 to 9; v stays the unrefined image.
 
 Parameters (V = 9,487 words, F = 2048, D = 512): E 4.86 M + W^{x,v} 1.05 M + U, V, W^{x,Y} and
 W^{Y,h} 1.05 M + LSTM 2.10 M = 9.1 M; with MIA 15.4 M.
@@ -31,7 +32,8 @@ from torch.nn import functional
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import OpenLoop, Tensors, masked_mean, masked_softmax
+from capdist.models.layers import masked_mean, masked_softmax
+from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import TextualMiaConfig, refiner
 
 
@@ -45,8 +47,8 @@ class AttFcnConfig(ModelConfig):
 
 
 @register("att_fcn")
-class AttFcn(OpenLoop):
-    """The memory is the state behind the image, the concepts with their mask, and two keys each."""
+class AttFcn(SequenceLstmDecoder):
+    """The memory: the state after the image, and the concepts with their mask and two keys each."""
 
     Config = AttFcnConfig
     needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
@@ -70,7 +72,7 @@ class AttFcn(OpenLoop):
         return functional.embedding(tokens, self.output.weight)
 
     def encode(self, batch: Batch) -> Tensors:
-        """The state after x_0 (Eq. 1), and what both attentions look at."""
+        """The state after x_0 (Eq. 1), and keys and values of both attentions."""
         regions = self.regions(batch.regions.to(self.regions.weight.dtype))
         image = self.dropout(masked_mean(regions, batch.region_mask))
         _, concepts = self.refine(
@@ -84,28 +86,28 @@ class AttFcn(OpenLoop):
             "keys_out": self.key_out(concepts.tanh()),
         }
 
-    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+    def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
         """Eq. 6 to 9."""
         states, hidden = self.recur(self._inputs(memory, tokens), hidden)
         states = states.flatten(1, 2)
-        context = self._look(memory, "keys_out", states) @ memory["concepts"].tanh()
-        seen = self.project_out(states + self.scale_out * context)
-        return self.output(self.dropout(seen)).unflatten(1, tokens.shape[1:]), hidden
+        context = self._weights(memory, "keys_out", states) @ memory["concepts"].tanh()
+        out = self.project_out(states + self.scale_out * context)
+        return self.output(self.dropout(out)).unflatten(1, tokens.shape[1:]), hidden
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
-        """β_t, the last look before each word."""
+        """β_t, the last attention before each word."""
         cache = self.start(memory, tokens.shape[1], tokens.shape[2]).cache
         states, _ = self.recur(self._inputs(memory, tokens), cache)
-        looks = self._look(memory, "keys_out", states.flatten(1, 2))
-        return {"concepts": looks.unflatten(1, tokens.shape[1:])}
+        weights = self._weights(memory, "keys_out", states.flatten(1, 2))
+        return {"concepts": weights.unflatten(1, tokens.shape[1:])}
 
     def _inputs(self, memory: Tensors, tokens: Tensor) -> Tensor:
         """x_t (Eq. 6 and 7), (B, N, L, D)."""
         words = self.words(tokens.flatten(1))
-        context = self._look(memory, "keys_in", words) @ memory["concepts"]
+        context = self._weights(memory, "keys_in", words) @ memory["concepts"]
         x = self.project_in(words + self.scale_in * context)
         return self.dropout(x).unflatten(1, tokens.shape[1:])
 
-    def _look(self, memory: Tensors, keys: str, queries: Tensor) -> Tensor:
+    def _weights(self, memory: Tensors, keys: str, queries: Tensor) -> Tensor:
         """α or β, (B, N·L, A), of queries (B, N·L, D)."""
         return masked_softmax(queries @ memory[keys].transpose(1, 2), memory["mask"])

@@ -1,4 +1,4 @@
-"""The contract that every captioning model fulfils, and the registry of models."""
+"""The interface of every captioning model, and the registry of models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from capdist.config.run_config import parse_model
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that the data decides: F, V, and how many classes a detector tells apart."""
+    """Sizes that depend on the data: F, V, and the number of classes of the detector."""
 
     features: int
     vocabulary: int
@@ -31,12 +31,12 @@ MemoryT = TypeVar("MemoryT")
 
 @dataclass(frozen=True)
 class State(Generic[MemoryT]):
-    """Where K hypotheses of every image stand; a step may write into its tensors.
+    """The decoding state of K hypotheses per image; a step may write into its tensors.
 
-    ``memory`` exists once per image. ``cache``, each (B, K, ...), is what a hypothesis takes along
-    from its parent. ``written``, each (B, L, K, ...), stays where it was written, position by
-    position, and ``ancestors`` (B, K, L, K) says which of it is a hypothesis's own past: at a
-    position, the slot of its ancestor there. ``position`` counts the tokens read.
+    ``memory`` exists once per image. ``cache``, each (B, K, ...), is copied from parent to child.
+    ``written``, each (B, L, K, ...), is not: rows stay in the slot that wrote them, and
+    ``ancestors`` (B, K, L, K) is True for the slot of a hypothesis's ancestor at each position.
+    ``position`` counts the tokens read.
     """
 
     memory: MemoryT
@@ -46,7 +46,7 @@ class State(Generic[MemoryT]):
     position: int = 0
 
     def select(self, parents: Tensor) -> State[MemoryT]:
-        """The state whose hypothesis k goes on from hypothesis ``parents[b, k]``; (B, K)."""
+        """The state whose hypothesis k continues ``parents[b, k]``, (B, K)."""
         rows = torch.arange(len(parents), device=parents.device)[:, None]
         cache = {name: t[rows, parents] for name, t in self.cache.items()}
         ancestors = None if self.ancestors is None else self.ancestors[rows, parents]
@@ -54,44 +54,44 @@ class State(Generic[MemoryT]):
 
 
 class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
-    """Reads region features (and whatever ``needs`` names) and writes captions.
+    """Reads region features, and the members that ``needs`` names, and writes captions.
 
-    A model's ``forward`` under teacher forcing and its ``step`` must agree position by position,
-    and neither may depend on padding or on the other images of a batch; tests/contract checks
-    it for every registered model.
+    ``forward``, under teacher forcing, and ``step`` must agree at every position, and neither may
+    depend on padding or on the other images of a batch. tests/contract checks every registered
+    model.
     """
 
     Config: ClassVar[type[ModelConfig]]
-    #: Whether each step reads the last one's state, so that scheduled sampling makes sense.
+    #: Whether each step reads the state of the last; scheduled sampling requires it.
     recurrent: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[str]:
         """Optional members that the shards must have: "concepts", "classes".
 
-        A plain class variable will do where the config makes no difference.
+        A class variable will do if it does not depend on the config.
         """
         return frozenset()
 
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:
-        """Whatever depends on the image alone; once per image."""
+        """Compute what depends on the image alone; called once per image."""
 
     @abstractmethod
     def forward(self, memory: MemoryT, tokens: Tensor) -> Tensor:
-        """(B, S, L) tokens to (B, S, L, V) logits of the token that follows each."""
+        """(B, S, L) tokens to the (B, S, L, V) logits of the token after each."""
 
     @abstractmethod
     def start(self, memory: MemoryT, beams: int, length: int) -> State[MemoryT]:
-        """The state of ``beams`` hypotheses an image that will read at most ``length`` tokens."""
+        """The state of ``beams`` hypotheses per image, before the first of ``length`` tokens."""
 
     @abstractmethod
     def step(self, state: State[MemoryT], token: Tensor) -> tuple[Tensor, State[MemoryT]]:
-        """(B, K) tokens to (B, K, V) logits and the state after them."""
+        """(B, K) tokens to the (B, K, V) logits of the next ones, and the state after them."""
 
     @abstractmethod
     def attention(self, memory: MemoryT, tokens: Tensor) -> dict[str, Tensor]:
-        """Weights over image parts at every position, (B, S, L, R) and (B, S, L, A)."""
+        """Attention weights at every position: "regions" (B, S, L, R), "concepts" (B, S, L, A)."""
 
 
 _MODELS: Registry[type[CaptionModel[Any]]] = Registry("model", "capdist.models")
@@ -100,7 +100,7 @@ ModelT = TypeVar("ModelT", bound=type[CaptionModel[Any]])
 
 
 def register(name: str) -> Callable[[ModelT], ModelT]:
-    """Make a model, and its section, known by the name that configs use."""
+    """Register a model, and its section, under the name that configs use."""
 
     def add(model: ModelT) -> ModelT:
         _MODELS.add(name, model)
@@ -116,7 +116,7 @@ def registered() -> dict[str, type[CaptionModel[Any]]]:
 
 
 def build(section: ModelConfig | Any, dims: Dims, where: str = "config") -> CaptionModel[Any]:
-    """A freshly initialised model of a config's section, or of the JSON of one.
+    """A freshly initialised model, from a section of a config or its JSON.
 
     Raises:
         ConfigError: if no model has that name, or a key is wrong.

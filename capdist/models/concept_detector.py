@@ -1,7 +1,7 @@
 """The concept detector of Fang et al. (CVPR 2015), section 3, on region features.
 
-For every word w of a list, the probability that an image's captions have it, from its regions by
-noisy-OR (Eq. 1):
+For every word w of a list, the probability that an image's captions contain it, from its regions
+by noisy-OR (Eq. 1):
 
     p_w = 1 - Π_i (1 - σ(u_w · h_i + b_w))
 
@@ -11,10 +11,10 @@ regions are given, so one layer is learned on them:
     h_i = ReLU(W_v v_i + b_v),        i = 1..R
     h_0 = ReLU(W_0 [mean v; max v] + b_0)
 
-The whole image is one more region, for some words are true of a scene and of no part of it. b
-starts at Fang et al.'s -6.58, where hardly a region says anything.
+The whole image is an additional region, because some words describe a scene and no part of it. b
+is initialised with Fang et al.'s -6.58, for which p_w is close to 0.
 
-It writes no captions, so it is not in the registry of models and does not fulfil their contract.
+It writes no captions, so it is not in the registry of captioning models.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.layers import masked_mean
 
-#: b, before training.
+#: Initial value of b.
 PRIOR = -6.58
 
 
 class ConceptDetector(nn.Module):
-    """One detector.
+    """A detector of W words.
 
     Args:
         features: F.
-        words: W, how many it tells.
+        words: W.
         hidden: width of h.
         dropout: of h.
     """
@@ -43,12 +43,12 @@ class ConceptDetector(nn.Module):
         super().__init__()
         self.region = nn.Linear(features, hidden)
         self.image = nn.Linear(2 * features, hidden)
-        self.says = nn.Linear(hidden, words)
+        self.says = nn.Linear(hidden, words)  # u and b; the name is part of checkpoints
         self.dropout = nn.Dropout(dropout)
         nn.init.constant_(self.says.bias, PRIOR)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (B, R + 1, W) of the image and its regions, and where they are real (B, R + 1)."""
+        """Logits (B, R + 1, W) of the image and its regions, and their mask (B, R + 1)."""
         regions, mask = batch.regions.to(self.region.weight.dtype), batch.region_mask
         highest = regions.masked_fill(~mask[..., None], -torch.inf).amax(1)
         whole = self.image(torch.cat([masked_mean(regions, mask), highest], -1))
@@ -57,10 +57,10 @@ class ConceptDetector(nn.Module):
 
 
 class CrossFitted(nn.Module):
-    """A detector that learns from all training images, and one for each fold that does not see it.
+    """A detector trained on all training images, and one per fold trained on the other folds.
 
-    A captioning model must not be trained on better concepts than it will get: a training image's
-    are those of ``held_out[its fold]``, any other image's those of ``whole``.
+    A captioning model must not be trained on better concepts than it will get at test time: a
+    training image's are predicted by ``held_out[its fold]``, any other image's by ``whole``.
     """
 
     def __init__(self, features: int, words: int, hidden: int, dropout: float, folds: int) -> None:
@@ -71,5 +71,5 @@ class CrossFitted(nn.Module):
         )
 
     def forward(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """What `whole` says, then what those of the folds say."""
+        """Logits and masks of ``whole``, then of each of ``held_out``."""
         return [detector(batch) for detector in (self.whole, *self.held_out)]

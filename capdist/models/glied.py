@@ -1,7 +1,7 @@
 """GLIED: Global-and-Local Information Exploring-and-Distilling (Liu et al., IJCAI 2019).
 
-Reads like the paper's section 3. With all three switches off it is the paper's cross-modal
-base model; the switches give the six rows of its Table 4.
+It follows the paper's section 3. With all three switches off it is the paper's cross-modal base
+model; the switches give the six rows of its Table 4.
 
 Parameters at the paper's settings (V = 9,487 words, F = 2048, D = 512, embedding 256):
 
@@ -10,8 +10,8 @@ Parameters at the paper's settings (V = 9,487 words, F = 2048, D = 512, embeddin
     base   8.48 + H_x 1.05 + H_v=a 1.05 + F 2.10                             = 12.7 M (paper 12.3)
     GLIED  base + H_vd 1.05 + its F 2.10 + H_ad 1.05 + H_vl=al 1.05          = 17.9 M (paper 18.3)
 
-The paper's figures are its own estimates. A feed-forward behind Eq. 11 would make GLIED 20.0 M,
-so c_l goes to the output layer directly, which is what the text below Eq. 11 says.
+The paper's figures are its own estimates. A feed-forward after Eq. 11 would make GLIED 20.0 M, so
+c_l goes to the output layer directly, as the text below Eq. 11 says.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class GliedConfig(ModelConfig):
     name: Literal["glied"]
     width: int = Field(512, description="D, the model's width.")
     embedding: int = Field(256, description="Width of the word and attribute table.")
-    heads: int = Field(8, description="Heads, but for the cross-modal attentions, which have one.")
+    heads: int = Field(
+        8, description="Heads of every attention but the cross-modal ones, which have one."
+    )
     hidden: int = Field(2048, description="Width inside the feed-forward layers.")
     dropout: float = Field(0.1, ge=0, lt=1)
     global_visual: bool = Field(True, description="Global visual distilling, Eq. 7.")
@@ -51,14 +53,14 @@ class GliedConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Projected:
-    """Keys and values of an attention (B, N, D), and where they are real (B, 1, N)."""
+    """Keys and values of an attention (B, N, D), and their mask (B, 1, N)."""
 
     keys: Tensor
     values: Tensor
     mask: Tensor
 
 
-#: What the attentions over the image look at, by the attention's name and source.
+#: Keys and values of the attentions over the image, by attention and source.
 GliedMemory = dict[str, Projected]
 
 
@@ -108,21 +110,22 @@ class Glied(CaptionModel[GliedMemory]):
         self.output = nn.Linear(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> GliedMemory:
-        """Project I and A for every attention that looks at them; they are the same each step."""
+        """Keys and values of I and A for every attention; they are the same at every step."""
         regions = self.regions(batch.regions.to(self.regions.weight.dtype))
         attributes = self.words(batch.concepts)
-        in_image, in_list = batch.region_mask[:, None], batch.concept_mask[:, None]
-        looks = {"visual": (self.attend_cross, self.distil_visual(regions, in_image), in_image)}
+        region_mask, concept_mask = batch.region_mask[:, None], batch.concept_mask[:, None]
+        visual = self.distil_visual(regions, region_mask)
+        sources = {"visual": (self.attend_cross, visual, region_mask)}
         if self.config.global_attribute:
-            looks["collocation"] = (self.attend_ad, attributes, in_list)
+            sources["collocation"] = (self.attend_ad, attributes, concept_mask)
         else:
-            looks["attribute"] = (self.attend_cross, attributes, in_list)
+            sources["attribute"] = (self.attend_cross, attributes, concept_mask)
         if self.config.local:
-            looks["local_visual"] = (self.attend_local, regions, in_image)
-            looks["local_attribute"] = (self.attend_local, attributes, in_list)
+            sources["local_visual"] = (self.attend_local, regions, region_mask)
+            sources["local_attribute"] = (self.attend_local, attributes, concept_mask)
         return {
             name: Projected(*attend.project(source), mask)
-            for name, (attend, source, mask) in looks.items()
+            for name, (attend, source, mask) in sources.items()
         }
 
     def distil_visual(self, regions: Tensor, mask: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ class Glied(CaptionModel[GliedMemory]):
         """t̃ = G(H_ad(x, A, A), x) (Eq. 8): collocations around the input word; (B, N, D)."""
         if not self.config.global_attribute:
             return x
-        return self.norm_ad(_look(self.attend_ad, x, memory["collocation"]), x)
+        return self.norm_ad(_attend(self.attend_ad, x, memory["collocation"]), x)
 
     def aspect(self, memory: GliedMemory, context: Tensor, x: Tensor) -> Tensor:
         """The aspect vector c̃ of caption context x̃ (B, N, D).
@@ -144,17 +147,17 @@ class Glied(CaptionModel[GliedMemory]):
         c = G(H_v(x̃, Ĩ, Ĩ) [+ H_a(x̃, A, A)], x̃) (Eq. 10, or Eq. 4 where attributes were not
         distilled already), then Eq. 5.
         """
-        attended = _look(self.attend_cross, context, memory["visual"])
+        attended = _attend(self.attend_cross, context, memory["visual"])
         if not self.config.global_attribute:
-            attended = attended + _look(self.attend_cross, context, memory["attribute"])
+            attended = attended + _attend(self.attend_cross, context, memory["attribute"])
         return self.transform(self.norm_cross(attended, context), x)
 
     def distil_local(self, memory: GliedMemory, aspect: Tensor) -> Tensor:
         """c_l = G(H_vl(c̃_g, I, I) + H_al(c̃_g, A, A), c̃_g) (Eq. 11); (B, N, D)."""
         if not self.config.local:
             return aspect
-        attended = _look(self.attend_local, aspect, memory["local_visual"])
-        attended = attended + _look(self.attend_local, aspect, memory["local_attribute"])
+        attended = _attend(self.attend_local, aspect, memory["local_visual"])
+        attended = attended + _attend(self.attend_local, aspect, memory["local_attribute"])
         return self.norm_local(attended, aspect)
 
     def forward(self, memory: GliedMemory, tokens: Tensor) -> Tensor:
@@ -164,7 +167,7 @@ class Glied(CaptionModel[GliedMemory]):
         return self.output(aspect).unflatten(1, tokens.shape[1:])
 
     def start(self, memory: GliedMemory, beams: int, length: int) -> State[GliedMemory]:
-        """Room for the self-attention's keys and values, (B, length, K, D)."""
+        """Empty caches of the self-attention's keys and values, (B, length, K, D)."""
         keys = memory["visual"].keys
         shape = (len(keys), length, beams, self.config.width)
         return State(
@@ -176,41 +179,41 @@ class Glied(CaptionModel[GliedMemory]):
     def step(self, state: State[GliedMemory], token: Tensor) -> tuple[Tensor, State[GliedMemory]]:
         """One position of `forward`, with x̃ (Eq. 3 or 9) from the keys written so far.
 
-        All hypotheses of an image look at the keys of all, and see those of their ancestors.
+        Keys of all hypotheses of an image are stored together; ``ancestors`` masks each one's own.
         """
-        memory, at = state.memory, state.position
-        x = self._embed(token, at)
+        memory, position = state.memory, state.position
+        x = self._embed(token, position)
         t = self.distil_attributes(memory, x)
-        keys, values, seen = state.written["k"], state.written["v"], state.ancestors
-        assert seen is not None
-        keys[:, at], values[:, at] = self.attend_x.project(t)
-        seen[:, :, at] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
-        past = slice(at + 1)
+        keys, values, ancestors = state.written["k"], state.written["v"], state.ancestors
+        assert ancestors is not None
+        keys[:, position], values[:, position] = self.attend_x.project(t)
+        ancestors[:, :, position] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
+        so_far = slice(position + 1)
         attended = self.attend_x(
             t,
-            keys[:, past].flatten(1, 2),
-            values[:, past].flatten(1, 2),
-            seen[:, :, past].flatten(2),
+            keys[:, so_far].flatten(1, 2),
+            values[:, so_far].flatten(1, 2),
+            ancestors[:, :, so_far].flatten(2),
         )
         context = self.norm_x(attended, t)
         logits = self.output(self.distil_local(memory, self.aspect(memory, context, x)))
-        return logits, replace(state, position=at + 1)
+        return logits, replace(state, position=position + 1)
 
     def attention(self, memory: GliedMemory, tokens: Tensor) -> dict[str, Tensor]:
-        """Weights of the last look at regions and at attributes before each word."""
+        """Weights of the last attention to regions and to attributes before each word."""
         x, context = self._context(memory, tokens)
-        looks = {"regions": (self.attend_cross, context, memory["visual"])}
+        last = {"regions": (self.attend_cross, context, memory["visual"])}
         if self.config.local:
             aspect = self.aspect(memory, context, x)
-            looks["regions"] = (self.attend_local, aspect, memory["local_visual"])
-            looks["concepts"] = (self.attend_local, aspect, memory["local_attribute"])
+            last["regions"] = (self.attend_local, aspect, memory["local_visual"])
+            last["concepts"] = (self.attend_local, aspect, memory["local_attribute"])
         elif self.config.global_attribute:
-            looks["concepts"] = (self.attend_ad, x, memory["collocation"])
+            last["concepts"] = (self.attend_ad, x, memory["collocation"])
         else:
-            looks["concepts"] = (self.attend_cross, context, memory["attribute"])
+            last["concepts"] = (self.attend_cross, context, memory["attribute"])
         return {
             name: attend.weights(query, source.keys, source.mask).unflatten(1, tokens.shape[1:])
-            for name, (attend, query, source) in looks.items()
+            for name, (attend, query, source) in last.items()
         }
 
     def _context(self, memory: GliedMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,19 +221,19 @@ class Glied(CaptionModel[GliedMemory]):
         captions, length = tokens.shape[1:]
         x = self._embed(tokens, 0).flatten(1, 2)
         t = self.distil_attributes(memory, x)
-        packed = t.unflatten(1, (captions, length))
+        per_caption = t.unflatten(1, (captions, length))
         mask = causal_mask(length, tokens.device)
-        attended = self.attend_x(packed, *self.attend_x.project(packed), mask)
+        attended = self.attend_x(per_caption, *self.attend_x.project(per_caption), mask)
         return x, self.norm_x(attended.flatten(1, 2), t)
 
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
         """Words (B, N) at position ``start``, or captions (B, S, L) from it on; (..., D)."""
         length = tokens.shape[2] if tokens.ndim == 3 else 1
         words = self.words(tokens)
-        place = positions(start, length, self.config.width, tokens.device).to(words.dtype)
-        return self.dropout(words + (place if tokens.ndim == 3 else place[0]))
+        position = positions(start, length, self.config.width, tokens.device).to(words.dtype)
+        return self.dropout(words + (position if tokens.ndim == 3 else position[0]))
 
 
-def _look(attend: MultiHeadAttention, query: Tensor, source: Projected) -> Tensor:
-    """An attention of (B, N, D) queries over parts of the image."""
+def _attend(attend: MultiHeadAttention, query: Tensor, source: Projected) -> Tensor:
+    """The output of an attention of (B, N, D) queries over regions or concepts."""
     return attend(query, source.keys, source.values, source.mask)

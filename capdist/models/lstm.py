@@ -36,7 +36,7 @@ class LstmConfig(ModelConfig):
 
 @register("lstm")
 class Lstm(CaptionModel[Tensor]):
-    """The memory is the pooled image v, (B, D)."""
+    """The memory: the pooled image v, (B, D)."""
 
     Config = LstmConfig
     recurrent: ClassVar[bool] = True
@@ -51,12 +51,12 @@ class Lstm(CaptionModel[Tensor]):
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensor:
-        """The pooled image, v = ReLU(W_v mean(I)), over the regions that are there."""
+        """The pooled image v = ReLU(W_v mean(I)), over real regions."""
         regions = batch.regions.to(self.image.weight.dtype)
         return self.dropout(self.image(masked_mean(regions, batch.region_mask)).relu())
 
     def forward(self, memory: Tensor, tokens: Tensor) -> Tensor:
-        """One step after the other; a caption stands where a hypothesis stands in `step`."""
+        """Step by step; captions take the place of the hypotheses of `step`."""
         state = self.start(memory, tokens.shape[1], tokens.shape[2])
         logits = []
         for token in tokens.unbind(-1):
@@ -65,7 +65,6 @@ class Lstm(CaptionModel[Tensor]):
         return torch.stack(logits, 2)
 
     def start(self, memory: Tensor, beams: int, length: int) -> State[Tensor]:
-        """Hidden and cell state of zeros."""
         zeros = memory.new_zeros(len(memory), beams, self.config.width)
         return State(memory, {"h": zeros, "c": zeros})
 
@@ -82,5 +81,5 @@ class Lstm(CaptionModel[Tensor]):
         return logits, replace(state, cache=cache, position=state.position + 1)
 
     def attention(self, memory: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """Nothing is attended to."""
+        """Empty: the model has no attention."""
         return {}

@@ -1,6 +1,6 @@
 """LSTM-A3, -A4 and -A5: concepts and the image in an LSTM (Yao et al., ICCV 2017), hosts of MIA.
 
-Three places for the same two vectors, a = T_a A for the concepts and v = T_v I for the image:
+Three ways to input the same two vectors, a = T_a A for the concepts and v = T_v I for the image:
 
     A3    x^{-2} = a    x^{-1} = v    x^t = E w_t
     A4                  x^{-1} = a    x^t = E w_t + v
@@ -8,7 +8,7 @@ Three places for the same two vectors, a = T_a A for the concepts and v = T_v I 
 
 and then p_t+1 = softmax(W_o LSTM(x^t)). The paper's A has a probability for each of 1,000
 attributes; here, as in MIA, an image has a list of concepts: a is the mean of their word vectors,
-T_a being MIA's tie to the word table, or zeros of an empty list. v is the mean of the regions,
+as MIA ties T_a to the word table, or zeros for an empty list. v is the mean of the regions,
 T_v applied to each. With MIA (its Table 3) the two are the means of its refined rows: both of
 MIA(I, T), or only v of I*, or only a of T*.
 
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import OpenLoop, Tensors, masked_mean
+from capdist.models.layers import masked_mean
+from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import MiaConfig, refiner
 
 
@@ -39,8 +40,8 @@ class LstmAConfig(ModelConfig):
     refine: MiaConfig | None = Field(None, description="What refines regions and concepts.")
 
 
-class LstmA(OpenLoop):
-    """The memory is the state behind what comes first, and "each", (B, D), what every word adds."""
+class LstmA(SequenceLstmDecoder):
+    """The memory: the state after the first inputs, and "each" (B, D), added to every word."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
     first: ClassVar[tuple[str, ...]]
@@ -55,7 +56,7 @@ class LstmA(OpenLoop):
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensors:
-        """The state after x^{-1}, and what stands beside every word."""
+        """The state after x^{-1}, and the vector that is added to every word."""
         regions, concepts = self.refine(
             self.regions(batch.regions.to(self.regions.weight.dtype)),
             batch.region_mask,
@@ -66,12 +67,12 @@ class LstmA(OpenLoop):
             "a": self.dropout(masked_mean(concepts, batch.concept_mask)),
             "v": self.dropout(masked_mean(regions, batch.region_mask)),
         }
-        before = torch.stack([vectors[name] for name in self.first], 1)
-        memory = self.recur(before[:, None])[1]
+        first = torch.stack([vectors[name] for name in self.first], 1)
+        memory = self.recur(first[:, None])[1]
         return memory if self.each is None else {**memory, "each": vectors[self.each]}
 
-    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
-        """x^0 and on."""
+    def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+        """x^0 and later inputs."""
         x = self.dropout(self.words(tokens))
         if self.each is not None:
             x = x + memory["each"][:, None, None]

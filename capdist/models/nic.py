@@ -4,9 +4,9 @@
     x_t    = E w_t                                                                        (11)
     p_t+1  = softmax(W_o LSTM(x_t))                                                       (12)
 
-The image is the first input of the LSTM and never seen again. W_v is applied to each region, which
-comes to the same, so that MIA can stand between W_v and the mean: with it (MIA's Table 1) x_{-1} is
-the mean of I* or of MIA(I, T). The concepts that guide are embedded by the word table.
+The image is the first input of the LSTM and not read again. W_v is applied to each region, which is
+equivalent, so that MIA can refine them before the mean: with it (MIA's Table 1) x_{-1} is the mean
+of I* or of MIA(I, T). The concepts that guide are embedded by the word table.
 
 Parameters (V = 9,487 words, F = 2048, D = 512): word table 4.86 M + W_v 1.05 M + LSTM 2.10 M +
 output 4.87 M = 12.9 M; with MIA 19.2 M.
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import OpenLoop, Tensors, masked_mean
+from capdist.models.layers import masked_mean
+from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
 
 
@@ -35,8 +36,8 @@ class NicConfig(ModelConfig):
 
 
 @register("nic")
-class Nic(OpenLoop):
-    """The memory is the state behind the image."""
+class Nic(SequenceLstmDecoder):
+    """The memory: the state after the image."""
 
     Config = NicConfig
 
@@ -50,7 +51,7 @@ class Nic(OpenLoop):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Concepts, where they guide the regions."""
+        """Concepts, if they guide the regions."""
         return self.refine.needs
 
     def encode(self, batch: Batch) -> Tensors:
@@ -62,7 +63,7 @@ class Nic(OpenLoop):
         image = self.dropout(masked_mean(regions, batch.region_mask))
         return self.recur(image[:, None, None])[1]
 
-    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+    def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
         """Eq. 11 and 12."""
         states, hidden = self.recur(self.dropout(self.words(tokens)), hidden)
         return self.output(self.dropout(states)), hidden

@@ -8,21 +8,21 @@
     ẑ_t  = φ(V, α_t)                                                                    (6)
     p_t  = softmax(L_o (E y_{t-1} + L_h h_t + L_z ẑ_t))                                 (7)
 
-Soft attention expects, φ = β_t Σ_i α_ti v_i with β_t = σ(w_β^T h_{t-1}) (Eq. 13, section 4.2.1).
-Hard attention chooses, φ = v_s with s drawn from α_t (Eq. 8 and 9).
+Soft attention takes the expectation, φ = β_t Σ_i α_ti v_i with β_t = σ(w_β^T h_{t-1}) (Eq. 13,
+section 4.2.1). Hard attention samples, φ = v_s with s drawn from α_t (Eq. 8 and 9).
 
-How this differs from the paper: regions are embedded first, as in Lu et al. (CVPR 2017). Words,
-regions, and what the output reads go through dropout. Eq. 14's penalty on weights that do not cover
-the image is no part of the loss.
+Deviations from the paper: regions are embedded first, as in Lu et al. (CVPR 2017). Words, regions
+and the output's inputs go through dropout. Eq. 14's penalty on weights that do not cover the image
+is not part of the loss.
 
-Hard attention learns where to look by the straight-through estimator (Bengio et al., 2013): a
-region is drawn, and the gradient is that of the expectation. That is biased. The paper's estimator
-(Eq. 12), REINFORCE, needs each caption's likelihood, a running baseline, an entropy bonus and, half
-of the time, the expectation in the draw's place. Outside of training hard attention takes the
-likeliest region, so that a caption does not depend on chance.
+Hard attention is trained with the straight-through estimator (Bengio et al., 2013): a region is
+drawn, and the gradient is that of the expectation, which is biased. The paper's estimator (Eq. 12),
+REINFORCE, needs each caption's likelihood, a running baseline, an entropy bonus and, half of the
+time, the expectation instead of the draw. Outside of training, hard attention takes the most likely
+region, so that captions are deterministic.
 
 Parameters of soft attention at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 256;
-hard attention has no w_β, 513 fewer):
+hard attention has no w_β, 513 parameters fewer):
 
                             Eq. 7    from h_t alone (``deep_output`` off)
     word table             2.43 M    2.43 M
@@ -45,7 +45,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import AdditiveAttention, Stepwise, Tensors, lstm_cell, masked_mean
+from capdist.models.layers import AdditiveAttention, masked_mean
+from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors, lstm_cell
 
 
 class ShowAttendTellSizes(ModelConfig):
@@ -55,7 +56,7 @@ class ShowAttendTellSizes(ModelConfig):
     embedding: int = Field(256, description="Width of the word table.")
     attention: int = Field(512, description="Width inside the attention.")
     deep_output: bool = Field(
-        True, description="Write from word, state and image (Eq. 7); else from the state alone."
+        True, description="Predict from word, state and image (Eq. 7); else from the state alone."
     )
     dropout: float = Field(0.5, ge=0, lt=1)
 
@@ -72,8 +73,8 @@ class HardAttentionConfig(ShowAttendTellSizes):
     name: Literal["hard_attention"]
 
 
-class ShowAttendTell(Stepwise):
-    """All but φ. The memory is h_0 and c_0, and V with its mask and its keys W_a V."""
+class ShowAttendTell(StepwiseLstmDecoder):
+    """All but φ. The memory: h_0 and c_0, and V with its mask and its keys W_a V."""
 
     def __init__(self, config: ShowAttendTellSizes, dims: Dims) -> None:
         width, embedding = config.width, config.embedding
@@ -93,7 +94,7 @@ class ShowAttendTell(Stepwise):
         """ẑ_t (Eq. 6), (B, K, D), of α_t (B, K, R), V (B, R, D) and h_{t-1} (B, K, D)."""
 
     def encode(self, batch: Batch) -> Tensors:
-        """V, and the state that it begins with."""
+        """V, h_0 and c_0."""
         regions = self.regions(batch.regions.to(self.regions.weight.dtype))
         regions = self.dropout(regions.relu())
         first = self.first(masked_mean(regions, batch.region_mask)).tanh()
@@ -101,23 +102,23 @@ class ShowAttendTell(Stepwise):
         keys = self.attend.key(regions)
         return {"h": h, "c": c, "regions": regions, "keys": keys, "mask": batch.region_mask}
 
-    def advance(self, memory: Tensors, word: Tensor, past: Tensors) -> Tensors:
-        """Where to look, from h_{t-1}; then the LSTM (Eq. 1 to 6)."""
-        weights = self.attend(past["h"], memory["keys"], memory["mask"])
-        z = self.glimpse(weights, memory["regions"], past["h"])
-        gates = word + self.state_gates(torch.cat([z, past["h"]], -1))
-        h, c = lstm_cell(gates, past["c"])
+    def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
+        """Attention from h_{t-1}, then the LSTM (Eq. 1 to 6)."""
+        weights = self.attend(before["h"], memory["keys"], memory["mask"])
+        z = self.glimpse(weights, memory["regions"], before["h"])
+        gates = word + self.state_gates(torch.cat([z, before["h"]], -1))
+        h, c = lstm_cell(gates, before["c"])
         return {"h": h, "c": c, "z": z, "weights": weights}
 
-    def write(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
+    def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
         """Eq. 7 before its softmax."""
-        seen = after["h"]
+        inputs = after["h"]
         if self.deep:
-            seen = words + self.from_state(seen) + self.from_image(after["z"])
-        return self.output(self.dropout(seen))
+            inputs = words + self.from_state(inputs) + self.from_image(after["z"])
+        return self.output(self.dropout(inputs))
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
-        """α_t, also of hard attention: how likely each choice was."""
+        """α_t; for hard attention, the probability of drawing each region."""
         return {"regions": self.unroll(memory, tokens)[1]["weights"]}
 
 
@@ -149,5 +150,5 @@ class HardAttention(ShowAttendTell):
         else:
             chosen = weights.argmax(-1, keepdim=True)
         one = torch.zeros_like(weights).scatter(-1, chosen, 1.0)
-        # The bracket is zero, whatever the rounding.
+        # The value of the bracket is exactly zero; its gradient is that of the weights.
         return (one + (weights - weights.detach())) @ regions

@@ -7,10 +7,10 @@
     c_t = Σ_i α_ti v_ti                                                                    (8)
     p_t = softmax(W_p (c_t + h_t))
 
-It looks from the state *after* the word, h_t. The paper's v^g is made of the CNN's features a_i;
-here it is made of the embedded ones, so that with MIA (its Table 1), which makes V into I* or
-MIA(I, T), nothing reads unrefined regions. The width inside Eq. 6 is the paper's number of
-regions, 49. The concepts that guide are embedded by the word table.
+It attends from the state *after* the word, h_t. The paper's v^g is computed from the CNN's features
+a_i; here from the embedded ones, so that with MIA (its Table 1), which refines V to I* or
+MIA(I, T), nothing reads unrefined regions. The width inside Eq. 6 is the paper's number of regions,
+49. The concepts that guide are embedded by the word table.
 
 Parameters (V = 9,487 words, F = 2048, D = 512): word table 4.86 M + W_a 1.05 M + W_b 0.26 M +
 attention 0.05 M + LSTM 3.15 M + output 4.87 M = 14.2 M; with MIA 20.5 M.
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import OpenLoop, Tensors, masked_mean, masked_softmax
+from capdist.models.layers import masked_mean, masked_softmax
+from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
 
 
@@ -41,8 +42,8 @@ class SpatialAttentionConfig(ModelConfig):
 
 
 @register("spatial_attention")
-class SpatialAttention(OpenLoop):
-    """The memory is a state of zeros, V with its mask and its keys W_v V, and v^g."""
+class SpatialAttention(SequenceLstmDecoder):
+    """The memory: a state of zeros, V with its mask and its keys W_v V, and v^g."""
 
     Config = SpatialAttentionConfig
 
@@ -61,7 +62,7 @@ class SpatialAttention(OpenLoop):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Concepts, where they guide the regions."""
+        """Concepts, if they guide the regions."""
         return self.refine.needs
 
     def encode(self, batch: Batch) -> Tensors:
@@ -74,35 +75,35 @@ class SpatialAttention(OpenLoop):
             batch.concept_mask,
         )
         image = self.dropout(self.image(masked_mean(regions, batch.region_mask)).relu())
-        nothing = image.new_zeros(len(image), 1, image.shape[-1])
+        zeros = image.new_zeros(len(image), 1, image.shape[-1])
         return {
-            "h": nothing,
-            "c": nothing,
+            "h": zeros,
+            "c": zeros,
             "regions": regions,
             "keys": self.key(regions),
             "mask": batch.region_mask,
             "image": image,
         }
 
-    def read(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
-        """From h_t on."""
+    def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+        """h_t, then Eq. 6 to 8 and p_t before its softmax."""
         states, hidden = self.recur(self._inputs(memory, tokens), hidden)
-        context = self._look(memory, states) @ memory["regions"]
-        seen = context + states.flatten(1, 2)
-        return self.output(self.dropout(seen)).unflatten(1, tokens.shape[1:]), hidden
+        context = self._weights(memory, states) @ memory["regions"]
+        out = context + states.flatten(1, 2)
+        return self.output(self.dropout(out)).unflatten(1, tokens.shape[1:]), hidden
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """α_t."""
         cache = self.start(memory, tokens.shape[1], tokens.shape[2]).cache
         states, _ = self.recur(self._inputs(memory, tokens), cache)
-        return {"regions": self._look(memory, states).unflatten(1, tokens.shape[1:])}
+        return {"regions": self._weights(memory, states).unflatten(1, tokens.shape[1:])}
 
     def _inputs(self, memory: Tensors, tokens: Tensor) -> Tensor:
         """[E w_t; v^g], (B, N, L, 2 D)."""
         image = memory["image"][:, None, None].expand(*tokens.shape, -1)
         return torch.cat([self.dropout(self.words(tokens)), image], -1)
 
-    def _look(self, memory: Tensors, states: Tensor) -> Tensor:
+    def _weights(self, memory: Tensors, states: Tensor) -> Tensor:
         """α (Eq. 6 and 7), (B, N·L, R), of states (B, N, L, D)."""
         queries = self.query(states.flatten(1, 2))
         scores = self.score((memory["keys"][:, None] + queries[:, :, None]).tanh())[..., 0]

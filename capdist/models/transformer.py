@@ -2,16 +2,16 @@
 
 "Captioning Transformer with Stacked Attention Modules" (Zhu et al., Applied Sciences 2018), which
 is the decoder of Vaswani et al. (NIPS 2017, section 3.1) without an encoder, as GLIED describes it
-for its Table 2: six blocks, visual attention alone. G is GLIED's dropout, shortcut, layer norm.
+for its Table 2: six blocks, visual attention only. G is GLIED's dropout, shortcut, layer norm.
 
     v_i = W_v a_i        x⁰_t = E w_t + position_t
-    y_t = G(H(x_t, x_≤t, x_≤t), x_t)         what was written so far
-    z_t = G(H(y_t, V, V), y_t)               what is there
+    y_t = G(H(x_t, x_≤t, x_≤t), x_t)         attention to the words so far
+    z_t = G(H(y_t, V, V), y_t)               attention to the image
     x_t = G(F(z_t), z_t)                     in every block, with its own weights
     p_t = softmax(W_o x⁶_t)
 
-Zhu et al. also let every block predict the words while training (multi-level supervision); here the
-last one alone does.
+Zhu et al. train every block to predict the words (multi-level supervision); here only the last one
+predicts them.
 
 Parameters at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 256):
 
@@ -19,7 +19,7 @@ Parameters at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 25
     a block: two attentions 2.10 M + F 1.05 M = 3.16 M
     six blocks 18.9 M, together 27.4 M (GLIED's Table 2: 27.5 M)
 
-GLIED does not tell the width inside F. 1,024 gives its figure; with Vaswani et al.'s 2,048 it is
+GLIED does not state the width inside F. 1,024 gives its figure; Vaswani et al.'s 2,048 would give
 33.7 M.
 """
 
@@ -59,19 +59,19 @@ class TransformerConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Projected:
-    """A block's keys and values of the regions (B, R, D), and where they are real (B, 1, R)."""
+    """A block's keys and values of the regions (B, R, D), and their mask (B, 1, R)."""
 
     keys: Tensor
     values: Tensor
     mask: Tensor
 
 
-#: What each block's visual attention looks at.
+#: Keys and values of each block's visual attention.
 TransformerMemory = tuple[Projected, ...]
 
 
 class Block(nn.Module):
-    """One of the stacked blocks. What it does with the words so far differs by who calls it."""
+    """One block; its callers apply the attention to words, to whole captions or to a cache."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -84,15 +84,15 @@ class Block(nn.Module):
         self.norm = AddNorm(width, dropout)
 
     def forward(self, y: Tensor, image: Projected) -> Tensor:
-        """From y_t on, (B, N, D)."""
-        seen = self.attend_image(y, image.keys, image.values, image.mask)
-        z = self.norm_image(seen, y)
+        """Z_t and x_t from y_t, (B, N, D)."""
+        attended = self.attend_image(y, image.keys, image.values, image.mask)
+        z = self.norm_image(attended, y)
         return self.norm(self.feed_forward(z), z)
 
 
 @register("transformer")
 class Transformer(CaptionModel[TransformerMemory]):
-    """The memory is every block's view of the regions.
+    """The memory: every block's keys and values of the regions.
 
     Raises:
         ConfigError: if the heads do not divide the width.
@@ -111,23 +111,23 @@ class Transformer(CaptionModel[TransformerMemory]):
         self.words = WordEmbedding(dims.vocabulary, config.embedding, config.width)
         self.regions = nn.Linear(dims.features, config.width)
         blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.blocks = cast(list[Block], blocks)  # Its type does not tell what it holds.
+        self.blocks = cast(list[Block], blocks)  # ModuleList does not have a type parameter.
         self.output = nn.Linear(config.width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> TransformerMemory:
-        """V, projected for every block."""
+        """Keys and values of V for every block."""
         regions = self.dropout(self.regions(batch.regions.to(self.regions.weight.dtype)))
         mask = batch.region_mask[:, None]
         return tuple(Projected(*block.attend_image.project(regions), mask) for block in self.blocks)
 
     def forward(self, memory: TransformerMemory, tokens: Tensor) -> Tensor:
         """Logits at every position."""
-        _, x = self._read(memory, tokens)
+        _, x = self._decode(memory, tokens)
         return self.output(x).unflatten(1, tokens.shape[1:])
 
     def start(self, memory: TransformerMemory, beams: int, length: int) -> State[TransformerMemory]:
-        """Room for every block's keys and values of words, (B, length, K, D)."""
+        """Empty caches of every block's keys and values of words, (B, length, K, D)."""
         keys = memory[0].keys
         shape = (len(keys), length, beams, self.config.width)
         names = [f"{kind}{n}" for n in range(len(memory)) for kind in ("keys", "values")]
@@ -142,32 +142,32 @@ class Transformer(CaptionModel[TransformerMemory]):
     ) -> tuple[Tensor, State[TransformerMemory]]:
         """One position of `forward`, from the keys written so far.
 
-        All hypotheses of an image look at the keys of all, and see those of their ancestors.
+        Keys of all hypotheses of an image are stored together; ``ancestors`` masks each one's own.
         """
-        at, seen = state.position, state.ancestors
-        assert seen is not None
-        seen[:, :, at] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
-        past = slice(at + 1)
-        x = self._embed(token[..., None], at)[:, :, 0]
+        position, ancestors = state.position, state.ancestors
+        assert ancestors is not None
+        ancestors[:, :, position] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
+        so_far = slice(position + 1)
+        x = self._embed(token[..., None], position)[:, :, 0]
         for n, (block, image) in enumerate(zip(self.blocks, state.memory, strict=True)):
             keys, values = state.written[f"keys{n}"], state.written[f"values{n}"]
-            keys[:, at], values[:, at] = block.attend_words.project(x)
+            keys[:, position], values[:, position] = block.attend_words.project(x)
             attended = block.attend_words(
                 x,
-                keys[:, past].flatten(1, 2),
-                values[:, past].flatten(1, 2),
-                seen[:, :, past].flatten(2),
+                keys[:, so_far].flatten(1, 2),
+                values[:, so_far].flatten(1, 2),
+                ancestors[:, :, so_far].flatten(2),
             )
             x = block(block.norm_words(attended, x), image)
-        return self.output(x), replace(state, position=at + 1)
+        return self.output(x), replace(state, position=position + 1)
 
     def attention(self, memory: TransformerMemory, tokens: Tensor) -> dict[str, Tensor]:
-        """Where the last block looks, a mean over its heads."""
-        y, _ = self._read(memory, tokens)
+        """The last block's attention to the image, averaged over its heads."""
+        y, _ = self._decode(memory, tokens)
         weights = self.blocks[-1].attend_image.weights(y, memory[-1].keys, memory[-1].mask)
         return {"regions": weights.unflatten(1, tokens.shape[1:])}
 
-    def _read(self, memory: TransformerMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, memory: TransformerMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """y_t and x_t of the last block, (B, S·L, D)."""
         mask = causal_mask(tokens.shape[2], tokens.device)
         x = self._embed(tokens, 0)
@@ -181,5 +181,5 @@ class Transformer(CaptionModel[TransformerMemory]):
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
         """x⁰ (B, S, L, D) of captions from position ``start`` on."""
         words = self.words(tokens)
-        place = positions(start, tokens.shape[2], self.config.width, tokens.device)
-        return self.dropout(words + place.to(words.dtype))
+        position = positions(start, tokens.shape[2], self.config.width, tokens.device)
+        return self.dropout(words + position.to(words.dtype))

@@ -1,17 +1,16 @@
-"""Up-Down (Anderson et al., CVPR 2018), and on it Spatial-Semantic attention (Hu, Wang and Xu).
+"""Up-Down (Anderson et al., CVPR 2018), also with Spatial-Semantic attention (Hu, Wang and Xu).
 
-`UpDown` reads like section 3.2 of "Bottom-Up and Top-Down Attention": an LSTM that decides where to
-look, and one that writes. `SsUpDown` reads like section 2.2 of "Spatial-Semantic Attention for
-Grounded Image Captioning": to where the first one looks it adds where captions look in general, as
-the detector's boxes and classes tell.
+`UpDown` follows section 3.2 of "Bottom-Up and Top-Down Attention": an attention LSTM and a language
+LSTM. `SsUpDown` follows section 2.2 of "Spatial-Semantic Attention for Grounded Image Captioning":
+to the attention it adds how much captions mention each region in general, estimated from the
+detector's boxes and classes.
 
-What the papers leave open or have otherwise: words, and the states h² that are written from, go
-through dropout. Hu et al. write the attention with ReLU, Anderson et al. with tanh
-(``activation``). A common implementation embeds the regions first, v = ReLU(W_r v), and so does
-whoever counted Up-Down's parameters for GLIED's Table 2 (``regions``). With MIA (its Table 1:
-Up-Down w/ I*, w/ MIA) the embedded regions are refined, so that nothing reads unrefined ones; its
-d_h is the decoder's width, and the concepts that guide are embedded by the word table, which is
-then as wide as they are.
+Where the papers say nothing or differ: words, and the states h² before the output, go through
+dropout. Hu et al. use ReLU inside the attention, Anderson et al. tanh (``activation``). A common
+implementation embeds the regions first, v = ReLU(W_r v), and so does the count of Up-Down's
+parameters in GLIED's Table 2 (``regions``). With MIA (its Table 1: Up-Down w/ I*, w/ MIA) the
+embedded regions are refined, so that nothing reads unrefined ones; the concepts that guide are
+embedded by the word table, which then has the width of the regions.
 
 Parameters at the paper's sizes (V = 9,487 words, F = 2048, LSTMs and words 1000, attention 512):
 
@@ -38,7 +37,8 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
-from capdist.models.layers import AdditiveAttention, lstm_cell, masked_mean
+from capdist.models.layers import AdditiveAttention, masked_mean
+from capdist.models.lstm_decoders import lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
@@ -87,10 +87,10 @@ class SsUpDownConfig(UpDownSizes):
 
 @dataclass(frozen=True)
 class UpDownMemory:
-    """What depends on the image alone.
+    """Everything that depends on the image alone.
 
     ``regions`` (B, R, F'), their ``keys`` (B, R, H) in the attention and their ``mask`` (B, R);
-    ``image`` (B, 4 D), what v̄ adds to the attention LSTM's gates; ``beta`` (B, R) of
+    ``image`` (B, 4 D), v̄'s share of the attention LSTM's gates; ``beta`` (B, R) of
     Spatial-Semantic attention.
     """
 
@@ -120,7 +120,7 @@ class UpDown(CaptionModel[UpDownMemory]):
             self.regions = nn.Sequential(embed, nn.ReLU(), nn.Dropout(config.dropout))
         refine = config.refine if isinstance(config, UpDownConfig) else None
         self.refine = refiner(refine, region)
-        # The gates of an LSTM are sums: every input is projected where it is known.
+        # An LSTM's gates are sums over its inputs: each is projected once, where it is computed.
         self.word_gates = nn.Linear(config.embedding, 4 * width)
         self.image_gates = nn.Linear(region, 4 * width, bias=False)
         self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
@@ -132,7 +132,7 @@ class UpDown(CaptionModel[UpDownMemory]):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Concepts, where they guide the regions."""
+        """Concepts, if they guide the regions."""
         return self.refine.needs
 
     def encode(self, batch: Batch) -> UpDownMemory:
@@ -141,49 +141,48 @@ class UpDown(CaptionModel[UpDownMemory]):
         image = self.image_gates(masked_mean(regions, mask))
         return UpDownMemory(regions, self.attend.key(regions), mask, image)
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """(..., 4 D) what words W_e Π_t add to the attention LSTM's gates."""
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(..., 4 D), the words' W_e Π_t share of the attention LSTM's gates."""
         return self.word_gates(self.dropout(self.words(tokens)))
 
-    def look(self, memory: UpDownMemory, h: Tensor) -> Tensor:
-        """α_t of h¹_t (B, K, D), Eq. 3 and 4; (B, K, R)."""
+    def attend_regions(self, memory: UpDownMemory, h: Tensor) -> Tensor:
+        """α_t (B, K, R) of h¹_t (B, K, D), Eq. 3 and 4."""
         return self.attend(h, memory.keys, memory.mask)
 
-    def advance(self, memory: UpDownMemory, word: Tensor, past: Cells) -> tuple[Cells, Tensor]:
-        """The states after a word, given as `read` does, and where it looked before the next.
+    def advance(self, memory: UpDownMemory, word: Tensor, before: Cells) -> tuple[Cells, Tensor]:
+        """The states after a word, embedded by `embed`, and the attention before the next.
 
         h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2), v̂_t = Σ α_{i,t} v_i (Eq. 5),
         h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6).
         """
         gates = word + memory.image[:, None]
-        gates = gates + self.state_gates(torch.cat([past["h2"], past["h1"]], -1))
-        h1, c1 = lstm_cell(gates, past["c1"])
-        weights = self.look(memory, h1)
+        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
+        h1, c1 = lstm_cell(gates, before["c1"])
+        weights = self.attend_regions(memory, h1)
         attended = weights @ memory.regions
-        gates = self.language_gates(torch.cat([attended, h1, past["h2"]], -1))
-        h2, c2 = lstm_cell(gates, past["c2"])
+        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
+        h2, c2 = lstm_cell(gates, before["c2"])
         return {"h1": h1, "c1": c1, "h2": h2, "c2": c2}, weights
 
     def unroll(self, memory: UpDownMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """h² (B, S, L, D) and where it looked (B, S, L, R), at every position of captions."""
-        cells, hidden, looks = self._zeros(memory, tokens.shape[1]), [], []
-        for word in self.read(tokens).unbind(2):
+        """h² (B, S, L, D) and attention weights (B, S, L, R) at every position of captions."""
+        cells, hidden, attention = self._zeros(memory, tokens.shape[1]), [], []
+        for word in self.embed(tokens).unbind(2):
             cells, weights = self.advance(memory, word, cells)
             hidden.append(cells["h2"])
-            looks.append(weights)
-        return torch.stack(hidden, 2), torch.stack(looks, 2)
+            attention.append(weights)
+        return torch.stack(hidden, 2), torch.stack(attention, 2)
 
     def forward(self, memory: UpDownMemory, tokens: Tensor) -> Tensor:
         """W_p h²_t + b_p (Eq. 7 before its softmax) at every position."""
         return self.output(self.dropout(self.unroll(memory, tokens)[0]))
 
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
-        """States of zeros."""
         return State(memory, self._zeros(memory, beams))
 
     def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
         """One position of `forward`."""
-        cells, _ = self.advance(state.memory, self.read(token), state.cache)
+        cells, _ = self.advance(state.memory, self.embed(token), state.cache)
         logits = self.output(self.dropout(cells["h2"]))
         return logits, replace(state, cache=cells, position=state.position + 1)
 
@@ -192,7 +191,7 @@ class UpDown(CaptionModel[UpDownMemory]):
         return {"regions": self.unroll(memory, tokens)[1]}
 
     def _regions(self, batch: Batch) -> Tensor:
-        """Embedded, and refined where that is asked for."""
+        """Regions (B, R, F'), embedded and refined as the config says."""
         regions = self.regions(batch.regions.to(self.output.weight.dtype))
         concepts = self.words(batch.concepts)
         return self.refine(regions, batch.region_mask, concepts, batch.concept_mask)[0]
@@ -203,20 +202,20 @@ class UpDown(CaptionModel[UpDownMemory]):
 
 
 class SpatialSemantic(nn.Module):
-    """b_i = W_b ReLU([W_c c_i; W_p p_i]), β = softmax(b): two values of a region, from one each.
+    """b_i = W_b ReLU([W_c c_i; W_p p_i]), β = softmax(b); W_c c_i and W_p p_i are one number each.
 
-    Without its switch W_c or W_p reads the region's features instead, as in the paper's Table 2.
-    Where c and p are read, which are not negative, weights begin so too: a rectifier of one unit
-    that began shut for a class would get no gradient to open.
+    With its switch off, W_c or W_p reads the region's features instead, as in the paper's Table 2.
+    c and p are not negative, and so the weights that read them are initialised to be not negative:
+    a single ReLU unit with a negative input for a class would get no gradient from it.
     """
 
     def __init__(self, config: SsUpDownConfig, region: int, classes: int) -> None:
         super().__init__()
         self.config = config
         self.classes: nn.Module = nn.Linear(region, 1)
-        self.place: nn.Module = nn.Linear(region, 1)
+        self.place: nn.Module = nn.Linear(region, 1)  # W_p; the name is part of checkpoints
         if config.semantic:
-            # A row for each class: W_c c_i is the sum of the rows times their probabilities.
+            # One row per class: W_c c_i is the sum of the rows times the classes' probabilities.
             self.classes = nn.Embedding(classes, 1)
             nn.init.uniform_(self.classes.weight)
         if config.spatial:
@@ -226,7 +225,7 @@ class SpatialSemantic(nn.Module):
         self.score = nn.Linear(2, 1, bias=False)
 
     def forward(self, batch: Batch, regions: Tensor) -> Tensor:
-        """Log β (B, R) in fp32; about the least number where there is no region."""
+        """Log β (B, R) in fp32; close to the least finite number for padding."""
         c = self.classes(batch.class_ids if self.config.semantic else regions)
         if self.config.semantic:
             c = (batch.class_probs.to(c.dtype)[..., None] * c).sum(2)
@@ -237,9 +236,9 @@ class SpatialSemantic(nn.Module):
 
 
 def locations(boxes: Tensor) -> Tensor:
-    """P = [x1, x2, y1, y2, s] (..., 5) of boxes x1 y1 x2 y2 (..., 4); s is their share of the area.
+    """P = [x1, x2, y1, y2, s] (..., 5), in the paper's order, of boxes x1 y1 x2 y2 (..., 4).
 
-    The order is the paper's, the boxes' that of the shards.
+    s is the box's share of the image's area.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], -1)
@@ -247,7 +246,7 @@ def locations(boxes: Tensor) -> Tensor:
 
 @register("ss_updown")
 class SsUpDown(UpDown):
-    """Section 2.2 of Hu, Wang and Xu, with Up-Down as the rest of the decoder."""
+    """Section 2.2 of Hu, Wang and Xu; the rest of the decoder is Up-Down."""
 
     Config = SsUpDownConfig
 
@@ -264,7 +263,7 @@ class SsUpDown(UpDown):
         return frozenset({"classes"} if self.config.semantic else ())
 
     def saliency(self, batch: Batch) -> Tensor:
-        """Log β (B, R): which regions captions speak of, whatever the words so far."""
+        """Log β (B, R): which regions captions mention, independent of the words so far."""
         return self.spatial_semantic(batch, self._regions(batch))
 
     def encode(self, batch: Batch) -> UpDownMemory:
@@ -273,12 +272,12 @@ class SsUpDown(UpDown):
         beta = self.spatial_semantic(batch, memory.regions).exp()
         return replace(memory, beta=beta.to(memory.regions.dtype))
 
-    def look(self, memory: UpDownMemory, h: Tensor) -> Tensor:
+    def attend_regions(self, memory: UpDownMemory, h: Tensor) -> Tensor:
         """γ_t = α_t + λ β, which sums to 1 + λ."""
         assert memory.beta is not None
-        return super().look(memory, h) + self.config.share * memory.beta[:, None]
+        return super().attend_regions(memory, h) + self.config.share * memory.beta[:, None]
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
-        """γ_t / (1 + λ) before each word: shares, as all models give them."""
-        looks = super().attention(memory, tokens)
-        return {name: weights / (1 + self.config.share) for name, weights in looks.items()}
+        """γ_t / (1 + λ) before each word, which sums to 1 as for all models."""
+        attention = super().attention(memory, tokens)
+        return {name: weights / (1 + self.config.share) for name, weights in attention.items()}

@@ -27,7 +27,7 @@ from capdist.data.dataset import captioned, evaluation_batches
 from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_detectors
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.inference.run_folder import BEST_DETECTOR
-from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
+from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from shards.concept_files import ConceptSet
@@ -151,7 +151,7 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
     def forward(self, batch: Batch) -> Tensor:
         assert isinstance(batch, LabelledBatch)
         losses = [
-            (learns * noisy_or_cross_entropy(silence(*logits), batch.mentioned)).sum()
+            (learns * noisy_or_cross_entropy(absence_nll(*logits), batch.mentioned)).sum()
             for logits, learns in zip(self.model(batch), batch.learns.unbind(1), strict=True)
         ]
         return torch.stack(losses).sum()
@@ -245,7 +245,7 @@ class DetectorValidator:
         device = self.context.group.device
         for batch in chain.from_iterable(self.batches.epoch(0)):
             with torch.inference_mode():
-                p = noisy_or(silence(*self.model.whole(batch.to(device))))
+                p = noisy_or(absence_nll(*self.model.whole(batch.to(device))))
             if batch.keys:
                 yield from zip(batch.image_ids.tolist(), p.cpu().numpy(), strict=True)
 

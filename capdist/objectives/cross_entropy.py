@@ -14,7 +14,7 @@ from capdist.config.base import ConfigError, Positive, Section, Share
 from capdist.config.stage import TrainingStage
 from capdist.data.dataset import members
 from capdist.losses.cross_entropy import cross_entropy
-from capdist.losses.grounding import Salient, grounding
+from capdist.losses.grounding import Salient, grounding_loss
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective, StageContext, Validator, register
 
@@ -86,7 +86,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.sampled = sampled_share(self.stage.scheduled_sampling, epoch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The summed loss of `cross_entropy`, and μ times that of `grounding` where it is on."""
+        """The sum of `cross_entropy` and, if it is on, μ times `grounding_loss`."""
         loss = cross_entropy(
             self.model,
             batch,
@@ -97,7 +97,9 @@ class CrossEntropy(Objective[CrossEntropyStage]):
             return loss
         assert isinstance(self.model, Salient)
         options = self.stage.grounding
-        return loss + options.weight * grounding(self.model.saliency(batch), batch, options.iou)
+        return loss + options.weight * grounding_loss(
+            self.model.saliency(batch), batch, options.iou
+        )
 
 
 def sampled_share(sampling: ScheduledSampling | None, epoch: int) -> float:

@@ -6,7 +6,7 @@ Eq. 7 is minimised:
 
     L = −log σ(β [log π(w)/π_ref(w) − log π(l)/π_ref(l)])
 
-The paper's pairs are given, and people ranked them; here they are sampled anew in every step, and
+The paper's pairs are given, and people ranked them; here they are sampled in every step, and
 the reward of self-critical training ranks them, so that both objectives can be compared. An image
 whose captions all earn the same has no pair and adds nothing. The loss is a mean over images.
 """
@@ -26,7 +26,7 @@ from torch.nn import functional
 from capdist.batch import Batch
 from capdist.config.reward import RewardConfig
 from capdist.config.stage import TrainingStage
-from capdist.losses.self_critical import policy
+from capdist.losses.self_critical import policy_log_probs
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from capdist.objectives.rewards import open_rewards
@@ -119,13 +119,13 @@ class Preference(Objective[PreferenceStage]):
         assert isinstance(batch, SampledCaptions)
         timings = self.sampler.timings
         if batch.earned is None:
-            return 0.0 * policy(self.model, batch).sum()
+            return 0.0 * policy_log_probs(self.model, batch).sum()
         with timings.time("wait", torch.device("cpu")):
             rewards = batch.rewards(batch.earned)
         timings.rewards.append(rewards)
         with timings.time("loss", batch.regions.device):
             pairs, preferred = choose_pairs(batch, rewards)
-            log_ratio = policy(self.model, pairs).sum(-1) - self.reference(pairs)
+            log_ratio = policy_log_probs(self.model, pairs).sum(-1) - self.reference(pairs)
             margin = self.beta * (log_ratio[:, 0] - log_ratio[:, 1])
             return -(functional.logsigmoid(margin) * preferred.to(margin)).sum()
 
@@ -158,6 +158,6 @@ def reference_policy(model: CaptionModel[Any]) -> Reference:
 
     @torch.no_grad()
     def log_probs(batch: Batch) -> Tensor:
-        return policy(model, batch).sum(-1)
+        return policy_log_probs(model, batch).sum(-1)
 
     return log_probs

@@ -20,7 +20,8 @@ from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext
 from capdist.rewards.base import WeightedSum, build
 from capdist.vocab import EOS, Vocabulary
-from capdist.workers.reward_pool import RewardPool, open_pool
+from capdist.workers.base import RewardPool
+from capdist.workers.reward_pool import open_pool
 from shards.manifest import Manifest
 
 Tokens = Mapping[int, Sequence[Sequence[str]]]

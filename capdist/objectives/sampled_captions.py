@@ -25,7 +25,7 @@ from torch.nn import functional
 from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig, SamplingConfig
 from capdist.decoding.beam import beam_search
-from capdist.decoding.sampling import sample_from
+from capdist.decoding.sampling import sample_captions
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, PAD
 
@@ -140,7 +140,7 @@ class CaptionSampler:
                 memory = model.encode(batch)
             with self.timings.time("sample", device):
                 seed = (self._seed << 32) + step
-                sampled = sample_from(model, memory, batch, self._sampling, seed).tokens
+                sampled = sample_captions(model, memory, batch, self._sampling, seed).tokens
         earned, baseline = self._score(batch, sampled), None
         if self._greedy:
             with self.timings.time("greedy", device):

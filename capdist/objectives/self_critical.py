@@ -14,7 +14,7 @@ from capdist.batch import Batch
 from capdist.config.base import Positive
 from capdist.config.reward import RewardConfig
 from capdist.config.stage import TrainingStage
-from capdist.losses.self_critical import leave_one_out, policy, self_critical
+from capdist.losses.self_critical import leave_one_out_baseline, policy_log_probs, self_critical
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from capdist.objectives.rewards import open_rewards
@@ -107,13 +107,13 @@ class SelfCritical(Objective[SelfCriticalStage]):
         assert isinstance(batch, SampledCaptions)
         timings = self.sampler.timings
         with timings.time("loss", batch.regions.device):
-            log_probs = policy(self.model, batch)
+            log_probs = policy_log_probs(self.model, batch)
         if batch.earned is None:
             return 0.0 * log_probs.sum()
         with timings.time("wait", torch.device("cpu")):
             rewards = batch.rewards(batch.earned)
             if batch.baseline is None:
-                baseline = leave_one_out(rewards)
+                baseline = leave_one_out_baseline(rewards)
             else:
                 baseline = batch.rewards(batch.baseline)
         timings.rewards.append(rewards)

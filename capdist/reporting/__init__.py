@@ -1,1 +1,1 @@
-"""What a run tells people: progress, the metrics log, tables, curves and the report page."""
+"""The output of a run: progress, the metrics log, tables, curves and the report."""

@@ -1,4 +1,4 @@
-"""The curves of a run: training loss and validation CIDEr against the step."""
+"""Plots of a run: training loss and validation CIDEr against the step."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 from capdist.reporting.metrics_log import MetricsLogError, read_records
 
-#: Share of the past in the smoothed loss.
+#: Decay of the moving average of the loss.
 SMOOTHING = 0.97
 
 Records = Sequence[dict[str, Any]]
 
 
 def draw_curves(metrics_jsonl: Path, out: Path) -> None:
-    """Draw metrics as PNG: one panel for each stage's loss, raw and smoothed, and one for CIDEr.
+    """Draw a PNG with a panel for each stage's loss, raw and smoothed, and one for CIDEr.
 
     Raises:
-        MetricsLogError: if the metrics log does not read, or holds nothing to draw.
+        MetricsLogError: if the metrics log cannot be parsed, or has neither losses nor CIDEr.
     """
     from matplotlib.figure import Figure
 
     records = read_records(metrics_jsonl)
     stages: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        # a step that the loss scaler left out may have no finite loss: the average would stay NaN
+        # The loss of a step that the loss scaler skipped may be NaN, and so would the average be.
         if "loss" in record and math.isfinite(record["loss"]):
             stages.setdefault(record["stage"], []).append(record)
     evaluations = [record for record in records if "val_cider" in record]
     panels = len(stages) + bool(evaluations)
     if not panels:
-        raise MetricsLogError(f"{metrics_jsonl}: neither a loss nor a val_cider; nothing to draw")
+        raise MetricsLogError(f"{metrics_jsonl}: no loss and no val_cider to draw; train first")
     figure = Figure(figsize=(8, 2.8 * panels), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     for axis, (stage, steps) in zip(axes, stages.items(), strict=False):
@@ -46,15 +46,15 @@ def draw_curves(metrics_jsonl: Path, out: Path) -> None:
     figure.savefig(out, format="png", dpi=110)
 
 
-def smooth(values: Sequence[float], share: float = SMOOTHING) -> list[float]:
-    """The exponential moving average m = share · m + (1 − share) · v, free of its zero start.
+def smooth(values: Sequence[float], decay: float = SMOOTHING) -> list[float]:
+    """The exponential moving average m = decay · m + (1 − decay) · v, with bias correction.
 
-    As Adam's moments are (Kingma & Ba 2015, Algorithm 1): divided by 1 − share^t.
+    As for Adam's moments (Kingma & Ba 2015, Algorithm 1), m is divided by 1 − decay^t.
     """
     average, smoothed = 0.0, []
     for t, value in enumerate(values, 1):
-        average = share * average + (1 - share) * value
-        smoothed.append(average / (1 - share**t))
+        average = decay * average + (1 - decay) * value
+        smoothed.append(average / (1 - decay**t))
     return smoothed
 
 

@@ -1,27 +1,27 @@
-"""The metrics_log of a run: ``metrics.jsonl``, and the same figures as TensorBoard events."""
+"""The metrics log of a run: ``metrics.jsonl``, and the same numbers as TensorBoard events."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from capdist.errors import CapdistError
+from shards.atomic import atomic_write
 
 METRICS_LOG = "metrics.jsonl"
 
 
 class MetricsLogError(CapdistError):
-    """A metrics_log that does not read or write; names the file and the line."""
+    """A metrics log cannot be parsed or written."""
 
 
 class MetricsLog:
-    """Appends one JSON object a line to ``metrics.jsonl``, and mirrors it in ``tensorboard/``.
+    """Appends one JSON object per line to ``metrics.jsonl``, and copies it to ``tensorboard/``.
 
     Args:
-        folder: of the run; made if it is not there.
+        folder: the run folder; created if missing.
         enabled: whether to write anything; true on the first rank only.
     """
 
@@ -33,15 +33,15 @@ class MetricsLog:
         self._events: Any = None
         if enabled:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _drop_torn_line(self._path)
+            _drop_partial_line(self._path)
             self._file = self._path.open("a", encoding="utf-8")
 
     def truncate_after(self, step: int, *, evaluated: bool) -> None:
-        """Forget the records that a run going on from ``step`` makes again.
+        """Remove the records after ``step``, which a run resumed from there writes again.
 
         Args:
-            step: the last that is kept.
-            evaluated: whether the evaluation behind it is kept too.
+            step: the last step to keep.
+            evaluated: whether to keep the evaluation after that step.
 
         Raises:
             MetricsLogError: if a line is not a record.
@@ -54,17 +54,16 @@ class MetricsLog:
                 or (record["step"] == step and (evaluated or "loss" in record))
             ]
             self._file.close()
-            part = self._path.with_name(f"{METRICS_LOG}.part")
-            part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-            os.replace(part, self._path)
+            with atomic_write(self._path) as file:
+                file.write("".join(_line(record) for record in kept).encode())
             self._file = self._path.open("a", encoding="utf-8")
             self._purge_step = step + 1
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record, which has at least an integer ``step``; it is on disk on return.
+        """Append a record with an integer ``step``; other processes can read it on return.
 
         Raises:
-            MetricsLogError: if the disk does not take it.
+            MetricsLogError: if the write fails, for example because the disk is full.
         """
         if self._enabled:
             try:
@@ -72,18 +71,18 @@ class MetricsLog:
                 self._file.flush()
             except OSError as error:
                 raise MetricsLogError(
-                    f"{self._path}: {error.strerror}; make room, then go on by --resume auto"
+                    f"{self._path}: {error.strerror}; free disk space, then continue with "
+                    "--resume auto"
                 ) from error
-            self._mirror(record)
+            self._add_scalars(record)
 
     def close(self) -> None:
-        """Close both files."""
         if self._enabled:
             self._file.close()
             if self._events:
                 self._events.close()
 
-    def _mirror(self, record: Mapping[str, Any]) -> None:
+    def _add_scalars(self, record: Mapping[str, Any]) -> None:
         if self._events is None:
             self._events = _open_events(self._folder / "tensorboard", self._purge_step)
         for name, value in record.items():
@@ -92,7 +91,7 @@ class MetricsLog:
 
 
 def read_records(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``, without the line that a killed run left half written.
+    """The records of a ``metrics.jsonl``, without a partial last line left by a killed run.
 
     Raises:
         MetricsLogError: if another line is not a JSON object with an integer ``step``.
@@ -107,7 +106,9 @@ def _record(path: Path | str, number: int, line: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise MetricsLogError(f"{path}: line {number} is not JSON ({error}); remove it") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise MetricsLogError(f"{path}: line {number} is not an object with a step; remove it")
+        raise MetricsLogError(
+            f"{path}: line {number} is not an object with an integer step; remove it"
+        )
     return record
 
 
@@ -115,17 +116,17 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
 
 
-def _drop_torn_line(path: Path) -> None:
+def _drop_partial_line(path: Path) -> None:
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _open_events(folder: Path, purge_step: int | None) -> Any:
-    """A TensorBoard writer, or False where TensorBoard is not installed, which is said."""
+    """A TensorBoard writer; or False, with a printed line, if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        print(f"no TensorBoard events ({error}); metrics.jsonl has the same figures", flush=True)
+        print(f"no TensorBoard events ({error}); metrics.jsonl has the same numbers", flush=True)
         return False
     return SummaryWriter(str(folder), purge_step=purge_step)

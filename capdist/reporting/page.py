@@ -1,15 +1,14 @@
-"""The report of a run: one HTML file that needs no other.
+"""The report of a run: one self-contained HTML file.
 
-It reads, from the run folder, ``config.json``, ``metrics.jsonl`` and ``scores.json``: an object
-from a row's name ("test", `CONSTANT`) to what `capdist.metrics.coco.Scores.to_json` gives.
-What is not there yet is named on the page.
+It reads ``config.json``, ``metrics.jsonl`` and ``scores.json`` from the run folder; the last maps
+the name of a row ("test", `CONSTANT`) to the result of `capdist.metrics.coco.Scores.to_json`.
+The page names the files that do not exist yet.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,22 +20,23 @@ from capdist.errors import CapdistError
 from capdist.reporting.curves import draw_curves
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.table import format_score
-from capdist.reporting.timeline import waiting
+from capdist.reporting.timeline import data_wait
+from shards.atomic import atomic_write
 
 CONFIG = "config.json"
 SCORES = "scores.json"
 
-#: The name of the baseline's row in ``scores.json``.
+#: The row of the baseline in ``scores.json``.
 CONSTANT = "constant caption"
 
 
 class ReportError(CapdistError):
-    """A run folder that does not read; names the file."""
+    """A run folder, or a file in it, cannot be read."""
 
 
 @dataclass(frozen=True)
 class ReportSample:
-    """An image of the report: its key, the model's caption, the references, maybe a PNG file."""
+    """An image of the report: key, the model's caption, references, and optionally a PNG."""
 
     key: str
     caption: str
@@ -48,29 +48,29 @@ def write_report(run_dir: Path, out: Path, *, samples: Sequence[ReportSample]) -
     """Write the report of a run folder: scores, curves, configuration and samples.
 
     Raises:
-        ReportError: if there is no such folder, or a file of it is not JSON.
-        MetricsLogError: if ``metrics.jsonl`` does not read.
+        ReportError: if the folder does not exist, or one of its files is not JSON.
+        MetricsLogError: if ``metrics.jsonl`` cannot be parsed.
     """
     if not run_dir.is_dir():
-        raise ReportError(f"{run_dir}: no such folder; give the folder of a run")
+        raise ReportError(f"{run_dir}: no such folder; give a run folder")
     config, scores = _read(run_dir / CONFIG), _read(run_dir / SCORES)
     title = f"Report of {run_dir.resolve().name}"
     sections = [
         f"<h1>{escape(title)}</h1>",
         f"<p class='lead'>{escape(str((config or {}).get('description', '')))}</p>",
         "<h2>Scores</h2>",
-        _scores(scores) if scores else _not_there(SCORES),
+        _scores(scores) if scores else _missing(SCORES),
         "<h2>Curves</h2>",
         _curves(run_dir / METRICS_LOG)
         if (run_dir / METRICS_LOG).is_file()
-        else _not_there(METRICS_LOG),
+        else _missing(METRICS_LOG),
         f"<h2>Samples</h2><div class='samples'>{''.join(map(_sample, samples))}</div>",
         "<h2>Configuration</h2>",
-        _config(config) if config else _not_there(CONFIG),
+        _config(config) if config else _missing(CONFIG),
     ]
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(_PAGE.format(title=escape(title), body="\n".join(sections)), encoding="utf-8")
-    os.replace(part, out)
+    page = _PAGE.format(title=escape(title), body="\n".join(sections))
+    with atomic_write(out) as file:
+        file.write(page.encode())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -79,11 +79,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ReportError(f"{path}: not JSON ({error}); write it again") from error
+        raise ReportError(f"{path}: not JSON ({error}); repair it or evaluate again") from error
     return data
 
 
-def _not_there(name: str) -> str:
+def _missing(name: str) -> str:
     return f"<p class='note'>The run folder has no {name} yet.</p>"
 
 
@@ -108,7 +108,7 @@ def _score_notes(rows: Mapping[str, Any]) -> Iterator[str]:
         if row["tokeniser"] != "ptb":
             yield f"{name}: plain tokeniser; not comparable with published scores."
         for metric, why in row["absent"].items():
-            yield f"{name}: no {metric}: {why}."
+            yield f"{name}: {metric} is absent: {why}."
 
 
 def _curves(metrics_log: Path) -> str:
@@ -120,7 +120,7 @@ def _curves(metrics_log: Path) -> str:
     if not steps:
         return image
     return (
-        f"{image}<p class='note'>{waiting(steps):.1f} % of the steps' time: waiting for data.</p>"
+        f"{image}<p class='note'>{data_wait(steps):.1f} % of the steps' time: waiting for data.</p>"
     )
 
 
@@ -142,7 +142,7 @@ def _config(config: Mapping[str, Any]) -> str:
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and the values under them, as ``--set`` spells them."""
+    """Dotted keys, as for ``--set``, and their values."""
     if isinstance(value, dict | list) and value:
         entries = value.items() if isinstance(value, dict) else enumerate(value)
         for name, inner in entries:

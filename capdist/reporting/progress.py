@@ -1,4 +1,4 @@
-"""The progress of training and decoding: a bar in a terminal, plain lines in a log file."""
+"""Progress of training and decoding: a bar in a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}
 
 
 class StepFigures(Protocol):
-    """What is shown of a training step; ``data_s`` of its ``step_s`` seconds went into waiting for
-    data, ``skipped`` counts steps the loss scaler left out, and ``figures`` has the reward where
-    there is one.
+    """The figures of a training step: ``data_s`` of its ``step_s`` seconds were spent waiting for
+    data, ``skipped`` counts steps that the loss scaler skipped, and ``figures`` has the reward in
+    self-critical training.
     """
 
     @property
@@ -35,16 +35,16 @@ class StepFigures(Protocol):
 
 
 class Progress:
-    """Steps or images done, with the time left.
+    """Steps or images done, and the remaining time.
 
     Args:
-        total: how many there are.
-        initial: how many were done before, in a run that goes on.
+        total: number of steps or images.
+        initial: number done before, in a resumed run.
         enabled: whether to show anything; true on the first rank only.
-        title: what is going on.
+        title: name of the activity.
         unit: what is counted.
-        stream: where to show it; standard error if not given. What is no terminal gets one plain
-            line in ``every_s`` seconds, so that a log file stays readable.
+        stream: standard error by default. If it is not a terminal, it gets one plain line every
+            ``every_s`` seconds, so that a log file stays readable.
         every_s: see ``stream``.
     """
 
@@ -74,7 +74,7 @@ class Progress:
             self._bar = _Lines(total, initial, title, unit, self._stream, every_s)
 
     def update(self, step: StepFigures) -> None:
-        """One training step more, and its figures."""
+        """Count one training step and show its figures."""
         if self._bar is not None:
             shown = f"loss {step.loss:.3f}, {step.captions_per_s:.0f} captions/s, lr {step.lr:.2e}"
             shown += f", data {100 * step.data_s / step.step_s:.0f} %"
@@ -86,18 +86,17 @@ class Progress:
             self._bar.update(1)
 
     def advance(self, count: int) -> None:
-        """``count`` images more."""
         if self._bar is not None:
             self._bar.update(count)
 
     def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line above the bar."""
         if self._bar is not None:
             tqdm.write(line, file=self._stream)
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the last state in view."""
+        """Show the last state and leave it there."""
         if self._bar is not None:
             self._bar.close()
 
@@ -114,7 +113,10 @@ class Progress:
 
 
 class _Lines:
-    """The part of tqdm's interface that `Progress` uses, for a stream that is no terminal."""
+    """The part of tqdm's interface that `Progress` uses, for a stream that is not a terminal.
+
+    tqdm itself returns the carriage instead of ending a line, and redraws after every ``write``.
+    """
 
     def __init__(
         self, total: int, initial: int, title: str, unit: str, stream: TextIO, every_s: float

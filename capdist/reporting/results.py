@@ -1,4 +1,4 @@
-"""The measured page of a run for docs/results: every number read from the run folder."""
+"""The results page of a run for docs/results: every number is read from the run folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from capdist.config.base import read_json
 from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
 from capdist.errors import CapdistError
@@ -19,65 +20,67 @@ from capdist.reporting.curves import draw_curves
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
-from capdist.reporting.timeline import REWARDS, timeline, waiting
+from capdist.reporting.timeline import REWARDS, data_wait, timeline
 from shards.manifest import Manifest
 
-#: Captions shown beside their references.
+#: Number of captions to show with their references.
 SHOWN = 5
 
-#: Captions shown that missed their references.
+#: Number of captions with the lowest CIDEr to show.
 FAILURES = 2
 
 DISCUSSION = "\n## Discussion\n"
 
 
 class ResultsError(CapdistError):
-    """A run that has not been scored yet; says what to run."""
+    """The results of a run are incomplete, or a page has no place for them."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a run folder says of one split."""
+    """The results of a run on one split."""
 
     run: Path
     split: str
 
     def write(self, out: Path) -> None:
-        """Write the page as Markdown, and its curves as a PNG beside it.
+        """Write the page as Markdown, and its curves as a PNG in the same folder.
 
-        A discussion at the end of a page that is there already is kept.
+        An existing page keeps its discussion, which is the last section.
 
         Raises:
-            ResultsError: if the split was not scored.
+            ResultsError: if the split has not been scored.
         """
         curves = out.with_name(f"{out.stem}_curves.png")
         text = "\n".join(self.lines(curves.name)) + "\n"
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_file():
-            # What a person wrote about the figures outlives them.
             text += "".join(out.read_text(encoding="utf-8").partition(DISCUSSION)[1:])
         draw_curves(self.run / METRICS_LOG, curves)
         out.write_text(text, encoding="utf-8")
 
     def write_timeline(self, out: Path) -> None:
-        """Write where the time of self-critical steps went.
+        """Write a page with the time of each part of a self-critical step.
 
         Raises:
-            ResultsError: if the run has none.
+            ResultsError: if the run has no self-critical steps.
         """
         rows = timeline(read_records(self.run / METRICS_LOG))
         if not rows:
-            raise ResultsError(f"{self.run}: no self-critical steps; train a stage scst first")
+            raise ResultsError(
+                f"{self.run}: no self-critical steps; train a stage with objective scst first"
+            )
         out.write_text(
             f"# A self-critical step of {self.run.name}\n\n{self.config['description']}\n\n"
             f"{format_markdown(rows, ('ms', 'share %'))}\n\nMeans of the steps in the run's "
-            f"`{METRICS_LOG}`, without the first few. Submitting and waiting are what rewards cost "
-            f"the trainer; the actors work beside it.\n\n```\n{self._command()}\n```\n",
+            f"`{METRICS_LOG}`, without the first few. Submitting and waiting are the cost of "
+            "rewards to the trainer; the actors score in parallel.\n\n"
+            f"```\n{self._command()}\n```\n",
             encoding="utf-8",
         )
 
     def lines(self, curves: str) -> Iterator[str]:
-        """The page's lines; ``curves`` is the picture's name."""
+        """The lines of the page; ``curves`` is the file name of the plot."""
         manifest = self.manifest
         yield f"# {manifest.name}: {self.run.name}\n"
         yield self.config["description"] + "\n"
@@ -86,7 +89,7 @@ class Results:
         yield from self._facts()
         yield f"\n## {SHOWN} captions of the {self.split} split, beam {max(self._scored())}\n"
         annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
-        yield from self._captions(annotations[:: len(annotations) // SHOWN][:SHOWN])
+        yield from self._captions(annotations[:: max(1, len(annotations) // SHOWN)][:SHOWN])
         yield f"\n## The {FAILURES} captions with the lowest CIDEr\n"
         yield from self._captions(self._failures(annotations))
         yield "\n## Commands\n"
@@ -94,23 +97,21 @@ class Results:
         arguments = f"--run {self.config['run']} --split {self.split}"
         for beam, rows in self._scored().items():
             grounding = any("F1_all" in row["values"] for row in rows.values())
-            more = " --grounding" if grounding else ""
-            yield f"python launcher/evaluate.py {arguments} --beam {beam}{more}"
+            option = " --grounding" if grounding else ""
+            yield f"python launcher/evaluate.py {arguments} --beam {beam}{option}"
         yield f"python launcher/results.py {arguments}\n```"
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
-        config: dict[str, Any] = json.loads((self.run / CONFIG).read_text())
+        config: dict[str, Any] = read_json(self.run / CONFIG)
         return config
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Of the shards it was trained on."""
         return load_shards(DataConfig(**self.config["data"]))
 
     def _scored(self) -> dict[int, dict[str, Any]]:
-        """Rows of scores by beam."""
+        """The rows of ``scores.json`` for each beam width."""
         files = sorted((self.run / "scores").glob(f"{self.split}-beam*.json"))
         if not files:
             raise ResultsError(
@@ -122,15 +123,15 @@ class Results:
         }
 
     def fill(self, page: Path, name: str) -> None:
-        """Put the table of scores into a page's place of that name.
+        """Write the table of scores between the markers ``name`` of a page.
 
         Raises:
-            ResultsError: if the page has no such place.
+            ResultsError: if the page has no such markers.
         """
         fill(page, name, self._table(self._rows()))
 
     def summary(self, beam: int) -> dict[str, float | None]:
-        """Scores, parameters in millions, and speeds."""
+        """Scores, millions of parameters, captions/s in training and images/s in decoding."""
         row = next(row for name, row in self._scored()[beam].items() if name != CONSTANT)
         steps = [record for record in read_records(self.run / METRICS_LOG) if "loss" in record]
         return {
@@ -168,9 +169,9 @@ class Results:
         yield f"- parameters: {self._parameters() / 1e6:.2f} M"
         yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
         yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
-        yield "  (greedy, on the shards' own tokens)"
+        yield "  (greedy, on the tokens in the shards)"
         yield f"- training speed: {speed:.0f} captions/s (median step)"
-        yield f"- waiting for data: {waiting(steps):.1f} % of the steps' time"
+        yield f"- waiting for data: {data_wait(steps):.1f} % of the steps' time"
         if rows := timeline(records):
             share = rows[REWARDS]["share %"]
             yield f"- rewards cost the trainer {share:.1f} % of a self-critical step"
@@ -178,7 +179,7 @@ class Results:
         yield f"- versions: {', '.join(f'{name} {versions[name]}' for name in known)}"
 
     def _hours(self) -> float:
-        """Wall time as TensorBoard's events have it."""
+        """Wall time, from TensorBoard's events."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(self.run / "tensorboard"), {"scalars": 0})
@@ -196,7 +197,7 @@ class Results:
 
     @cached_property
     def captions(self) -> dict[int, str]:
-        """What the widest beam wrote, by image id."""
+        """The captions of the widest beam, by image id."""
         file = self.run / "captions" / f"{self.split}-beam{max(self._scored())}.json"
         return {entry["image_id"]: entry["caption"] for entry in json.loads(file.read_text())}
 
@@ -212,18 +213,22 @@ class Results:
 
     def _command(self) -> str:
         versions = json.loads((self.run / "versions.json").read_text())
-        arguments = [a for a in versions["command"] if not a.startswith("--local_rank")]
-        return " ".join(["deepspeed", *arguments])
+        program, *rest = versions["command"]
+        arguments = [argument for argument in rest if not argument.startswith("--local_rank")]
+        installed = Path(program).name in ("capdist", "__main__.py")
+        return " ".join([*(["capdist"] if installed else ["deepspeed", program]), *arguments])
 
 
 def fill(page: Path, name: str, text: str) -> None:
-    """Put a text between ``<!-- results:name -->`` and ``<!-- /results -->``.
+    """Replace the text between ``<!-- results:name -->`` and ``<!-- /results -->``.
 
     Raises:
-        ResultsError: if the page has no such place.
+        ResultsError: if the page has no such markers.
     """
-    before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- results:{name} -->")
+    before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- results:{name} -->")
     _, end, after = rest.partition("<!-- /results -->")
-    if not (mark and end):
-        raise ResultsError(f"{page}: no <!-- results:{name} --> ... <!-- /results --> to fill")
-    page.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
+    if not (start and end):
+        raise ResultsError(
+            f"{page}: no <!-- results:{name} --> ... <!-- /results -->; add both lines"
+        )
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The zip file that the COCO captioning server takes."""
+"""The zip file for the COCO captioning server."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ IMAGES = {"val2014": 40_504, "test2014": 40_775}
 
 
 class SubmissionError(CapdistError):
-    """Results that the server would refuse; names the file and the entry."""
+    """Results that the server would refuse."""
 
 
 def write_submission(algorithm: str, val: Path, test: Path, out: Path) -> None:
-    """Check both results and write them, and nothing else, as the flat zip file.
+    """Check both results files and write them into a flat zip file.
 
     Raises:
         SubmissionError: if the server would refuse them.
@@ -35,22 +35,24 @@ def check_results(path: Path, images: int) -> list[dict[str, Any]]:
     """The id and caption of every entry of a results file.
 
     Raises:
-        SubmissionError: if it is no list of entries with an integer id, each once, and a caption,
-            or their number is another.
+        SubmissionError: if it is not a list of exactly ``images`` entries, each with a caption and
+            an integer id that occurs once.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SubmissionError(f"{path}: {error}") from error
+        raise SubmissionError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(entries, list):
         raise SubmissionError(f"{path}: expected a list of entries with image_id and caption")
     seen: set[int] = set()
     for number, entry in enumerate(entries):
         image = entry.get("image_id") if isinstance(entry, dict) else None
         if type(image) is not int:
-            raise SubmissionError(f"{path}: entry {number}: image_id {image!r}, expected a number")
+            raise SubmissionError(
+                f"{path}: entry {number}: image_id {image!r}, expected an integer"
+            )
         if image in seen:
-            raise SubmissionError(f"{path}: image {image} is there twice; keep one")
+            raise SubmissionError(f"{path}: image {image} occurs twice; keep one entry")
         caption = entry.get("caption")
         if not isinstance(caption, str) or not caption.strip():
             raise SubmissionError(f"{path}: image {image}: caption {caption!r}, expected text")

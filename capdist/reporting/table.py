@@ -1,15 +1,15 @@
-"""Tables of scores, for a terminal and for Markdown."""
+"""Tables of scores as plain text and Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-#: A row's scores by column; what is None or not there is shown as a dash.
+#: The scores of a row by column; None and missing columns are shown as a dash.
 Row = Mapping[str, float | None]
 
 
 def format_table(rows: Mapping[str, Row], columns: Sequence[str]) -> str:
-    """An aligned plain-text table, one line a row, scores with one decimal."""
+    """An aligned plain-text table with one line per row; scores have one decimal."""
     cells = _cells(rows, columns)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -27,7 +27,7 @@ def format_markdown(rows: Mapping[str, Row], columns: Sequence[str]) -> str:
 
 
 def format_score(score: float | None) -> str:
-    """A score with one decimal, a count with none, or a dash where there is nothing."""
+    """A score with one decimal, an integer as it is, or a dash for None."""
     if score is None:
         return "–"
     return str(score) if isinstance(score, int) else f"{score:.1f}"
@@ -41,6 +41,6 @@ def _cells(rows: Mapping[str, Row], columns: Sequence[str]) -> list[list[str]]:
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Names to the left, scores to the right."""
+    """Names left-aligned, scores right-aligned."""
     (name, *scores), (first, *rest) = line, widths
     return [name.ljust(first), *(s.rjust(width) for s, width in zip(scores, rest, strict=True))]

@@ -1,4 +1,4 @@
-"""Where the time of steps goes, from a run's metrics_log."""
+"""The time of each part of a training step, from a run's metrics log."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-#: Parts of a step by their names in the metrics log; the rest is the gradient and the update.
+#: Parts of a step and their keys in the metrics log; the rest is the gradient and the update.
 PARTS = {
     "wait for data": ("data_s",),
     "encode": ("encode_s",),
     "sample": ("sample_s",),
     "greedy baseline": ("greedy_s",),
     "copy to the host": ("copy_s",),
-    "hand over and wait for rewards": ("submit_s", "wait_s"),
+    "submit and wait for rewards": ("submit_s", "wait_s"),
     "loss, forward": ("loss_s",),
 }
-REWARDS, REST = "hand over and wait for rewards", "gradient and update"
-#: Steps that compile and warm up.
-FIRST = 5
+REWARDS, REST = "submit and wait for rewards", "gradient and update"
+#: Steps to leave out: they compile and warm up.
+WARM_UP = 5
 
 Rows = dict[str, dict[str, float]]
 
 
 def timeline(records: Sequence[dict[str, Any]]) -> Rows:
-    """Mean milliseconds of each part of a self-critical step, and its share; none without any."""
-    steps = [record for record in records if "sample_s" in record][FIRST:]
+    """Mean milliseconds and share of each part of a self-critical step; {} if there is none."""
+    steps = [record for record in records if "sample_s" in record][WARM_UP:]
     if not steps:
         return {}
     whole = mean(step["step_s"] for step in steps)
@@ -40,6 +40,6 @@ def timeline(records: Sequence[dict[str, Any]]) -> Rows:
     }
 
 
-def waiting(steps: Sequence[dict[str, Any]]) -> float:
-    """Share of the steps' time that the first rank waited for data, × 100."""
+def data_wait(steps: Sequence[dict[str, Any]]) -> float:
+    """Share of the steps' time that the first rank waited for data, in percent."""
     return 100 * sum(step["data_s"] for step in steps) / sum(step["step_s"] for step in steps)

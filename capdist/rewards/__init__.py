@@ -1,1 +1,1 @@
-"""Rewards of sampled captions: one file for each."""
+"""The rewards of self-critical training, one file each."""

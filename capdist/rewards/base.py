@@ -1,8 +1,8 @@
-"""The contract that every reward fulfils, the registry of rewards, and their weighted sum.
+"""The reward protocol, the registry of rewards, and their weighted sum.
 
-A reward reads **packed** captions, one int64 array (N, 1 + L): image id, then token ids, EOS
-included where the caption ended, then PAD. The end token is a word of captions and references
-alike: without it, a caption that breaks off scores as well as one that ends.
+A reward reads **packed** captions, one int64 array (N, 1 + L): image id, then token ids, including
+EOS if the caption ended, then PAD. EOS counts as a word in captions and references; otherwise a
+truncated caption would score as well as a complete one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Reward(Protocol):
 
     @property
     def signature(self) -> str:
-        """What a score depends on besides captions and references, to be kept with it."""
+        """What a score depends on besides captions and references; stored with the scores."""
 
     def __call__(self, packed: Ints) -> Floats:
-        """(N,) rewards of (N, 1 + L) packed captions; no row's depends on another row.
+        """(N,) rewards of (N, 1 + L) packed captions; rows are independent.
 
         Raises:
-            ScoreError: if the array is no such thing, an image has no references, or an id is not
-                in the vocabulary.
+            ScoreError: if the array has another shape or type, an image has no references, or an id
+                is not in the vocabulary.
         """
 
 
@@ -42,9 +42,9 @@ class CaptionReward(ABC):
     """A reward that compares a caption with its image's references.
 
     Args:
-        references: token ids of each image's captions, EOS at the end of each, never clipped; a
-            word outside the vocabulary has an id of V or more, the same everywhere.
-        vocabulary: of the model, with V words.
+        references: token ids of each image's captions, with EOS at the end of each, never clipped;
+            a word outside the vocabulary has an id of V or more, the same in all captions.
+        vocabulary: the model's, with V words.
         df: document frequency of the training references, for rewards that need one.
 
     Raises:
@@ -65,13 +65,11 @@ class CaptionReward(ABC):
         self.vocabulary_size = len(vocabulary)
 
     def __call__(self, packed: Ints) -> Floats:
-        """As `Reward` has it."""
         return self.score(*unpack(packed, self.vocabulary_size))
 
     @property
     @abstractmethod
-    def signature(self) -> str:
-        """As `Reward` has it."""
+    def signature(self) -> str: ...
 
     @abstractmethod
     def score(self, image_ids: Ints, captions: Captions) -> Floats:
@@ -79,16 +77,12 @@ class CaptionReward(ABC):
 
 
 class WeightedSum:
-    """Rewards of several kinds, each times its weight, added up.
-
-    ``parts``: weight and reward by name.
-    """
+    """Σ over rewards of weight · reward; ``parts`` has weight and reward by name."""
 
     def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
         self.parts = dict(parts)
 
     def __call__(self, packed: Ints) -> Floats:
-        """As `Reward` has it."""
         total = np.zeros(len(packed))
         for weight, reward in self.parts.values():
             total += weight * reward(packed)
@@ -96,7 +90,6 @@ class WeightedSum:
 
     @property
     def signature(self) -> str:
-        """Those of the parts with their weights."""
         return " + ".join(f"{weight:g} {part.signature}" for weight, part in self.parts.values())
 
 
@@ -112,25 +105,25 @@ def build(
     df: DocumentFrequency | None = None,
     where: str = "reward.metrics",
 ) -> WeightedSum:
-    """The weighted sum of rewards by name; ``where`` names what chose them.
+    """The weighted sum of rewards by name; ``where`` names the config key in errors.
 
     Raises:
-        ConfigError: if there is no reward of a name, or none is asked for.
-        ScoreError: as `CaptionReward` does.
+        ConfigError: if a name is not registered, or there is none.
+        ScoreError: as `CaptionReward`.
     """
     check_names(weights, where)
-    made = References.of(references)
+    checked = References.of(references)
     parts = {
-        name: (w, _REWARDS.get(name, where)(made, vocabulary, df)) for name, w in weights.items()
+        name: (w, _REWARDS.get(name, where)(checked, vocabulary, df)) for name, w in weights.items()
     }
     return WeightedSum(parts)
 
 
 def check_names(weights: Mapping[str, float], where: str) -> None:
-    """Refuse rewards that are not there; ``where`` names what chose them.
+    """Check that rewards are registered; ``where`` names the config key in errors.
 
     Raises:
-        ConfigError: if there is no reward of a name, or none is asked for.
+        ConfigError: if a name is not registered, or there is none.
     """
     if not weights:
         raise ConfigError(f"{where}: no reward; name at least one of {', '.join(registered())}")
@@ -139,11 +132,11 @@ def check_names(weights: Mapping[str, float], where: str) -> None:
 
 
 def unpack(packed: Ints, vocabulary_size: int) -> tuple[Ints, Captions]:
-    """Image ids (N,) and captions of (N, 1 + L) packed ones.
+    """Image ids (N,) and captions from packed captions (N, 1 + L).
 
     Raises:
         ScoreError: if the array has another shape or type, an id is not in the vocabulary, or a
-            word follows the end.
+            token follows EOS.
     """
     if packed.ndim != 2 or not packed.shape[1] or packed.dtype != np.int64:
         raise ScoreError(
@@ -156,31 +149,31 @@ def unpack(packed: Ints, vocabulary_size: int) -> tuple[Ints, Captions]:
         packed,
         f"expected token ids of 0 to {vocabulary_size - 1}",
     )
-    there = tokens != PAD
-    late = np.zeros_like(there)
-    late[:, 1:] = there[:, 1:] & (~there | (tokens == EOS))[:, :-1]
-    _refuse(late, packed, "expected nothing but PAD behind the end")
-    starts = np.append(0, there.sum(1).cumsum())
-    return images, Captions(tokens[there].astype(np.int32), starts)
+    written = tokens != PAD
+    after_end = np.zeros_like(written)
+    after_end[:, 1:] = written[:, 1:] & (~written | (tokens == EOS))[:, :-1]
+    _refuse(after_end, packed, "expected only PAD after the end")
+    starts = np.append(0, written.sum(1).cumsum())
+    return images, Captions(tokens[written].astype(np.int32), starts)
 
 
 def _refuse(wrong: npt.NDArray[np.bool_], packed: Ints, expected: str) -> None:
-    """Name the first wrong token (N, L) of packed captions."""
+    """Raise `ScoreError` for the first wrong token (N, L) of packed captions."""
     if wrong.any():
-        row, place = np.argwhere(wrong)[0]
+        row, position = np.argwhere(wrong)[0]
         raise ScoreError(
-            f"packed row {row} (image {packed[row, 0]}): token id {packed[row, 1 + place]} at "
-            f"place {place}; {expected}"
+            f"packed row {row} (image {packed[row, 0]}): token id {packed[row, 1 + position]} at "
+            f"position {position}; {expected}"
         )
 
 
 def _check_ends(references: References) -> None:
     tokens, starts = references.captions
     last = np.where(starts[1:] > starts[:-1], tokens[starts[1:] - 1], PAD)
-    endless = np.flatnonzero(last != EOS)
-    if len(endless):
-        image = references.images[np.searchsorted(references.first, endless[0], "right") - 1]
+    unended = np.flatnonzero(last != EOS)
+    if len(unended):
+        image = references.images[np.searchsorted(references.first, unended[0], "right") - 1]
         raise ScoreError(
-            f"image {image}: a reference does not end with EOS (id {EOS}); references keep their "
-            "end token and are never clipped"
+            f"image {image}: a reference does not end with EOS (id {EOS}); append it, and do not "
+            "clip references"
         )

@@ -1,12 +1,12 @@
-"""BLEU-4 of single captions (Papineni et al. 2002), the end token a word.
+"""BLEU-4 of single captions (Papineni et al. 2002), with EOS as a word.
 
-With c_n matched and g_n written n-grams of a caption of l words, and r the number of words of the
-reference whose number is closest to l (of two, the shorter),
+With c_n matched and g_n generated n-grams of a caption of l words, and r the length of the
+reference that is closest to l (of two, the shorter),
 
     BLEU-4 = (prod_{n=1..4} (c_n + 1e-15) / (g_n + 1e-9))^(1/4) min(1, exp(1 - r / l)).
 
-The small terms are pycocoevalcap's, whose ``Bleu`` gives the same for each image on the same
-tokens: a caption without a match of four words gets almost nothing.
+The small terms are pycocoevalcap's, whose ``Bleu`` gives each image the same score on the same
+tokens: without a match of four words, a caption scores almost 0.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ class Bleu4(CaptionReward):
 
     @property
     def signature(self) -> str:
-        """The end token is all there is to say."""
         return "bleu_4(eos)"
 
     def score(self, image_ids: Ints, captions: Captions) -> Floats:
-        """(N,) BLEU-4."""
-        places, lengths = self.references.places(image_ids), captions.lengths
-        matched = clipped_matches(captions, places, self.references)
-        written = (lengths[:, None] - np.arange(ORDERS)).clip(min=0)
-        precision = ((matched + _TINY) / (written + _SMALL)).prod(1) ** (1 / ORDERS)
-        ratio = (lengths + _TINY) / (closest_lengths(captions, places, self.references) + _SMALL)
+        indices, lengths = self.references.indices(image_ids), captions.lengths
+        matched = clipped_matches(captions, indices, self.references)
+        generated = (lengths[:, None] - np.arange(ORDERS)).clip(min=0)
+        precision = ((matched + _TINY) / (generated + _SMALL)).prod(1) ** (1 / ORDERS)
+        ratio = (lengths + _TINY) / (closest_lengths(captions, indices, self.references) + _SMALL)
         return precision * np.exp(np.minimum(0.0, 1 - 1 / ratio))

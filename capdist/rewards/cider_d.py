@@ -1,7 +1,7 @@
-"""CIDEr-D with the document frequency of the training references, the end token a word.
+"""CIDEr-D with the document frequency of the training references, and EOS as a word.
 
-1.0 is what papers print as CIDEr 100. It differs by construction from the evaluation's CIDEr,
-which takes document frequencies from the split being scored and knows no end token.
+Papers print 1.0 as CIDEr 100. It differs by construction from the evaluation's CIDEr, which takes
+document frequencies from the split being scored and has no end token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from capdist.vocab import EOS, Vocabulary
 
 @register("cider_d")
 class CiderDReward(CaptionReward):
-    """`capdist.metrics.cider_d.CiderD` with sigma 6; needs ``df``, counted with end tokens."""
+    """`capdist.metrics.cider_d.CiderD` with sigma 6; needs ``df``, counted with EOS."""
 
     def __init__(
         self,
@@ -26,19 +26,17 @@ class CiderDReward(CaptionReward):
     ) -> None:
         super().__init__(references, vocabulary, df)
         if df is None:
-            raise ScoreError("cider_d needs a document frequency; count one of the training set")
+            raise ScoreError("cider_d needs a document frequency; count that of the training set")
         if df.frequency([EOS]) != df.images:
             raise ScoreError(
                 f"the document frequency has EOS (id {EOS}) in {df.frequency([EOS])} of "
-                f"{df.images} images; count it again with the references' end tokens"
+                f"{df.images} images; count it again with EOS at the end of every reference"
             )
         self._scorer = CiderD(self.references, df=df)
 
     @property
     def signature(self) -> str:
-        """Sigma, the end token, and the document frequency's hash."""
         return f"cider_d(sigma={self._scorer.sigma:g}, eos, df={self._scorer.df.hash})"
 
     def score(self, image_ids: Ints, captions: Captions) -> Floats:
-        """(N,) CIDEr-D, 0 to 10."""
         return self._scorer.score_captions(image_ids, captions)

@@ -1,11 +1,11 @@
-"""ROUGE-L of single captions (Lin 2004, Section 3.1), the end token a word.
+"""ROUGE-L of single captions (Lin 2004, Section 3.1), with EOS as a word.
 
 With p and r the longest common subsequence's share of the caption and of a reference, each the
 largest over the image's references,
 
     ROUGE-L = (1 + beta^2) p r / (r + beta^2 p),    beta = 1.2,
 
-as in pycocoevalcap, whose ``Rouge`` gives the same for each image on the same tokens.
+as in pycocoevalcap, whose ``Rouge`` gives each image the same score on the same tokens.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ class RougeL(CaptionReward):
 
     @property
     def signature(self) -> str:
-        """Beta and the end token."""
         return f"rouge_l(beta={BETA:g}, eos)"
 
     def score(self, image_ids: Ints, captions: Captions) -> Floats:
-        """(N,) ROUGE-L."""
-        places = self.references.places(image_ids)
-        precision, recall = best_shares(captions, places, self.references).T
-        below = recall + BETA**2 * precision
-        return (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1.0)
+        indices = self.references.indices(image_ids)
+        precision, recall = best_shares(captions, indices, self.references).T
+        denominator = recall + BETA**2 * precision
+        return (1 + BETA**2) * precision * recall / np.where(denominator > 0, denominator, 1.0)

@@ -15,9 +15,9 @@ from capdist.batch import Batch
 from capdist.config.run_config import Config
 from capdist.config.stage import TrainingStage
 from capdist.data.batches import Batches
-from capdist.distributed.process_group import OtherRankError, ProcessGroup
+from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import Engine, StepResult
-from capdist.errors import CapdistError
+from capdist.errors import CapdistError, OtherRankError
 from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
 from capdist.objectives.base import Objective, Validator
 from capdist.reporting.metrics_log import MetricsLog
@@ -129,7 +129,7 @@ class Trainer:
         started = time.perf_counter()
         for read in self.batches.steps(progress.epoch, progress.consumed):
             waited = time.perf_counter() - started
-            lost, damaged = self.tolerate(read.lost, progress)
+            lost, damaged = self.tolerate(read.errors, progress)
             batches = self.objective.prepare(read.batches, progress.step, self.group.device)
             lr = self.rate(progress.stage_step)
             result = self.engine.step(batches, lr)

@@ -1,1 +1,1 @@
-"""Work that is done beside the trainer; the only room that imports Ray."""
+"""Scoring and decoding in other processes: the only package that imports Ray."""

@@ -1,4 +1,4 @@
-"""Commands run side by side on Ray, as many at a time as there is room for."""
+"""Commands run in parallel on Ray, as many at a time as there are CPUs and GPUs for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from capdist.config.run_config import RayConfig
-from capdist.workers.ray_child import own_ray
-from capdist.workers.reward_pool import PoolError
+from capdist.workers.base import PoolError
+from capdist.workers.driver_process import one_line, private_ray_environment
 
 
 @dataclass(frozen=True)
-class Task:
-    """Python commands, one after the other; what they print is added to ``log``."""
+class CommandTask:
+    """Python commands to run one after the other; their output is appended to ``log``."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
@@ -26,27 +26,27 @@ class Task:
 
 
 def run_tasks(
-    tasks: Sequence[Task], cpus: float, gpus: float, cluster: RayConfig
-) -> Iterator[tuple[Task, int]]:
-    """Each task once it is done, with the exit status of its last command; the first not 0 ends it.
+    tasks: Sequence[CommandTask], cpus: float, gpus: float, cluster: RayConfig
+) -> Iterator[tuple[CommandTask, int]]:
+    """Each task when it has ended, with the exit status of `run_task`.
 
-    A task whose node dies starts anew elsewhere, so commands must take up what they have left.
+    A task whose node is lost starts again on another, so its commands must be able to resume.
 
     Args:
-        tasks: to be run.
-        cpus: that Ray reserves for one, and its threads.
-        gpus: that Ray reserves for one.
-        cluster: where; folders must be the same on all its nodes.
+        tasks: what to run.
+        cpus: CPUs that Ray reserves for a task, and its number of threads.
+        gpus: GPUs that Ray reserves for a task.
+        cluster: which Ray runs them; all its nodes must have the same folders.
 
     Raises:
-        PoolError: if Ray is not there, or no node is large enough for one.
+        PoolError: if Ray is not available, or no node is large enough for one task.
     """
     if not tasks:
         return
     ray = _connect(cpus, gpus, cluster)
     try:
-        work = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
-        running = {work.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
+        remote = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
+        running = {remote.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
         while running:
             done, _ = ray.wait(list(running))
             for reference in done:
@@ -55,43 +55,43 @@ def run_tasks(
         ray.shutdown()
 
 
-def run_task(task: Task, cpus: float, folder: str, path: list[str]) -> int:
-    """The exit status of its last command; the first that is not 0 ends it.
+def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> int:
+    """Run the commands of a task here; the first exit status other than 0, which ends it, or 0.
 
     Args:
-        task: to be run, here.
-        cpus: its threads.
+        task: what to run.
+        cpus: number of threads.
         folder: the commands' working directory.
-        path: where they find modules.
+        path: their ``sys.path``.
     """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "OMP_NUM_THREADS": str(max(1, int(cpus))),
-        "PYTHONPATH": os.pathsep.join(part for part in path if part),
+        "PYTHONPATH": os.pathsep.join(entry for entry in path if entry),
     }
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("ab") as log:
         for command in task.commands:
             arguments = [sys.executable, "-u", *command]
-            code = subprocess.run(
+            status = subprocess.run(
                 arguments, cwd=folder, env=environment, stdout=log, stderr=log, check=False
             ).returncode
-            if code:
-                return code
+            if status:
+                return status
     return 0
 
 
 def _connect(cpus: float, gpus: float, cluster: RayConfig) -> Any:
-    """Ray, started or joined.
+    """The ``ray`` module, connected to the cluster or to a private Ray.
 
     Raises:
-        PoolError: in one line.
+        PoolError: if Ray is not available, or no node is large enough.
     """
     where = f"ray.address {cluster.address}"
     host, colon, port = cluster.address.rpartition(":")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if cluster.address == "local":
-        os.environ |= own_ray()
+        os.environ |= private_ray_environment()
     try:
         if colon:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), cluster.timeout_s).close()
@@ -99,7 +99,10 @@ def _connect(cpus: float, gpus: float, cluster: RayConfig) -> Any:
 
         ray.init(cluster.address, log_to_driver=False, include_dashboard=False)
     except Exception as error:
-        raise PoolError(f"{where}: no Ray: {' '.join(str(error).split())[:300]}") from error
+        raise PoolError(
+            f"{where}: cannot connect to Ray ({one_line(error)}); start it there, correct the "
+            "address, or install Ray: pip install -e '.[train]'"
+        ) from error
     if not any(
         node["Alive"]
         and node["Resources"].get("CPU", 0) >= cpus
@@ -107,5 +110,7 @@ def _connect(cpus: float, gpus: float, cluster: RayConfig) -> Any:
         for node in ray.nodes()
     ):
         ray.shutdown()
-        raise PoolError(f"{where}: no node has {cpus:g} CPUs and {gpus:g} GPUs; ask for less")
+        raise PoolError(
+            f"{where}: no node has {cpus:g} CPUs and {gpus:g} GPUs; lower cpus or gpus of the list"
+        )
     return ray

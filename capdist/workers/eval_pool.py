@@ -1,7 +1,7 @@
-"""A split decoded in this process, or by workers on Ray: the same captions.
+"""A split decoded in this process or by workers on Ray, with identical captions.
 
-A worker decodes whole batches of the single process's run, in the same order: padding, and with it
-the last bit of a score, depends on what an image shares its batch with.
+A worker decodes whole batches of the single-process run, in the same order: padding, and with it
+the last bit of a score, depends on the other images of a batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from capdist.data.rank_plan import Ranks
 from capdist.decoding.generate import Caption, caption_images
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
-from capdist.workers.ray_child import ActorRequest, RayChild, raised
+from capdist.workers.driver_process import ActorRequest, DriverProcess, actor_error
 from capdist.workers.ray_decoders import serve
 from shards.manifest import Manifest
 
@@ -33,7 +33,7 @@ DecodedBatch = list[tuple[int, Caption]]
 
 @dataclass(frozen=True)
 class Workers:
-    """How many decode, with how many CPUs each, and where; 0: this process, without Ray."""
+    """The number of workers, the CPUs of each, and their Ray; 0: this process, without Ray."""
 
     count: int
     cpus: float
@@ -42,7 +42,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class SplitDecoding:
-    """What is decoded, and how; ``boxes`` asks where the model looked."""
+    """What to decode, and how; with ``boxes``, captions say which region each word attended to."""
 
     model: CaptionModel[Any]
     manifest: Manifest
@@ -54,21 +54,21 @@ class SplitDecoding:
 
     @property
     def batches(self) -> Batches:
-        """Of the split, as it stands."""
+        """The split in stored order."""
         size = self.decoding.batch
         return evaluation_batches(self.manifest, self.split, self.data, size, self.vocab, Ranks())
 
     def decode(self, start: int = 0) -> Iterator[DecodedBatch]:
-        """The captions of one batch after the other, from batch ``start`` on."""
+        """The captions of one batch after the other, beginning with batch ``start``."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, size = self.model.to(device), self.decoding.batch
         read: Iterator[Batch] = chain.from_iterable(self.batches.epoch(0, start * size))
         images = caption_images(model, read, self.vocab, self.decoding, device, boxes=self.boxes)
-        while found := [(image, captions[0]) for image, captions in islice(images, size)]:
-            yield found
+        while decoded := [(image, captions[0]) for image, captions in islice(images, size)]:
+            yield decoded
 
     @property
-    def bare(self) -> SplitDecoding:
+    def without_readers(self) -> SplitDecoding:
         """The same without reader processes: Ray's threads do not survive a fork."""
         return replace(self, data=self.data.model_copy(update={"workers": 0}))
 
@@ -76,30 +76,31 @@ class SplitDecoding:
 def decode_split(
     task: SplitDecoding, workers: Workers, log: Callable[[str], None]
 ) -> Iterator[tuple[int, DecodedBatch]]:
-    """Number and captions of every batch, in order of their numbers where one process decodes.
+    """The number and the captions of every batch; in order of number only without workers.
 
     Args:
-        task: what is decoded. On Ray it goes to the workers as it is; only shards are read there.
+        task: what to decode. Ray's workers receive it pickled, and read only the shards themselves.
         workers: who decodes.
-        log: is told of every worker that is lost.
+        log: receives a line for every worker that crashes.
 
     Raises:
-        PoolError: if there is no Ray, or a batch kills whoever decodes it.
-        ShardError: if a shard is damaged, or not there.
-        DecodingError: if a logit is not a number.
+        PoolError: if Ray is not available, or a batch crashes every worker that decodes it.
+        ShardError: if a shard is damaged or missing.
+        DecodingError: if a logit is NaN.
     """
     if not workers.count:
         yield from enumerate(task.decode())
         return
-    key, instead = f"--workers {workers.count}", "leave --workers out to decode in this process"
-    wish = ActorRequest(workers.count, workers.cpus, True, key, instead, serve)
-    child = RayChild(wish, workers.cluster, task.bare, log)
+    option = f"--workers {workers.count}"
+    instead = "leave --workers out to decode in this process"
+    request = ActorRequest(workers.count, workers.cpus, True, option, instead, serve)
+    driver = DriverProcess(request, workers.cluster, task.without_readers, log)
     try:
-        child.send(task.batches.plan.steps)
-        while (answer := child.answer(None))[0] != "done":
+        driver.send(task.batches.plan.steps)
+        while (answer := driver.answer(None))[0] != "done":
             kind, value = answer
             if kind == "raised":
-                raise raised(value)
+                raise actor_error(value)
             yield value
     finally:
-        child.end()
+        driver.stop()

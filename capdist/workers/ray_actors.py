@@ -1,4 +1,4 @@
-"""Ray actors that hold a reward; the driver's side of a pool.
+"""Ray actors that hold a reward, and the driver's side of a reward pool.
 
 N hypotheses of L tokens: a call is one packed array (N, 1 + L), its answer one array (N,).
 """
@@ -14,29 +14,29 @@ from typing import Any
 
 import numpy as np
 
-from capdist.workers.ray_child import DriverTask, WorkerCrashError, death, one_line
-from capdist.workers.reward_pool import PackedCaptions, PoolError, Reward, Scores, score
+from capdist.workers.base import PackedCaptions, PoolError, Reward, Scores, score
+from capdist.workers.driver_process import DriverTask, WorkerCrashError, crash_reason, one_line
 
-#: How often the captions of one call may lose the actors that score them.
+#: How often the captions of one call may crash the actors that score them.
 ATTEMPTS = 3
 #: An actor has one thread and no GPU, whatever its node has.
 ACTOR_ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Scorer:
-    """An actor. Its reward's arrays lie in the node's shared memory, once for all its actors."""
+    """An actor. The arrays of its reward are in the node's shared memory, once for all actors."""
 
     def __init__(self, reward: list[Any]) -> None:
         self._reference = reward[0]
 
     def load(self) -> None:
-        """Map the reward: apart from the constructor, whose errors Ray takes for a death."""
+        """Map the reward. Not in the constructor: Ray reports an error there as a dead actor."""
         import ray
 
         try:
             self._reward: Reward = ray.get(self._reference)
         except Exception as error:
-            raise PoolError(f"an actor can't load the reward: {one_line(error)}") from None
+            raise PoolError(f"an actor cannot load the reward: {one_line(error)}") from None
 
     def score(self, packed: PackedCaptions) -> Scores:
         """(N, 1 + L) to (N,)."""
@@ -44,17 +44,17 @@ class Scorer:
 
 
 def serve(
-    job: DriverTask,
-    load: BytesIO,
+    task: DriverTask,
+    payload: BytesIO,
     calls: SimpleQueue[PackedCaptions],
     send: Callable[[str, Any], None],
 ) -> None:
-    """In the driver: ready, then for every call in turn scores or raised."""
+    """In the driver: send "ready", then "scores" or "raised" for every call in turn."""
     from ray.exceptions import RayTaskError
 
-    with load:
-        reward = pickle.load(load)
-    actors = Actors(job, reward, lambda line: send("log", line))
+    with payload:
+        reward = pickle.load(payload)
+    actors = Actors(task, reward, lambda line: send("log", line))
     del reward  # it is in shared memory now
     send("ready", None)
     while True:
@@ -66,36 +66,36 @@ def serve(
 
 @dataclass(frozen=True, eq=False)
 class Actor:
-    """A handle, and the promise that it has loaded its reward."""
+    """A handle, and the future of its ``load``."""
 
     handle: Any
     loaded: Any
 
 
 class Actors:
-    """Whoever is alive scores; a new actor starts for each that died.
+    """Actors that score; each one that crashes is replaced.
 
-    Ray can restart actors and repeat their calls by itself. But it would not say so, nor let
-    another actor take over, and it would wait for ever where none can start.
+    Ray can restart actors and repeat their calls by itself, but without reporting it, without
+    handing the call to another actor, and with no time limit where no actor can start.
 
     Raises:
-        PoolError: if not all actors find a place in time, or one can't load the reward.
+        PoolError: if the actors cannot all be placed in time, or one cannot load the reward.
     """
 
-    def __init__(self, job: DriverTask, reward: Reward, log: Callable[[str], None]) -> None:
+    def __init__(self, task: DriverTask, reward: Reward, log: Callable[[str], None]) -> None:
         import ray
         from ray.exceptions import RayTaskError
 
-        self._job, self._log = job, log
+        self._task, self._request, self._log = task, task.request, log
         self._reward = ray.put(reward)
-        self._actors = [self._start() for _ in range(job.wish.actors)]
-        promises = [actor.loaded for actor in self._actors]
-        loaded, late = ray.wait(promises, num_returns=job.wish.actors, timeout=job.start_s)
+        self._actors = [self._start() for _ in range(self._request.actors)]
+        futures = [actor.loaded for actor in self._actors]
+        loaded, late = ray.wait(futures, num_returns=len(futures), timeout=task.start_s)
         if late:
             raise PoolError(
-                f"ray.address {job.address}: {len(loaded)} of {job.wish.actors} reward actors "
-                f"with {job.wish.cpus:g} CPUs each found a place within {job.start_s:g} s; free "
-                "CPUs, or lower reward.actors or reward.cpus"
+                f"ray.address {task.address}: {len(loaded)} of {self._request.actors} reward "
+                f"actors with {self._request.cpus:g} CPUs each were placed within "
+                f"{task.start_s:g} s; free CPUs, or lower reward.actors or reward.cpus"
             )
         try:
             ray.get(loaded)
@@ -106,86 +106,87 @@ class Actors:
         """(N, 1 + L) to (N,), each part of the rows by one actor.
 
         Raises:
-            RayTaskError: if the reward raised something; its ``cause`` is what.
-            WorkerCrashError: if actors keep dying over it.
+            RayTaskError: if the reward raised an exception, which is its ``cause``.
+            WorkerCrashError: if actors keep crashing on these captions.
             PoolError: if none comes back in time.
         """
-        split = np.array_split(packed, self._job.wish.actors)
+        split = np.array_split(packed, self._request.actors)
         parts = {i: part for i, part in enumerate(split) if len(part)}
-        found: dict[int, Scores] = {}
+        scores: dict[int, Scores] = {}
         for attempt in range(ATTEMPTS):
-            found |= self._attempt({i: parts[i] for i in parts.keys() - found.keys()}, attempt)
-            if len(found) == len(parts):
-                return np.concatenate([np.empty(0), *(found[i] for i in parts)])
+            scores |= self._attempt({i: parts[i] for i in parts.keys() - scores.keys()}, attempt)
+            if len(scores) == len(parts):
+                return np.concatenate([np.empty(0), *(scores[i] for i in parts)])
         raise WorkerCrashError(
-            f"ray.address {self._job.address}: reward actors died {ATTEMPTS} times over the same "
-            "captions; see whether their nodes run out of memory"
+            f"ray.address {self._task.address}: reward actors crashed {ATTEMPTS} times on the same "
+            "captions; check whether their nodes run out of memory"
         )
 
     def _attempt(self, parts: dict[int, PackedCaptions], number: int) -> dict[int, Scores]:
-        """The parts whose actors live to the end; the other actors are replaced."""
+        """The scores of the parts whose actors survive; the other actors are replaced."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         alive = self._alive()
         if not alive:
             return {}
-        calls, found = {}, {}
+        calls, scores = {}, {}
         for i, part in parts.items():
-            actor = alive[(i + number) % len(alive)]  # at every attempt another
+            actor = alive[(i + number) % len(alive)]  # another one at every attempt
             calls[i] = actor, actor.handle.score.remote(part)
         for i, (actor, call) in calls.items():
             try:
-                found[i] = ray.get(call)
+                scores[i] = ray.get(call)
             except RayTaskError:
                 raise
             except RayError as error:
                 self._replace(actor, error)
-        return found
+        return scores
 
     def _start(self) -> Actor:
         import ray
 
         env = {"env_vars": ACTOR_ENV}
-        options = {"num_cpus": self._job.wish.cpus, "num_gpus": 0, "runtime_env": env}
+        options = {"num_cpus": self._request.cpus, "num_gpus": 0, "runtime_env": env}
         handle = ray.remote(Scorer).options(**options).remote([self._reward])
         return Actor(handle, handle.load.remote())
 
     def _alive(self) -> list[Actor]:
-        """Those that have their reward; waits until one has. None if those were dying."""
+        """Wait for a first actor that has answered; those that have loaded their reward.
+
+        Empty if all that answered had crashed; they are replaced.
+        """
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        promises = {actor.loaded: actor for actor in self._actors}
-        first, _ = ray.wait(list(promises), timeout=self._job.timeout_s)
+        futures = {actor.loaded: actor for actor in self._actors}
+        first, _ = ray.wait(list(futures), timeout=self._task.timeout_s)
         if not first:
             raise PoolError(
-                f"ray.address {self._job.address}: no reward actor is left, and none came back "
-                f"within {self._job.timeout_s:g} s"
+                f"ray.address {self._task.address}: no reward actor is left, and none came back "
+                f"within {self._task.timeout_s:g} s"
             )
-        done, _ = ray.wait(list(promises), num_returns=len(promises), timeout=0)
+        done, _ = ray.wait(list(futures), num_returns=len(futures), timeout=0)
         alive = []
         for loaded in done:
             try:
                 ray.get(loaded)
-                alive.append(promises[loaded])
+                alive.append(futures[loaded])
             except RayTaskError:
                 raise
             except RayError as error:
-                self._replace(promises[loaded], error)
+                self._replace(futures[loaded], error)
         return alive
 
     def _replace(self, actor: Actor, error: Exception) -> None:
-        """Start another actor in the place of one that died."""
         import ray
 
         if actor not in self._actors:
-            return  # it took several parts along
-        place = self._actors.index(actor)
-        ray.kill(actor.handle)  # should it only have been cut off
-        self._actors[place] = self._start()
+            return  # it had several parts and is replaced already
+        index = self._actors.index(actor)
+        ray.kill(actor.handle)  # in case it is only unreachable
+        self._actors[index] = self._start()
         self._log(
-            f"reward actor {place + 1} of {self._job.wish.actors} is lost: "
-            f"{death(error)}; what it was scoring is scored again, "
-            "and a new one starts"
+            f"reward actor {index + 1} of {self._request.actors} is lost: {crash_reason(error)}; "
+            "its captions are scored again, and a replacement starts"
         )

@@ -1,4 +1,4 @@
-"""The trainer's side of a pool of Ray actors; Ray's driver is a child process, `ray_child`."""
+"""The trainer's side of a pool of Ray actors; the Ray driver is a child process."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from collections.abc import Callable
 
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
+from capdist.workers.base import PackedCaptions, Pending, Reward, RewardPool
+from capdist.workers.driver_process import (
+    GRACE_S,
+    ActorRequest,
+    DriverProcess,
+    RayLostError,
+    actor_error,
+)
 from capdist.workers.ray_actors import serve
-from capdist.workers.ray_child import GRACE_S, ActorRequest, RayChild, RayLostError, raised
-from capdist.workers.reward_pool import PackedCaptions, Pending, Reward, RewardPool
 
 
 class RayPool(RewardPool):
-    """A pool of Ray actors, behind the child that drives them; for one thread of the trainer.
+    """A pool of Ray actors, for one thread of the trainer.
 
-    Once it is open, training does not depend on Ray: when Ray is lost, as it is when a scheduler
-    signals all processes of a job, the trainer scores what is left by itself.
+    Once the pool is open, training does not depend on Ray: when Ray is lost, for example because a
+    scheduler signals all processes of a job, the trainer scores the remaining captions itself.
     """
 
     def __init__(
@@ -28,7 +34,7 @@ class RayPool(RewardPool):
     ) -> None:
         self._reward, self._log, self._lost = reward, log, False
         self._waiting: deque[tuple[Pending, PackedCaptions]] = deque()
-        wish = ActorRequest(
+        request = ActorRequest(
             rewards.actors,
             rewards.cpus,
             False,
@@ -36,36 +42,36 @@ class RayPool(RewardPool):
             "set reward.actors to 0 to score in the trainer's own process",
             serve,
         )
-        self._child = RayChild(wish, cluster, reward, log)
+        self._driver = DriverProcess(request, cluster, reward, log)
         try:
-            # To load the reward; the driver itself keeps the limit.
-            self._child.answer(self._child.start_s + GRACE_S)
+            # Until the actors have loaded the reward; the driver itself keeps the time limit.
+            self._driver.answer(self._driver.start_s + GRACE_S)
         except BaseException:
             self.close()
             raise
 
     def _submit(self, packed: PackedCaptions) -> Pending:
-        pending = Pending(self._settle)
-        if self._lost and not self._child.failure:
+        pending = Pending(self._receive)
+        if self._lost and not self._driver.failure:
             pending.compute(self._reward, packed)
         else:
-            self._child.send(packed)
+            self._driver.send(packed)
             self._waiting.append((pending, packed))
         return pending
 
     def close(self) -> None:
-        """End the actors, and Ray where it is the pool's own; what is pending is given up."""
-        self._child.failure = self._child.failure or "the reward pool is closed"
-        self._child.end()
+        """Stop the actors, and Ray if it is private; pending results are dropped."""
+        self._driver.failure = self._driver.failure or "the reward pool is closed"
+        self._driver.stop()
 
-    def _settle(self) -> None:
-        """Receive the answer to the oldest call, or score all that wait if there will be none."""
+    def _receive(self) -> None:
+        """Receive the answer to the oldest call, or score all waiting calls if Ray is lost."""
         try:
-            kind, value = self._child.answer(None)
+            kind, value = self._driver.answer(None)
         except RayLostError as error:
-            self._log(f"{error}; the trainer scores the rewards itself from here on")
+            self._log(f"{error}; the trainer scores the rewards itself from now on")
             self._lost = True
-            self._child.end()
+            self._driver.stop()
             while self._waiting:
                 pending, packed = self._waiting.popleft()
                 pending.compute(self._reward, packed)
@@ -74,4 +80,4 @@ class RayPool(RewardPool):
         if kind == "scores":
             future.set_result(value)
         else:
-            future.set_exception(raised(value))
+            future.set_exception(actor_error(value))

@@ -1,13 +1,13 @@
-# What the batch scripts share; they source it from the repository's folder.
+# Common part of the batch scripts, which source it from the root of the repository.
 
-# What a site may have to change: how Python is started, here or in a container, for example
+# The command that starts Python. Adapt it to your site, for example to a container:
 # PYTHON=(apptainer exec --nv capdist.sif python)
 PYTHON=(python)
 
 export PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 
-#: The exit status of a run that was stopped by a signal, with all saved (capdist/signals.py).
+# Exit status of a run that was stopped by a signal and has saved its state (capdist/signals.py).
 STOPPED=75
 
 fail() {
@@ -15,11 +15,11 @@ fail() {
     exit 2
 }
 
-# End with the status of what the job was for; a run that was stopped waits in the queue again.
+# Exit with the status of the job's command; requeue the job first if a signal stopped it.
 finish() {
     [ "$1" -eq "$STOPPED" ] || exit "$1"
-    echo "job $SLURM_JOB_ID was stopped and goes back to the queue"
+    echo "job $SLURM_JOB_ID was stopped by a signal: requeueing it"
     scontrol requeue "$SLURM_JOB_ID" ||
-        fail "job $SLURM_JOB_ID can't be requeued; submit it again with --resume auto"
+        fail "job $SLURM_JOB_ID can't be requeued. Submit it again with --resume auto"
     exit "$1"
 }

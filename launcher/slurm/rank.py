@@ -1,7 +1,7 @@
-"""One rank of a job, started by srun: ``srun launcher/slurm/rank.py LOGS SCRIPT [ARGUMENTS]``.
+"""Start one rank of a job under srun: ``srun python launcher/slurm/rank.py LOGS SCRIPT [...]``.
 
-SLURM's variables become those that torch and DeepSpeed read. All ranks but the first print to
-LOGS/rank-N.log. The scheduler's signals are held back until the script can follow them.
+Sets the variables that torch and DeepSpeed read from SLURM's, redirects the output of all ranks but
+the first to LOGS/rank-N.log, and blocks the scheduler's signals until SCRIPT handles them.
 """
 
 import os
@@ -12,11 +12,10 @@ from capdist.signals import STOP
 
 
 def main() -> None:
-    """Become the script."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     logs, *command = sys.argv[1:]
     rank, local = os.environ["SLURM_PROCID"], os.environ["SLURM_LOCALID"]
-    # A task that is bound to one GPU knows it as number 0; others choose by their number.
+    # A task bound to one GPU sees it as GPU 0; a task that sees several uses its local rank.
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     os.environ |= {
         "RANK": rank,

@@ -1,14 +1,15 @@
-# Ray on all nodes of a job, its head on the first; sourced by train.sbatch, gone with the job.
-# All ports but the head's are chosen by the system. RAY is where it answers.
+# Starts Ray on all nodes of a job, its head on the first; it ends with the job. Sourced by
+# train.sbatch. RAY is the head's address; the system chooses all other ports.
 
 RAY=$MASTER_ADDR:$((MASTER_PORT + 1))
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export RAY RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
-# At the job's end there is nothing left to wait for.
+# At the end of the job no Ray task is left to be drained.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
-# One node's part. The signal before the end is the ranks': they have rewards until they have saved.
+# Runs on each node. USR1, sent before the time limit, is for the ranks: Ray ignores it, so that
+# rewards are computed until the ranks have saved their state.
 ray_node() {
     trap '' USR1
     trap : TERM
@@ -32,5 +33,5 @@ for _ in {1..180}; do
     kill -0 $! 2>/dev/null || break
     sleep 1
 done
-[ "$up" -eq "$SLURM_NNODES" ] || fail "Ray is up on $up of $SLURM_NNODES nodes, its head at $RAY;" \
-    "$logs/ray-*.log say why"
+[ "$up" -eq "$SLURM_NNODES" ] || fail "Ray started on $up of $SLURM_NNODES nodes (head: $RAY);" \
+    "see $logs/ray-*.log"

@@ -1,4 +1,4 @@
-"""The contestants of ``bench.py load`` read the same images, whole and as finished batches."""
+"""The readers and peers of ``bench.py load`` read the same images as complete batches."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def images(corpus: Corpus) -> dict[int, Any]:
-    """Regions, boxes and captions of every image, as our reader gives them."""
-    found = {}
+    """Regions, boxes and captions of every image from the mapped reader."""
+    arrays_of = {}
     for (batch,) in reader(corpus.manifest, "mapped").epoch():
         for row, image in enumerate(batch.image_ids.tolist()):
             arrays = batch.regions[row], batch.boxes[row], batch.tokens[row]
-            found[image] = [array.numpy().copy() for array in arrays]
-    return found
+            arrays_of[image] = [array.numpy().copy() for array in arrays]
+    return arrays_of
 
 
 def check(batches: list[Any], order: list[int], images: dict[int, Any]) -> None:
@@ -56,13 +56,15 @@ def check(batches: list[Any], order: list[int], images: dict[int, Any]) -> None:
 
 
 @pytest.mark.parametrize("peer", [npz, hdf5, lmdb])
-def test_peers_that_shuffle(corpus: Corpus, images: dict[int, Any], peer: Any) -> None:
+def test_shuffling_peers_read_the_same_batches(
+    corpus: Corpus, images: dict[int, Any], peer: Any
+) -> None:
     order = [number for batch in shuffled(corpus, BATCH) for number in batch]
     assert sorted(order) == list(range(IMAGES))
     check(list(peer(corpus, BATCH)), order, images)
 
 
-def test_peers_that_read_tars_in_turn(
+def test_sequential_peers_read_the_same_batches(
     corpus: Corpus, images: dict[int, Any], tmp_path: Path
 ) -> None:
     check(list(webdataset(corpus, BATCH)), list(range(IMAGES)), images)
@@ -72,20 +74,20 @@ def test_peers_that_read_tars_in_turn(
 
 
 def test_the_floor_copies_the_regions(corpus: Corpus, images: dict[int, Any]) -> None:
-    for numbers, memory in zip(
+    for numbers, buffer in zip(
         shuffled(corpus, BATCH), CopyFloor(corpus, BATCH).epoch(), strict=True
     ):
         for row, number in enumerate(numbers):
-            assert memory[row].tobytes() == images[number][0].tobytes()
+            assert buffer[row].tobytes() == images[number][0].tobytes()
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_ours_read_every_image(corpus: Corpus, name: str) -> None:
+def test_readers_read_every_image(corpus: Corpus, name: str) -> None:
     epochs = reader(corpus.manifest, name)
     for _ in range(2):
         batches: list[Batch] = [batch for step in epochs.epoch() for batch in step]
         assert sorted(i for b in batches for i in b.image_ids.tolist()) == list(range(IMAGES))
 
 
-def test_a_cold_start_among_many_shards(tmp_path: Path) -> None:
+def test_cold_start_with_many_shards(tmp_path: Path) -> None:
     assert cold_start(many_shards(tmp_path, 5, 20)) > 0

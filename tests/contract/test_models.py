@@ -77,7 +77,7 @@ def logits_of(model: CaptionModel[Any], batch: Batch) -> torch.Tensor:
     return logits
 
 
-def test_shapes(section: dict[str, Any]) -> None:
+def test_logits_and_attention_have_their_shapes(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     assert logits_of(model, batch).shape == (B, S, L - 1, 23)
     for name, weights in model.attention(model.encode(batch), batch.inputs).items():
@@ -94,7 +94,7 @@ def test_step_equals_forward(section: dict[str, Any]) -> None:
             torch.testing.assert_close(logits, expected[:, :, position], rtol=1e-5, atol=1e-5)
 
 
-def test_selected_hypotheses_go_on_from_their_parents(section: dict[str, Any]) -> None:
+def test_selected_hypotheses_continue_their_parents(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     parents = torch.tensor([[1, 0], [1, 1], [0, 0]])
     swapped = batch.tokens.gather(1, parents[..., None].expand_as(batch.tokens))
@@ -110,7 +110,7 @@ def test_selected_hypotheses_go_on_from_their_parents(section: dict[str, Any]) -
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_word_sees_a_later_one(section: dict[str, Any]) -> None:
+def test_logits_do_not_depend_on_later_words(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     before = logits_of(model, batch)
     batch.tokens[..., 3] = 5
@@ -119,7 +119,7 @@ def test_no_word_sees_a_later_one(section: dict[str, Any]) -> None:
     assert not torch.allclose(after[:, :, 3:], before[:, :, 3:])
 
 
-def test_padding_changes_nothing(section: dict[str, Any]) -> None:
+def test_logits_do_not_depend_on_padding(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     padded = replace(
         batch,
@@ -136,7 +136,7 @@ def test_padding_changes_nothing(section: dict[str, Any]) -> None:
     )
 
 
-def test_images_do_not_see_each_other(section: dict[str, Any]) -> None:
+def test_logits_do_not_depend_on_other_images(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     together = logits_of(model, batch)
     for i in range(B):
@@ -149,7 +149,7 @@ def test_images_do_not_see_each_other(section: dict[str, Any]) -> None:
         )
 
 
-def test_reads_what_it_says_it_needs(section: dict[str, Any]) -> None:
+def test_reads_exactly_the_members_that_it_needs(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     before = logits_of(model, batch)
     others = {
@@ -166,7 +166,7 @@ def test_reads_what_it_says_it_needs(section: dict[str, Any]) -> None:
         assert same != (name in model.needs)
 
 
-def test_every_parameter_learns(section: dict[str, Any]) -> None:
+def test_every_parameter_gets_a_gradient(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     cross_entropy(model, batch, label_smoothing=0.1, sampled=0.0).backward()
     idle = [
@@ -178,7 +178,7 @@ def test_every_parameter_learns(section: dict[str, Any]) -> None:
     assert [name for name in idle if not name.endswith("key.bias")] == []
 
 
-def test_a_batch_of_no_weight_has_no_gradient(section: dict[str, Any]) -> None:
+def test_the_empty_batch_has_no_gradient(section: dict[str, Any]) -> None:
     model = make(section)
     loss = cross_entropy(model, Batch.empty(7), label_smoothing=0.1, sampled=0.0)
     loss.backward()
@@ -186,7 +186,7 @@ def test_a_batch_of_no_weight_has_no_gradient(section: dict[str, Any]) -> None:
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_saved_and_loaded(section: dict[str, Any], tmp_path: Path) -> None:
+def test_save_and_load_round_trip(section: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     model, batch = make(section), make_batch()
@@ -197,7 +197,7 @@ def test_saved_and_loaded(section: dict[str, Any], tmp_path: Path) -> None:
     assert torch.equal(logits_of(other, batch), logits_of(model, batch))
 
 
-def test_attention_sums_to_one_over_what_is_there(section: dict[str, Any]) -> None:
+def test_attention_sums_to_one_over_real_parts(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     masks = {"regions": batch.region_mask, "concepts": batch.concept_mask}
     for name, weights in model.attention(model.encode(batch), batch.inputs).items():
@@ -206,9 +206,9 @@ def test_attention_sums_to_one_over_what_is_there(section: dict[str, Any]) -> No
         assert not weights.masked_select(~masks[name][:, None, None]).any()
 
 
-def test_models_import_only_the_contract_and_the_layers() -> None:
+def test_models_import_only_shared_modules() -> None:
     folder = Path(capdist.models.__path__[0])
-    shared = {"base", "layers", "mia"}
+    shared = {"base", "layers", "lstm_decoders", "mia"}
     for file in folder.glob("[!_]*.py"):
         nodes = ast.walk(ast.parse(file.read_text()))
         sources = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

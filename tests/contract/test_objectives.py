@@ -90,21 +90,26 @@ def test_resume_in_mid_stage_is_bit_exact_after_sigkill(
     with started(path, *epochs(path)) as (rank,):
         wait_for(lambda: steps_done(tmp_path / "run") >= before + 3, rank)
     finish(path, *epochs(path), "--resume", "auto")
-    same_run(tmp_path / "run", whole)
+    best = registered()[name].best_name
+    same_run(tmp_path / "run", whole, best)
 
 
 @pytest.mark.parametrize(("engine", "world"), [("torch", 2), ("deepspeed", 1)])
 def test_ranks_and_engines_train_the_same(
     whole: Path, name: str, tiny_config: dict[str, Any], tmp_path: Path, engine: str, world: int
 ) -> None:
-    path = write_config(tmp_path, tiny_config, name, engine=engine)
+    # ZeRO 3 is the stage that changes what a forward pass outside the engine sees of the weights.
+    zero = {"zero_optimization": {"stage": 3}}
+    path = write_config(tmp_path, tiny_config, name, engine=engine, deepspeed=zero)
     finish(path, *epochs(path), world=world)
     run = tmp_path / "run"
     assert losses(run) == pytest.approx(losses(whole), rel=1e-4, abs=1e-5)
     assert rewards(run) == pytest.approx(rewards(whole), rel=1e-5)
     expected = weights(whole)
     for key, weight in weights(run).items():
-        torch.testing.assert_close(weight, expected[key], rtol=1e-3, atol=1e-4)
+        # The gradient of a key's bias is zero but for rounding, which Adam scales up.
+        if not key.endswith("key.bias"):
+            torch.testing.assert_close(weight, expected[key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture

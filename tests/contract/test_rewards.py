@@ -1,4 +1,4 @@
-"""What every registered reward fulfils; a new reward's file is picked up by itself."""
+"""The contract of rewards; it tests every registered reward."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def packed() -> PackedCaptions:
     return pack(*made_hypotheses(2, REFERENCES))
 
 
-def test_one_number_a_row(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_one_finite_number_per_row(reward: CaptionReward, packed: PackedCaptions) -> None:
     found = reward(packed)
     assert (found.shape, found.dtype) == ((len(packed),), np.float64)
     assert np.isfinite(found).all()
@@ -53,7 +53,7 @@ def test_one_number_a_row(reward: CaptionReward, packed: PackedCaptions) -> None
     assert reward(packed[:, :1]).shape == (len(packed),)
 
 
-def test_rows_do_not_see_each_other(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_rows_are_independent(reward: CaptionReward, packed: PackedCaptions) -> None:
     together = reward(packed)
     order = np.random.default_rng(3).permutation(len(packed))
     assert reward(packed[order]).tobytes() == together[order].tobytes()
@@ -61,18 +61,20 @@ def test_rows_do_not_see_each_other(reward: CaptionReward, packed: PackedCaption
     assert np.array(alone).tobytes() == together.tobytes()
 
 
-def test_padding_changes_nothing(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_padding_does_not_change_rewards(reward: CaptionReward, packed: PackedCaptions) -> None:
     wider = np.pad(packed, ((0, 0), (0, 3)), constant_values=PAD)
     assert reward(wider).tobytes() == reward(packed).tobytes()
 
 
-def test_a_copy_gives_the_same_bits(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_a_pickled_copy_gives_identical_rewards(
+    reward: CaptionReward, packed: PackedCaptions
+) -> None:
     copy = pickle.loads(pickle.dumps(reward))
     assert copy(packed).tobytes() == reward(packed).tobytes()
     assert copy.signature == reward.signature
 
 
-def test_scoring_changes_nothing(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_scoring_changes_no_state(reward: CaptionReward, packed: PackedCaptions) -> None:
     before, kept = pickle.dumps(reward), packed.copy()
     first = reward(packed)
     assert pickle.dumps(reward) == before
@@ -80,9 +82,9 @@ def test_scoring_changes_nothing(reward: CaptionReward, packed: PackedCaptions) 
     assert reward(packed).tobytes() == first.tobytes()
 
 
-def test_a_reference_is_worth_more_than_the_same_one_cut(name: str) -> None:
-    # Truncated endings are what policies learn where the end token is left out. One reference an
-    # image: BLEU takes the closest of several lengths, so a shorter one would excuse the cut.
+def test_a_reference_scores_higher_than_without_its_end_token(name: str) -> None:
+    # Otherwise policies learn to truncate captions. One reference per image: BLEU takes the closest
+    # of several lengths, so that a truncated caption could match a shorter reference.
     references = {
         image: [caption]
         for image, (caption, *_) in made_references(4, images=600).items()
@@ -96,12 +98,12 @@ def test_a_reference_is_worth_more_than_the_same_one_cut(name: str) -> None:
     assert (ended > cut).all()
 
 
-def test_the_signature_says_that_the_end_token_counts(reward: CaptionReward, name: str) -> None:
+def test_the_signature_names_the_end_token(reward: CaptionReward, name: str) -> None:
     assert reward.signature.startswith(f"{name}(")
     assert "eos" in reward.signature
 
 
-def test_starts_light() -> None:
+def test_import_does_not_load_torch_or_ray() -> None:
     code = "import capdist.rewards, sys; print({'torch', 'ray', 'deepspeed'} & {*sys.modules})"
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
@@ -115,15 +117,20 @@ def test_starts_light() -> None:
         (np.zeros(3, np.int64), r"packed captions are int64 \(3,\); expected int64 \(N, 1 \+ L\)"),
         (np.zeros((3, 0), np.int64), r"packed captions are int64 \(3, 0\)"),
         (np.zeros((1, 2), np.float32), r"packed captions are float32 \(1, 2\)"),
-        (pack([7, 7], [[5, EOS], [V, EOS]]), r"row 1 \(image 7\): token id 20 at place 0; .* 0 to"),
-        (pack([7], [[5, -2, EOS]]), r"row 0 \(image 7\): token id -2 at place 1; .* 0 to 19"),
-        (pack([7], [[5, PAD, 6]]), "token id 6 at place 2; expected nothing but PAD behind"),
-        (pack([7], [[5, EOS, 6]]), "token id 6 at place 2; expected nothing but PAD behind"),
-        (pack([7], [[5, EOS, EOS]]), "token id 2 at place 2; expected nothing but PAD behind"),
+        (
+            pack([7, 7], [[5, EOS], [V, EOS]]),
+            r"row 1 \(image 7\): token id 20 at position 0; .* 0 to",
+        ),
+        (pack([7], [[5, -2, EOS]]), r"row 0 \(image 7\): token id -2 at position 1; .* 0 to 19"),
+        (pack([7], [[5, PAD, 6]]), "token id 6 at position 2; expected only PAD after"),
+        (pack([7], [[5, EOS, 6]]), "token id 6 at position 2; expected only PAD after"),
+        (pack([7], [[5, EOS, EOS]]), "token id 2 at position 2; expected only PAD after"),
         (pack([1001], [[5, EOS]]), "image 1001 has no references"),
     ],
 )
-def test_bad_captions(reward: CaptionReward, array: PackedCaptions, line: str) -> None:
+def test_invalid_captions_are_refused(
+    reward: CaptionReward, array: PackedCaptions, line: str
+) -> None:
     with pytest.raises(ScoreError, match=line):
         reward(array)
 
@@ -137,12 +144,14 @@ def test_bad_captions(reward: CaptionReward, array: PackedCaptions, line: str) -
         ({3: []}, "image 3 has no reference caption"),
     ],
 )
-def test_bad_references(name: str, references: dict[int, list[Caption]], line: str) -> None:
+def test_invalid_references_are_refused(
+    name: str, references: dict[int, list[Caption]], line: str
+) -> None:
     with pytest.raises(ScoreError, match=line):
         make(name, references)
 
 
-def test_a_document_frequency_of_another_vocabulary(name: str) -> None:
+def test_a_document_frequency_of_another_vocabulary_is_refused(name: str) -> None:
     df = DocumentFrequency.count(REFERENCES, Vocabulary(["other"]).hash)
     with pytest.raises(ScoreError, match=r"document frequency: counted for vocabulary .* again"):
         build({name: 1.0}, REFERENCES, VOCABULARY, df)

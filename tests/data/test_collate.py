@@ -73,24 +73,24 @@ def test_classes_are_those_of_their_regions() -> None:
     assert not batch.class_probs[~batch.region_mask].any()
 
 
-def test_classes_without_names_are_left_out() -> None:
+def test_classes_without_names_are_dropped() -> None:
     assert Collate(VOCAB, 20, 3)([with_classes(4, [3])]).class_ids.shape == (1, 5, 0)
     assert Collate(VOCAB, 20, 3, classes=5)([tiny_sample(4)]).class_ids.shape == (1, 5, 0)
 
 
 @pytest.mark.parametrize(("ids", "wrong"), [([1, 5], 5), ([-1, 2], -1)])
-def test_a_class_without_a_name_is_refused(ids: list[int], wrong: int) -> None:
+def test_class_ids_without_names_are_refused(ids: list[int], wrong: int) -> None:
     samples = [with_classes(4, [0]), with_classes(7, ids)]
-    with pytest.raises(ShardError, match=f"sample 0+7: class {wrong}, but there are names for 5"):
+    with pytest.raises(ShardError, match=f"sample 0+7: class id {wrong}, expected 0 to 4"):
         Collate(VOCAB, 20, 3, classes=5)(samples)
 
 
-def test_a_sample_that_lacks_its_classes_is_refused() -> None:
-    with pytest.raises(ShardError, match=r"sample 0+7: no classes\.npy"):
+def test_a_sample_without_its_classes_is_refused() -> None:
+    with pytest.raises(ShardError, match=r"sample 0+7: classes\.npy is missing"):
         Collate(VOCAB, 20, 3, classes=5)([with_classes(4, [0]), tiny_sample(7)])
 
 
-def test_objects_bring_their_captions() -> None:
+def test_objects_have_the_index_of_their_caption() -> None:
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
     phrases = (Phrase(1, 0, 1, 0, "dog", (left, right)), Phrase(0, 0, 1, 0, "cat", (right,)))
     samples = [replace(tiny_sample(3), grounding=()), replace(tiny_sample(4), grounding=phrases)]
@@ -100,13 +100,13 @@ def test_objects_bring_their_captions() -> None:
     assert Collate(VOCAB, 20, 3)(samples[:1]).objects.shape == (1, 0, 4)
 
 
-def test_a_sample_that_lacks_its_grounding_is_refused() -> None:
+def test_a_sample_without_its_grounding_is_refused() -> None:
     samples = [replace(tiny_sample(4), grounding=()), tiny_sample(7)]
-    with pytest.raises(ShardError, match=r"sample 0+7: no grounding\.json"):
+    with pytest.raises(ShardError, match=r"sample 0+7: grounding\.json is missing"):
         Collate(VOCAB, 20, 3)(samples)
 
 
-def test_grounding_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_grounding_is_read_only_if_requested(tmp_path: Path) -> None:
     box = (0.25, 0.0, 0.5, 1.0)
 
     class Grounded(TinySource):
@@ -123,13 +123,13 @@ def test_grounding_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
         assert batch.objects.tolist() == ([[list(box)]] * 5 if grounding else [[]] * 5)
 
 
-def test_a_batch_of_no_weight_has_no_tokens() -> None:
+def test_the_empty_batch_has_no_tokens() -> None:
     assert Batch.empty(6).token_count == 0
     assert Batch.empty(6).caption_count == 0
 
 
 @pytest.mark.parametrize(("world", "micro"), [(1, 16), (2, 8), (2, 3), (4, 1)])
-def test_uneven_tails_keep_every_token(tiny: Manifest, world: int, micro: int) -> None:
+def test_uneven_last_steps_keep_every_token(tiny: Manifest, world: int, micro: int) -> None:
     vocab = count_words(tiny, 1)
     data = DataConfig(shards=str(tiny.root), lanes=8, window=4, workers=0)
     batch = BatchConfig(images=16, micro=micro)
@@ -143,7 +143,7 @@ def test_uneven_tails_keep_every_token(tiny: Manifest, world: int, micro: int) -
     assert tokens == sum(len(c) + 1 for n in range(53) for c in tiny_sample(n).tokens)
 
 
-def test_shards_without_what_a_model_reads_are_refused(tiny: Manifest) -> None:
+def test_shards_without_a_needed_member_are_refused(tiny: Manifest) -> None:
     check_needs(tiny, "train", frozenset({"concepts", "boxes"}), "glied")
     with pytest.raises(ShardError, match="no classes, which model 'x' reads"):
         check_needs(tiny, "train", frozenset({"classes"}), "x")
@@ -159,7 +159,7 @@ def test_classes_must_have_names(tmp_path: Path) -> None:
         check_needs(manifest, "train", frozenset({"classes"}), "x")
 
 
-def test_moving_keeps_everything() -> None:
+def test_moving_to_a_device_keeps_all_fields() -> None:
     batch = Collate(VOCAB, 20, 3)([tiny_sample(3)])
     moved = batch.to("cpu")
     assert moved.keys == batch.keys

@@ -1,4 +1,4 @@
-"""The compiled copy of regions is its plain twin's, and touches nothing else."""
+"""The compiled copy of regions equals its reference implementation, and writes nothing else."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capdist.data.copy import address, gather, plain
+from capdist.data.copy import address, copy_regions, copy_regions_reference
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8])
 @pytest.mark.parametrize("width", [1, 3, 17, 64, 2048])
 @pytest.mark.parametrize("shift", [0, 4, 20])
-def test_the_twins_agree(dtype: Any, width: int, shift: int) -> None:
+def test_the_compiled_copy_equals_the_reference(dtype: Any, width: int, shift: int) -> None:
     random = np.random.default_rng(width)
     arrays = [random.integers(-99, 99, (n, width)).astype(dtype) for n in (5, 0, 1, 6)]
     size = 4 * 6 * width * np.dtype(dtype).itemsize
     memory = np.full(shift + size + 64, 7, np.uint8)
     target = memory[shift : shift + size].view(dtype).reshape(4, 6, width)
     # Some addresses are known, others asked for.
-    gather(target, arrays, [address(arrays[0]), 0, 0, address(arrays[3])])
+    copy_regions(target, arrays, [address(arrays[0]), 0, 0, address(arrays[3])])
     expected = np.empty_like(target)
-    plain(expected, arrays)
+    copy_regions_reference(expected, arrays)
     np.testing.assert_array_equal(target, expected)
     assert (memory[:shift] == 7).all()
     assert (memory[shift + size :] == 7).all()
 
 
-def test_sources_of_any_alignment() -> None:
+def test_sources_may_have_any_alignment() -> None:
     memory = np.arange(1000, dtype=np.uint8)
     arrays = [memory[begin : begin + 300].reshape(3, 100) for begin in range(40)]
     target = np.empty((40, 3, 100), np.uint8)
-    gather(target, arrays, [0] * 40)
+    copy_regions(target, arrays, [0] * 40)
     np.testing.assert_array_equal(target, np.stack(arrays))
 
 
-def test_numbers_that_are_not_in_one_piece_are_refused() -> None:
+def test_arrays_that_are_not_contiguous_are_refused() -> None:
     target = np.zeros((1, 3, 2), np.float16)
-    with pytest.raises(ValueError, match=r"strides \(8, 4\) is not in one piece"):
-        gather(target, [np.ones((3, 4), np.float16)[:, ::2]], [0])
+    with pytest.raises(ValueError, match=r"strides \(8, 4\): expected a contiguous one"):
+        copy_regions(target, [np.ones((3, 4), np.float16)[:, ::2]], [0])
     with pytest.raises(ValueError, match="expected arrays of float16"):
-        gather(target, [np.ones((3, 2), np.float32)], [0])
+        copy_regions(target, [np.ones((3, 2), np.float32)], [0])

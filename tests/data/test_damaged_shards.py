@@ -20,7 +20,7 @@ def lost(manifest: Manifest, reader: str, workers: int = 0) -> tuple[list[str], 
     """What an epoch says of lost samples, and the keys of its steps."""
     said, found = [], []
     for step in batches(manifest, reader, workers=workers).steps(0):
-        said += map(str, step.lost)
+        said += map(str, step.errors)
         found.append([key for batch in step.batches for key in batch.keys])
     return said, found
 
@@ -31,7 +31,7 @@ def without(whole: list[list[str]], gone: set[str]) -> list[list[str]]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_a_truncated_tar(
+def test_a_truncated_tar_is_named(
     tiny: Manifest, tmp_path: Path, reader: str, part: float, workers: int
 ) -> None:
     manifest, tar = damaged(tiny, tmp_path)
@@ -53,7 +53,7 @@ def test_a_truncated_tar(
 
 
 @pytest.mark.parametrize("suffix", ["regions.npy", "boxes.npy", "json", "concepts.json"])
-def test_a_flipped_bit(tiny: Manifest, tmp_path: Path, reader: str, suffix: str) -> None:
+def test_a_flipped_bit_is_named(tiny: Manifest, tmp_path: Path, reader: str, suffix: str) -> None:
     manifest, tar = damaged(tiny, tmp_path)
     entry = manifest.index(manifest.split("train")[2])[1]
     data, member = bytearray(tar.read_bytes()), entry.members[suffix]
@@ -61,11 +61,11 @@ def test_a_flipped_bit(tiny: Manifest, tmp_path: Path, reader: str, suffix: str)
     tar.write_bytes(data)
     said, found = lost(manifest, reader)
     (line,) = said
-    assert f"{tar}: sample {entry.key}: {suffix} has another checksum" in line
+    assert f"{tar}: sample {entry.key}: {suffix}: checksum mismatch" in line
     assert found == without(keys(tiny), {entry.key})
 
 
-def test_a_tar_of_another_build(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+def test_a_tar_of_another_build_is_refused(tiny: Manifest, tmp_path: Path, reader: str) -> None:
     manifest, tar = damaged(tiny, tmp_path)
     shutil.copy(manifest.root / manifest.split("train")[1].name, tar)
     said, _ = lost(manifest, reader)
@@ -73,7 +73,7 @@ def test_a_tar_of_another_build(tiny: Manifest, tmp_path: Path, reader: str) -> 
     assert all(tar.name in line for line in said)
 
 
-def test_a_tar_with_a_member_twice(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+def test_a_duplicate_member_is_named(tiny: Manifest, tmp_path: Path, reader: str) -> None:
     manifest, tar = damaged(tiny, tmp_path)
     second = manifest.index(manifest.split("train")[2])[0].members["regions.npy"].offset - 512
     data = tar.read_bytes()
@@ -83,7 +83,7 @@ def test_a_tar_with_a_member_twice(tiny: Manifest, tmp_path: Path, reader: str) 
     assert all(tar.name in line for line in said)
 
 
-def test_an_index_that_claims_more_than_there_is(
+def test_an_index_with_too_large_sizes_is_refused(
     tiny: Manifest, tmp_path: Path, reader: str
 ) -> None:
     manifest, tar = damaged(tiny, tmp_path)
@@ -97,7 +97,7 @@ def test_an_index_that_claims_more_than_there_is(
     assert found == without(keys(tiny), {index[1]["key"]})
 
 
-def test_no_name_of_a_tar_is_a_command(
+def test_a_tar_name_is_never_run_as_a_command(
     tiny: Manifest, tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny.root, tmp_path / "pipe:mkdir ran; cat shards")
@@ -107,7 +107,7 @@ def test_no_name_of_a_tar_is_a_command(
     assert not Path("ran").exists()
 
 
-def test_a_tar_deleted_after_the_start(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+def test_a_tar_deleted_while_training_is_named(tiny: Manifest, tmp_path: Path, reader: str) -> None:
     manifest, _ = damaged(tiny, tmp_path)
     read = batches(manifest, reader, grounding=False)
     steps = read.steps(0)
@@ -117,13 +117,13 @@ def test_a_tar_deleted_after_the_start(tiny: Manifest, tmp_path: Path, reader: s
     rest = list(steps)
     assert len(rest) == read.plan.steps - 1
     # What was open is read on; the next epoch names all that it opens.
-    said = [str(e) for step in batches(manifest, reader).steps(1) for e in step.lost]
+    said = [str(e) for step in batches(manifest, reader).steps(1) for e in step.errors]
     assert len(said) == 53
     assert all(".tar: sample number" in line and "missing" in line for line in said)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_tar_that_loses_its_end_while_it_is_read(
+def test_a_tar_truncated_while_training_is_named(
     tiny: Manifest, tmp_path: Path, epochs: int
 ) -> None:
     manifest, tar = damaged(tiny, tmp_path)
@@ -134,11 +134,11 @@ def test_a_tar_that_loses_its_end_while_it_is_read(
     entry = manifest.index(manifest.split("train")[2])[-1]
     with tar.open("r+b") as file:
         file.truncate(entry.members["regions.npy"].offset + 3)
-    (line,) = [str(error) for step in read.steps(0) for error in step.lost]
-    assert f"{tar}: sample {entry.key}: the tar is cut short" in line
+    (line,) = [str(error) for step in read.steps(0) for error in step.errors]
+    assert f"{tar}: sample {entry.key}: the tar is truncated" in line
 
 
-def test_an_index_of_another_tar(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+def test_an_index_of_another_tar_is_refused(tiny: Manifest, tmp_path: Path, reader: str) -> None:
     manifest, tar = damaged(tiny, tmp_path)
     small = manifest.split("train")[-1].name
     shutil.copy(
@@ -148,13 +148,15 @@ def test_an_index_of_another_tar(tiny: Manifest, tmp_path: Path, reader: str) ->
         keys(manifest, reader=reader)
 
 
-def test_a_sample_without_its_concepts(tiny: Manifest, tmp_path: Path, reader: str) -> None:
+def test_a_sample_without_listed_concepts_is_named(
+    tiny: Manifest, tmp_path: Path, reader: str
+) -> None:
     manifest = with_concepts(tiny, tmp_path, lost=f"{20:012d}")
-    with pytest.raises(ShardError, match=f"sample {20:012d}: not among the concepts beside"):
+    with pytest.raises(ShardError, match=f"sample {20:012d}: the concept file of its tar"):
         keys(manifest, reader=reader)
 
 
-def test_a_batch_without_a_sample_left(tmp_path: Path) -> None:
+def test_a_batch_of_damaged_samples_is_empty(tmp_path: Path) -> None:
     class Few(GroundedSource):
         sizes = (("train", 1), ("val", 1))
 
@@ -163,6 +165,6 @@ def test_a_batch_without_a_sample_left(tmp_path: Path) -> None:
     tar = manifest.tar_path(manifest.split("train")[0])
     tar.write_bytes(b"\0" * tar.stat().st_size)
     (step,) = read.steps(0)
-    assert len(step.lost) == 1
+    assert len(step.errors) == 1
     assert step.batches[0].keys == ()
     assert step.batches[0].token_count == 0

@@ -38,7 +38,7 @@ class Int8Source(TinySource):
 
 
 @pytest.mark.parametrize("reader", ["stream", "mapped"])
-def test_batches_hold_what_int8_stands_for(tmp_path: Path, reader: str) -> None:
+def test_int8_regions_are_dequantised(tmp_path: Path, reader: str) -> None:
     manifest = write(Int8Source(), tmp_path, samples_per_shard=8, workers=1)
     data = DataConfig(shards=str(tmp_path), reader=reader, workers=0)
     vocab = Vocabulary(list(WORDS))
@@ -57,11 +57,11 @@ def test_batches_hold_what_int8_stands_for(tmp_path: Path, reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", ["stream", "mapped"])
-def test_regions_are_of_the_type_that_the_manifest_says(tmp_path: Path, reader: str) -> None:
+def test_regions_of_another_type_than_the_manifest_are_refused(tmp_path: Path, reader: str) -> None:
     manifest = write(Int8Source(), tmp_path, samples_per_shard=8, workers=1)
     wrong = replace(manifest, features=manifest.features.without_scale())
     data = DataConfig(shards=str(tmp_path), reader=reader, workers=0)
     batches = evaluation_batches(wrong, "val", data, 4, Vocabulary(list(WORDS)), Ranks())
-    line = r"val-\S+: sample \S+: regions are int8, but the manifest says float16; 'python -m"
+    line = r"val-\S+: sample \S+: regions are int8, expected float16 as in the manifest"
     with pytest.raises(ShardError, match=line):
         next(batches.epoch(0))

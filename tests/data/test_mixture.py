@@ -22,7 +22,7 @@ from capdist.data.dataset import (
     references,
     training_batches,
 )
-from capdist.data.mixture import describe, load_shards, unite
+from capdist.data.mixture import describe, load_shards, merge_manifests
 from capdist.data.rank_plan import Ranks
 from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
@@ -92,7 +92,7 @@ def key(number: int) -> str:
     return f"{number:012d}"
 
 
-def test_every_epoch_has_its_part_of_each_set(manifest: Manifest, data: DataConfig) -> None:
+def test_every_epoch_has_the_share_of_each_set(manifest: Manifest, data: DataConfig) -> None:
     few, many = [key(n) for n in range(19)], [key(n) for n in range(5000, 5030)]
     total: Counter[str] = Counter()
     for epoch in range(10):
@@ -117,7 +117,7 @@ def test_ranks_share_the_same_global_batches(
     assert ranks == [[step[rank::world] for step in whole] for rank in range(world)]
 
 
-def test_resume_goes_on_where_it_was(manifest: Manifest, data: DataConfig) -> None:
+def test_resume_continues_after_consumed_samples(manifest: Manifest, data: DataConfig) -> None:
     whole = steps(manifest, data, 2)
     for step in range(len(whole) + 1):
         assert steps(manifest, data, 2, consumed=step * IMAGES) == whole[step:]
@@ -130,7 +130,7 @@ def test_a_list_of_one_set_is_that_set(folders: tuple[str, str], data: DataConfi
     assert steps(load_shards(listed), listed, 1) == expected
 
 
-def test_a_proportion_gives_the_batches_of_such_repeats(
+def test_a_proportion_equals_the_repeats_that_it_amounts_to(
     folders: tuple[str, str], data: DataConfig
 ) -> None:
     def found(**part: float) -> tuple[str, list[list[list[str]]]]:
@@ -142,7 +142,9 @@ def test_a_proportion_gives_the_batches_of_such_repeats(
         return line, [steps(manifest, mixed, epoch, consumed=8) for epoch in range(4)]
 
     assert found(proportion=9 / 28) == found(repeats=9 / 30)
-    assert found(proportion=0.32)[0].endswith("b: 9 of 28 images of an epoch (32.1 %); it has 30")
+    assert found(proportion=0.32)[0].endswith(
+        "b: 9 of 28 images of an epoch (32.1 %); the set has 30"
+    )
 
 
 def test_other_splits_are_the_first_sets(manifest: Manifest, data: DataConfig) -> None:
@@ -153,7 +155,7 @@ def test_other_splits_are_the_first_sets(manifest: Manifest, data: DataConfig) -
         assert sorted(keys) == [key(n) for n in range(first, first + count)]
 
 
-def test_words_are_counted_once_for_each_image(manifest: Manifest) -> None:
+def test_words_are_counted_once_per_image(manifest: Manifest) -> None:
     expected: Counter[str] = Counter()
     for number in (*range(19), *range(5000, 5030)):
         expected.update(chain(*tiny_sample(number).tokens))
@@ -164,17 +166,17 @@ def test_words_are_counted_once_for_each_image(manifest: Manifest) -> None:
     assert set(count_words(manifest, 1).words[4:]) == set(expected)
 
 
-def test_the_union_speaks_of_both(manifest: Manifest, data: DataConfig) -> None:
+def test_the_merged_manifest_names_both_sets(manifest: Manifest, data: DataConfig) -> None:
     assert manifest.name == "few + many"
     features = manifest.features
     assert (features.name, features.dim, features.max_regions) == ("tiny-v1", 6, 5)
     lines = describe(manifest, data.shards)
-    assert lines[0].endswith("a: 48 of 57 images of an epoch (84.2 %); it has 19")
-    assert lines[1].endswith("b: 9 of 57 images of an epoch (15.8 %); it has 30")
+    assert lines[0].endswith("a: 48 of 57 images of an epoch (84.2 %); the set has 19")
+    assert lines[1].endswith("b: 9 of 57 images of an epoch (15.8 %); the set has 30")
     assert describe(manifest, "one folder") == []
     few, many = (Manifest.load(part.shards) for part in data.shards)
     wide = replace(many, features=replace(many.features, max_regions=9))
-    assert unite([few, wide]).features.max_regions == 9
+    assert merge_manifests([few, wide]).features.max_regions == 9
 
 
 def test_a_recorded_config_reads_back(data: DataConfig) -> None:
@@ -188,13 +190,16 @@ def union(*folders: Path | str) -> Manifest:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Shifted(dim=5), r"b: features 'tiny-v1' of width 5, but .*a has 'tiny-v1' of width 6"),
-        (Shifted(extractor="other"), r"b: features 'other' of width 6, but .*a has 'tiny-v1'"),
+        (
+            Shifted(dim=5),
+            r"b: features 'tiny-v1' of width 5, expected 'tiny-v1' of width 6 as",
+        ),
+        (Shifted(extractor="other"), r"b: features 'other' of width 6, expected 'tiny-v1'"),
         (Shifted(class_names=("dog",)), r"b: its 1 class names are not the 0 of .*a; build both"),
         (Shifted(sizes=(("val", 3),)), r"b/manifest.json: no split 'train', expected one of val"),
     ],
 )
-def test_sets_that_do_not_fit(
+def test_sets_that_differ_are_refused(
     folders: tuple[str, str], tmp_path: Path, source: Shifted, message: str
 ) -> None:
     write(source, tmp_path / "b", workers=1)
@@ -202,17 +207,17 @@ def test_sets_that_do_not_fit(
         union(folders[0], tmp_path / "b")
 
 
-def test_other_scales_or_distributions_do_not_fit(data: DataConfig) -> None:
+def test_other_scales_or_distributions_are_refused(data: DataConfig) -> None:
     few, many = (Manifest.load(part.shards) for part in data.shards)
     narrow = replace(many, features=replace(many.features, scale=(0.1,) * 6))
-    with pytest.raises(ShardError, match=r"b: regions of int8 with other scales than .*a; build"):
-        unite([few, narrow])
+    with pytest.raises(ShardError, match=r"b: int8 regions with other scales than in .*a; build"):
+        merge_manifests([few, narrow])
     far = replace(many.features.fingerprint, mean=(9.0,) * 6)
     with pytest.raises(ShardError, match=r"b: features 'tiny-v1' are distributed differently"):
-        unite([few, replace(many, features=replace(many.features, fingerprint=far))])
+        merge_manifests([few, replace(many, features=replace(many.features, fingerprint=far))])
 
 
-def test_an_image_id_of_two_sets_is_named(folders: tuple[str, str], tmp_path: Path) -> None:
+def test_an_image_id_in_two_sets_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
     class Renamed(Shifted):
         def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
             for sample in super().load(split, ids):
@@ -224,12 +229,12 @@ def test_an_image_id_of_two_sets_is_named(folders: tuple[str, str], tmp_path: Pa
         references(union(folders[0], tmp_path / "b"), "train")
 
 
-def test_a_set_that_is_listed_twice(folders: tuple[str, str]) -> None:
-    with pytest.raises(ShardError, match=r"a/\.\./a: twice in data\.shards"):
+def test_a_set_listed_twice_is_refused(folders: tuple[str, str]) -> None:
+    with pytest.raises(ShardError, match=r"a/\.\./a: listed twice in data\.shards"):
         union(folders[0], f"{folders[0]}/../a")
 
 
-def test_the_union_has_what_all_sets_have(folders: tuple[str, str], tmp_path: Path) -> None:
+def test_merged_sets_have_the_common_members(folders: tuple[str, str], tmp_path: Path) -> None:
     class Grounded(Shifted, GroundedSource):
         class_names = ()
 
@@ -249,15 +254,17 @@ def predict(folder: Path | str, detector: str, kept: int) -> None:
     ConceptSet(manifest.root, detector, {}, kept, files).save()
 
 
-def test_concepts_beside_the_tars(data: DataConfig, tmp_path: Path) -> None:
+def test_concept_files_of_two_detectors_are_refused(data: DataConfig, tmp_path: Path) -> None:
     sets = [tmp_path / "a", tmp_path / "b"]
     write(TinySource(sizes=(("train", 5), ("val", 3))), sets[0], samples_per_shard=2, workers=1)
     write(Shifted(sizes=(("train", 6), ("val", 2))), sets[1], samples_per_shard=2, workers=1)
     predict(sets[0], "d1", 3)
-    with pytest.raises(ShardError, match=r"b: concepts of the tars, but .*a has those of detector"):
+    with pytest.raises(ShardError, match=r"b: concepts of the tars, expected those of detector"):
         union(*sets)
     predict(sets[1], "d2", 5)
-    with pytest.raises(ShardError, match=r"b: concepts of detector d2, .*those of detector d1"):
+    with pytest.raises(
+        ShardError, match=r"b: concepts of detector d2, expected those of detector d1"
+    ):
         union(*sets)
     predict(sets[1], "d1", 5)
     manifest = union(*sets)

@@ -14,7 +14,7 @@ SIZES = [(8, 8, 8, 5), (1,), (3, 1, 40), (100, 100, 100, 17)]
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("lanes", [1, 2, 8, 64])
 @pytest.mark.parametrize("window", [1, 3, 64])
-def test_every_sample_once_an_epoch(sizes: tuple[int, ...], lanes: int, window: int) -> None:
+def test_an_epoch_has_every_sample_once(sizes: tuple[int, ...], lanes: int, window: int) -> None:
     order = Order(sizes, seed=3, lanes=lanes, window=window)
     expected = [(shard, i) for shard, size in enumerate(sizes) for i in range(size)]
     for epoch in range(3):
@@ -32,14 +32,14 @@ def test_lanes_are_contiguous_and_even(sizes: tuple[int, ...]) -> None:
     assert len(list(chain(*spans))) <= len(sizes) + 8 + 1
 
 
-def test_seed_and_epoch_decide() -> None:
+def test_the_order_depends_on_seed_and_epoch() -> None:
     order = Order((20, 20, 20), seed=1)
     assert list(order.positions(4)) == list(Order((20, 20, 20), seed=1).positions(4))
     assert list(order.positions(4)) != list(order.positions(5))
     assert list(order.positions(4)) != list(Order((20, 20, 20), seed=2).positions(4))
 
 
-def test_evaluation_takes_shards_as_they_stand() -> None:
+def test_evaluation_keeps_the_shards_order() -> None:
     order = Order((2, 3), seed=9, lanes=1, shuffle=False)
     assert list(order.positions(7)) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capdist.data.order import Order, Part
+from capdist.data.order import MixtureSet, Order
 
 Place = tuple[int, int]
 
@@ -23,7 +23,7 @@ def orders(draw: st.DrawFn) -> Order:
     """Of one to three sets with one to six shards each."""
     shards = draw(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=6), max_size=3))
     sets = tuple(
-        Part(len(sizes), draw(st.one_of(st.integers(1, 100), st.just(sum(sizes)))))
+        MixtureSet(len(sizes), draw(st.one_of(st.integers(1, 100), st.just(sum(sizes)))))
         for sizes in shards
     )
     return Order(
@@ -38,15 +38,15 @@ def orders(draw: st.DrawFn) -> Order:
 many = settings(deadline=None, max_examples=60, derandomize=True)
 
 
-def sets_of(order: Order) -> Iterator[tuple[Part, list[list[Place]]]]:
+def sets_of(order: Order) -> Iterator[tuple[MixtureSet, list[list[Place]]]]:
     """Every set with the samples of its shards."""
     shards = [[(shard, i) for i in range(size)] for shard, size in enumerate(order.sizes)]
-    for part in order.sets or (Part(len(shards), sum(order.sizes)),):
+    for part in order.sets or (MixtureSet(len(shards), sum(order.sizes)),):
         yield part, shards[: part.shards]
         shards = shards[part.shards :]
 
 
-def brought(order: Order, epoch: int) -> list[list[Place]]:
+def images_of_sets(order: Order, epoch: int) -> list[list[Place]]:
     """The pieces that all sets bring into an epoch."""
     pieces = []
     for number, (part, shards) in enumerate(sets_of(order)):
@@ -73,7 +73,7 @@ def cut_at_shards(places: list[Place], shards: list[list[Place]]) -> list[list[P
 
 
 def by_hand(order: Order, epoch: int) -> list[Place]:
-    pieces = brought(order, epoch)
+    pieces = images_of_sets(order, epoch)
     rng = np.random.default_rng([order.seed, epoch])
     sequence = list(chain(*(pieces[number] for number in rng.permutation(len(pieces)))))
     offset = int(rng.integers(len(sequence)))
@@ -93,13 +93,13 @@ def by_hand(order: Order, epoch: int) -> list[Place]:
 
 @many
 @given(orders(), st.integers(0, 5))
-def test_the_order_is_the_one_made_by_hand(order: Order, epoch: int) -> None:
+def test_the_order_equals_the_one_by_hand(order: Order, epoch: int) -> None:
     expected = by_hand(order, epoch)
     assert list(order.positions(epoch)) == expected
     assert order.samples == len(expected)
 
 
-def test_the_sequence_that_recorded_runs_had() -> None:
+def test_the_order_of_recorded_runs_is_unchanged() -> None:
     positions = [(int(shard), int(i)) for shard, i in Order((256,) * 30 + (77,), 1).positions(3)]
     digest = hashlib.sha256(repr(positions).encode()).hexdigest()
     assert digest == "e0909ea65b4152adc5326b9b755052d26a5fc7ec8a1feeab1416aeeabb9bcb9b"
@@ -119,7 +119,7 @@ def test_over_epochs_all_samples_of_a_set_are_seen_equally_often(order: Order, e
 
 @many
 @given(orders(), st.integers(0, 400), st.integers(0, 3))
-def test_whoever_goes_on_touches_one_block_of_each_lane_again(
+def test_resuming_reads_one_block_of_each_lane_again(
     order: Order, consumed: int, epoch: int
 ) -> None:
     expected, touched, found = by_hand(order, epoch), 0, {}
@@ -144,7 +144,7 @@ def test_whoever_goes_on_touches_one_block_of_each_lane_again(
 def test_memory_grows_with_shards_not_samples(sets: tuple[tuple[int, float], ...]) -> None:
     def peak(samples: int) -> int:
         tracemalloc.start()
-        parts = tuple(Part(shards, int(times * shards * samples)) for shards, times in sets)
+        parts = tuple(MixtureSet(shards, int(times * shards * samples)) for shards, times in sets)
         order = Order((samples,) * 1000, 1, sets=parts)
         for lane in range(order.lanes):
             order.lane_spans(3, lane)

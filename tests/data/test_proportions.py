@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from capdist.config.base import ConfigError, validate
 from capdist.config.data import DataConfig, ShardSet
-from capdist.data.mixture import brought
+from capdist.data.mixture import images_per_epoch
 
 Sets = list[dict[str, float]]
 
@@ -41,8 +41,10 @@ def plan(sets: Sets) -> tuple[ShardSet, ...]:
         ([{}], "8", "8"),
     ],
 )
-def test_counts(sets: Sets, counts: str, expected: str) -> None:
-    assert brought(plan(sets), [*map(int, counts.split())]) == [*map(int, expected.split())]
+def test_images_per_epoch_by_hand(sets: Sets, counts: str, expected: str) -> None:
+    assert images_per_epoch(plan(sets), [*map(int, counts.split())]) == [
+        *map(int, expected.split())
+    ]
 
 
 @st.composite
@@ -60,11 +62,11 @@ def mixtures(draw: st.DrawFn) -> tuple[list[tuple[str, Fraction]], list[int]]:
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(mixtures())
-def test_counts_are_those_of_exact_fractions(
+def test_images_per_epoch_equal_exact_fractions(
     mixture: tuple[list[tuple[str, Fraction]], list[int]],
 ) -> None:
     sets, counts = mixture
-    images = brought(plan([{kind: float(value)} for kind, value in sets]), counts)
+    images = images_per_epoch(plan([{kind: float(value)} for kind, value in sets]), counts)
     rest = 1 - sum(value for kind, value in sets if kind == "proportion")
     fixed = sum(n for n, (kind, _) in zip(images, sets, strict=True) if kind == "repeats")
     epoch = fixed / rest if rest else Fraction(sum(counts))
@@ -86,19 +88,19 @@ def test_counts_are_those_of_exact_fractions(
         ),
         (
             [{"proportion": 0.5}, {"proportion": 0.4}],
-            "data.shards: proportions 0.5, 0.4 are 0.9 together, expected 1, for every set has "
+            "data.shards: proportions 0.5, 0.4 add up to 0.9, expected 1 because every set has "
             "one; change them, or remove one",
         ),
         (
             [{"proportion": 0.7}, {}, {"proportion": 0.3}],
-            "data.shards: proportions 0.7, 0.3 are 1 together, which leaves nothing of an epoch "
+            "data.shards: proportions 0.7, 0.3 add up to 1, which leaves nothing of an epoch "
             "for data.shards.1; lower them, or give all sets one",
         ),
         ([{}, {"proportion": 1}], "data.shards.1.proportion: Input should be less than 1, got 1"),
         ([{"proportion": 0}], "data.shards.0.proportion: Input should be greater than 0, got 0"),
     ],
 )
-def test_what_is_refused(sets: Sets, message: str) -> None:
+def test_impossible_proportions_are_refused(sets: Sets, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         plan(sets)
     assert str(refused.value) == f"c.json: {message}"

@@ -97,7 +97,7 @@ def test_the_same_batches_bit_for_bit(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_goes_on_where_it_was(tiny: Manifest, reader: str, workers: int) -> None:
+def test_resume_continues_after_consumed_samples(tiny: Manifest, reader: str, workers: int) -> None:
     whole = keys(tiny, reader=reader)
     for step in (0, 1, len(whole) - 1, len(whole)):
         again = keys(tiny, consumed=step * IMAGES, reader=reader, workers=workers)
@@ -116,14 +116,14 @@ def test_epochs_differ(tiny: Manifest) -> None:
     assert keys(tiny, epoch=0) != keys(tiny, epoch=1)
 
 
-def test_evaluation_takes_shards_as_they_stand(tiny: Manifest, reader: str) -> None:
+def test_evaluation_keeps_the_shards_order(tiny: Manifest, reader: str) -> None:
     data = DataConfig(shards="", reader=reader, workers=0)
     read = evaluation_batches(tiny, "val", data, 3, VOCAB, Ranks())
     found = [key for step in read.epoch(0) for batch in step for key in batch.keys]
     assert found == [entry.key for entry in tiny.index(tiny.split("val")[0])]
 
 
-def test_a_step_read_ahead_is_not_read_twice(tiny: Manifest) -> None:
+def test_steps_read_ahead_are_not_read_twice(tiny: Manifest) -> None:
     steps = batches(tiny, workers=3).epoch(0)
     first = next(steps)
     steps.close()
@@ -131,12 +131,12 @@ def test_a_step_read_ahead_is_not_read_twice(tiny: Manifest) -> None:
 
 
 @pytest.mark.parametrize(("world", "line"), [(3, "do not divide 8 lanes")])
-def test_ranks_divide_the_lanes(tiny: Manifest, world: int, line: str) -> None:
+def test_ranks_must_divide_the_lanes(tiny: Manifest, world: int, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         batches(tiny, world=world)
 
 
-def test_regions_are_widened_on_the_device(tiny: Manifest) -> None:
+def test_regions_become_float32_on_the_device(tiny: Manifest) -> None:
     ((batch,), *_) = batches(tiny).epoch(0)
     assert batch.regions.dtype == torch.float16
     moved = batch.to("cpu")

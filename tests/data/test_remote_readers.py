@@ -29,7 +29,7 @@ def remote(server: Server, tmp_path: Path) -> Manifest:
 
 
 @pytest.mark.parametrize(("reader", "workers"), [("auto", 2), ("mapped", 0)])
-def test_a_server_gives_what_the_folder_gives(
+def test_remote_batches_equal_local_ones(
     tiny: Manifest, remote: Manifest, server: Server, reader: str, workers: int
 ) -> None:
     expected = chain.from_iterable(batches(tiny, grounding=False).epoch(0))
@@ -39,13 +39,13 @@ def test_a_server_gives_what_the_folder_gives(
     assert set(server.count().values()) == {1}
 
 
-def test_auto_streams_what_is_remote(tiny: Manifest, remote: Manifest) -> None:
+def test_auto_streams_remote_shards(tiny: Manifest, remote: Manifest) -> None:
     kinds = [type(batches(m, "auto").reader).__name__ for m in (tiny, remote)]
-    assert kinds == ["Mapped", "Stream"]
+    assert kinds == ["MappedReader", "StreamReader"]
 
 
 @pytest.mark.parametrize("reader", ["stream", "mapped"])
-def test_a_lost_shard_is_asked_for_once(
+def test_an_unavailable_shard_is_requested_once(
     tiny: Manifest, remote: Manifest, server: Server, reader: str
 ) -> None:
     shard = tiny.split("train")[1]
@@ -54,7 +54,7 @@ def test_a_lost_shard_is_asked_for_once(
     steps = list(batches(remote, reader, grounding=False).steps(0))
     found = [[key for batch in step.batches for key in batch.keys] for step in steps]
     assert found == [[key for key in step if key not in gone] for step in keys(tiny)]
-    lost = [error for step in steps for error in step.lost]
+    lost = [error for step in steps for error in step.errors]
     assert len(lost) == len(gone)
     assert all(isinstance(error, ShardUnavailableError) for error in lost)
     assert {str(error).partition(": ")[0] for error in lost} == {f"{server.url}/{shard.name}"}

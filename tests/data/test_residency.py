@@ -11,23 +11,23 @@ import torch
 from capdist.config.base import ConfigError, validate
 from capdist.config.data import DataConfig
 from capdist.data import residency
-from capdist.data.residency import RegionStore, lock_pages
+from capdist.data.residency import ResidentRegions, lock_pages
 from shards.manifest import Manifest
 from tests.support.readers import batches, same
 from tests.support.shards import damaged
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stored_regions_give_the_same_batches(grounded: Manifest, workers: int) -> None:
-    plain = batches(grounded, micro=3)
+def test_resident_regions_give_the_same_batches(grounded: Manifest, workers: int) -> None:
+    read = batches(grounded, micro=3)
     limit = sum(shard.bytes for shard in grounded.split("train"))
-    store = RegionStore(limit, torch.device("cpu"))
-    stored = replace(batches(grounded, workers=workers, micro=3), store=store)
+    resident = ResidentRegions(limit, torch.device("cpu"))
+    kept = replace(batches(grounded, workers=workers, micro=3), resident=resident)
     for epoch in range(3):
-        for step, expected in zip(stored.epoch(epoch), plain.epoch(epoch), strict=True):
+        for step, expected in zip(kept.epoch(epoch), read.epoch(epoch), strict=True):
             for batch, other in zip(step, expected, strict=True):
                 same(batch, other)
-    assert len(store.spans) == 53
+    assert len(resident.spans) == 53
 
 
 def test_pages_are_locked_once(tiny: Manifest, tmp_path: Path) -> None:
@@ -46,21 +46,21 @@ def locked() -> int:
     return int(next(line for line in lines if line.startswith("VmLck:")).split()[1])
 
 
-def test_a_set_that_does_not_fit(
+def test_shards_larger_than_memory_are_refused(
     tiny: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, _ = damaged(tiny, tmp_path)
-    monkeypatch.setattr(residency, "_available", lambda: 1000)
-    with pytest.raises(ConfigError, match=r"data\.cache ram: not enough memory: the train shards "):
+    monkeypatch.setattr(residency, "_available_memory", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"data\.resident ram: not enough memory: the train"):
         lock_pages(manifest, "train")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(tiny: Manifest) -> None:
-    with pytest.raises(ConfigError, match=r"data\.cache gpu: no GPU here"):
-        RegionStore.of(tiny, "train")
+def test_resident_gpu_without_a_gpu_is_refused(tiny: Manifest) -> None:
+    with pytest.raises(ConfigError, match=r"data\.resident gpu: this machine has no GPU"):
+        ResidentRegions.of(tiny, "train")
 
 
-def test_the_gpu_goes_with_the_mapped_reader() -> None:
-    with pytest.raises(ConfigError, match="cache gpu goes with reader mapped, not with stream"):
-        validate(DataConfig, {"shards": "x", "cache": "gpu", "reader": "stream"}, "a file")
+def test_resident_gpu_needs_the_mapped_reader() -> None:
+    with pytest.raises(ConfigError, match="resident gpu needs reader mapped, but reader is stream"):
+        validate(DataConfig, {"shards": "x", "resident": "gpu", "reader": "stream"}, "a file")

@@ -12,18 +12,26 @@ import torch
 from capdist.batch import Batch
 from capdist.config.decoding import LengthConfig
 from capdist.decoding.beam import DecodingError, length_weights
-from capdist.models.base import registered
 from capdist.vocab import BOS, EOS, PAD, UNK
-from tests.support.decoding import WORDS, V, batch_of, captions_of, enumerate_all, make, search
+from tests.support.decoding import (
+    DECODERS,
+    UNPRUNED,
+    WORDS,
+    V,
+    batch_of,
+    captions_of,
+    enumerate_all,
+    make,
+    search,
+)
 from tests.support.models import B
 
 
-@pytest.mark.parametrize("name", registered())
-def test_a_wide_beam_finds_the_true_best(name: str) -> None:
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_wide_beam_finds_the_best_captions(name: str) -> None:
     model, batch = make(name), batch_of(V)
     truth = enumerate_all(model, batch)
-    # Wide enough to hold every hypothesis of every length, so that nothing is ever pruned.
-    found = search(model, batch, 4**WORDS * 2, WORDS)
+    found = search(model, batch, UNPRUNED, WORDS)
     for image in range(B):
         for k in range(10):
             score, caption = truth[image][k]
@@ -32,8 +40,8 @@ def test_a_wide_beam_finds_the_true_best(name: str) -> None:
             assert found.scores[image, k].item() == pytest.approx(score, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", registered())
-def test_one_beam_is_greedy(name: str) -> None:
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_beam_of_one_is_greedy(name: str) -> None:
     model, batch = make(name), batch_of(V)
     found = search(model, batch, 1, 6).tokens[:, 0]
     prefix = torch.full((B, 1, 1), BOS)
@@ -48,9 +56,9 @@ def test_one_beam_is_greedy(name: str) -> None:
             prefix = torch.cat([prefix, word[:, None, None]], -1)
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("beam", [1, 3, 5])
-def test_a_batch_equals_its_images(name: str, beam: int) -> None:
+def test_captions_do_not_depend_on_the_batch(name: str, beam: int) -> None:
     model, batch = make(name), batch_of(V)
     together = search(model, batch, beam, 5)
     for i in range(B):
@@ -60,8 +68,8 @@ def test_a_batch_equals_its_images(name: str, beam: int) -> None:
         torch.testing.assert_close(alone.scores[0], together.scores[i])
 
 
-@pytest.mark.parametrize("name", registered())
-def test_scores_are_those_of_the_tokens(name: str) -> None:
+@pytest.mark.parametrize("name", DECODERS)
+def test_scores_are_sums_of_log_probabilities(name: str) -> None:
     model, batch = make(name), batch_of(V)
     found = search(model, batch, 3, 5)
     inputs = torch.cat([torch.full((B, 3, 1), BOS), found.tokens[..., :-1]], -1)
@@ -73,12 +81,12 @@ def test_scores_are_those_of_the_tokens(name: str) -> None:
     assert (found.scores.diff(dim=1) <= 0).all()
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("length", [{"name": "average"}, {"name": "gnmt", "alpha": 0.9}])
-def test_length_normalisation_finds_the_true_best(name: str, length: dict[str, Any]) -> None:
+def test_length_normalisation_finds_the_best_captions(name: str, length: dict[str, Any]) -> None:
     model, batch = make(name), batch_of(V)
     truth = enumerate_all(model, batch)
-    found = search(model, batch, 4**WORDS * 2, WORDS, length=length)
+    found = search(model, batch, UNPRUNED, WORDS, length=length)
     weights = length_weights(LengthConfig(**length), WORDS + 1, torch.device("cpu")).tolist()
     for image in range(B):
         ranked = sorted(truth[image], key=lambda pair: -pair[0] * weights[len(pair[1])])
@@ -94,19 +102,19 @@ def test_length_normalisation_finds_the_true_best(name: str, length: dict[str, A
         ({"min_words": 2}, lambda words: len(words) >= 2),
         ({"no_immediate_repeat": True}, lambda words: all(a != b for a, b in pairwise(words))),
         ({"no_repeat_ngram": 1}, lambda words: len(set(words)) == len(words)),
-        ({"never": [5, 6]}, lambda words: not {5, 6} & set(words)),
+        ({"forbidden_ids": [5, 6]}, lambda words: not {5, 6} & set(words)),
         (
-            {"min_words": 3, "no_repeat_ngram": 1, "never": [7]},
+            {"min_words": 3, "no_repeat_ngram": 1, "forbidden_ids": [7]},
             lambda words: sorted(words) == [4, 5, 6],
         ),
     ],
 )
-def test_options_leave_the_true_best_of_what_is_allowed(
+def test_restrictions_leave_the_best_allowed_captions(
     options: dict[str, Any], kept: Callable[[list[int]], bool]
 ) -> None:
     model, batch = make("glied"), batch_of(V)
     truth = enumerate_all(model, batch)
-    found = search(model, batch, 4**WORDS * 2, WORDS, **options)
+    found = search(model, batch, UNPRUNED, WORDS, **options)
     for image in range(B):
         allowed = [
             (score, caption)
@@ -118,7 +126,7 @@ def test_options_leave_the_true_best_of_what_is_allowed(
             assert tokens == allowed[k][1]
 
 
-def test_no_ngram_comes_twice() -> None:
+def test_no_ngram_is_repeated() -> None:
     model, batch = make("lstm"), batch_of(V)
     found = search(model, batch, 3, 12, no_repeat_ngram=2, min_words=10)
     free = search(model, batch, 3, 12, min_words=10)
@@ -130,17 +138,17 @@ def test_no_ngram_comes_twice() -> None:
     assert any(repeated[1])
 
 
-def test_a_beam_wider_than_what_can_be_said_leaves_dead_hypotheses() -> None:
+def test_hypotheses_without_a_caption_are_dead() -> None:
     model, batch = make("glied"), batch_of(V)
-    found = search(model, batch, 9, 1, never=[5, 6, 7])
-    # Only EOS; 4; 4 EOS; 4 4 can be said.
+    found = search(model, batch, 9, 1, forbidden_ids=[5, 6, 7])
+    # Only EOS; 4; 4 EOS; 4 4 can be written.
     alive = found.scores > -torch.inf
     assert alive.sum(1).tolist() == [3] * B
     assert not alive[:, 3:].any()
 
 
-def test_logits_that_are_not_numbers_are_refused() -> None:
+def test_nan_logits_are_refused() -> None:
     model, batch = make("glied"), batch_of(V)
     batch.regions[1, 0] = torch.nan
-    with pytest.raises(DecodingError, match="image 1: the logits of word 1 are not numbers"):
+    with pytest.raises(DecodingError, match="image 1: the logits of word 1 are NaN or infinite"):
         search(model, batch, 3, 5)

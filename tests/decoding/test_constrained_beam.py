@@ -1,7 +1,9 @@
-"""ConstrainedBeam words against exhaustive enumeration, and what can't be forced."""
+"""Constrained beam search against exhaustive enumeration, and constraints that are refused."""
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,42 +12,62 @@ import torch
 from capdist.config.base import ConfigError
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import beam_search
-from capdist.decoding.constrained_beam import WordSets, fewest
+from capdist.decoding.constrained_beam import WordSets, fewest_words
 from capdist.decoding.constraints import Constraints
-from capdist.models.base import registered
 from capdist.vocab import PAD, Vocabulary
-from tests.support.decoding import WORDS, V, batch_of, captions_of, enumerate_all, make, search
+from tests.support.decoding import (
+    DECODERS,
+    INNER,
+    WORDS,
+    V,
+    batch_of,
+    captions_of,
+    enumerate_all,
+    make,
+    search,
+)
 from tests.support.models import B
 
 SETS: list[WordSets] = [
     [(4,)],
     [(5, 7)],
     [(4,), (6,)],
-    [(4, 5), (5, 6)],  # one word may meet both
+    [(4, 5), (5, 6)],  # one word may satisfy both
     [(4,), (5,), (7,)],
 ]
 
 
-@pytest.mark.parametrize("name", registered())
+def unpruned(sets: WordSets) -> int:
+    """A beam that holds all hypotheses of the fullest state before the last step."""
+
+    def state(words: tuple[int, ...]) -> tuple[bool, ...]:
+        return tuple(bool({*words} & {*group}) for group in sets)
+
+    alive = Counter(state(words) for words in product(INNER, repeat=WORDS))
+    ended = sum(all(state(words)) for n in range(WORDS) for words in product(INNER, repeat=n))
+    return max(10, max(alive.values()) + ended)
+
+
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("sets", SETS, ids=str)
-def test_finds_the_true_best_of_what_meets_all_sets(name: str, sets: WordSets) -> None:
+def test_finds_the_best_captions_that_satisfy_all_sets(name: str, sets: WordSets) -> None:
     model, batch = make(name), batch_of(V)
     truth = enumerate_all(model, batch)
-    found = search(model, batch, 4**WORDS * 2, WORDS, sets=sets)
+    found = search(model, batch, unpruned(sets), WORDS, sets=sets)
     for image in range(B):
-        met = [
+        satisfying = [
             (score, caption)
             for score, caption in truth[image]
             if all(set(words) & set(caption) for words in sets)
         ]
-        assert met
-        for k, (score, caption) in enumerate(met[:10]):
+        assert satisfying
+        for k, (score, caption) in enumerate(satisfying[:10]):
             assert [t for t in found.tokens[image, k].tolist() if t != PAD] == caption
             assert found.scores[image, k].item() == pytest.approx(score, abs=1e-4)
 
 
 @pytest.mark.parametrize("beam", [1, 2, 3])
-def test_narrow_beams_meet_all_sets(beam: int) -> None:
+def test_narrow_beams_satisfy_all_sets(beam: int) -> None:
     model, batch = make("glied"), batch_of(V)
     free = captions_of(search(model, batch, beam, 6))
     assert not all({4, 7} < set(words) for words in free)
@@ -55,7 +77,7 @@ def test_narrow_beams_meet_all_sets(beam: int) -> None:
         assert all({4, 7} < set(words) for words in captions_of(found))
 
 
-def test_images_have_sets_of_their_own() -> None:
+def test_every_image_has_its_own_sets() -> None:
     model, batch = make("lstm"), batch_of(V)
     decoding = DecodingConfig(beam=3, max_words=5)
     own: dict[int, WordSets] = {1: [(7,), (5,)], 2: [(4,)]}
@@ -68,7 +90,7 @@ def test_images_have_sets_of_their_own() -> None:
     assert Constraints(forced=[(6,)], by_image=own).sets(0) == ((6,),)
 
 
-def test_scores_are_those_of_the_model() -> None:
+def test_forced_words_do_not_raise_scores() -> None:
     model, batch = make("glied"), batch_of(V)
     found = search(model, batch, 3, 6, sets=[(4,), (7,)])
     free = search(model, batch, 3, 6)
@@ -79,8 +101,8 @@ def test_scores_are_those_of_the_model() -> None:
     ("sets", "count"),
     [([], 0), ([(4,)], 1), ([(4, 5), (5, 6)], 1), ([(4, 5), (6,), (5, 7)], 2)],
 )
-def test_fewest_words(sets: WordSets, count: int) -> None:
-    assert fewest(sets) == count
+def test_fewest_words_that_meet_all_sets(sets: WordSets, count: int) -> None:
+    assert fewest_words(sets) == count
 
 
 VOCAB = Vocabulary(["a", "dog", "ball", "runs", "the", "red", "big"])
@@ -100,15 +122,15 @@ VOCAB = Vocabulary(["a", "dog", "ball", "runs", "the", "red", "big"])
             "decoding.forced: a caption needs 3 words to .*, but decoding.max_words is 2",
         ),
         ({"forced": [["dog"]] * 6}, "decoding.forced: 6 sets of words, expected at most 5"),
-        ({"forced": [["dog"]], "groups": 3}, "diverse groups can't be forced"),
+        ({"forced": [["dog"]], "groups": 3}, "words can't be forced in diverse beam search"),
     ],
 )
-def test_what_no_caption_can_obey_is_refused(options: dict[str, Any], message: str) -> None:
+def test_impossible_constraints_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Constraints.of(DecodingConfig(**options), VOCAB)
 
 
-def test_the_words_of_an_image_are_refused_by_its_name() -> None:
+def test_impossible_constraints_of_an_image_name_it() -> None:
     with pytest.raises(ConfigError, match="forced words of image 7: 'cat' is not in"):
         Constraints.of(DecodingConfig(), VOCAB, {7: [["cat"]]})
     short = DecodingConfig(max_words=2, forced=(("dog",), ("ball",)))

@@ -1,4 +1,4 @@
-"""Diverse groups against a literal version, and attention along the hypotheses."""
+"""Diverse beam search against a literal version, and attention along the hypotheses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from capdist.config.base import ConfigError, validate
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import beam_search
-from capdist.models.base import CaptionModel, registered
+from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
-from tests.support.decoding import V, batch_of, make, search
+from tests.support.decoding import DECODERS, V, batch_of, make, search
 from tests.support.models import B
 
 MAX = 4
@@ -20,7 +20,7 @@ MAX = 4
 
 @torch.inference_mode()
 def literal(
-    model: CaptionModel[Any], image: int, beam: int, groups: int, charge: float
+    model: CaptionModel[Any], image: int, beam: int, groups: int, penalty: float
 ) -> list[tuple[float, list[int]]]:
     """Diverse beam search of one image, one prefix after another."""
     batch = batch_of(V)
@@ -45,7 +45,7 @@ def literal(
                 for v, gain in enumerate(log_probs(words)):
                     if v not in (PAD, BOS, UNK):
                         new = score + gain
-                        candidates.append((new - charge * written.count(v), new, [*words, v]))
+                        candidates.append((new - penalty * written.count(v), new, [*words, v]))
             candidates.sort(key=lambda c: -c[0])
             before = {tuple(words) for _, words in held[g]}
             held[g] = [(score, words) for _, score, words in candidates[:size]]
@@ -53,23 +53,23 @@ def literal(
     return sorted((h for group in held for h in group), key=lambda h: -h[0])
 
 
-@pytest.mark.parametrize("name", registered())
-@pytest.mark.parametrize(("beam", "groups", "charge"), [(4, 2, 1.5), (6, 3, 0.4), (3, 3, 5.0)])
-def test_equals_the_literal_version(name: str, beam: int, groups: int, charge: float) -> None:
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(("beam", "groups", "penalty"), [(4, 2, 1.5), (6, 3, 0.4), (3, 3, 5.0)])
+def test_equals_the_literal_version(name: str, beam: int, groups: int, penalty: float) -> None:
     model = make(name)
-    found = search(model, batch_of(V), beam, MAX, groups=groups, diversity=charge)
+    found = search(model, batch_of(V), beam, MAX, groups=groups, diversity=penalty)
     for image in range(B):
-        expected = literal(model, image, beam, groups, charge)
+        expected = literal(model, image, beam, groups, penalty)
         for k, (score, words) in enumerate(expected):
             assert [t for t in found.tokens[image, k].tolist() if t != PAD] == words
             assert found.scores[image, k].item() == pytest.approx(score, abs=1e-4)
 
 
-def test_one_group_is_plain_and_a_charge_makes_a_difference() -> None:
+def test_one_group_is_beam_search_and_several_are_not() -> None:
     model, batch = make("glied"), batch_of(V)
-    plain = search(model, batch, 4, 6).tokens
-    assert torch.equal(search(model, batch, 4, 6, groups=1, diversity=9.0).tokens, plain)
-    assert not torch.equal(search(model, batch, 4, 6, groups=2, diversity=9.0).tokens, plain)
+    one_group = search(model, batch, 4, 6).tokens
+    assert torch.equal(search(model, batch, 4, 6, groups=1, diversity=9.0).tokens, one_group)
+    assert not torch.equal(search(model, batch, 4, 6, groups=2, diversity=9.0).tokens, one_group)
 
 
 def test_groups_that_do_not_divide_the_beam_are_refused() -> None:
@@ -77,7 +77,7 @@ def test_groups_that_do_not_divide_the_beam_are_refused() -> None:
         validate(DecodingConfig, {"groups": 2}, "config")
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", DECODERS)
 def test_attention_is_that_of_each_hypothesis(name: str) -> None:
     model, batch = make(name), batch_of(V)
     found = beam_search(model, batch, DecodingConfig(beam=3, max_words=5), attention=True)

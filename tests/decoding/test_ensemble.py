@@ -1,4 +1,4 @@
-"""An ensemble averages probabilities, and is a model like any other to a decoder."""
+"""An ensemble averages probabilities, and decodes like a single model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_probabilities_are_averaged() -> None:
         probs = [model(model.encode(batch), tokens).softmax(-1) for model in models]
         found = ensemble(ensemble.encode(batch), tokens)
         torch.testing.assert_close(found.exp(), torch.stack(probs).mean(0))
-        looks = ensemble.attention(ensemble.encode(batch), tokens)
+        attention = ensemble.attention(ensemble.encode(batch), tokens)
         parts = [models[i].attention(models[i].encode(batch), tokens)["regions"] for i in (0, 2)]
-    torch.testing.assert_close(looks["regions"], torch.stack(parts).mean(0))
+    torch.testing.assert_close(attention["regions"], torch.stack(parts).mean(0))
 
 
-def test_a_model_with_itself_is_the_model() -> None:
+def test_an_ensemble_of_equal_models_is_the_model() -> None:
     model, batch = make("glied"), batch_of(V)
     alone, twice = (search(m, batch, 3, 5) for m in (model, Ensemble([model, model]).eval()))
     assert torch.equal(alone.tokens, twice.tokens)

@@ -1,4 +1,4 @@
-"""Where captions' words are found in the picture, against a walk word by word."""
+"""The boxes with most attention before each word, against a decoding step by step."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ DECODING = DecodingConfig(beam=3, max_words=6)
 CPU = torch.device("cpu")
 
 
-def walk(model: UpDown, batch: Batch, image: int, words: list[str]) -> list[list[float]]:
-    """The box looked at most before each word, one step after the other."""
+def step_by_step(model: UpDown, batch: Batch, image: int, words: list[str]) -> list[list[float]]:
+    """The box with most attention before each word, step by step."""
     alone = {n: v[image : image + 1] for n, v in vars(batch).items() if n != "keys"}
     memory = model.encode(Batch(keys=("x",), **alone))
     cells, found = model.start(memory, 1, 1).cache, []
     for token in [BOS, *map(VOCAB.id, words)][: len(words)]:
-        cells, looks = model.advance(memory, model.read(torch.tensor([[token]])), cells)
-        weights = looks[0, 0].tolist()
+        cells, attention = model.advance(memory, model.embed(torch.tensor([[token]])), cells)
+        weights = attention[0, 0].tolist()
         found.append(batch.boxes[image, weights.index(max(weights))].tolist())
     return found
 
 
 @pytest.mark.parametrize("name", ["updown", "ss_updown"])
-def test_boxes_are_those_looked_at_before_each_word(name: str) -> None:
+def test_boxes_are_those_attended_to_before_each_word(name: str) -> None:
     torch.manual_seed(2)
     model, batch = build(small(name), DIMS).eval(), make_batch()
     assert isinstance(model, UpDown)
@@ -45,19 +45,19 @@ def test_boxes_are_those_looked_at_before_each_word(name: str) -> None:
         for image, captions in caption_images(model, [batch], VOCAB, DECODING, CPU, boxes=True):
             assert len(captions) == 3
             for caption in captions:
-                assert caption.boxes == walk(model, batch, image, caption.words)
+                assert caption.boxes == step_by_step(model, batch, image, caption.words)
                 seen |= set(map(tuple, caption.boxes))
-    # Looks move about, or the positions would not be tested.
+    # Attention moves, or the positions would not be tested.
     assert len(seen) > 3
 
 
-def test_no_boxes_unless_they_are_asked_for() -> None:
+def test_boxes_are_empty_unless_requested() -> None:
     model = build(small("updown"), DIMS).eval()
     for _, captions in caption_images(model, [make_batch()], VOCAB, DECODING, CPU):
         assert [caption.boxes for caption in captions] == [[], [], []]
 
 
-def test_a_model_that_does_not_look_is_refused() -> None:
+def test_boxes_of_a_model_without_attention_are_refused() -> None:
     model = build(small("lstm"), DIMS).eval()
-    with pytest.raises(DecodingError, match="gives regions no attention"):
+    with pytest.raises(DecodingError, match="does not attend to regions"):
         list(caption_images(model, [make_batch()], VOCAB, DECODING, CPU, boxes=True))

@@ -1,4 +1,4 @@
-"""The engines on ranks: the twin's accumulation, clipping, saving and loading."""
+"""The engines on ranks: accumulation, clipping, saving and loading."""
 
 from __future__ import annotations
 
@@ -10,34 +10,53 @@ import pytest
 import torch
 
 from shards.manifest import Manifest
-from tests.support.matrix import loss_difference, plain, take
+from tests.support.matrix import Given, loss_difference, plain, take
 
 
 def zero(stage: int) -> dict[str, Any]:
     return {"engine": "deepspeed", "deepspeed": {"zero_optimization": {"stage": stage}}}
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_the_twin_on_ranks_and_accumulation(tiny: Manifest, tmp_path: Path, world: int) -> None:
-    (expected,) = take(tmp_path, 1, [plain(tiny.root)])
-    # Micro-batches that divide the batch, and some that do not.
-    runs = [{**plain(tiny.root), "micro": micro} for micro in (8, 5, 3)]
-    for found in take(tmp_path, world, runs):
-        assert loss_difference(found, expected) < 1e-6
+#: Sizes of micro-batches: some divide the batch, some do not.
+MICRO = (8, 5, 3)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Given]:
+    """Runs of plain torch on one rank, which is started once for all of them."""
+    reference = plain(tiny.root)
+    runs = {
+        "plain": reference,
+        "clipped": {**reference, "clip_norm": 0.5},
+        "three epochs": {**reference, "epochs": 3},
+        **{f"micro {micro}": {**reference, "micro": micro} for micro in MICRO},
+    }
+    taken = take(tmp_path_factory.mktemp("alone"), 1, list(runs.values()))
+    return dict(zip(runs, taken, strict=True))
+
+
+def test_torch_engine_is_independent_of_ranks_and_accumulation(
+    tiny: Manifest, tmp_path: Path, alone: dict[str, Given]
+) -> None:
+    two_ranks = take(tmp_path, 2, [{**plain(tiny.root), "micro": micro} for micro in MICRO])
+    for found in (*(alone[f"micro {micro}"] for micro in MICRO), *two_ranks):
+        assert loss_difference(found, alone["plain"]) < 1e-6
         assert found[0]["gradient"] < 1e-6
 
 
-def test_clipping_scales_the_global_gradient(tiny: Manifest, tmp_path: Path) -> None:
-    clipped = {**plain(tiny.root), "clip_norm": 0.5}
-    (expected,) = take(tmp_path, 1, [clipped])
-    # Without ZeRO, in fp32, DeepSpeed clips but tells no norm.
+def test_clipping_scales_the_global_gradient(
+    tiny: Manifest, tmp_path: Path, alone: dict[str, Given]
+) -> None:
+    expected = alone["clipped"]
+    # Without ZeRO, in fp32, DeepSpeed clips but does not report the norm.
     engines = [{"engine": "torch"}, zero(1), zero(2), zero(3)]
-    for found in take(tmp_path, 2, [{**clipped, "micro": 8, **engine} for engine in engines]):
+    common = {**plain(tiny.root), "clip_norm": 0.5, "micro": 8}
+    for found in take(tmp_path, 2, [{**common, **engine} for engine in engines]):
         assert loss_difference(found, expected) < 1e-6
         torch.testing.assert_close(found[0]["norms"], expected[0]["norms"], rtol=1e-5, atol=0)
 
 
-def test_saved_and_loaded_to_the_last_bit(tiny: Manifest, tmp_path: Path) -> None:
+def test_save_and_load_are_bit_exact(tiny: Manifest, tmp_path: Path) -> None:
     engines = [{"engine": "torch"}, zero(0), zero(1), zero(2), zero(3)]
     common = {**plain(tiny.root), "micro": 8}
     folders = [str(tmp_path / f"saved-{number}") for number in range(len(engines))]
@@ -49,8 +68,10 @@ def test_saved_and_loaded_to_the_last_bit(tiny: Manifest, tmp_path: Path) -> Non
         assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
 
 
-def test_two_ranks_then_one_then_two_are_one_run(tiny: Manifest, tmp_path: Path) -> None:
-    (whole,) = take(tmp_path, 1, [{**plain(tiny.root), "epochs": 3}])
+def test_two_ranks_then_one_then_two_are_one_run(
+    tiny: Manifest, tmp_path: Path, alone: dict[str, Given]
+) -> None:
+    whole = alone["three epochs"]
     steps = len(whole[0]["losses"]) // 3
     engines = [{"engine": "torch"}, zero(0), zero(1), zero(3)]
 

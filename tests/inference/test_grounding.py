@@ -38,7 +38,7 @@ def annotated(folder: Path, **second: Any) -> Annotated:
     return Annotated.read(write(source, folder, workers=1), "test")
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_annotated_objects_equal_those_listed_by_hand(tmp_path: Path) -> None:
     found = annotated(tmp_path, grounding=())
     dog = Object(1, "dog", ((32.0, 0.0, 64.0, 24.0),))
     cats = Object(1, "cat", ((0.0, 12.0, 32.0, 48.0), (32.0, 0.0, 64.0, 24.0)))
@@ -67,10 +67,10 @@ def test_by_hand(tmp_path: Path) -> None:
         ({"height": 0}, "sample 000000002001 of test has no size in pixels"),
     ],
 )
-def test_what_can_not_be_scored_is_refused(
+def test_shards_without_grounding_or_size_are_refused(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ShardError, match=words) as refusal:
         annotated(tmp_path, **change)
-    assert "leave --grounding out" in str(refusal.value)
+    assert "omit --grounding" in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""What the beam step's kernels become, compiled for GPUs that need not be there, as a page.
+"""A page on the beam step's kernels, compiled ahead of time for GPUs this machine need not have.
 
 ``python -m tests.kernels.compile_report > docs/results/beam_step_compile.md`` measures it anew.
 """
@@ -26,10 +26,10 @@ BEAMS = (1, 3, 5, 16)
 TARGETS = (80, 90)
 TYPES = {
     **dict.fromkeys(("scores", "weights", "next_scores", "maxima", "sums"), "*fp32"),
-    "charge": "fp32",
+    "penalty": "fp32",
     **dict.fromkeys(("lengths", "tokens", "next_lengths", "next_tokens", "parents"), "*i64"),
-    **dict.fromkeys(("forbidden", "banned", "charged", "best"), "*i64"),
-    "spoilt": "*i1",
+    **dict.fromkeys(("forbidden", "banned", "penalised", "best"), "*i64"),
+    "nonfinite": "*i1",
 }
 
 HEAD = f"""\
@@ -47,7 +47,7 @@ and sizes are bytes.
 
 @dataclass(frozen=True)
 class Compiled:
-    """What ptxas said of a kernel, the shared memory that it asks for and its size, in bytes."""
+    """ptxas's report on a kernel, its shared memory and its size, in bytes."""
 
     warps: int
     registers: int
@@ -59,15 +59,15 @@ class Compiled:
 
 def compile_read(dtype: str, beam: int, target: int) -> Compiled:
     """Stage 1 for logits of a type, "fp32" or "bf16"."""
-    sizes = triton_kernel.plan(beam, VOCABULARY)
+    sizes = triton_kernel.launch_sizes(beam, VOCABULARY)
     fixed = {"token_stride": 1, "K": beam, "BLOCK": sizes.block}
     types = {**TYPES, "logits": f"*{dtype}"}
     return _compile(triton_kernel._read, types, fixed, sizes.read_warps, target)
 
 
 def compile_merge(beam: int, target: int) -> Compiled:
-    """Stage 2, which sees no logits."""
-    sizes = triton_kernel.plan(beam, VOCABULARY)
+    """Stage 2, which does not read the logits."""
+    sizes = triton_kernel.launch_sizes(beam, VOCABULARY)
     fixed = {"K": beam, "BEAMS": sizes.beams, "COLUMNS": sizes.columns}
     return _compile(triton_kernel._merge, TYPES, fixed, sizes.merge_warps, target)
 
@@ -75,7 +75,7 @@ def compile_merge(beam: int, target: int) -> Compiled:
 def _compile(
     kernel: Any, types: dict[str, str], fixed: dict[str, int], warps: int, target: int
 ) -> Compiled:
-    """As a launch with 16-byte aligned tensors compiles it; what is not fixed is an i32."""
+    """Compile as a launch with 16-byte aligned tensors would; arguments without a type are i32."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in fixed else types.get(n, "i32") for n in names}
     aligned = {
@@ -96,7 +96,7 @@ def _compile(
 
 @contextlib.contextmanager
 def _ptxas_log() -> Iterator[io.StringIO]:
-    """What ptxas prints, of a compilation that no cache can answer."""
+    """What ptxas prints, with Triton's cache disabled."""
     log = io.StringIO()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,9 +1,9 @@
-"""The Triton twin against the reference: in Triton's interpreter, and on a GPU where there is one.
+"""The Triton kernel against the reference: in Triton's interpreter, and on a GPU if there is one.
 
-Tokens, parents, lengths and marks are the same; scores are within 1e-5 of their size. That is sound
-only if no two keys are apart by no more than rounding, which the twins do differently. So keys of
-different beams are either equal because their rows and scores are the same, or far apart: rows and
-scores are drawn at random, or scores differ by no sum of logits' differences.
+Tokens, parents, lengths and marks are equal; scores are within 1e-5 of their size. That requires
+that no two keys differ only by rounding, which kernel and reference do differently. So keys of
+different beams are either equal, because their rows and scores are, or far apart: rows and scores
+are drawn at random, or scores differ by no sum of logits' differences.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ pytestmark = pytest.mark.skipif(
 
 def interpret() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
-    # NumPy, which it runs on, warns of what the semantics say: log 0, ∞ − ∞.
+    # The interpreter runs on NumPy, which warns of log 0 and ∞ − ∞.
     warnings.simplefilter("ignore", RuntimeWarning)
 
 
 @pytest.fixture(scope="module", params=["interpreter", "gpu"])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Calls a function of this module where the kernel is interpreted, or with a GPU for device.
+    """Calls a function of this module with the kernel interpreted, or on the GPU.
 
-    The interpreter has a process of its own, for what was imported by it can't be compiled.
+    The interpreter runs in its own process: a kernel imported for it can't be compiled.
     """
     if request.param == "interpreter":
         spawn = multiprocessing.get_context("spawn")
@@ -74,23 +74,23 @@ def agree(
     beams: Beams,
     weights: str = "none",
     banned: Tensor | None = None,
-    charged: Tensor | None = None,
+    penalised: Tensor | None = None,
 ) -> None:
-    """The twins give the same, and the kernel leaves the logits alone."""
+    """Kernel and reference agree, and the kernel does not change the logits."""
     from capdist.kernels.beam_step import triton_kernel
 
     table = torch.tensor([WEIGHTS[weights](length) for length in range(LONGEST + 1)])
     forbidden = torch.tensor([token for token in (PAD, BOS, UNK) if token < logits.shape[-1]])
     before = logits.clone()
-    rules = Rules(table, forbidden, banned, charged, 0.75)
-    after, parents, spoilt = triton_kernel.beam_step(logits, beams, rules)
+    rules = Rules(table, forbidden, banned, penalised, 0.75)
+    after, parents, nonfinite = triton_kernel.beam_step(logits, beams, rules)
     expected = reference.beam_step(before.clone(), beams, rules)
     same = partial(assert_close, rtol=0, atol=0, equal_nan=True)
     same(logits, before)
     same(after.tokens, expected[0].tokens)
     same(parents, expected[1])
     same(after.lengths, expected[0].lengths)
-    same(spoilt, expected[2])
+    same(nonfinite, expected[2])
     assert_close(after.scores, expected[0].scores, rtol=1e-5, atol=0)
 
 
@@ -101,7 +101,7 @@ def live(images: int, beam: int) -> Beams:
 
 
 def mixed(images: int, beam: int) -> Beams:
-    """Live, dead, just finished and long finished ones."""
+    """Live, dead, just finished and long finished hypotheses."""
     beams, state = live(images, beam), torch.randint(5, (images, beam))
     beams.scores[state == 0] = -INF
     beams.lengths[state == 0] = 0
@@ -138,7 +138,7 @@ def random(
     ],
     ids=lambda case: "-".join(map(str, case)).replace("torch.", ""),
 )
-def test_random(run: Run, case: tuple[Any, ...]) -> None:
+def test_kernel_equals_the_reference_on_random_logits(run: Run, case: tuple[Any, ...]) -> None:
     run(random, *case)
 
 
@@ -150,7 +150,7 @@ def first_step(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3, 16])
-def test_first_step(run: Run, beam: int) -> None:
+def test_first_step_reads_one_hypothesis_per_image(run: Run, beam: int) -> None:
     run(first_step, beam)
 
 
@@ -181,7 +181,7 @@ def ties(beam: int, vocabulary: int, dtype: torch.dtype, weights: str) -> None:
     ],
     ids=lambda case: "-".join(map(str, case)).replace("torch.", ""),
 )
-def test_ties(run: Run, case: tuple[Any, ...]) -> None:
+def test_ties_are_ordered_as_in_the_reference(run: Run, case: tuple[Any, ...]) -> None:
     run(ties, *case)
 
 
@@ -194,12 +194,12 @@ def finished(beam: int) -> None:
     beams.lengths[1:3] = 2 ** torch.randint(4, (2, beam))
     beams.scores[1:3] = -beams.lengths[1:3].float()
     agree(rows(4, beam, 70), beams, "average")
-    # Nobody reads their logits.
+    # The logits of finished hypotheses are not read.
     agree(torch.full((4, beam, 70), torch.nan), beams, "gnmt")
 
 
-@pytest.mark.parametrize("beam", [1, 3, 16])
-def test_all_finished(run: Run, beam: int) -> None:
+@pytest.mark.parametrize("beam", [1, 3])
+def test_finished_hypotheses_are_carried_over(run: Run, beam: int) -> None:
     run(finished, beam)
 
 
@@ -216,7 +216,7 @@ def minus_infinity(beam: int) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
-def test_minus_infinity(run: Run, beam: int) -> None:
+def test_logits_of_minus_infinity_are_never_chosen(run: Run, beam: int) -> None:
     run(minus_infinity, beam)
 
 
@@ -238,7 +238,7 @@ def nan(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
-def test_nan(run: Run, dtype: torch.dtype) -> None:
+def test_nan_logits_give_what_the_reference_gives(run: Run, dtype: torch.dtype) -> None:
     run(nan, dtype)
 
 
@@ -248,7 +248,7 @@ def large() -> None:
     agree(logits, first_beams(2, 3, torch.get_default_device()))
 
 
-def test_large_logits_lose_nothing(run: Run) -> None:
+def test_large_logits_keep_their_precision(run: Run) -> None:
     run(large)
 
 
@@ -259,21 +259,20 @@ def everything_banned() -> None:
     agree(rows(2, 3, 6), live(2, 3), banned=banned)
 
 
-def test_everything_banned(run: Run) -> None:
+def test_row_whose_words_are_all_banned_equals_the_reference(run: Run) -> None:
     run(everything_banned)
 
 
-def charged(beam: int, weights: str) -> None:
+def penalised(beam: int, weights: str) -> None:
     torch.manual_seed(9)
     listed = torch.tensor([[-1, EOS, 4, 5, 4], [7, 7, 7, -1, 9], [-1] * 5])
-    agree(rows(3, beam, 12), mixed(3, beam), weights, charged=listed)
+    agree(rows(3, beam, 12), mixed(3, beam), weights, penalised=listed)
     agree(rows(3, beam, 1030), live(3, beam), weights, torch.full((3, beam, 1), 4), listed)
 
 
-@pytest.mark.parametrize("weights", ["none", "average"])
-@pytest.mark.parametrize("beam", [1, 3, 16])
-def test_charged(run: Run, beam: int, weights: str) -> None:
-    run(charged, beam, weights)
+@pytest.mark.parametrize(("beam", "weights"), [(1, "none"), (3, "average"), (16, "none")])
+def test_penalties_are_applied_as_in_the_reference(run: Run, beam: int, weights: str) -> None:
+    run(penalised, beam, weights)
 
 
 def strides() -> None:
@@ -285,12 +284,12 @@ def strides() -> None:
     agree(logits.transpose(0, 1)[..., 5:100], turned)
 
 
-def test_strides(run: Run) -> None:
+def test_strided_logits_give_the_same_beams(run: Run) -> None:
     run(strides)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_graph_captures_it() -> None:
+def test_a_cuda_graph_captures_the_step() -> None:
     from capdist.kernels.beam_step import triton_kernel
 
     torch.manual_seed(7)

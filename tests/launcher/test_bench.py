@@ -1,23 +1,25 @@
-"""The bench command measures what it says, on a small setting."""
+"""launcher/bench.py measures small settings and reports errors in one line."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.command import main
 from benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
 from benchmarks.order import measure
 from capdist.config.base import ConfigError
 from capdist.vocab import EOS, PAD
 from tests.support.processes import launch
-from tests.support.runs import refused
 
 
-def test_decode(tmp_path: Path) -> None:
+def test_decode_writes_consistent_figures(tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
     setting = ["--model", "lstm", "--batch", "2", "--beam", "2"]
     result = launch("bench.py", "decode", *setting, "--json", str(out), "--page", str(page))
@@ -33,11 +35,34 @@ def test_decode(tmp_path: Path) -> None:
     assert "bare model" in result.stdout
 
 
-def test_a_model_that_is_not_there() -> None:
-    assert "no model 'gleid'" in refused(launch("bench.py", "decode", "--model", "gleid"))
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["decode", "--model", "gleid"], "no model 'gleid'"),
+        (["reward", "--images", "0"], "--images: expected 1 or more, got 0"),
+        pytest.param(
+            ["gpu"],
+            "no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_errors_are_reported_in_one_line(
+    arguments: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.py", *arguments])
+    assert main() == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.count("\n") == 1
 
 
-def test_reward(tmp_path: Path) -> None:
+def test_reward_writes_consistent_figures(tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
     setting = ["--images", "40"]
     result = launch("bench.py", "reward", *setting, "--json", str(out), "--page", str(page))
@@ -57,12 +82,7 @@ def test_reward(tmp_path: Path) -> None:
     assert "pycocoevalcap, df counted too" in result.stdout
 
 
-def test_no_images() -> None:
-    refusal = refused(launch("bench.py", "reward", "--images", "0"))
-    assert refusal == "error: --images: expected 1 or more, got 0"
-
-
-def test_order(tmp_path: Path) -> None:
+def test_order_writes_consistent_figures(tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
     setting = ["--samples", "10000", "--images", "2600"]
     result = launch("bench.py", "order", *setting, "--json", str(out), "--page", str(page))
@@ -75,20 +95,32 @@ def test_order(tmp_path: Path) -> None:
     assert "order, 100 shards of 100, resumed" in result.stdout
 
 
-def test_too_few_samples_for_an_order() -> None:
+def test_too_few_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match="--images: expected 2560 or more, got 2000"):
         measure(10_000, 2000)
     with pytest.raises(ConfigError, match="--samples: expected 10000 or more, got 10"):
         measure(10, 5000)
 
 
-def test_options_of_one_subject_are_not_the_others() -> None:
-    result = launch("bench.py", "reward", "--beam", "3")
-    assert result.returncode == 2
-    assert "unrecognized arguments: --beam 3" in result.stderr
+def test_options_of_another_benchmark_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.py", "reward", "--beam", "3"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --beam 3" in capsys.readouterr().err
 
 
-def test_made_captions_are_the_same_every_time_and_look_like_captions() -> None:
+def test_the_script_finds_the_benchmarks_of_its_checkout(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "launcher" / "bench.py"
+    command = [sys.executable, "-I", str(script), "--help"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "decode" in result.stdout
+
+
+def test_synthetic_captions_are_deterministic_and_resemble_captions() -> None:
     corpus, again = make_corpus(300), make_corpus(300)
     assert again.references == corpus.references
     assert np.array_equal(again.packed, corpus.packed)
@@ -100,9 +132,3 @@ def test_made_captions_are_the_same_every_time_and_look_like_captions() -> None:
     # Zipf's law: the frequency of a word falls as its rank rises (the commonest is EOS).
     slope = np.polyfit(np.log(np.arange(5, 200)), np.log(counts[5:200]), 1)[0]
     assert -1.2 < slope < -0.7
-
-
-def test_a_gpu_that_is_not_there() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    assert "no GPU here" in refused(launch("bench.py", "gpu"))

@@ -1,4 +1,4 @@
-"""The captioning command on a small trained run."""
+"""The captioning command, with small trained runs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.support.shards import tiny_sample
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, Any]) -> list[Path]:
-    """A GLIED and an LSTM."""
+    """The run folders of a GLIED and an LSTM."""
     folder = tmp_path_factory.mktemp("runs")
-    found = []
+    folders = []
     for name in ("glied", "lstm"):
         model = tiny_config["model"] if name == "glied" else {"name": "lstm", "width": 16}
         config = folder / f"{name}.json"
-        described = {**tiny_config, "model": model, "run": str(folder / name)}
-        config.write_text(json.dumps(described))
+        settings = {**tiny_config, "model": model, "run": str(folder / name)}
+        config.write_text(json.dumps(settings))
         assert train(config, "--set", "stages.0.epochs=1").returncode == 0
-        found.append(folder / name)
-    return found
+        folders.append(folder / name)
+    return folders
 
 
 def captions(*arguments: str, out: Path) -> list[dict[str, Any]]:
@@ -38,8 +38,8 @@ def captions(*arguments: str, out: Path) -> list[dict[str, Any]]:
     return list(json.loads(out.read_text()))
 
 
-def test_shards_as_evaluation_decodes_them(
-    runs: list[Path], tiny: Manifest, tmp_path: Path
+def test_captions_of_shards_are_those_of_the_evaluation(
+    without_java: None, runs: list[Path], tiny: Manifest, tmp_path: Path
 ) -> None:
     found = captions("--run", str(runs[0]), "--shards", str(tiny.root), out=tmp_path / "c.json")
     assert launch("evaluate.py", "--run", str(runs[0]), "--split", "test").returncode == 0
@@ -52,7 +52,9 @@ def test_shards_as_evaluation_decodes_them(
         assert first["score"] >= second["score"]
 
 
-def test_several_runs_decode_together(runs: list[Path], tiny: Manifest, tmp_path: Path) -> None:
+def test_several_runs_decode_as_an_ensemble(
+    runs: list[Path], tiny: Manifest, tmp_path: Path
+) -> None:
     both = [str(run) for run in runs]
     shards = ["--shards", str(tiny.root), "--n-best", "1", "--beam", "1"]
     alone = captions("--run", both[0], *shards, out=tmp_path / "alone.json")
@@ -72,7 +74,7 @@ def write_features(path: Path, width: int = 6) -> None:
     )
 
 
-def test_feature_files(runs: list[Path], tmp_path: Path) -> None:
+def test_captions_of_feature_files(runs: list[Path], tmp_path: Path) -> None:
     write_features(tmp_path / "f.npz")
     files = ["--features", str(tmp_path / "f.npz")]
     found = captions("--run", str(runs[1]), *files, out=tmp_path / "c.json")
@@ -80,7 +82,7 @@ def test_feature_files(runs: list[Path], tmp_path: Path) -> None:
     line = refused(
         launch("caption.py", "--run", str(runs[0]), *files, "--out", str(tmp_path / "d.json"))
     )
-    assert "feature files have no concepts, which model 'glied' reads" in line
+    assert "feature files have no concepts, which model 'glied' needs" in line
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "c.json").exists()
 
 
-def test_a_submission_is_checked_and_packed(
+def test_a_submission_is_packed_as_the_server_expects_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submission, "IMAGES", {"val2014": 2, "test2014": 1})
@@ -129,15 +131,17 @@ def test_a_submission_is_checked_and_packed(
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([{"image_id": 1, "caption": "a"}] * 2, "image 1 is there twice"),
-        ([{"image_id": "1", "caption": "a"}], "entry 0: image_id '1', expected a number"),
+        ([{"image_id": 1, "caption": "a"}] * 2, "image 1 occurs twice"),
+        ([{"image_id": "1", "caption": "a"}], "entry 0: image_id '1', expected an integer"),
         ([{"image_id": 1, "caption": " "}], "image 1: caption ' ', expected text"),
         ([7], "entry 0: image_id None"),
         ({}, "expected a list"),
         ([{"image_id": 1, "caption": "a"}], "1 images, expected the split's 40504"),
     ],
 )
-def test_what_the_server_would_refuse(tmp_path: Path, entries: Any, message: str) -> None:
+def test_results_that_the_server_would_refuse_are_one_line(
+    tmp_path: Path, entries: Any, message: str
+) -> None:
     path = tmp_path / "val.json"
     path.write_text(json.dumps(entries))
     results = ["--results", str(path), str(path)]
@@ -145,21 +149,23 @@ def test_what_the_server_would_refuse(tmp_path: Path, entries: Any, message: str
     assert message in refused(result)
 
 
-def test_forced_words(runs: list[Path], tiny: Manifest, tmp_path: Path) -> None:
+def test_forced_words_are_in_their_images_captions_only(
+    runs: list[Path], tiny: Manifest, tmp_path: Path
+) -> None:
     vocab = json.loads((runs[0] / "vocab.json").read_text())["words"]
     free = captions("--run", str(runs[0]), "--shards", str(tiny.root), out=tmp_path / "free.json")
-    image, said = free[0]["image_id"], free[0]["caption"].split()
-    word = next(w for w in vocab if w not in said)
-    wanted = tmp_path / "wanted.json"
-    arguments = ["--run", str(runs[0]), "--shards", str(tiny.root), "--forced", str(wanted)]
-    wanted.write_text(json.dumps({image: [[word]]}))
+    image, words = free[0]["image_id"], free[0]["caption"].split()
+    word = next(w for w in vocab if w not in words)
+    forced = tmp_path / "wanted.json"
+    arguments = ["--run", str(runs[0]), "--shards", str(tiny.root), "--forced", str(forced)]
+    forced.write_text(json.dumps({image: [[word]]}))
     found = captions(*arguments, out=tmp_path / "forced.json")
     assert word in found[0]["caption"].split()
     assert found[1:] == free[1:]
     for content, message in (
-        ({999: [["a"]]}, f"{wanted}: image 999 is not among the images"),
+        ({999: [["a"]]}, f"{forced}: image 999 is not captioned here"),
         ({image: [["xyz"]]}, f"forced words of image {image}: 'xyz' is not in the vocabulary"),
-        ({image: ["a"]}, f"{wanted}: {image}.0: Input should be a valid list; expected"),
+        ({image: ["a"]}, f"{forced}: {image}.0: Input should be a valid list; expected"),
     ):
-        wanted.write_text(json.dumps(content))
+        forced.write_text(json.dumps(content))
         assert message in refused(launch("caption.py", *arguments, "--out", "never.json"))

@@ -1,4 +1,4 @@
-"""Scores of a training that goes on."""
+"""Scores of the checkpoints of a running training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from capdist.commands.main import main
 from capdist.config.base import ConfigError
 from capdist.inference.evaluation import EvaluationRequest
 from capdist.inference.follow import Follower
@@ -28,26 +29,24 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return read_records(path) if path.exists() else []
 
 
-def test_ctrl_c_ends_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-u", str(ROOT / "launcher/evaluate.py"), "--run", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, "--follow"],
-        stdout=subprocess.PIPE,
-        env=environment(),
-        text=True,
-        # Whoever is started in the background ignores it, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def test_ctrl_c_ends_the_follower_with_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press_ctrl_c(_: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(time, "sleep", press_ctrl_c)
     try:
-        assert any("following" in line for line in process.stdout or ())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert main(["evaluate", "--run", str(tmp_path), "--follow"]) == 130
     finally:
-        process.kill()
-        process.communicate()
+        signal.signal(signal.SIGINT, handler)
+    printed = capsys.readouterr()
+    assert "following" in printed.out
+    assert not printed.err
 
 
-def test_a_training_is_followed_to_its_end(
+def test_checkpoints_are_scored_until_training_is_finished(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -55,15 +54,15 @@ def test_a_training_is_followed_to_its_end(
     with subprocess.Popen(command, env=environment()) as training:
         Follower(EvaluationRequest(run, "val")).follow()
         assert training.wait(60) == 0
-    said = capsys.readouterr().out
-    assert said.endswith(f"{run}: training is finished\n")
-    told = {row["step"] for row in rows(run)}
-    assert told | {step for step in (4, 8) if f"step {step}: skipped" in said} == {4, 8}
-    assert {int(checkpoint(run, name).name[5:]) for name in ("last", "best")} <= told
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"{run}: training is finished\n")
+    scored = {row["step"] for row in rows(run)}
+    assert scored | {step for step in (4, 8) if f"step {step}: skipped" in printed} == {4, 8}
+    assert {int(checkpoint(run, name).name[5:]) for name in ("last", "best")} <= scored
     assert all(("METEOR" in row["values"]) != ("METEOR" in probe()) for row in rows(run))
 
 
-def test_a_follower_chooses_the_best(
+def test_the_followers_scores_choose_the_best_checkpoint(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -75,7 +74,7 @@ def test_a_follower_chooses_the_best(
         stdout=subprocess.PIPE,
         text=True,
     ) as training:
-        assert any("3 checkpoints wait for their scores" in line for line in training.stdout or ())
+        assert any("3 checkpoints " in line for line in training.stdout or ())
         assert checkpoint(run, "last").name == "step-00000012"
         assert find_checkpoint(run, "best") is None
         with monkeypatch.context() as without_java:
@@ -87,8 +86,8 @@ def test_a_follower_chooses_the_best(
     assert list(scores) == [4, 8, 12]
     assert checkpoint(run, "best").name == f"step-{best:08d}"
     assert {f.name for f in step_folders(run)} == {f"step-{best:08d}", "step-00000012"}
-    told = {r["step"]: r["val_cider"] for r in records(run) if "val_cider" in r}
-    assert told == scores
+    used = {r["step"]: r["val_cider"] for r in records(run) if "val_cider" in r}
+    assert used == scores
     same = [{**row, "values": {**row["values"], "CIDEr": 1.0}} for row in rows(run)]
     path = run / "scores" / "val-beam3.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in same))
@@ -97,21 +96,21 @@ def test_a_follower_chooses_the_best(
     assert "trained 12 steps" in again.stdout, again.stderr
     shutil.rmtree(run / "checkpoints")
     line = refused(train(config, *options[2:]))
-    assert "val-beam3.jsonl: scores of another training; remove the file" in line
+    assert "val-beam3.jsonl: scores of another training" in line
 
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run, without Java."""
+    """A copy of the finished run, and a PATH without Java."""
     monkeypatch.setenv("PATH", "")
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def name(run: Path, **names: str) -> None:
+def write_names(run: Path, **names: str) -> None:
     (run / "checkpoints" / "names.json").write_text(json.dumps(names))
 
 
-def test_a_restart_scores_nothing_twice_but_other_weights(
+def test_a_restart_scores_only_changed_weights_again(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Follower(EvaluationRequest(run, "val")).follow()
@@ -127,21 +126,23 @@ def test_a_restart_scores_nothing_twice_but_other_weights(
     assert rows(run) == before
 
 
-def test_a_run_that_was_stopped_is_waited_for(
+def test_the_follower_waits_for_a_run_that_was_stopped(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name(run, last="step-00000008")
+    write_names(run, last="step-00000008")
 
     def finish(_: float) -> None:
         assert rows(run)[-1]["step"] == 8
-        name(run, last="step-00000008", finished="step-00000008")
+        write_names(run, last="step-00000008", finished="step-00000008")
 
     monkeypatch.setattr(time, "sleep", finish)
     Follower(EvaluationRequest(run, "val")).follow()
     assert "training is finished" in capsys.readouterr().out
 
 
-def test_what_vanished_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deleted_checkpoint_is_reported_as_skipped(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder in (run / "checkpoints").glob("step-*4"):
         shutil.rmtree(folder)
     Follower(EvaluationRequest(run, "val")).follow()
@@ -150,7 +151,7 @@ def test_what_vanished_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert [row["step"] for row in rows(run)] == [8]
 
 
-def test_a_checkpoint_that_vanishes_while_it_is_read(run: Path) -> None:
+def test_a_checkpoint_may_be_deleted_while_it_is_read(run: Path) -> None:
     follower = Follower(EvaluationRequest(run, "val"))
     older, newer = follower.new()
     shutil.rmtree(older)

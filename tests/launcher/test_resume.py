@@ -1,4 +1,4 @@
-"""Killed, stopped or out of disk, a run goes on as if nothing had happened."""
+"""A run that was killed, stopped or out of disk resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ from tests.support.runs import losses, records, refused, train
     ],
     ids=lambda value: value if isinstance(value, int) else value[-1].rpartition(".")[2],
 )
-def test_killed_and_resumed_it_is_the_same_run(
+def test_resume_is_bit_exact_after_sigkill(
     config: Path, tmp_path: Path, world: int, settings: list[str]
 ) -> None:
     chosen = [word for setting in settings for word in ("--set", setting)]
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    finish(config, *chosen, "--set", f"run={whole}", world=world)
+    reference, run = tmp_path / "reference", tmp_path / "run"
+    finish(config, *chosen, "--set", f"run={reference}", world=world)
     with started(config, *chosen, world=world) as ranks:
         wait_for(lambda: steps_done(run) >= 6, ranks[0])
         for rank in ranks:
             rank.kill()
     finish(config, *chosen, "--resume", "auto", world=world)
-    same_run(run, whole)
+    same_run(run, reference)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, Any]) -> Path:
-    """An undisturbed run of one rank in plain torch."""
-    folder = tmp_path_factory.mktemp("whole")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, Any]) -> Path:
+    """An uninterrupted run of one rank in plain PyTorch."""
+    folder = tmp_path_factory.mktemp("reference")
     config = folder / "config.json"
     config.write_text(json.dumps({**tiny_config, "run": str(folder / "run")}))
     finish(config)
@@ -72,75 +72,85 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_moment(config: Path, tmp_path: Path, whole: Path, moment: str) -> None:
+def test_resume_is_bit_exact_at_every_moment(
+    config: Path, tmp_path: Path, reference: Path, moment: str
+) -> None:
     run = tmp_path / "run"
     with started(config) as (rank,):
         wait_for(lambda: steps_done(run) > 0 and MOMENTS[moment](run), rank)
         rank.kill()
     finish(config, "--resume", "auto")
-    same_run(run, whole)
+    same_run(run, reference)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_ends(
-    config: Path, tmp_path: Path, whole: Path, number: signal.Signals
+def test_a_signal_saves_and_ends_the_run(
+    config: Path, tmp_path: Path, reference: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
-    # Saved at a signal only, with a reader that the signal reaches as well.
+    # No other checkpoints than at the signal, which a reader process gets as well.
     settings = ["--set", "checkpoint.every_steps=1000", "--set", "data.workers=1"]
     with started(config, *settings) as (rank,):
         wait_for(lambda: steps_done(run) >= 6, rank)
         for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
             process.send_signal(number)
-        said, errors = rank.communicate(timeout=60)
+        printed, errors = rank.communicate(timeout=60)
     assert rank.poll() == STOPPED, errors
     done = steps_done(run)
-    assert f"stopped at step {done}; " in said
-    assert "go on by --resume auto" in said
+    assert f"stopped at step {done}; " in printed
+    assert "Continue with --resume auto" in printed
     finish(config, *settings, "--resume", "auto")
-    same_run(run, whole)
+    same_run(run, reference)
     assert done < steps_done(run)
 
 
-def test_ranks_stop_behind_the_same_step_and_one_goes_on(config: Path, tmp_path: Path) -> None:
-    # Ranks drop other units than one rank does.
-    still = ["--set", "model.dropout=0"]
-    finish(config, *still, "--set", f"run={tmp_path / 'whole'}")
-    zero = [*still, "--set", "engine=deepspeed", "--set", "deepspeed.zero_optimization.stage=1"]
+def test_ranks_stop_after_the_same_step_and_one_rank_resumes(config: Path, tmp_path: Path) -> None:
+    # Without dropout, which differs between one rank and two.
+    no_dropout = ["--set", "model.dropout=0"]
+    finish(config, *no_dropout, "--set", f"run={tmp_path / 'reference'}")
+    zero = [
+        *no_dropout,
+        "--set",
+        "engine=deepspeed",
+        "--set",
+        "deepspeed.zero_optimization.stage=1",
+    ]
     with started(config, *zero, world=2) as ranks:
         wait_for(lambda: steps_done(tmp_path / "run") >= 6, ranks[0])
         ranks[1].send_signal(signal.SIGTERM)
-        said = [rank.communicate(timeout=60)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.poll() for rank in ranks] == [STOPPED, STOPPED]
-    assert ["stopped at step" in words for words in said] == [True, False]
+    assert ["stopped at step" in output for output in outputs] == [True, False]
     finish(config, *zero, "--resume", "auto", "--set", "stages.0.batch.micro=4")
-    found, expected = (losses(tmp_path / name) for name in ("run", "whole"))
+    found, expected = (losses(tmp_path / name) for name in ("run", "reference"))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
-def test_the_deepspeed_launcher_passes_the_signal_on(config: Path, tmp_path: Path) -> None:
+def test_a_signal_to_the_job_of_the_deepspeed_launcher_saves_the_run(
+    config: Path, tmp_path: Path
+) -> None:
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     job = [deepspeed, "--num_gpus", "2", "--master_port", free_port(), TRAIN, *command(config)]
     process = subprocess.Popen(
         job, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     wait_for(lambda: steps_done(tmp_path / "run") >= 6, process)
-    # As a scheduler does it: to every process of the job.
+    # A scheduler signals every process of the job.
     for child in psutil.Process(process.pid).children(recursive=True):
         child.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=100)
-    assert "stopped at step" in said
-    assert "Traceback" not in said
+    printed, _ = process.communicate(timeout=100)
+    assert "stopped at step" in printed
+    assert "Traceback" not in printed
 
 
-def no_more_than(size: int) -> Callable[[], None]:
-    """Let the system refuse larger files, which reaches a program as a full disk does."""
+def limit_file_size(size: int) -> Callable[[], None]:
+    """Let the system refuse larger files: a program gets the same error from a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    config: Path, tmp_path: Path, whole: Path, engine: str
+def test_a_full_disk_keeps_the_last_checkpoint(
+    config: Path, tmp_path: Path, reference: Path, engine: str
 ) -> None:
     chosen = ["--set", f"engine={engine}"]
     assert train(config, *SAVING, *chosen, "--set", "stages.0.epochs=1").returncode == 0
@@ -150,18 +160,19 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         capture_output=True,
         text=True,
         timeout=200,
-        preexec_fn=no_more_than(20_000),
+        preexec_fn=limit_file_size(20_000),
     )
     line = refused(result)
     assert "step-00000005-inside: not written, with" in line
-    assert "step-00000004 is whole: make room, then go on by --resume auto" in line
+    assert "step-00000004" in line
+    assert line.endswith("make room, then continue with --resume auto")
     assert not list((tmp_path / "run").glob("checkpoints/.writing-*"))
     finish(config, *chosen, "--resume", "auto")
     if engine == "torch":
-        assert losses(tmp_path / "run")[4:] == losses(whole)[4:]
+        assert losses(tmp_path / "run")[4:] == losses(reference)[4:]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(config: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused(config: Path, tmp_path: Path) -> None:
     with started(config, "--set", "stages.0.epochs=400") as (rank,):
         wait_for(lambda: steps_done(tmp_path / "run") > 0, rank)
         line = refused(train(config, "--resume", "auto"))
@@ -169,11 +180,12 @@ def test_a_second_run_in_the_same_folder_is_refused(config: Path, tmp_path: Path
         assert "is training in it" in line
 
 
-def test_a_killed_rank_is_told_by_the_other(config: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_is_reported_by_the_other(config: Path, tmp_path: Path) -> None:
     with started(config, "--set", "stages.0.epochs=400", world=2) as ranks:
         wait_for(lambda: steps_done(tmp_path / "run") > 4, ranks[0])
         ranks[1].kill()
         _, errors = ranks[0].communicate(timeout=60)
     assert ranks[0].poll() == 2
-    assert "another rank is gone" in errors
+    assert "error: another rank exited: see its log" in errors
+    assert "Continue with --resume auto" in errors
     assert "Traceback" not in errors

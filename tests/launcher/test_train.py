@@ -1,4 +1,4 @@
-"""The training command, as a person runs it: to its end, and on bad input."""
+"""The training command: complete runs, and bad input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.runs import checkpoint, losses, records, refused, train
 from tests.support.shards import TinySource
 
 
-def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:
+def test_a_run_writes_its_documented_files(config: Path, tmp_path: Path) -> None:
     result = train(config)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "run"
@@ -35,7 +35,9 @@ def test_a_run_leaves_what_it_promises(config: Path, tmp_path: Path) -> None:
     assert "trained 8 steps" in result.stdout
 
 
-def test_the_deepspeed_launcher_and_two_ranks(config: Path, tmp_path: Path) -> None:
+def test_two_ranks_of_the_deepspeed_launcher_train_as_one_process_does(
+    config: Path, tmp_path: Path
+) -> None:
     assert train(config, "--set", "model.dropout=0").returncode == 0
     deepspeed = Path(sys.executable).with_name("deepspeed")
     result = subprocess.run(
@@ -54,7 +56,9 @@ def test_the_deepspeed_launcher_and_two_ranks(config: Path, tmp_path: Path) -> N
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "run"), rel=1e-4)
 
 
-def test_early_stopping(config: Path, tmp_path: Path) -> None:
+def test_early_stopping_counts_evaluations_without_improvement(
+    config: Path, tmp_path: Path
+) -> None:
     frozen = ["--set", "stages.0.optimizer.lr=1e-12", "--set", "stages.0.patience=2"]
     assert train(config, *frozen, "--set", "stages.0.epochs=9").returncode == 0
     assert [r["epoch"] for r in records(tmp_path / "run") if "val_cider" in r] == [1, 2, 3]
@@ -70,12 +74,11 @@ def test_stages_start_from_the_best_of_the_one_before(config: Path, tmp_path: Pa
     assert evaluations[2:] == [max(evaluations[:2])] * 2
 
 
-def test_a_finished_run_is_left_alone(config: Path, tmp_path: Path) -> None:
-    assert train(config).returncode == 0
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+def test_a_finished_run_is_not_changed(config: Path, run: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
     assert "holds a run" in refused(train(config))
     assert train(config, "--resume", "auto").returncode == 0
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert (run / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -88,29 +91,29 @@ def test_a_finished_run_is_left_alone(config: Path, tmp_path: Path) -> None:
         ("stages.0.batch.images=0", "stages.0.batch.images: "),
         ("model.name=gleid", "no model 'gleid'; known: "),
         ("data.shards=/nowhere", "/nowhere/manifest.json: no manifest"),
-        ("validation.split=dev", "no split 'dev'; it has test, train, val"),
+        ("validation.split=dev", "no split 'dev', expected one of test, train, val"),
         ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
         ("stages.0.scheduled_sampling.increase=0.1", "scheduled_sampling needs a recurrent model"),
         ("stages.0.grounding.weight=1", "stages.0.grounding needs a model that says which regions"),
         ("stages.0.grounding.iou=1", "stages.0.grounding.iou: Input should be less than 1"),
     ],
 )
-def test_bad_config_is_refused_in_one_line(config: Path, override: str, message: str) -> None:
+def test_a_bad_config_is_one_line(config: Path, override: str, message: str) -> None:
     assert message in refused(train(config, "--set", override))
 
 
-def test_grounding_that_the_shards_lack_is_refused(config: Path, tiny: Manifest) -> None:
+def test_a_grounding_loss_needs_shards_with_grounding(config: Path, tiny: Manifest) -> None:
     model = 'model={"name": "ss_updown", "semantic": false}'
     line = refused(train(config, "--set", model, "--set", "stages.0.grounding.weight=1"))
     assert f"stages.0.grounding: {tiny.root}: its samples have no grounding; remove it" in line
 
 
-def test_a_section_that_deepspeed_refuses_is_refused_in_one_line(config: Path) -> None:
+def test_an_error_in_the_deepspeed_section_is_one_line(config: Path) -> None:
     wrong = ["--set", "engine=deepspeed", "--set", "deepspeed.zero_optimization.stage=7"]
     assert "error: deepspeed: " in refused(train(config, *wrong))
 
 
-def test_a_config_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_config_is_one_line(tmp_path: Path) -> None:
     assert "nothing.json: no such file" in refused(train(tmp_path / "nothing.json"))
 
 
@@ -134,7 +137,7 @@ def flip(tar: Path) -> None:
         (Path.unlink, "restore the file or build the shards again"),
     ],
 )
-def test_a_damaged_shard_stops_training(
+def test_training_stops_at_a_damaged_shard(
     config: Path, tiny: Manifest, tmp_path: Path, damage: Callable[[Path], None], remedy: str
 ) -> None:
     shutil.copytree(tiny.root, tmp_path / "shards")
@@ -145,21 +148,20 @@ def test_a_damaged_shard_stops_training(
     assert remedy in line
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(config: Path, tmp_path: Path) -> None:
-    assert train(config).returncode == 0
+def test_a_nan_loss_keeps_the_last_checkpoint(config: Path, run: Path) -> None:
     more = ["--resume", "auto", "--set", "stages.0.epochs=3"]
     line = refused(train(config, *more, "--set", "stages.0.optimizer.lr=1e38"))
     assert "step 10: the loss is nan for samples 0000000000" in line
-    assert "step-00000008 is whole, go on by --resume auto" in line
+    assert "step-00000008 is complete. Continue with --resume auto" in line
     assert train(config, *more).returncode == 0
 
 
-def test_spoilt_weights_are_not_saved(config: Path, tmp_path: Path) -> None:
-    # Without an eps, words that never occur are updated by 0 / 0, and the loss does not notice.
-    spoiling = ["--set", "stages.0.optimizer.eps=1e-300", "--set", "checkpoint.every_steps=1"]
-    line = refused(train(config, *spoiling))
+def test_nonfinite_weights_are_not_saved(config: Path, tmp_path: Path) -> None:
+    # Without an eps, words that never occur are updated by 0 / 0, which does not affect the loss.
+    nonfinite = ["--set", "stages.0.optimizer.eps=1e-300", "--set", "checkpoint.every_steps=1"]
+    line = refused(train(config, *nonfinite))
     assert "step 1: " in line
-    assert "weights hold values that are not numbers" in line
+    assert "weights hold values that are not finite" in line
     assert "nothing is saved yet" in line
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
@@ -176,23 +178,21 @@ def test_more_ranks_than_images_are_refused(config: Path, tmp_path: Path) -> Non
         ]
         first, other = (start.result() for start in starts)
     assert "1 training images for 2 ranks; train on no more ranks than images" in refused(first)
-    # One rank says it for all.
+    # Only one rank reports it.
     assert (other.returncode, "error" in other.stderr) == (2, False)
 
 
-def test_another_vocabulary_is_refused(config: Path, tmp_path: Path) -> None:
-    assert train(config).returncode == 0
+def test_a_run_does_not_resume_with_another_vocabulary(config: Path, run: Path) -> None:
     line = refused(train(config, "--resume", "auto", "--set", "data.min_count=40"))
     assert "vocabulary" in line
 
 
-def test_another_model_is_refused(config: Path, tmp_path: Path) -> None:
-    assert train(config).returncode == 0
+def test_a_run_does_not_resume_with_another_model(config: Path, run: Path) -> None:
     line = refused(train(config, "--resume", "auto", "--set", "model.hidden=40"))
     assert "model is not the one of" in line
 
 
-def test_no_java_is_said_at_the_start(config: Path, tmp_path: Path) -> None:
+def test_missing_java_is_reported_at_the_start(config: Path, tmp_path: Path) -> None:
     result = train(config, env=environment(PATH=str(tmp_path)))
     assert result.returncode == 0, result.stderr
     assert "METEOR will be absent: there is no java" in result.stdout

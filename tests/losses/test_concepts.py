@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from capdist.losses.concepts import (
-    log_probability,
+    absence_nll,
+    log_presence,
     noisy_or,
     noisy_or_cross_entropy,
-    silence,
 )
 
 
@@ -32,13 +32,15 @@ def test_equals_the_product(shape: tuple[int, int, int]) -> None:
     z = logits(*shape)
     mask = torch.arange(shape[1]) < torch.tensor([[shape[1]], [1], [2]])[: shape[0]]
     expected = product(z, mask)
-    torch.testing.assert_close(noisy_or(silence(z, mask)), expected.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        noisy_or(absence_nll(z, mask)), expected.float(), rtol=1e-5, atol=1e-6
+    )
 
 
-def test_by_hand() -> None:
+def test_noisy_or_equals_hand_computed_values() -> None:
     # Two regions that say a word with probabilities 1/2 and 1/4: 1 - 1/2 · 3/4 = 5/8.
     z = torch.tensor([[[0.0], [-math.log(3)]]])
-    s = silence(z, torch.ones(1, 2, dtype=torch.bool))
+    s = absence_nll(z, torch.ones(1, 2, dtype=torch.bool))
     assert noisy_or(s).item() == pytest.approx(5 / 8)
     said = torch.tensor([[1.0]])
     assert noisy_or_cross_entropy(s, said).item() == pytest.approx(-math.log(5 / 8))
@@ -52,7 +54,7 @@ def test_loss_and_gradient_equal_those_of_the_product() -> None:
     expected = torch.nn.functional.binary_cross_entropy(p, said, reduction="none").sum(-1)
     (wanted,) = torch.autograd.grad(expected.sum(), z)
     ours = z.detach().float().requires_grad_()
-    loss = noisy_or_cross_entropy(silence(ours, mask), said.float())
+    loss = noisy_or_cross_entropy(absence_nll(ours, mask), said.float())
     loss.sum().backward()
     torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.grad.double(), wanted, rtol=1e-4, atol=1e-6)
@@ -61,11 +63,11 @@ def test_loss_and_gradient_equal_those_of_the_product() -> None:
 
 @pytest.mark.parametrize("z", [-80.0, -30.0, -8.0, -0.4, 0.0, 5.0, 30.0, 200.0])
 @pytest.mark.parametrize("said", [0.0, 1.0])
-def test_no_digit_is_lost_where_the_product_saturates(z: float, said: float) -> None:
+def test_loss_is_accurate_where_the_product_saturates(z: float, said: float) -> None:
     """With one region the loss is log(1 + exp(∓z)), and its gradient σ(z) - y."""
     x = torch.tensor([[[z]]], requires_grad=True)
     loss = noisy_or_cross_entropy(
-        silence(x, torch.ones(1, 1, dtype=torch.bool)), torch.tensor(said)
+        absence_nll(x, torch.ones(1, 1, dtype=torch.bool)), torch.tensor(said)
     )
     loss.sum().backward()
     away = -z if said else z
@@ -77,24 +79,24 @@ def test_no_digit_is_lost_where_the_product_saturates(z: float, said: float) -> 
 
 
 @pytest.mark.parametrize("value", [1e-30, 1e-6, 0.3, 0.69, 0.7, 3.0, 15.0])
-def test_log_probability_against_an_exact_series(value: float) -> None:
+def test_log_presence_equals_an_exact_series(value: float) -> None:
     x, term, total = Fraction(torch.tensor(value).item()), Fraction(1), Fraction(0)
     for k in range(1, 80):  # 1 - exp(-x) = Σ (-1)^(k+1) x^k / k!
         term *= x / k
         total += term if k % 2 else -term
     expected = math.log1p(float(total) - 1) if value > 1 else math.log(total)
-    found = log_probability(torch.tensor(value)).item()
+    found = log_presence(torch.tensor(value)).item()
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_silence_of_nothing_at_all_is_finite() -> None:
+def test_gradient_is_finite_at_probability_zero() -> None:
     x = torch.full((1, 2, 1), -1000.0, requires_grad=True)
-    s = silence(x, torch.ones(1, 2, dtype=torch.bool))
+    s = absence_nll(x, torch.ones(1, 2, dtype=torch.bool))
     noisy_or_cross_entropy(s, torch.ones(1, 1)).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
 
 
 def test_half_precision_logits_are_summed_in_fp32() -> None:
-    s = silence(logits(2, 9, 4).bfloat16(), torch.ones(2, 9, dtype=torch.bool))
+    s = absence_nll(logits(2, 9, 4).bfloat16(), torch.ones(2, 9, dtype=torch.bool))
     assert s.dtype == torch.float32

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from capdist.losses.cross_entropy import cross_entropy, scheduled_inputs
-from capdist.models.base import Dims, build
+from capdist.models.base import build
 from capdist.vocab import PAD
-from tests.support.models import DIMS, make_batch
+from tests.support.models import DIMS, make_batch, small
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_sums_over_every_word_that_is_there(smoothing: float) -> None:
-    model, batch = build({"name": "glied"}, DIMS).eval(), make_batch()
+def test_sums_over_all_targets_but_padding(smoothing: float) -> None:
+    model, batch = build(small("glied"), DIMS).eval(), make_batch()
     batch.tokens[0, 1] = PAD
     batch.tokens[1, 0, 4:] = PAD
     with torch.no_grad():
@@ -28,26 +28,26 @@ def test_sums_over_every_word_that_is_there(smoothing: float) -> None:
     assert batch.token_count == 3 * 2 * 5 - 5 - 2
 
 
-def test_nothing_sampled_is_teacher_forcing() -> None:
-    model, batch = build({"name": "lstm"}, DIMS).eval(), make_batch()
+def test_probability_0_is_teacher_forcing() -> None:
+    model, batch = build(small("lstm"), DIMS).eval(), make_batch()
     inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 0.0)
     assert torch.equal(inputs, batch.inputs)
 
 
-def test_everything_sampled_is_the_models_own() -> None:
-    model, batch = build({"name": "lstm"}, Dims(7, 23)).eval(), make_batch()
-    # A model sure of word 6 draws it everywhere, but for the first word and the padding.
+def test_probability_1_draws_every_word_from_the_model() -> None:
+    model, batch = build(small("lstm"), DIMS).eval(), make_batch()
+    # A model that is certain of word 6 draws it everywhere but for the first word and padding.
     model.get_parameter("output.bias").data[6] = 1e4
     batch.tokens[2, 1, 3:] = PAD
     inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 1.0)
     assert torch.equal(inputs[..., 0], batch.inputs[..., 0])
-    there = batch.inputs[..., 1:] != PAD
-    assert (inputs[..., 1:][there] == 6).all()
-    assert (inputs[..., 1:][~there] == PAD).all()
+    real = batch.inputs[..., 1:] != PAD
+    assert (inputs[..., 1:][real] == 6).all()
+    assert (inputs[..., 1:][~real] == PAD).all()
 
 
-def test_share_of_sampled_words() -> None:
-    model, batch = build({"name": "lstm"}, Dims(7, 23)).eval(), make_batch()
+def test_words_are_sampled_with_the_probability() -> None:
+    model, batch = build(small("lstm"), DIMS).eval(), make_batch()
     model.get_parameter("output.bias").data[6] = 1e4
     batch.tokens[..., 1:] = 7
     torch.manual_seed(5)

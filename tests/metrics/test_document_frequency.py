@@ -1,4 +1,4 @@
-"""Counts are those of a dictionary, and a file belongs to its vocabulary."""
+"""Counts equal those of a dictionary, and a file belongs to one vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.cider_d_reference import document_frequency
 from tests.support.random_captions import made
 
 
-def test_counts() -> None:
+def test_counts_equal_those_of_a_dictionary() -> None:
     for seed in range(200):
         references, hypotheses = made(seed, 1 + seed % 15, longest=8)
         expected = document_frequency(references)
@@ -25,7 +25,7 @@ def test_counts() -> None:
             assert df.frequency(ngram) == max(1, expected[ngram])
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
     df = DocumentFrequency.count(made(1, 15)[0], "words")
     df.save(tmp_path / "df.npz")
     loaded = DocumentFrequency.load(tmp_path / "df.npz", "words")
@@ -34,18 +34,18 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert (loaded.images, loaded.vocabulary, loaded.hash) == (15, "words", df.hash)
 
 
-def test_another_vocabulary(tmp_path: Path) -> None:
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     DocumentFrequency.count({1: [[4]]}, "words").save(tmp_path / "df.npz")
     with pytest.raises(ScoreError, match=r"df\.npz: counted for vocabulary words, but .* others"):
         DocumentFrequency.load(tmp_path / "df.npz", "others")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ScoreError, match=r"df\.npz: no such file; count and save it first"):
         DocumentFrequency.load(tmp_path / "df.npz", "words")
 
 
-def test_a_damaged_file(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "df.npz"
     DocumentFrequency.count(made(1, 15)[0], "words").save(path)
     whole = path.read_bytes()
@@ -57,7 +57,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
             DocumentFrequency.load(path, "words")
 
 
-def test_the_hash_is_that_of_the_content() -> None:
+def test_the_hash_depends_on_the_content_only() -> None:
     references, _ = made(2, 6)
     backwards = {i: references[i][::-1] for i in reversed(list(references))}
     df = DocumentFrequency.count(references, "words")

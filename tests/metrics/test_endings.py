@@ -1,4 +1,4 @@
-"""Which captions end badly."""
+"""Detection of captions that end in the middle of a phrase."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from capdist.metrics.endings import bad_endings
         ("", True),
     ],
 )
-def test_one_caption(caption: str, bad: bool) -> None:
+def test_the_last_word_decides(caption: str, bad: bool) -> None:
     assert bad_endings([caption.split()]) == bad
 
 
-def test_a_share() -> None:
+def test_the_share_of_several_captions() -> None:
     assert bad_endings([["a"], ["dog"], ["cat"], ["on"]]) == 0.5

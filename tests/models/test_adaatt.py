@@ -42,7 +42,7 @@ def literal(
     return m.output.weight @ (context + h) + m.output.bias, alpha, beta
 
 
-def test_equations() -> None:
+def test_logits_equal_the_papers_equations() -> None:
     model, batch = build(small("adaatt", width=11), DIMS).eval(), make_batch()
     assert isinstance(model, AdaAtt)
     roughened(model)

@@ -43,7 +43,7 @@ def literal(
     return m.output.weight @ h + m.output.bias, weights
 
 
-def test_equations() -> None:
+def test_logits_equal_the_papers_equations() -> None:
     model, batch = build(small("att2in", width=11), DIMS).eval(), make_batch()
     assert isinstance(model, Att2in)
     roughened(model)

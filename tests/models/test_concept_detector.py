@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from capdist.batch import Batch
-from capdist.losses.concepts import noisy_or, silence
+from capdist.losses.concepts import absence_nll, noisy_or
 from capdist.models.base import registered
 from capdist.models.concept_detector import PRIOR, ConceptDetector, CrossFitted
 from tests.support.models import B, R, make_batch
@@ -25,7 +25,7 @@ def make() -> ConceptDetector:
 
 def probabilities(detector: ConceptDetector, batch: Batch) -> torch.Tensor:
     with torch.inference_mode():
-        return noisy_or(silence(*detector(batch)))
+        return noisy_or(absence_nll(*detector(batch)))
 
 
 def test_equals_the_equations() -> None:
@@ -46,7 +46,7 @@ def test_equals_the_equations() -> None:
         torch.testing.assert_close(found[image], (1 - none).float(), rtol=1e-5, atol=1e-6)
 
 
-def test_padding_and_the_other_images_change_nothing() -> None:
+def test_output_does_not_depend_on_padding_or_other_images() -> None:
     detector, batch = make(), make_batch()
     before = probabilities(detector, batch)
     padded = replace(
@@ -59,30 +59,30 @@ def test_padding_and_the_other_images_change_nothing() -> None:
     torch.testing.assert_close(probabilities(detector, alone), before[1:2], rtol=1e-6, atol=1e-7)
 
 
-def test_the_order_of_regions_is_nothing() -> None:
+def test_the_order_of_regions_does_not_matter() -> None:
     detector, batch = make(), make_batch()
     turned = replace(batch, regions=batch.regions.flip(1), region_mask=batch.region_mask.flip(1))
     expected = probabilities(detector, batch)
     torch.testing.assert_close(probabilities(detector, turned), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_it_starts_where_hardly_a_region_speaks() -> None:
+def test_initial_probabilities_are_small() -> None:
     torch.manual_seed(2)
     p = probabilities(ConceptDetector(7, WORDS, 5, 0.5).eval(), make_batch())
     # With 5 regions and the image: 1 - (1 - σ(-6.58))^6 = 0.008, spread by random weights.
     assert 0.5 < p[0].log().mean().exp() / (6 * torch.sigmoid(torch.tensor(PRIOR))) < 2
 
 
-def test_every_detector_begins_differently() -> None:
+def test_detectors_are_initialised_differently() -> None:
     torch.manual_seed(3)
     detectors = CrossFitted(7, WORDS, 5, 0.5, folds=2)
-    said = [noisy_or(silence(*logits)) for logits in detectors.eval()(make_batch())]
+    said = [noisy_or(absence_nll(*logits)) for logits in detectors.eval()(make_batch())]
     assert len(said) == 3
     assert not torch.allclose(said[0], said[1])
     assert not torch.allclose(said[1], said[2])
 
 
-def test_it_is_no_captioning_model() -> None:
+def test_the_detector_is_not_registered_as_a_captioning_model() -> None:
     assert not [name for name in registered() if "detector" in name]
 
 

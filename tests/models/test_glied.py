@@ -80,7 +80,7 @@ def literal(m: Glied, regions: Tensor, concepts: Tensor, tokens: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("row", [*GLIED_ROWS, "glied"])
-def test_equations(row: str) -> None:
+def test_logits_equal_the_papers_equations(row: str) -> None:
     torch.manual_seed(3)
     section = {"name": "glied", "width": 32, "heads": 4, "hidden": 20, "embedding": 12}
     model = build({**section, **GLIED_ROWS.get(row, {})}, Dims(7, 23)).eval()

@@ -135,7 +135,7 @@ def att_fcn(m: Any, i: Tensor, t: Tensor, e: Tensor) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize(("name", "row"), CASES)
-def test_equations(name: str, row: dict[str, str] | None) -> None:
+def test_logits_equal_the_papers_equations(name: str, row: dict[str, str] | None) -> None:
     torch.manual_seed(7)
     refine = None if row is None else {"name": "mia", "heads": 3, "hidden": 10, **row}
     model: Any = build({"name": name, "width": D, "refine": refine}, Dims(7, 23)).eval()

@@ -58,7 +58,7 @@ def inputs(padding: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_equations(row: str) -> None:
+def test_logits_equal_the_papers_equations(row: str) -> None:
     m = make(**ROWS[row])
     regions, region_mask, concepts, concept_mask = inputs(padding=2)
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def test_equations(row: str) -> None:
             torch.testing.assert_close(textual[image, :a], t, rtol=1e-4, atol=1e-4)
 
 
-def test_as_many_concepts_as_regions_have_one_output() -> None:
+def test_equal_numbers_of_concepts_and_regions_give_equal_outputs() -> None:
     m = make()
     rows = inputs()
     square = [part[2:3, :3] for part in rows]
@@ -83,7 +83,7 @@ def test_the_order_of_guidance_matters() -> None:
     assert not torch.allclose(first(*inputs())[0], second(*inputs())[0], atol=1e-3)
 
 
-def test_one_region_stays_itself_whatever_guides_it() -> None:
+def test_one_region_does_not_depend_on_its_guide() -> None:
     # The other modality enters through attention weights alone, and one weight is always 1.
     m = make(output="visual")
     regions, region_mask, concepts, concept_mask = inputs()
@@ -97,7 +97,7 @@ def test_one_region_stays_itself_whatever_guides_it() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_gradients_reach_what_is_there_and_nothing_else(row: str) -> None:
+def test_gradients_reach_real_rows_only(row: str) -> None:
     m = make(**ROWS[row])
     regions, region_mask, concepts, concept_mask = inputs(padding=1)
     regions.requires_grad_()
@@ -128,7 +128,7 @@ def test_gradients_reach_what_is_there_and_nothing_else(row: str) -> None:
         ({"name": "nic", "refine": {"name": "mia", "iteration": 1}}, "did you mean"),
     ],
 )
-def test_what_can_not_be_is_refused(section: dict[str, Any], words: str) -> None:
+def test_impossible_sections_are_refused(section: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as refusal:
         build(section, Dims(7, 23))
     assert "\n" not in str(refusal.value)

@@ -52,7 +52,7 @@ def literal(
 
 @pytest.mark.parametrize("name", ["soft_attention", "hard_attention"])
 @pytest.mark.parametrize("deep", [True, False])
-def test_equations(name: str, deep: bool) -> None:
+def test_logits_equal_the_papers_equations(name: str, deep: bool) -> None:
     model, batch = build(small(name, width=11, deep_output=deep), DIMS).eval(), make_batch()
     assert isinstance(model, ShowAttendTell)
     roughened(model)
@@ -74,7 +74,7 @@ def hard() -> HardAttention:
     return model
 
 
-def test_hard_attention_draws_regions_as_often_as_it_is_told() -> None:
+def test_hard_attention_draws_regions_by_their_probability() -> None:
     torch.manual_seed(8)
     draws = 20_000
     weights = torch.tensor([0.5, 0.0, 0.3, 0.2]).repeat(1, draws, 1)
@@ -89,7 +89,7 @@ def test_hard_attention_draws_regions_as_often_as_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_choice_has_the_gradient_of_the_expectation(training: bool) -> None:
+def test_a_drawn_region_has_the_gradient_of_the_expectation(training: bool) -> None:
     torch.manual_seed(9)
     weights = torch.rand(2, 3, 5).softmax(-1).requires_grad_()
     regions, h, pull = torch.randn(2, 5, 7), torch.zeros(2, 3, 24), torch.randn(2, 3, 7)
@@ -100,7 +100,7 @@ def test_a_choice_has_the_gradient_of_the_expectation(training: bool) -> None:
     torch.testing.assert_close(found, weights.grad)
 
 
-def test_bf16_chooses_one_whole_region() -> None:
+def test_a_region_drawn_in_bf16_is_exact() -> None:
     torch.manual_seed(9)
     weights = torch.rand(1, 50, 5).softmax(-1).bfloat16()
     one = hard().train().glimpse(weights, torch.eye(5)[None].bfloat16(), weights)

@@ -72,7 +72,7 @@ def literal(
 
 
 @pytest.mark.parametrize(("layers", "heads"), [(1, 2), (3, 3)])
-def test_equations(layers: int, heads: int) -> None:
+def test_logits_equal_the_papers_equations(layers: int, heads: int) -> None:
     section = small("transformer", width=12, layers=layers, heads=heads)
     model, batch = build(section, DIMS).eval(), make_batch()
     assert isinstance(model, Transformer)

@@ -105,7 +105,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_equations(name: str) -> None:
+def test_logits_equal_the_papers_equations(name: str) -> None:
     torch.manual_seed(5)
     model, batch = build(SECTIONS[name], DIMS).eval(), make_batch()
     assert isinstance(model, UpDown)
@@ -128,11 +128,11 @@ def test_attention_is_not_renormalised() -> None:
     model, batch = build(small("ss_updown"), DIMS).eval(), make_batch()
     assert isinstance(model, SsUpDown)
     with torch.inference_mode():
-        weights = model.look(model.encode(batch), torch.zeros(3, 2, 24))
+        weights = model.attend_regions(model.encode(batch), torch.zeros(3, 2, 24))
     torch.testing.assert_close(weights.sum(-1), torch.full((3, 2), 1.5))
 
 
-def test_locations_go_by_name() -> None:
+def test_locations_are_in_the_papers_order() -> None:
     x1, y1, x2, y2 = 0.125, 0.25, 0.5, 0.75
     found = locations(torch.tensor([[x1, y1, x2, y2]]))
     assert found.tolist() == [[x1, x2, y1, y2, 0.375 * 0.5]]

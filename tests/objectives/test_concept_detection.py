@@ -11,7 +11,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.inference.concept_prediction import fold_of
-from capdist.losses.concepts import noisy_or, noisy_or_cross_entropy, silence
+from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, mentioned
 from shards.concepts import mean_average_precision
@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_every_pair() -> None:
         for number, detector in enumerate(detectors):
             if number != 1 + fold_of(key, FOLDS):
                 loss = noisy_or_cross_entropy(
-                    silence(*detector(one)), found.mentioned[row : row + 1]
+                    absence_nll(*detector(one)), found.mentioned[row : row + 1]
                 )
                 expected += loss.item()
     assert objective(found).item() == pytest.approx(expected, rel=1e-5)
@@ -130,7 +130,7 @@ def test_a_word_of_one_region_is_found_and_training_images_are_not_told_better()
         (objective(data) / objective.weight(data)).backward()
         optimizer.step()
     with torch.inference_mode():
-        whole, *held_out = (noisy_or(silence(*logits)).numpy() for logits in model(batch))
+        whole, *held_out = (noisy_or(absence_nll(*logits)).numpy() for logits in model(batch))
     own = np.stack([held_out[fold_of(key, FOLDS)][row] for row, key in enumerate(batch.keys)])
     said_of = truth.numpy()
     assert mean_average_precision(own.T[:2], said_of.T[:2]) > 0.95

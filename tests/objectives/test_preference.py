@@ -13,7 +13,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config.base import validate
-from capdist.losses.self_critical import policy
+from capdist.losses.self_critical import policy_log_probs
 from capdist.models.base import CaptionModel, build
 from capdist.objectives.preference import (
     Preference,
@@ -99,10 +99,10 @@ def test_a_step_prefers_the_best_caption_more() -> None:
     batch = sampled()
     objective = Preference(model, make_stage(), 5, 1, submit_nothing, reference_policy(reference))
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
-    before = policy(model, batch).sum(-1).detach()
+    before = policy_log_probs(model, batch).sum(-1).detach()
     objective(batch).backward()
     optimizer.step()
-    change = policy(model, batch).sum(-1).detach() - before
+    change = policy_log_probs(model, batch).sum(-1).detach() - before
     assert change[0, 1] > change[0, 0]
     assert change[2, 0] > change[2, 1]
     assert not any(p.requires_grad for p in reference.parameters())

@@ -13,55 +13,55 @@ def steps(path):
 
 
 def test_records_are_on_disk_before_close(tmp_path):
-    metrics_log = MetricsLog(tmp_path / "run")
+    log = MetricsLog(tmp_path / "run")
     records = [{"step": 1, "stage": "xe", "loss": 2.5, "grad_norm": None}, {"step": 1, "val": 3}]
     for record in records:
-        metrics_log.write(record)
+        log.write(record)
     assert read_records(tmp_path / "run" / METRICS_LOG) == records
-    metrics_log.close()
+    log.close()
 
 
-def test_restored_run_forgets_later_steps_and_the_torn_line(tmp_path):
+def test_truncating_removes_later_steps_and_a_partial_line(tmp_path):
     path = tmp_path / METRICS_LOG
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 2, 3)) + '{"ste')
     assert steps(path) == [1, 2, 2, 3]
-    metrics_log = MetricsLog(tmp_path)
-    metrics_log.truncate_after(2, evaluated=True)
+    log = MetricsLog(tmp_path)
+    log.truncate_after(2, evaluated=True)
     assert steps(path) == [1, 2, 2]
-    metrics_log.write({"step": 3, "loss": 1.0})
-    metrics_log.close()
+    log.write({"step": 3, "loss": 1.0})
+    log.close()
     assert steps(path) == [1, 2, 2, 3]
     assert {file.name for file in tmp_path.iterdir()} == {METRICS_LOG, "tensorboard"}
 
 
-def test_an_evaluation_that_comes_again_is_forgotten(tmp_path):
-    metrics_log = MetricsLog(tmp_path)
+def test_truncating_removes_an_evaluation_that_is_repeated(tmp_path):
+    log = MetricsLog(tmp_path)
     for record in ({"loss": 1.0}, {"val_cider": 5.0}):
-        metrics_log.write({"step": 1, **record})
-    metrics_log.truncate_after(1, evaluated=False)
+        log.write({"step": 1, **record})
+    log.truncate_after(1, evaluated=False)
     assert read_records(tmp_path / METRICS_LOG) == [{"step": 1, "loss": 1.0}]
-    metrics_log.close()
+    log.close()
 
 
-def test_a_full_disk_is_said(tmp_path):
-    metrics_log = MetricsLog(tmp_path)
-    metrics_log._file = Path("/dev/full").open("a")  # noqa: SIM115
+def test_a_full_disk_is_reported(tmp_path):
+    log = MetricsLog(tmp_path)
+    log._file = Path("/dev/full").open("a")  # noqa: SIM115
     with pytest.raises(
-        MetricsLogError, match=r"metrics\.jsonl: No space left on device; make room"
+        MetricsLogError, match=r"metrics\.jsonl: No space left on device; free disk space"
     ):
-        metrics_log.write({"step": 1})
+        log.write({"step": 1})
 
 
-def test_torn_line_is_not_glued_to_the_next_record(tmp_path):
+def test_a_partial_line_is_removed_before_the_next_record(tmp_path):
     (tmp_path / METRICS_LOG).write_text('{"step": 1}\n{"step": 2, "lo')
-    metrics_log = MetricsLog(tmp_path)
-    metrics_log.write({"step": 2})
-    metrics_log.close()
+    log = MetricsLog(tmp_path)
+    log.write({"step": 2})
+    log.close()
     assert read_records(tmp_path / METRICS_LOG) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1.0}'])
-def test_broken_line_is_named(tmp_path, line):
+def test_an_invalid_line_is_named(tmp_path, line):
     path = tmp_path / METRICS_LOG
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
     with pytest.raises(MetricsLogError, match=rf"{METRICS_LOG}: line 2 is not"):
@@ -69,14 +69,14 @@ def test_broken_line_is_named(tmp_path, line):
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    metrics_log = MetricsLog(tmp_path / "run", enabled=False)
-    metrics_log.truncate_after(0, evaluated=True)
-    metrics_log.write({"step": 1, "loss": 1.0})
-    metrics_log.close()
+    log = MetricsLog(tmp_path / "run", enabled=False)
+    log.truncate_after(0, evaluated=True)
+    log.write({"step": 1, "loss": 1.0})
+    log.close()
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_shows_each_step_once_after_a_restore(tmp_path):
+def test_tensorboard_has_each_step_once_after_truncating(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     first = MetricsLog(tmp_path)
     for step in (1, 2, 3):
@@ -92,14 +92,16 @@ def test_tensorboard_shows_each_step_once_after_a_restore(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 20.0), (3, 30.0)]
 
 
-def test_without_tensorboard_the_run_goes_on_and_says_so_once(tmp_path):
+def test_without_tensorboard_one_line_is_printed_and_the_log_is_written(tmp_path):
     code = (
         "import sys; sys.modules['tensorboard'] = None; sys.modules['torch'] = None\n"
         "from capdist.reporting.metrics_log import MetricsLog\n"
-        f"metrics_log = MetricsLog({str(tmp_path)!r})\n"
-        "metrics_log.write({'step': 1, 'loss': 1.0}); metrics_log.write({'step': 2, 'loss': 1.0})\n"
-        "metrics_log.close()\n"
+        f"log = MetricsLog({str(tmp_path)!r})\n"
+        "log.write({'step': 1, 'loss': 1.0}); log.write({'step': 2, 'loss': 1.0})\n"
+        "log.close()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.count("no TensorBoard events") == 1
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.count("no TensorBoard events") == 1
     assert steps(tmp_path / METRICS_LOG) == [1, 2]

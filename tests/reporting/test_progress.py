@@ -26,17 +26,17 @@ def test_log_file_gets_plain_lines():
         progress.update(Step())
         progress.say("epoch 1: done")
         progress.update(Step(skipped=2))
-    first, said, second = log.getvalue().splitlines()
+    first, message, second = log.getvalue().splitlines()
     assert first.startswith("training: 5/10 [")
     assert "loss 2.346, 1234 captions/s, lr 5.00e-04, data 25 %]" in first
-    assert said == "epoch 1: done"
+    assert message == "epoch 1: done"
     assert second.startswith("training: 6/10 [")
     assert "data 25 %, 2 skipped]" in second
     assert "\r" not in log.getvalue()
     assert "\x1b" not in log.getvalue()
 
 
-def test_log_file_gets_no_line_between_the_intervals_but_the_last_state():
+def test_log_file_gets_one_line_per_interval_and_the_last_state():
     log = io.StringIO()
     with Progress(100, title="decoding", unit="image", stream=log, every_s=3600) as progress:
         for _ in range(5):

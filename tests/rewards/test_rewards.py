@@ -1,4 +1,4 @@
-"""The rewards equal pycocoevalcap's metrics on the same tokens, and add up."""
+"""The rewards equal pycocoevalcap's metrics on the same tokens, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ References = dict[int, list[Caption]]
 def as_results(
     references: References, images: list[int], captions: list[Caption]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """What pycocoevalcap reads, which knows one caption an image: every row is an image."""
+    """The input of pycocoevalcap, which takes one caption per image: each row is an image."""
     gold = {row: [as_words(c) for c in references[image]] for row, image in enumerate(images)}
     return gold, {row: [as_words(caption)] for row, caption in enumerate(captions)}
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_bleu_4(seed: int) -> None:
+def test_bleu_4_equals_pycocoevalcap(seed: int) -> None:
     references = made_references(seed)
     images, captions = made_hypotheses(seed, references)
     expected = Bleu(4).compute_score(*as_results(references, images, captions), verbose=0)[1][3]
@@ -35,7 +35,7 @@ def test_bleu_4(seed: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
-def test_bleu_4_of_long_captions_that_repeat_themselves() -> None:
+def test_bleu_4_of_long_repetitive_captions() -> None:
     random = np.random.default_rng(1)
     references = {i: random.integers(4, 7, (3, 40)).tolist() for i in range(50)}
     references = {i: [[*caption, 2] for caption in references[i]] for i in references}
@@ -48,7 +48,7 @@ def test_bleu_4_of_long_captions_that_repeat_themselves() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rouge_l(seed: int) -> None:
+def test_rouge_l_equals_pycocoevalcap(seed: int) -> None:
     references = made_references(seed)
     images, captions = made_hypotheses(seed, references)
     expected = Rouge().compute_score(*as_results(references, images, captions))[1]
@@ -57,7 +57,7 @@ def test_rouge_l(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_cider_d_with_training_frequencies_and_the_end_token(seed: int) -> None:
+def test_cider_d_with_training_document_frequency_and_end_token(seed: int) -> None:
     training = made_references(seed, images=30)
     references = made_references(seed, images=30)
     for image in list(references)[5:]:
@@ -74,7 +74,7 @@ def test_cider_d_with_training_frequencies_and_the_end_token(seed: int) -> None:
 
 def test_cider_d_needs_a_document_frequency_with_end_tokens() -> None:
     references = made_references(1)
-    with pytest.raises(ScoreError, match="cider_d needs a document frequency; count one"):
+    with pytest.raises(ScoreError, match="cider_d needs a document frequency; count that"):
         registered()["cider_d"](references, VOCABULARY)
     clipped = {i: [caption[:-1] for caption in references[i]] for i in references}
     df = DocumentFrequency.count(clipped, VOCABULARY.hash)
@@ -82,7 +82,7 @@ def test_cider_d_needs_a_document_frequency_with_end_tokens() -> None:
         registered()["cider_d"](references, VOCABULARY, df)
 
 
-def test_weighted_sum() -> None:
+def test_weighted_sum_adds_weighted_rewards() -> None:
     references = made_references(3)
     packed = pack(*made_hypotheses(3, references))
     df = DocumentFrequency.count(references, VOCABULARY.hash)
@@ -95,7 +95,7 @@ def test_weighted_sum() -> None:
     assert one(packed).tobytes() == parts["cider_d"].tobytes()
 
 
-def test_names_that_are_not_there() -> None:
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"x\.json: no reward 'cider'; known: bleu_4, cider_d"):
         build({"cider": 1.0}, {1: [[2]]}, VOCABULARY, where="x.json")
     with pytest.raises(ConfigError, match=r"reward\.metrics: no reward; name at least one of"):

@@ -32,7 +32,7 @@ def scenes() -> list[Scene]:
         (entity((60, 40, 80, 60)), entity((50, 50, 90, 90), depth=1), "behind"),
     ],
 )
-def test_relation(a: Entity, b: Entity, expected: str) -> None:
+def test_relations_follow_from_boxes_and_depth(a: Entity, b: Entity, expected: str) -> None:
     assert relation(a, b) == expected
 
 
@@ -57,7 +57,7 @@ def test_visible_shares_by_hand() -> None:
     assert visible_shares([front, back]) == [0.75, 1.0, 1.0]
 
 
-def test_saliency_by_hand() -> None:
+def test_saliency_equals_hand_computed_values() -> None:
     middle = entity((70, 70, 90, 90))
     assert middle.saliency == 20
     assert entity((60, 70, 80, 90), (80, 70, 100, 90)).saliency == pytest.approx(20 * 2**0.5)

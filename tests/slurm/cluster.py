@@ -1,6 +1,6 @@
-"""A SLURM of two nodes on this machine, apart from any that the system has.
+"""A SLURM cluster of two nodes on this machine, independent of any other SLURM.
 
-Its munge key and socket, ports, spool folders and configuration are all its own, in one folder.
+It has its own munge key and socket, ports, spool folders and configuration, all in one folder.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from tests.support.processes import free_port
 from tests.support.ranks import ROOT
 
 NODES = ("one", "two")
-#: The waits of a scheduler that serves many are cut short. What a job is preempted with is what its
-#: --signal asks for. Jobs' numbers, and so their ports, are not those of a cluster beside this one,
-#: which another process of the tests may have. The GPUs are files that are there: SLURM only counts
-#: and binds them.
+#: Scheduling intervals are short. A job is pre-empted with the signal of its --signal. Job numbers,
+#: and so the jobs' ports, differ from those of a cluster that another test process runs at the same
+#: time. The GPUs are ordinary device files: SLURM only counts and binds them.
 CONF = """
 ClusterName=capdist
 FirstJobId={first}
@@ -62,16 +61,16 @@ GPUS = "NodeName=one,two Name=gpu File=/dev/null,/dev/zero\n"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
 
-def absent() -> str:
-    """Why there can't be a SLURM here; empty if there can."""
+def why_unavailable() -> str:
+    """Why SLURM can't run here; empty if it can."""
     for name in ("munged", "slurmctld", "slurmd", "sbatch"):
         if not shutil.which(name, path=PATH):
-            return f"there is no {name}; apt-get install slurm-wlm munge"
+            return f"{name} is not installed; apt-get install slurm-wlm munge"
     return ""
 
 
 class Cluster:
-    """Its daemons are up inside the ``with``, and nothing of it is left behind."""
+    """Its daemons run inside the ``with``; nothing is left running after it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,7 +92,7 @@ class Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Whatever has this configuration, jobs included: they outlive their slurmd."""
+        """Kill every process with this configuration, jobs as well: they outlive their slurmd."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get("SLURM_CONF") == self._env["SLURM_CONF"]:
@@ -119,35 +118,30 @@ class Cluster:
         self._daemon("slurmctld", "-D", "-i")
         for node in NODES:
             (folder / f"spool-{node}").mkdir()
-            self.node(node)
+            self._daemon("slurmd", "-D", "-N", node)
         self.wait_for(lambda: self.run("sinfo", "-h", "-o", "%T %D").split() == ["idle", "2"])
 
-    def node(self, name: str) -> subprocess.Popen[bytes]:
-        """Start one node's daemon."""
-        return self._daemon("slurmd", "-D", "-N", name)
-
-    def _daemon(self, *command: str) -> subprocess.Popen[bytes]:
+    def _daemon(self, *command: str) -> None:
         with (self.folder / "daemons.log").open("ab") as log:
             self._daemons.append(
                 subprocess.Popen(
                     command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             )
-        return self._daemons[-1]
 
-    def wait_for(self, moment: Callable[[], bool], seconds: float = 100) -> None:
-        """Until it has come.
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 100) -> None:
+        """Wait until a condition is true.
 
         Raises:
-            AssertionError: with what the daemons said, if it does not.
+            AssertionError: with the end of the daemons' log, after ``seconds``.
         """
-        latest = time.monotonic() + seconds
-        while not moment():
-            assert time.monotonic() < latest, (self.folder / "daemons.log").read_text()[-3000:]
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (self.folder / "daemons.log").read_text()[-3000:]
             time.sleep(0.1)
 
     def run(self, *command: str) -> str:
-        """What a command of SLURM's prints."""
+        """The output of a SLURM command."""
         result = subprocess.run(
             command, env=self._env, cwd=ROOT, capture_output=True, text=True, timeout=60
         )
@@ -155,7 +149,7 @@ class Cluster:
         return result.stdout
 
     def submit(self, *arguments: str) -> Job:
-        """``sbatch`` with its output in the cluster's folder."""
+        """Submit a batch job whose log is in the cluster's folder."""
         log = self.folder / "job-%A-%a.log"
         number = self.run("sbatch", "--parsable", f"--output={log}", *arguments).strip()
         return Job(self, int(number))
@@ -169,20 +163,20 @@ class Job:
 
     @property
     def log(self) -> str:
-        """Its output so far."""
+        """The output so far."""
         files = self.cluster.folder.glob(f"job-{self.number}-*.log")
         return "".join(file.read_text() for file in files)
 
-    def fact(self, name: str) -> str:
-        """What ``scontrol show job`` says of it."""
-        facts = self.cluster.run("scontrol", "--oneliner", "show", "job", str(self.number)).split()
-        return next(fact for fact in facts if fact.startswith(f"{name}=")).partition("=")[2]
+    def field(self, name: str) -> str:
+        """A field of ``scontrol show job``."""
+        fields = self.cluster.run("scontrol", "--oneliner", "show", "job", str(self.number)).split()
+        return next(field for field in fields if field.startswith(f"{name}=")).partition("=")[2]
 
-    def end(self, seconds: float = 200) -> str:
-        """Its state once it has ended."""
-        going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED")
-        latest = time.monotonic() + seconds
-        while (state := self.fact("JobState")) in going:
-            assert time.monotonic() < latest, self.log
+    def wait(self, seconds: float = 200) -> str:
+        """Wait until the job has ended; returns its state."""
+        unfinished = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED")
+        deadline = time.monotonic() + seconds
+        while (state := self.field("JobState")) in unfinished:
+            assert time.monotonic() < deadline, self.log
             time.sleep(0.2)
         return state

@@ -1,4 +1,4 @@
-"""The cluster, and a run that it is compared with."""
+"""The SLURM cluster, and a run without SLURM to compare with."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from shards.manifest import Manifest
-from tests.slurm.cluster import Cluster, absent
+from tests.slurm.cluster import Cluster, why_unavailable
 from tests.support.runs import SMALL, train
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if why := absent():
+    if why := why_unavailable():
         pytest.skip(why)
     with Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def without_java(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """For sbatch: a PATH on which scoring finds no Java, which would take it half a minute."""
+    """An option of sbatch: a PATH without Java, because METEOR would take half a minute."""
     folder = tmp_path_factory.mktemp("bin")
     for name in ("bash", "srun", "scontrol"):
         (folder / name).symlink_to(str(shutil.which(name)))
@@ -35,10 +35,10 @@ def without_java(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def config(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cross entropy and self-critical training, without what ranks draw on their own."""
-    folder = tmp_path_factory.mktemp("whole")
+    """Cross entropy and self-critical training without dropout, which each rank draws itself."""
+    folder = tmp_path_factory.mktemp("reference")
     stage: dict[str, Any] = {"epochs": 2, "batch": {"images": 16, "micro": 4}}
-    described = {
+    settings = {
         "description": "a test",
         "run": str(folder / "run"),
         "engine": "torch",
@@ -54,13 +54,13 @@ def config(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "decoding": {"max_words": 8},
     }
     path = folder / "config.json"
-    path.write_text(json.dumps(described))
+    path.write_text(json.dumps(settings))
     return path
 
 
 @pytest.fixture(scope="session")
-def whole(config: Path) -> Path:
-    """What one process makes of it."""
+def reference(config: Path) -> Path:
+    """The run folder of one process without SLURM."""
     result = train(config)
     assert result.returncode == 0, result.stderr
     return config.parent / "run"

@@ -25,7 +25,7 @@ SS_ROWS = {
     "neither": {"spatial": False, "semantic": False},
 }
 #: Sizes, of whatever has such, that make a model quick to run.
-SMALL = {"width": 24, "embedding": 10, "hidden": 20, "attention": 9}
+SMALL = {"width": 24, "embedding": 10, "hidden": 20, "attention": 9, "layers": 2}
 
 
 def small(name: str, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the tests of the pool share."""
+"""Helpers of the tests of worker pools."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.workers.reward_pool import PackedCaptions, RewardPool, Scores, open_pool
+from capdist.workers.base import PackedCaptions, RewardPool, Scores
+from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
 from tests.support.toy_reward import SLOW, captions
 
-#: For what must succeed, however busy the machine is.
+#: Time limit of what must succeed, however busy the machine is.
 PATIENT_S = 60.0
 
 
@@ -24,7 +25,7 @@ def at(address: str, timeout_s: float = PATIENT_S) -> RayConfig:
 
 
 def in_process(packed: PackedCaptions, folder: Path = Path()) -> Scores:
-    """By the plain twin, which hurries."""
+    """The scores of the in-process pool, without the artificial delay."""
     with open_pool(
         toy_reward.toy(folder, seconds=0), RewardConfig(actors=0), RayConfig(), print
     ) as pool:
@@ -34,19 +35,19 @@ def in_process(packed: PackedCaptions, folder: Path = Path()) -> Scores:
 def until(happened: Callable[[], Any]) -> None:
     end = time.monotonic() + PATIENT_S
     while not happened():
-        assert time.monotonic() < end, "it does not happen"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
 def slow(rows: int) -> PackedCaptions:
-    """Captions of which each takes 0.4 s."""
+    """Captions that take 0.4 s each."""
     packed = captions(rows)
     packed[:, 3:5] = SLOW
     return packed
 
 
 def compare(pool: RewardPool) -> None:
-    """Bit for bit, for any number of rows, answers asked for in any order."""
+    """The pool's scores equal in-process ones bit for bit, for any rows and order of results."""
     calls = [captions(rows) for rows in (0, 1, 2, 3, 4, 7, 50, 6000)]
     pending = [pool.submit(call) for call in calls]
     for call, one in reversed(list(zip(calls, pending, strict=True))):

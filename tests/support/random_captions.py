@@ -1,10 +1,10 @@
-"""Random captions that agree often, repeat words, and have ids that are hard to tell apart."""
+"""Random captions with many common n-grams, repeated words, and ids that may collide."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: Some share their last bits, some are as large as an id may be.
+#: Some have the same lowest bits, some are as large as an id may be.
 IDS = [*range(7), 1024, 1025, 2048, 2049, 1 << 20, (1 << 20) + 1, (1 << 31) - 2, (1 << 31) - 1]
 
 Caption = list[int]
@@ -20,7 +20,7 @@ def captions(
 def made(
     seed: int, images: int, *, longest: int = 12
 ) -> tuple[dict[int, list[Caption]], dict[int, Caption]]:
-    """References, 1 to 5 an image, and a hypothesis for each; ids of images are not in order."""
+    """1 to 5 references and one hypothesis per image; image ids are not in order."""
     random = np.random.default_rng(seed)
     words = random.choice(IDS, random.integers(2, len(IDS)), replace=False).tolist()
     numbers = random.choice(1000, images, replace=False).tolist()

@@ -17,7 +17,7 @@ PackedCaptions = npt.NDArray[np.int64]
 
 
 def made_references(seed: int, images: int = 12) -> dict[int, list[Caption]]:
-    """1 to 5 an image, all with EOS; some words are outside the vocabulary."""
+    """1 to 5 references per image, all with EOS; some words are outside the vocabulary."""
     random = np.random.default_rng(seed)
     return {
         image: [
@@ -31,16 +31,16 @@ def made_references(seed: int, images: int = 12) -> dict[int, list[Caption]]:
 def made_hypotheses(
     seed: int, references: dict[int, list[Caption]]
 ) -> tuple[list[int], list[Caption]]:
-    """Five an image: a changed reference, the same cut, strange words, one often, nothing."""
+    """Five per image: a changed reference, the same without EOS, random words, one word, empty."""
     random = np.random.default_rng(seed)
     images, captions = [], []
     for image, (first, *_) in references.items():
         words = [int(word) if word < V else 3 for word in first[:-1]]
         changed = [int(random.integers(4, V)) if random.random() < 0.2 else w for w in words]
-        strange = random.integers(4, V, random.integers(0, 12)).tolist()
-        found = [[*changed, EOS], words, [*strange, EOS], [*words[:1] * 6, EOS], []]
-        images += [image] * len(found)
-        captions += found
+        fresh = random.integers(4, V, random.integers(0, 12)).tolist()
+        variants = [[*changed, EOS], words, [*fresh, EOS], [*words[:1] * 6, EOS], []]
+        images += [image] * len(variants)
+        captions += variants
     return images, captions
 
 

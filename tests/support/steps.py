@@ -17,7 +17,8 @@ from capdist.config.run_config import Config, parse_config
 from capdist.data.batches import Batches
 from capdist.data.dataset import count_words, training_batches
 from capdist.data.rank_plan import Ranks
-from capdist.distributed.process_group import ProcessGroup, end_process
+from capdist.distributed.end_process import end_process
+from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import Engine
 from capdist.engines.factory import make_engine
 from capdist.models.base import Dims, build

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from capdist.workers.reward_pool import PackedCaptions, Scores
+from capdist.workers.base import PackedCaptions, Scores
 
-#: Tokens that take time, and that kill whoever scores them.
+#: Tokens that take time, and that kill the process that scores them.
 SLOW, DEADLY = 5, 6
-#: Images that ask for facts about the process; those below are ordinary.
+#: Images whose "reward" is a fact about the process; those below are ordinary.
 PID, INODE, WRITABLE, THREADS, GPUS, IMAGES = 900, 901, 902, 903, 904, 905
 
 
 @dataclass(frozen=True)
 class Toy:
-    """Σ over tokens of weight[token], times 1 + weight[image]; hardly ever a round number.
+    """Σ over tokens of weight[token], times 1 + weight[image].
 
-    Whoever meets slow tokens first leaves a file with its process id in ``folder``.
+    A process that scores slow tokens creates a file named after its id in ``folder``.
     """
 
     weights: Scores
@@ -55,25 +55,25 @@ class Toy:
 
 
 def inode(array: Scores) -> int:
-    """The file that the memory of an array is mapped from; 0 is the process's own memory."""
+    """The inode of the file that an array's memory is mapped from; 0 for private memory."""
     address = array.__array_interface__["data"][0]
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, _, _, _, number, *_ = line.split()
         start, end = (int(part, 16) for part in span.split("-"))
         if start <= address < end:
             return int(number)
-    raise AssertionError("an array must lie somewhere")
+    raise AssertionError("the array is not in any mapping")
 
 
 def toy(folder: Path, seconds: float = 0.2) -> Toy:
-    """A megabyte of weights; that of token 7 is no number."""
+    """A megabyte of weights; that of token 7 is NaN."""
     weights = np.random.default_rng(0).random(2**17)
     weights[7] = np.nan
     return Toy(weights, folder, seconds)
 
 
 def captions(rows: int, length: int = 21) -> PackedCaptions:
-    """Ordinary ones: (rows, length) int64."""
+    """Ordinary captions: (rows, length) int64."""
     rng = np.random.default_rng(rows)
     packed = rng.integers(8, 900, (rows, length))
     packed[:, -1] = 0

@@ -13,19 +13,19 @@ from typing import Any
 
 from shards.schema import ShardError
 
-#: Batches that kill whoever decodes them, and that can't be read.
+#: Batches that kill the worker that decodes them, and that cannot be read.
 DEADLY, DAMAGED = 100, 101
 
 
 @dataclass(frozen=True)
 class ToySplit:
-    """Batches of which each takes a while; whoever decodes one leaves its process id."""
+    """Batches that take 0.1 s each; a process that decodes one creates a file named by its id."""
 
     folder: Path
     kinds: tuple[int, ...]
 
     @property
-    def bare(self) -> ToySplit:
+    def without_readers(self) -> ToySplit:
         return self
 
     @property
@@ -45,13 +45,13 @@ class ToySplit:
 
 @dataclass(frozen=True)
 class Several:
-    """Tasks of as many batches, decoded side by side."""
+    """Tasks with the same number of batches, decoded in lockstep."""
 
     tasks: tuple[Any, ...]
 
     @property
-    def bare(self) -> Several:
-        return Several(tuple(task.bare for task in self.tasks))
+    def without_readers(self) -> Several:
+        return Several(tuple(task.without_readers for task in self.tasks))
 
     @property
     def batches(self) -> Any:

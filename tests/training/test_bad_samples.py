@@ -33,14 +33,14 @@ def test_all_ranks_stop_or_all_go_on(config: Path, tiny: Manifest, tmp_path: Pat
     settings = ["--set", f"data.shards={root}"]
     first, other = on_two_ranks(config, *settings)
     line = refused(first)
-    assert f"{tar}: sample {entry.key}: regions.npy has another checksum" in line
-    assert "--set data.max_bad_samples=N" in line
+    assert f"{tar}: sample {entry.key}: regions.npy: checksum mismatch" in line
+    assert "--set data.max_bad_samples=1 or more" in line
     # One rank says it for all, whichever met it.
     assert (other.returncode, "error" in other.stderr) == (2, False)
     done = len(losses(tmp_path / "run"))
     assert done < 4
     assert f"step {done + 1}: " in line
-    assert ("go on by --resume auto" in line) == (done > 0)
+    assert ("Continue with --resume auto" in line) == (done > 0)
 
     lenient = ["--resume", "auto", "--set", "data.max_bad_samples=1"]
     first, other = on_two_ranks(config, *settings, *lenient)

@@ -34,7 +34,9 @@ from capdist.training.schedule import rate
         (CosineSchedule(name="cosine"), 99, 0.5 * (1 + math.cos(math.pi * 0.99))),
     ],
 )
-def test_rate(schedule: Schedule, step: int, expected: float) -> None:
+def test_learning_rates_equal_hand_computed_values(
+    schedule: Schedule, step: int, expected: float
+) -> None:
     found = rate(schedule, 1.0, step, steps_per_epoch=10, steps=100)
     assert found == pytest.approx(expected)
 

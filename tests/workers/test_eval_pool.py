@@ -1,4 +1,4 @@
-"""Workers decode what one process decodes, whatever dies."""
+"""Workers decode the same captions as one process, whatever crashes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
+from capdist.workers.base import PoolError
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
-from capdist.workers.reward_pool import PoolError
 from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
@@ -36,7 +36,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def task(manifest: Manifest, model: dict[str, Any], beam: int, *, boxes: bool) -> SplitDecoding:
-    """By a model whose random weights are large enough for captions that differ."""
+    """With random weights that are large enough to make the captions of images differ."""
     vocab = count_words(manifest, 1)
     torch.manual_seed(beam)
     dims = Dims(manifest.features.dim, len(vocab), len(manifest.class_names))
@@ -50,10 +50,10 @@ def task(manifest: Manifest, model: dict[str, Any], beam: int, *, boxes: bool) -
 
 
 def decode(task: Any, workers: int, address: str, logged: list[str]) -> list[Any]:
-    """In the order of batches, each of which comes once."""
-    found = list(decode_split(task, Workers(workers, 1, at(address)), logged.append))
-    assert sorted(number for number, _ in found) == list(range(len(found)))
-    return [part for _, part in sorted(found)]
+    """The captions of all batches in order; each batch must be returned once."""
+    decoded = list(decode_split(task, Workers(workers, 1, at(address)), logged.append))
+    assert sorted(number for number, _ in decoded) == list(range(len(decoded)))
+    return [part for _, part in sorted(decoded)]
 
 
 def test_three_workers_equal_one_process(cluster: Any, manifest: Manifest) -> None:
@@ -66,12 +66,12 @@ def test_three_workers_equal_one_process(cluster: Any, manifest: Manifest) -> No
 
 
 def kill(folder: Path, count: int) -> None:
-    """Whoever has begun, once ``count`` have."""
+    """Kill a worker that has begun, once ``count`` have."""
     until(lambda: len(list(folder.iterdir())) == count)
     os.kill(int(min(folder.iterdir()).name), signal.SIGKILL)
 
 
-def test_a_lost_workers_part_is_decoded_elsewhere(cluster: Any, tmp_path: Path) -> None:
+def test_the_part_of_a_killed_worker_is_decoded_by_another(cluster: Any, tmp_path: Path) -> None:
     toy, logged = ToySplit(tmp_path, tuple(range(41))), list[str]()
     killer = Thread(target=kill, args=(tmp_path, 2))
     killer.start()
@@ -79,21 +79,23 @@ def test_a_lost_workers_part_is_decoded_elsewhere(cluster: Any, tmp_path: Path) 
     killer.join()
     (line,) = logged
     assert line.startswith("worker ")
-    assert " of 2 is lost: its worker process has died; its part is decoded on elsewhere " in line
+    assert (
+        " of 2 is lost: its worker process has died; another worker continues from batch " in line
+    )
 
 
-def test_a_batch_that_kills_every_worker_ends_in_one_line(cluster: Any, tmp_path: Path) -> None:
+def test_a_batch_that_crashes_every_worker_raises_an_error(cluster: Any, tmp_path: Path) -> None:
     toy = ToySplit(tmp_path, (0, 1, 2, 3, DEADLY, 5))
-    with pytest.raises(PoolError, match=r"workers died 3 times over batch 5; see whether .*$"):
+    with pytest.raises(PoolError, match=r"workers crashed 3 times on batch 5; check whether .*$"):
         decode(toy, 2, cluster.address, [])
 
 
-def test_what_a_worker_raises_comes_through(cluster: Any, tmp_path: Path) -> None:
+def test_exceptions_of_a_worker_are_raised(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"^a.tar: damaged$"):
         decode(ToySplit(tmp_path, (0, 1, DAMAGED)), 1, cluster.address, [])
 
 
-def test_no_room(cluster: Any, tmp_path: Path) -> None:
-    asked = Workers(2, 64, at(cluster.address, 10))
-    with pytest.raises(PoolError, match=r"no worker with 64 CPUs found a place within 10 s; free"):
-        list(decode_split(ToySplit(tmp_path, (0, 1)), asked, print))
+def test_too_few_cpus_are_reported(cluster: Any, tmp_path: Path) -> None:
+    workers = Workers(2, 64, at(cluster.address, 10))
+    with pytest.raises(PoolError, match=r"no worker with 64 CPUs was placed within 10 s; free"):
+        list(decode_split(ToySplit(tmp_path, (0, 1)), workers, print))

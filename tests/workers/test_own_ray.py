@@ -1,4 +1,4 @@
-"""A Ray of one's own shares nothing and leaves nothing; where Ray can't, one line says so."""
+"""A private Ray is isolated and leaves nothing behind; its failures are reported in one line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
-from capdist.workers import ray_child
-from capdist.workers.reward_pool import PoolError, open_pool
+from capdist.workers import driver_process
+from capdist.workers.base import PoolError
+from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
 from tests.support.pools import at, compare, in_process, slow, until
 from tests.support.toy_reward import captions
@@ -27,7 +28,9 @@ Address = IPv4Address | IPv6Address
 
 
 @pytest.mark.parametrize("listens", [False, True])
-def test_nobody_answers(listens: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_address_without_ray_is_reported(
+    listens: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         if listens:
@@ -42,9 +45,9 @@ def test_nobody_answers(listens: bool, tmp_path: Path, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
 
 
-def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = "raise ModuleNotFoundError(\"No module named 'ray'\")"
-    (tmp_path / "ray.py").write_text(absent)
+def test_missing_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "raise ModuleNotFoundError(\"No module named 'ray'\")"
+    (tmp_path / "ray.py").write_text(missing)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(PoolError) as raised:
         open_pool(toy_reward.toy(tmp_path), RewardConfig(), RayConfig(), print)
@@ -54,28 +57,32 @@ def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_ray_crashes_while_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "no number")  # Ray's own segfault
-    with pytest.raises(PoolError, match=r"^ray.address local: Ray is gone; .*$"):
+def test_a_crash_of_ray_while_it_starts_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "RAY_gcs_server_request_timeout_seconds", "no number"
+    )  # makes Ray itself crash
+    with pytest.raises(PoolError, match=r"^ray.address local: Ray exited; .*$"):
         open_pool(toy_reward.toy(tmp_path), RewardConfig(), RayConfig(), print)
 
 
-def test_ray_starts_too_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_child, "START_S", 2.0)
+def test_a_slow_start_of_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_process, "START_S", 2.0)
     with pytest.raises(PoolError) as raised:
         open_pool(toy_reward.toy(tmp_path), RewardConfig(), at("local", 1), print)
     assert str(raised.value) == (
-        "ray.address local: no Ray answered within 2 s; see whether the machine is overloaded, or "
+        "ray.address local: no Ray answered within 2 s; check whether the machine is overloaded or "
         "/tmp is full"
     )
 
 
-def test_ray_refuses(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refuses: .*$"):
+def test_an_invalid_address_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match=r"^ray.address nonsense: Ray refused: .*$"):
         open_pool(toy_reward.toy(tmp_path), RewardConfig(), at("nonsense"), print)
 
 
-#: A trainer that is killed while it waits for a reward.
+#: A trainer to be killed while it waits for a reward.
 TRAINER = """
 import sys
 from pathlib import Path
@@ -94,22 +101,22 @@ pool.submit(slow(500)).result()
 
 
 def processes(session: int) -> list[int]:
-    """Whose session it is, zombies left out."""
-    found = []
+    """The processes of a session, without zombies."""
+    members = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             _, _, rest = (path / "stat").read_text().rpartition(")")
-            state, _, _, own, *_ = rest.split()
-            if int(own) == session and state != "Z":
-                found.append(int(path.name))
-    return found
+            state, _, _, its_session, *_ = rest.split()
+            if int(its_session) == session and state != "Z":
+                members.append(int(path.name))
+    return members
 
 
 def folder(session: int) -> Path:
-    """That a Ray of one's own lives in."""
+    """The folder of a private Ray."""
     texts = (Path(f"/proc/{pid}/cmdline").read_text() for pid in processes(session))
-    (found,) = {name for text in texts for name in re.findall(r"/tmp/capdist-ray-\w+", text)}
-    return Path(found)
+    (name,) = {name for text in texts for name in re.findall(r"/tmp/capdist-ray-\w+", text)}
+    return Path(name)
 
 
 def command(pid: int) -> str:
@@ -117,37 +124,37 @@ def command(pid: int) -> str:
 
 
 def listening(session: int) -> set[Address]:
-    """The addresses that processes of a session listen at."""
+    """The addresses that the processes of a session listen on."""
     sockets = {}
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A":
                 sockets[f"socket:[{fields[9]}]"] = fields[1].partition(":")[0]
-    found = set()
+    addresses = set()
     for pid in processes(session):
         for handle in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):
-                found.add(sockets.get(os.readlink(handle), ""))
-    return {decoded(address) for address in found - {""}}
+                addresses.add(sockets.get(os.readlink(handle), ""))
+    return {decoded(address) for address in addresses - {""}}
 
 
 def decoded(address: str) -> Address:
-    """An address as the kernel writes it, in words of the machine's order."""
+    """Parse an address as the kernel writes it, in 32-bit words of the machine's byte order."""
     words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
-    found = ip_address(b"".join(words))
-    return getattr(found, "ipv4_mapped", None) or found
+    parsed = ip_address(b"".join(words))
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
-def test_two_own_rays_and_their_ends(
+def test_two_private_rays_are_isolated_and_end_with_their_trainers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where neither of the two may look
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # neither of the two may use it
     job = '{"runtime_env": {"working_dir": "gcs://_ray_pkg_of_the_job.zip"}}'
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)  # as `ray job submit` does
-    long = tmp_path / ("x" * 100)  # too long for a socket's path
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)  # as set by `ray job submit`
+    long = tmp_path / ("x" * 100)  # too long for the path of a socket
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
     with subprocess.Popen([sys.executable, "-c", TRAINER, str(tmp_path)]) as trainer:
@@ -162,24 +169,24 @@ def test_two_own_rays_and_their_ends(
             assert len({*sessions, os.getsid(0)}) == 3
             ours, theirs = map(folder, sessions)
             for session in sessions:
-                assert {found.is_loopback for found in listening(session)} == {True}
+                assert {address.is_loopback for address in listening(session)} == {True}
             trainer.kill()
             until(lambda: not processes(sessions[1]))
             until(lambda: not theirs.exists())
             compare(pool)
-            packed = slow(20)  # for longer than Ray lives on without its head
-            pending, behind = pool.submit(packed), pool.submit(captions(5))
+            packed = slow(20)  # takes longer than Ray survives without its head node
+            pending, queued = pool.submit(packed), pool.submit(captions(5))
             until(lambda: (tmp_path / str(mine)).exists())
             (head,) = (pid for pid in processes(sessions[0]) if command(pid) == "gcs_server")
             os.kill(head, signal.SIGKILL)
             assert pending.result().tobytes() == in_process(packed, tmp_path).tobytes()
-            assert behind.result().tobytes() == in_process(captions(5)).tobytes()
+            assert queued.result().tobytes() == in_process(captions(5)).tobytes()
             until(lambda: not processes(sessions[0]))
             assert not ours.exists()
             compare(pool)
         (line,) = logged
-        assert line.startswith("ray.address local: Ray is gone; ")
-        assert line.endswith("; the trainer scores the rewards itself from here on")
+        assert line.startswith("ray.address local: Ray exited; ")
+        assert line.endswith("; the trainer scores the rewards itself from now on")
         with pytest.raises(PoolError, match="closed"):
             pool.submit(ask).result()
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""One step of beam search: see README.md."""
+"""One step of beam search, as README.md specifies it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from capdist.kernels.beam_step.reference import Beams, Rules, first_beams, first
 
 __all__ = ["Beams", "Rules", "beam_step", "first_beams", "first_largest"]
 
-#: Beams that the kernel takes.
-WIDEST = 16
+#: The kernel's widest beam.
+MAX_BEAM = 16
 
 
 def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor, Tensor]:
-    """`reference.beam_step`, by the Triton kernel where the logits are on a GPU."""
+    """As `reference.beam_step`; by the Triton kernel if the logits are on a GPU."""
     step = reference.beam_step
-    if logits.is_cuda and logits.shape[1] <= WIDEST:
+    if logits.is_cuda and logits.shape[1] <= MAX_BEAM:
         from capdist.kernels.beam_step.triton_kernel import beam_step as step
     return step(logits, beams, rules)

@@ -1,10 +1,10 @@
-"""The beam step on a GPU, in Triton: reference.py's twin, which reads the logits once.
+"""The beam step on a GPU, in Triton: equal to reference.py, but reads the logits only once.
 
-Stage 1, a program for each block of a row: its maximum m, Σ exp(x − m) and its K largest logits.
-Stage 2, a program an image: the blocks' m and Σ become the log-sum-exp (the online normaliser of
-Milakov and Gimelshein 2018), their K largest the next hypotheses.
+Stage 1, one program per block of a row: its maximum m, Σ exp(x − m) and its K largest logits.
+Stage 2, one program per image: merges the blocks' m and Σ to the log-sum-exp (the online normaliser
+of Milakov and Gimelshein 2018) and their K largest logits to the next hypotheses.
 
-A candidate is an int64, its logit above its token, so that the largest integer is the best one.
+A candidate is an int64 with its logit above its token, so that the largest integer is the best one.
 Numbers in comments are those of README.md's semantics.
 """
 
@@ -24,40 +24,40 @@ from capdist.vocab import EOS, PAD
 
 _EOS, _PAD = tl.constexpr(EOS), tl.constexpr(PAD)
 _DEAD = tl.constexpr(float("-inf"))
-#: Less than every candidate; its logit reads as NaN, and so is dead.
+#: Less than every candidate; its logit is NaN, so that it is dead.
 _NONE = tl.constexpr(-(2**63))
-#: Logit 0 and token PAD.
-_ITSELF = tl.constexpr(2**31 - 1 - PAD)
+#: The candidate of a finished hypothesis: logit 0 and token PAD.
+_FINISHED = tl.constexpr(2**31 - 1 - PAD)
 
 
-class Plan(NamedTuple):
-    """How a step is cut up; all sizes but ``splits`` are powers of two."""
+class LaunchSizes(NamedTuple):
+    """Block and warp sizes of a step; all but ``splits`` are powers of two."""
 
     block: int  # logits of a program of stage 1
     splits: int  # blocks of a row
     beams: int  # at least K
-    columns: int  # at least the candidates that one hypothesis leaves to stage 2
+    columns: int  # at least the candidates per hypothesis that stage 2 reads
     read_warps: int
     merge_warps: int
 
 
-def plan(beam: int, vocabulary: int) -> Plan:
+def launch_sizes(beam: int, vocabulary: int) -> LaunchSizes:
     """The sizes for K and V.
 
-    Small blocks keep a GPU busy with few rows; large ones leave stage 2, which gets K² candidates
-    from each, less to do. A thread has at most 8 logits, or 16 candidates, in its registers.
+    Small blocks keep a GPU busy with few rows; large ones leave fewer candidates, K² per block, to
+    stage 2. A thread keeps at most 8 logits, or 16 candidates, in registers.
     """
     block = min(1024 if beam <= 5 else 2048, triton.next_power_of_2(vocabulary))
     splits = triton.cdiv(vocabulary, block)
     beams, columns = triton.next_power_of_2(beam), triton.next_power_of_2(splits * beam)
     merge_warps = min(max(beams * columns // 512, 1), 16)
-    return Plan(block, splits, beams, columns, max(block // 256, 1), merge_warps)
+    return LaunchSizes(block, splits, beams, columns, max(block // 256, 1), merge_warps)
 
 
 def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor, Tensor]:
-    """The next hypotheses: `reference.beam_step`, except that the logits stay as they are.
+    """The next hypotheses, as `reference.beam_step`, but without overwriting the logits.
 
-    Nothing waits for the GPU, and a CUDA graph can capture it after a first call.
+    The host does not wait for the GPU; a CUDA graph can capture the step after a first call.
 
     Args:
         logits: (B, K, V) fp32, fp16 or bf16, on the current GPU, with any strides; K at most 16.
@@ -65,16 +65,16 @@ def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor
         rules: what may be written, and how candidates compare.
 
     Returns:
-        The hypotheses after, best first; the beams (B, K) that they come from; and whether an
-        image had a NaN logit (B,).
+        The hypotheses after, best first; their parents' beams (B, K); and whether an image has a
+        NaN or +inf logit (B,).
     """
     images, beam, vocabulary = logits.shape
-    sizes = plan(beam, vocabulary)
+    sizes = launch_sizes(beam, vocabulary)
     before = [state.contiguous() for state in (beams.scores, beams.lengths, beams.tokens)]
-    # Of an empty list nothing is read, whatever it points to.
+    # Nothing is read of an empty list, so any pointer will do.
     none = rules.forbidden[:0]
     banned = none if rules.banned is None else rules.banned.contiguous()
-    charged = none if rules.charged is None else rules.charged.contiguous()
+    penalised = none if rules.penalised is None else rules.penalised.contiguous()
     maxima = logits.new_empty(images * beam, sizes.splits, dtype=torch.float32)
     sums = torch.empty_like(maxima)
     best = logits.new_empty(images * beam, sizes.splits, beam, dtype=torch.long)
@@ -87,9 +87,9 @@ def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor
         len(rules.forbidden),
         banned,
         banned.shape[-1],
-        charged,
-        charged.shape[-1],
-        rules.charge,
+        penalised,
+        penalised.shape[-1],
+        rules.penalty,
         maxima,
         sums,
         best,
@@ -100,7 +100,7 @@ def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor
     )
     after = Beams(*(torch.empty_like(state) for state in before))
     parents = torch.empty_like(after.tokens)
-    spoilt = logits.new_empty(images, dtype=torch.bool)
+    nonfinite = logits.new_empty(images, dtype=torch.bool)
     _merge[(images,)](
         maxima,
         sums,
@@ -108,25 +108,25 @@ def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor
         sizes.splits,
         *before,
         rules.weights.contiguous(),
-        charged,
-        charged.shape[-1],
-        rules.charge,
+        penalised,
+        penalised.shape[-1],
+        rules.penalty,
         after.scores,
         after.lengths,
         after.tokens,
         parents,
-        spoilt,
+        nonfinite,
         K=beam,
         BEAMS=sizes.beams,
         COLUMNS=sizes.columns,
         num_warps=sizes.merge_warps,
         enable_fp_fusion=False,
     )
-    return after, parents, spoilt
+    return after, parents, nonfinite
 
 
-# Numbers that change from step to step; a version for 1 and one for multiples of 16 would be late.
-_COUNTS = ["banned_count", "charged_count"]
+# These change from step to step; specialising on 1 or on multiples of 16 would recompile mid-run.
+_COUNTS = ["banned_count", "penalised_count"]
 
 
 @triton.jit(do_not_specialize=_COUNTS)
@@ -143,40 +143,42 @@ def _read(
     forbidden_count: tl.tensor,
     banned: tl.tensor,
     banned_count: tl.tensor,
-    charged: tl.tensor,
-    charged_count: tl.tensor,
-    charge: tl.tensor,
+    penalised: tl.tensor,
+    penalised_count: tl.tensor,
+    penalty: tl.tensor,
     maxima: tl.tensor,
     sums: tl.tensor,
     best: tl.tensor,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Stage 1: fills one block's place in maxima, sums (B·K, splits) and best (B·K, splits, K).
+    """Stage 1: writes one block's entries of maxima, sums (B·K, splits) and best (B·K, splits, K).
 
-    The places of finished and dead hypotheses stay as they are.
+    The entries of finished and dead hypotheses stay uninitialised.
     """
     row, part = tl.program_id(0), tl.program_id(1)
     _, alive = _state(tl.load(scores + row), tl.load(lengths + row), tl.load(tokens + row))
     if not alive:
         return
     token = part * BLOCK + tl.arange(0, BLOCK)
-    # Offsets of 32 bits would not reach the end of a large batch.
+    # 32-bit offsets would overflow in a large batch.
     start = (row // K).to(tl.int64) * image_stride + (row % K).to(tl.int64) * beam_stride
-    places = logits + start + token * token_stride
-    x = tl.load(places, mask=token < vocabulary, other=_DEAD).to(tl.float32)
-    place = row * tl.num_programs(1) + part
+    pointers = logits + start + token * token_stride
+    x = tl.load(pointers, mask=token < vocabulary, other=_DEAD).to(tl.float32)
+    entry = row * tl.num_programs(1) + part
     maximum = tl.max(x, axis=0)
-    tl.store(maxima + place, maximum)
-    tl.store(sums + place, tl.sum(tl.exp(x - _shift(maximum)), axis=0))
+    tl.store(maxima + entry, maximum)
+    tl.store(sums + entry, tl.sum(tl.exp(x - _shift(maximum)), axis=0))
     x = _without(x, token, forbidden, forbidden_count)
     x = _without(x, token, banned + row * banned_count, banned_count)
-    for index in range(charged_count):
-        x -= tl.where(token == tl.load(charged + row // K * charged_count + index), charge, 0.0)
+    for index in range(penalised_count):
+        x -= tl.where(
+            token == tl.load(penalised + row // K * penalised_count + index), penalty, 0.0
+        )
     candidates = _pack(x, token)
     for rank in range(K):
         first = tl.max(candidates, axis=0)
-        tl.store(best + place * K + rank, first)
+        tl.store(best + entry * K + rank, first)
         candidates = tl.where(candidates == first, _NONE, candidates)
 
 
@@ -190,19 +192,19 @@ def _merge(
     lengths: tl.tensor,
     tokens: tl.tensor,
     weights: tl.tensor,
-    charged: tl.tensor,
-    charged_count: tl.tensor,
-    charge: tl.tensor,
+    penalised: tl.tensor,
+    penalised_count: tl.tensor,
+    penalty: tl.tensor,
     next_scores: tl.tensor,
     next_lengths: tl.tensor,
     next_tokens: tl.tensor,
     parents: tl.tensor,
-    spoilt: tl.tensor,
+    nonfinite: tl.tensor,
     K: tl.constexpr,
     BEAMS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """Stage 2: an image's next hypotheses, (B, K) each, and its mark in spoilt (B,)."""
+    """Stage 2: an image's next hypotheses, (B, K) each, and its mark in nonfinite (B,)."""
     image = tl.program_id(0)
     beam = tl.arange(0, BEAMS)
     column = tl.arange(0, COLUMNS)[None, :]
@@ -211,62 +213,65 @@ def _merge(
     score = tl.load(scores + row, mask=here, other=_DEAD)
     length = tl.load(lengths + row, mask=here, other=0)
     finished, alive = _state(score, length, tl.load(tokens + row, mask=here, other=_PAD))
-    places, there = row[:, None] * splits + column, alive[:, None] & (column < splits)
+    entries, there = row[:, None] * splits + column, alive[:, None] & (column < splits)
     maximum, log_sum = _normaliser(
-        tl.load(maxima + places, mask=there, other=_DEAD), tl.load(sums + places, there, other=0.0)
+        tl.load(maxima + entries, mask=there, other=_DEAD),
+        tl.load(sums + entries, there, other=0.0),
     )
-    # Rows that nobody read have −∞.
+    # Rows that stage 1 skipped are −∞ here.
     nan = log_sum != log_sum
-    tl.store(spoilt + image, tl.max(nan.to(tl.int32), axis=0) != 0)
-    places, there = row[:, None] * splits * K + column, alive[:, None] & (column < splits * K)
-    candidates = tl.load(best + places, mask=there, other=_NONE)
-    # 3: one candidate, all columns together, that changes neither score nor length.
-    candidates = tl.where(finished[:, None], _ITSELF, candidates)
+    tl.store(nonfinite + image, tl.max(nan.to(tl.int32), axis=0) != 0)
+    entries, there = row[:, None] * splits * K + column, alive[:, None] & (column < splits * K)
+    candidates = tl.load(best + entries, mask=there, other=_NONE)
+    # 3: one candidate, the same in all columns, that changes neither score nor length.
+    candidates = tl.where(finished[:, None], _FINISHED, candidates)
     log_sum = tl.where(finished, 0.0, log_sum)
     length += tl.where(finished, 0, 1)
     weight = tl.load(weights + length, mask=score > _DEAD, other=0.0)
-    # 5: the hypotheses' best candidates compete, K times, and the winner's makes room for its next.
+    # 5: K times, the best of the hypotheses' best candidates wins and is replaced by its next.
     for rank in range(K):
         heads = tl.max(candidates, axis=1)
         logit, token = _unpack(heads)
-        toll = tl.zeros_like(logit)
-        for index in range(charged_count):
-            toll += tl.where(token == tl.load(charged + image * charged_count + index), charge, 0.0)
-        gain = logit + toll - maximum - log_sum
-        # NaN isn't larger either: no row with one, and no row of −∞, has candidates.
+        penalty_sum = tl.zeros_like(logit)
+        for index in range(penalised_count):
+            penalty_sum += tl.where(
+                token == tl.load(penalised + image * penalised_count + index), penalty, 0.0
+            )
+        gain = logit + penalty_sum - maximum - log_sum
+        # NaN fails the comparison too: neither rows with NaN nor rows of −∞ have candidates.
         total = tl.where(gain > _DEAD, score + gain, _DEAD)
         lives = total > _DEAD
-        key = tl.where(lives, (total - toll) * weight, _DEAD)
+        key = tl.where(lives, (total - penalty_sum) * weight, _DEAD)
         _, parent = _unpack(tl.max(_pack(key, beam), axis=0))
         won = beam == parent
-        # 6: the best is dead only if all are, and then it is beam 0's.
-        place = image * K + rank + tl.zeros_like(beam)
-        tl.store(next_scores + place, total, mask=won)
-        tl.store(next_lengths + place, tl.where(lives, length, 0), mask=won)
-        tl.store(next_tokens + place, tl.where(lives, token, _PAD), mask=won)
-        tl.store(parents + place, beam, mask=won)
+        # 6: the best is dead only if all are; then it is beam 0's.
+        slot = image * K + rank + tl.zeros_like(beam)
+        tl.store(next_scores + slot, total, mask=won)
+        tl.store(next_lengths + slot, tl.where(lives, length, 0), mask=won)
+        tl.store(next_tokens + slot, tl.where(lives, token, _PAD), mask=won)
+        tl.store(parents + slot, beam, mask=won)
         taken = won[:, None] & (candidates == heads[:, None])
         candidates = tl.where(taken, _NONE, candidates)
 
 
 @triton.jit
 def _state(scores: tl.tensor, lengths: tl.tensor, tokens: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """What `Beams` calls finished, and alive."""
+    """`Beams.finished` and `Beams.alive`."""
     finished = (tokens == _EOS) | ((tokens == _PAD) & (lengths > 0))
     return finished, (scores > _DEAD) & ~finished
 
 
 @triton.jit
 def _shift(maximum: tl.tensor) -> tl.tensor:
-    """What exponents are relative to: the maximum, but −∞ + ∞ would be NaN."""
+    """What is subtracted from exponents: the maximum, or 0 for −∞, as −∞ + ∞ would be NaN."""
     return tl.where(maximum == _DEAD, 0.0, maximum)
 
 
 @triton.jit
 def _normaliser(maxima: tl.tensor, sums: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """Of rows, m and log Σ exp(x − m), from their blocks', whose Σ is 0 where m is −∞.
+    """Per row m and log Σ exp(x − m), from those of its blocks, whose Σ is 0 where m is −∞.
 
-    They stay apart, for their sum would round the log away where m is large.
+    They are not added up: if m is large, the sum would round the log away.
     """
     shift = _shift(tl.max(maxima, axis=1))
     return shift, tl.log(tl.sum(sums * tl.exp(maxima - shift[:, None]), axis=1))

@@ -1,7 +1,7 @@
 """The Java programs of pycocoevalcap (PTB tokeniser, METEOR, SPICE), each in a child process.
 
-`Worker` starts ``python -m capdist.metrics.coco_worker NAME INPUT OUTPUT`` with a time limit; both
-files are JSON. Whatever Java does (die, hang, run out of memory) ends with the child.
+`JavaProgram` starts ``python -m capdist.metrics.coco_java NAME INPUT OUTPUT`` with a time limit;
+both files are JSON. If Java crashes, hangs or runs out of memory, only the child is affected.
 """
 
 from __future__ import annotations
@@ -36,52 +36,54 @@ SPICE_NAMES = {
 }
 
 
-class WorkerError(CapdistError):
-    """A Java program failed or ran out of time; the message says which."""
+class JavaError(CapdistError):
+    """A Java program failed or timed out."""
 
 
-class Worker:
-    """One program of this module in a process of its own; it and its Java end with the block.
+class JavaProgram:
+    """One Java program in a child process; leaving the ``with`` block kills both.
 
-    The time limit counts from the start. Other work goes on meanwhile, other programs too.
+    It runs in the background from its construction on, which is when the time limit starts.
 
     Args:
         name: PTB, METEOR or SPICE.
         data: sentences for PTB, else the references and the captions of each image, as two lists.
-        timeout_s: seconds after which it is killed.
+        timeout_s: time limit in seconds.
     """
 
     def __init__(self, name: str, data: Any, timeout_s: float) -> None:
-        self._timeout_s, self._end = timeout_s, time.monotonic() + timeout_s
+        self._timeout_s, self._deadline = timeout_s, time.monotonic() + timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="capdist-")
-        self._answer, self._said = (Path(self._folder.name, file) for file in ("output", "said"))
+        self._output, self._errors = (
+            Path(self._folder.name, name) for name in ("output", "errors")
+        )
         source = Path(self._folder.name, "input")
         source.write_text(json.dumps(data), encoding="utf-8")
-        with self._said.open("wb") as said:
+        with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, name, str(source), str(self._answer)],
+                [sys.executable, "-m", __spec__.name, name, str(source), str(self._output)],
                 stdout=subprocess.DEVNULL,
-                stderr=said,
-                env=_worker_environment(),
-                start_new_session=True,  # Java is in its process group, and goes with it
+                stderr=errors,
+                env=_environment(),
+                start_new_session=True,  # killing its process group kills Java too
             )
 
     def result(self) -> Any:
-        """What the program found; waits for it.
+        """Wait for the program's result.
 
         Raises:
-            WorkerError: if it failed or ran out of time.
+            JavaError: if it failed or timed out.
         """
         try:
-            status = self._process.wait(max(0, self._end - time.monotonic()))
+            status = self._process.wait(max(0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired as error:
-            raise WorkerError(f"timed out after {self._timeout_s:g} s") from error
+            raise JavaError(f"timed out after {self._timeout_s:g} s") from error
         if status:
-            said = self._said.read_text(errors="replace").strip()
-            raise WorkerError(said.split("\n")[-1] or f"ended with status {status}")
-        return json.loads(self._answer.read_bytes())
+            errors = self._errors.read_text(errors="replace").strip()
+            raise JavaError(errors.split("\n")[-1] or f"exit status {status}")
+        return json.loads(self._output.read_bytes())
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> JavaProgram:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,10 +93,11 @@ class Worker:
         self._folder.cleanup()
 
 
-def _worker_environment() -> dict[str, str]:
-    """The environment, plus what finds our packages and what METEOR needs of Java.
+def _environment() -> dict[str, str]:
+    """The environment with this process's ``sys.path`` and an English locale for Java.
 
-    METEOR prints numbers in the user's locale and dies where that has a decimal comma.
+    METEOR prints numbers in the user's locale, and fails on its own output where that has a decimal
+    comma.
     """
     options = "-Dfile.encoding=UTF-8 -Duser.language=en -Duser.country=US"
     options = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {options}"
@@ -103,11 +106,11 @@ def _worker_environment() -> dict[str, str]:
 
 
 def ptb(sentences: Sequence[str]) -> list[str]:
-    """The sentences as the Penn Treebank tokeniser splits them, punctuation dropped.
+    """Sentences split by the Penn Treebank tokeniser, without punctuation.
 
-    The same program and options as pycocoevalcap's PTBTokenizer, which writes its input into the
-    installed package: that folder may be read-only, so here the sentences go through a pipe.
-    Each must be one line.
+    The same program and options as pycocoevalcap's PTBTokenizer. That one writes its input into the
+    installed package, which may be read-only; here the sentences go through a pipe. Each must be
+    one line.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
@@ -119,12 +122,12 @@ def ptb(sentences: Sequence[str]) -> list[str]:
         capture_output=True,
     )
     if java.returncode:
-        raise RuntimeError(_java_said(java.stderr))
+        raise RuntimeError(_java_error(java.stderr))
     lines = java.stdout.decode().split("\n")[:-1]
     if len(lines) != len(sentences):
-        raise RuntimeError(f"{len(sentences)} captions went in, {len(lines)} came out")
-    drop = set(ptbtokenizer.PUNCTUATIONS)
-    return [" ".join(word for word in line.split() if word not in drop) for line in lines]
+        raise RuntimeError(f"the tokeniser returned {len(lines)} of {len(sentences)} captions")
+    dropped = set(ptbtokenizer.PUNCTUATIONS)
+    return [" ".join(word for word in line.split() if word not in dropped) for line in lines]
 
 
 def meteor(references: Texts, captions: Texts) -> dict[str, float]:
@@ -134,12 +137,15 @@ def meteor(references: Texts, captions: Texts) -> dict[str, float]:
     scorer = Meteor()
     try:
         return {"METEOR": scorer.compute_score(references, captions)[0]}
-    except (OSError, ValueError) as error:  # Java died: a broken pipe, or an empty line for a score
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # Java crashed: a broken pipe, or an empty line instead of a score
         scorer.lock.release()  # compute_score still holds it, and Meteor.__del__ waits for it
         scorer.meteor_p.kill()
-        with suppress(OSError):  # else Meteor.__del__ trips over the unwritten rest, and says so
+        with suppress(OSError):  # else Meteor.__del__ would print an error about the unflushed rest
             scorer.meteor_p.stdin.close()
-        raise RuntimeError(_java_said(scorer.meteor_p.stderr.read())) from error
+        raise RuntimeError(_java_error(scorer.meteor_p.stderr.read())) from error
 
 
 def spice(references: Texts, captions: Texts) -> dict[str, float | None]:
@@ -152,8 +158,8 @@ def spice(references: Texts, captions: Texts) -> dict[str, float | None]:
 def spice_means(images: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:
     """The mean F-score of each category over the images where it is defined.
 
-    A category is undefined (NaN) for an image if neither the caption nor a reference speaks of it,
-    and None here if that is so for every image.
+    A category is undefined (NaN) for an image if neither the caption nor a reference has any tuple
+    of it, and None here if that holds for every image.
     """
     means: dict[str, float | None] = {}
     for category, name in SPICE_NAMES.items():
@@ -163,21 +169,21 @@ def spice_means(images: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
     return means
 
 
-def _java_said(stderr: bytes) -> str:
+def _java_error(stderr: bytes) -> str:
     lines = stderr.decode(errors="replace").split("\n")
-    said = [line for line in lines if line.strip() and not line.startswith("Picked up")]
-    return f"java: {said[0].strip()}" if said else "java ended without a word"
+    errors = [line for line in lines if line.strip() and not line.startswith("Picked up")]
+    return f"java: {errors[0].strip()}" if errors else "java exited without a message"
 
 
 def main(name: str, source: Path, target: Path) -> None:
-    """Run one program on a JSON file and write its answer to another."""
+    """Run one program on a JSON file and write its result to another."""
     data: Any = json.loads(source.read_bytes())
     if name == "PTB":
-        answer: Any = ptb(data)
+        result: Any = ptb(data)
     else:
         references, captions = (dict(enumerate(texts)) for texts in data)
-        answer = (meteor if name == "METEOR" else spice)(references, captions)
-    target.write_text(json.dumps(answer), encoding="utf-8")
+        result = (meteor if name == "METEOR" else spice)(references, captions)
+    target.write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

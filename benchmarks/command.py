@@ -1,0 +1,111 @@
+"""The command line of launcher/bench.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from capdist.errors import CapdistError
+
+
+def main() -> int:
+    """Run the benchmark on the command line.
+
+    Returns:
+        0, or 2 after an error that is printed in one line.
+    """
+    args = read_arguments()
+    try:
+        return run(args)
+    except CapdistError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, and write JSON and Markdown if asked for."""
+    figures = args.measure(args)
+    print(figures.table())
+    if args.json:
+        args.json.write_text(json.dumps(figures.to_json(), indent=1) + "\n")
+        print(args.json)
+    if args.page:
+        args.page.write_text(figures.page(" ".join(["python", *sys.argv])))
+        print(args.page)
+    return 0
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measure speed, always compared with a peer or a bound of the same run."
+    )
+    benchmarks = parser.add_subparsers(metavar="benchmark", required=True)
+    decode = benchmarks.add_parser("decode", help="beam search against the bare model and a peer")
+    decode.set_defaults(measure=measure_decode)
+    decode.add_argument("--model", default="glied", help="registered model, random weights")
+    decode.add_argument("--batch", type=int, default=50, help="images decoded at a time")
+    decode.add_argument("--beam", type=int, default=3, help="hypotheses per image")
+    reward = benchmarks.add_parser("reward", help="CIDEr-D against pycocoevalcap's Cider")
+    reward.set_defaults(measure=measure_reward)
+    reward.add_argument("--images", type=int, default=5000, help="with one caption to score each")
+    gpu = benchmarks.add_parser("gpu", help="beam step and searches against the GPU's limits")
+    gpu.set_defaults(measure=measure_gpu)
+    gpu.add_argument("--model", default="glied", help="registered model, random weights")
+    order = benchmarks.add_parser("order", help="order of samples against a full permutation")
+    order.set_defaults(measure=measure_order)
+    order.add_argument("--samples", type=int, default=10**8, help="samples of an epoch to start")
+    order.add_argument("--images", type=int, default=113_287, help="images to mix (COCO's number)")
+    load = benchmarks.add_parser("load", help="the readers against other ways to read")
+    load.set_defaults(measure=measure_load)
+    load.add_argument("--images", type=int, default=8192, help="with 36 x 2048 fp16 regions each")
+    scale = benchmarks.add_parser(
+        "scale", help="a cost model against timed steps, and its predictions to 1,024 GPUs"
+    )
+    scale.set_defaults(measure=measure_scale)
+    scale.add_argument("--model", default="glied", help="registered model, random weights")
+    for benchmark in (decode, reward, gpu, order, load, scale):
+        benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
+        benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
+    return parser.parse_args()
+
+
+# Each imports its benchmark when it runs, so that the others need none of its packages.
+
+
+def measure_decode(args: argparse.Namespace) -> Any:
+    from benchmarks.decode import Setting, measure
+
+    return measure(Setting(args.model, args.batch, args.beam))
+
+
+def measure_reward(args: argparse.Namespace) -> Any:
+    from benchmarks.reward import measure
+
+    return measure(args.images)
+
+
+def measure_load(args: argparse.Namespace) -> Any:
+    from benchmarks.load import measure
+
+    return measure(args.images)
+
+
+def measure_gpu(args: argparse.Namespace) -> Any:
+    from benchmarks.gpu import measure
+
+    return measure(args.model)
+
+
+def measure_order(args: argparse.Namespace) -> Any:
+    from benchmarks.order import measure
+
+    return measure(args.samples, args.images)
+
+
+def measure_scale(args: argparse.Namespace) -> Any:
+    from benchmarks.scale import measure
+
+    return measure(args.model)

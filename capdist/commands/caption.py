@@ -1,0 +1,64 @@
+"""``capdist caption``: caption the images of shards or feature files.
+
+Several runs decode as an ensemble. For the COCO server, ``--submission NAME --results VAL.json
+TEST.json --out NAME.zip`` checks captions that were written before and packs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from capdist.errors import CapdistError
+
+HELP = "caption images, or pack captions for the COCO server"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--run", type=Path, nargs="+", help="run folder of a training; several: an ensemble")
+    add("--shards", help="folder of shards")
+    add("--split", default="test", help="split of the shards; default: test")
+    add("--features", help="feature files instead of shards: a path or a quoted glob")
+    add("--beam", type=int, help="beam width; default: the config's")
+    add("--forced", type=Path, help="JSON of the words that each image's caption must contain")
+    add("--n-best", type=int, default=1, help="captions per image, with their scores")
+    add("--submission", metavar="NAME", help="pack results for the COCO server")
+    add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
+    add("--out", required=True, type=Path, help="file to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.submission:
+        pack_submission(args)
+    else:
+        caption(args)
+    print(args.out)
+    return 0
+
+
+def pack_submission(args: argparse.Namespace) -> None:
+    from capdist.reporting.submission import write_submission
+
+    if not args.results:
+        raise CapdistError("--submission: no captions to pack; give --results VAL TEST")
+    val, test = args.results
+    write_submission(args.submission, val, test, args.out)
+
+
+def caption(args: argparse.Namespace) -> None:
+    if not args.run or bool(args.shards) == bool(args.features):
+        raise CapdistError("nothing to caption; give --run, and either --shards or --features")
+    from capdist.inference.captioner import Captioner, write_captions
+
+    captioner = Captioner.open(args.run, args.beam, args.forced)
+    if args.n_best > captioner.decoding.beam:
+        raise CapdistError(
+            f"--n-best {args.n_best} is more than the {captioner.decoding.beam} hypotheses per "
+            f"image; give --beam {args.n_best}"
+        )
+    if args.shards:
+        captions = captioner.of_shards(args.shards, args.split)
+    else:
+        captions = captioner.of_features(args.features)
+    write_captions(args.out, captions, args.n_best)

@@ -1,0 +1,60 @@
+"""The command ``capdist``; ``python -m capdist`` and the scripts in ``launcher`` run it as well."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Protocol
+
+from capdist.commands import caption, concepts, evaluate, results, sweep, train
+from capdist.distributed.end_process import end_process
+from capdist.errors import exit_status
+
+
+class Command(Protocol):
+    """A module of this package."""
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+COMMANDS: dict[str, Command] = {
+    "train": train,
+    "evaluate": evaluate,
+    "caption": caption,
+    "concepts": concepts,
+    "results": results,
+    "sweep": sweep,
+}
+#: Commands whose processes join a process group.
+DISTRIBUTED = (train, concepts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; ``arguments`` are those of the process if not given.
+
+    Returns:
+        The exit status: 0 when the command is done; 1 if a run of a sweep failed; 2 after an error,
+        which is printed in one line; 75 if a signal stopped it and everything is saved; 130 after
+        Ctrl-C. A command that joins a process group ends the process with that status instead.
+    """
+    args = new_parser().parse_args(arguments)
+    status = exit_status(lambda: args.command.run(args))
+    if args.command in DISTRIBUTED:
+        end_process(status)
+    return status
+
+
+def new_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="capdist", description="Train image captioning models, score them and use them."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(one)
+        one.set_defaults(command=command)
+    return parser

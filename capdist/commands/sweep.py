@@ -1,0 +1,97 @@
+"""``capdist sweep``: train and score a list of configs, each with several seeds, on Ray.
+
+Runs that are done are not run again; a run that was interrupted continues from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capdist.signals import STOPPED, StopSignal
+
+if TYPE_CHECKING:
+    from capdist.reporting.sweep import Sweep, SweepRun
+
+HELP = "train and score a list of configs, and tabulate their scores"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("list", type=Path, help="JSON file; configs/sweeps has examples")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        help="Markdown page whose section <!-- results:NAME --> gets the table; NAME is the "
+        "list's file name without .json",
+    )
+    parser.add_argument(
+        "--only",
+        type=int,
+        metavar="K",
+        help="run only run K of the list (from 0; row by row, seed by seed), without Ray and "
+        "without a table",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when all runs are done, 1 if one failed; with --only 75 if a signal stopped it."""
+    from capdist.reporting.sweep import Sweep
+
+    sweep = Sweep.load(args.list)
+    if args.only is not None:
+        return run_alone(sweep.run(args.only))
+    write_page(sweep, args.page)  # a page without the section is refused before anything runs
+    failed = run_all(sweep)
+    print(sweep.table())
+    write_page(sweep, args.page)
+    return 1 if failed else 0
+
+
+def write_page(sweep: Sweep, page: Path | None) -> None:
+    """Write the table of the runs that are done into the page, if one is given."""
+    from capdist.reporting.results import fill
+
+    if page:
+        fill(page, sweep.path.stem, sweep.page(f"capdist sweep {sweep.path} --page {page}"))
+        print(page)
+
+
+def run_all(sweep: Sweep) -> bool:
+    """Run all that is not done on Ray; returns whether a run failed."""
+    from capdist.reporting.progress import Progress
+    from capdist.workers.commands import run_tasks
+
+    left = [run.task for run in sweep.runs if not run.done]
+    title, done = f"sweep {sweep.path.stem}", len(sweep.runs) - len(left)
+    failed = False
+    with Progress(len(sweep.runs), initial=done, title=title, unit="run") as progress:
+        for task, status in run_tasks(left, sweep.list.cpus, sweep.list.gpus, sweep.list.ray):
+            progress.advance(1)
+            if status:
+                failed = True
+                progress.say(f"{task.name} failed with status {status}: see {task.log}")
+    return failed
+
+
+def run_alone(run: SweepRun) -> int:
+    """Run one run without Ray, for a scheduler that starts each by itself; its exit status."""
+    from capdist.workers.commands import run_task
+
+    if run.done:
+        print(f"{run.folder} is done")
+        return 0
+    print(f"{run.folder}: its output is in {run.task.log}", flush=True)
+    # The scheduler signals the commands as well: training saves and exits, scoring is ended by it.
+    stop = StopSignal()
+    status = run_task(run.task, run.list.cpus, os.getcwd(), sys.path)
+    if status and stop.asked:
+        return STOPPED
+    if status:
+        print(
+            f"error: {run.task.name} failed with status {status}: see {run.task.log}",
+            file=sys.stderr,
+        )
+    return 1 if status else 0

@@ -1,0 +1,132 @@
+"""LSTM decoders that several models build on, and the LSTM cell of the others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from capdist.models.base import CaptionModel, State
+
+Tensors = dict[str, Tensor]
+
+
+class SequenceLstmDecoder(CaptionModel[Tensors]):
+    """An LSTM decoder whose inputs are words and the image, never its own output.
+
+    So it can decode a whole caption at once, and a single word in the same way. Its memory has the
+    state before the first word, "h" and "c" (B, 1, D), and whatever else `decode` reads.
+
+    Args:
+        inputs: width of the LSTM's inputs.
+        width: D, of its state.
+    """
+
+    recurrent: ClassVar[bool] = True
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, width, batch_first=True)
+
+    @abstractmethod
+    def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
+        """(B, N, L) tokens, from states (B, N, D), to (B, N, L, V) logits and the states after."""
+
+    def recur(self, x: Tensor, hidden: Tensors | None = None) -> tuple[Tensor, Tensors]:
+        """(B, N, L, inputs) to h_t (B, N, L, D) and the last h and c (B, N, D); zeros at first."""
+        before = None
+        if hidden is not None:
+            before = (hidden["h"].flatten(0, 1)[None], hidden["c"].flatten(0, 1)[None])
+        states, (h, c) = self.lstm(x.flatten(0, 1), before)
+        rows = x.shape[:2]
+        after = {"h": h[0].unflatten(0, rows), "c": c[0].unflatten(0, rows)}
+        return states.unflatten(0, rows), after
+
+    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
+        state = self.start(memory, tokens.shape[1], tokens.shape[2])
+        return self.decode(memory, tokens, state.cache)[0]
+
+    def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
+        """Every hypothesis begins with its image's state before the first word."""
+        return State(memory, {name: memory[name].expand(-1, beams, -1) for name in ("h", "c")})
+
+    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """As `forward`, for captions of one word."""
+        logits, hidden = self.decode(state.memory, token[..., None], state.cache)
+        return logits[:, :, 0], replace(state, cache=hidden, position=state.position + 1)
+
+    def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
+        """Empty, unless the model has attention."""
+        return {}
+
+
+class StepwiseLstmDecoder(CaptionModel[Tensors]):
+    """An LSTM decoder that steps word by word, because its inputs depend on its last state.
+
+    The words' share of the gates is computed for whole captions, and so are the logits from the
+    states. The memory has the first state, "h" and "c" (B, 1, D), and whatever else `advance` and
+    `predict` read.
+
+    Args:
+        vocabulary: V.
+        embedding: width of the word table.
+        gates: width of all gates together.
+        dropout: of words; a model may apply it elsewhere too.
+    """
+
+    recurrent: ClassVar[bool] = True
+
+    def __init__(self, vocabulary: int, embedding: int, gates: int, dropout: float) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, embedding)
+        self.word_gates = nn.Linear(embedding, gates)
+        self.dropout = nn.Dropout(dropout)
+
+    @abstractmethod
+    def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
+        """The state after a word, whose share of the gates is ``word`` (B, K, gates).
+
+        "h" and "c", and whatever `predict` and `attention` read, each (B, K, ...).
+        """
+
+    @abstractmethod
+    def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
+        """Logits after embedded words (..., E), from the result of `advance`, each (..., D)."""
+
+    def unroll(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensors]:
+        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...)."""
+        words = self.dropout(self.words(tokens))
+        after, steps = self.start(memory, tokens.shape[1], tokens.shape[2]).cache, []
+        for word in self.word_gates(words).unbind(2):
+            after = self.advance(memory, word, after)
+            steps.append(after)
+        return words, {name: torch.stack([step[name] for step in steps], 2) for name in after}
+
+    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
+        return self.predict(memory, *self.unroll(memory, tokens))
+
+    def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
+        """Every hypothesis begins with its image's first state."""
+        return State(memory, {name: memory[name].expand(-1, beams, -1) for name in ("h", "c")})
+
+    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """One position of `forward`."""
+        words = self.dropout(self.words(token))
+        after = self.advance(state.memory, self.word_gates(words), state.cache)
+        cache = {name: after[name] for name in state.cache}
+        logits = self.predict(state.memory, words, after)
+        return logits, replace(state, cache=cache, position=state.position + 1)
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """H' = σ(o) ⊙ tanh(c') and c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g), both (..., D).
+
+    ``gates`` (..., 4 D) is the sum of all projected inputs, in the order i, f, o, g. Models project
+    each input separately, so that those that do not change between steps are projected once.
+    """
+    i, f, o, g = gates.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
