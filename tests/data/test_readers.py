@@ -96,11 +96,14 @@ def test_the_same_batches_bit_for_bit(
                     same(batch, plain(part) if part else Batch.empty(6))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_continues_after_consumed_samples(tiny: Manifest, reader: str, workers: int) -> None:
-    whole = keys(tiny, reader=reader)
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 0)])
+def test_resume_continues_after_consumed_samples(
+    tiny: Manifest, reader: str, world: int, workers: int
+) -> None:
+    place: dict[str, Any] = {"reader": reader, "rank": world - 1, "world": world}
+    whole = keys(tiny, **place)
     for step in (0, 1, len(whole) - 1, len(whole)):
-        again = keys(tiny, consumed=step * IMAGES, reader=reader, workers=workers)
+        again = keys(tiny, consumed=step * IMAGES, workers=workers, **place)
         assert again == whole[step:]
 
 

@@ -96,6 +96,17 @@ def test_length_normalisation_finds_the_best_captions(name: str, length: dict[st
             assert found.scores[image, k].item() == pytest.approx(ranked[k][0], abs=1e-4)
 
 
+def test_length_weights_by_hand() -> None:
+    def weights(**config: Any) -> list[float]:
+        found: list[float] = length_weights(LengthConfig(**config), 7, torch.device("cpu")).tolist()
+        return found
+
+    assert weights(name="none") == [1.0] * 8
+    assert weights(name="average")[1:] == pytest.approx([1 / length for length in range(1, 8)])
+    gnmt = weights(name="gnmt", alpha=2.0)  # (6 / (5 + length)) ** 2
+    assert [gnmt[1], gnmt[4], gnmt[7]] == pytest.approx([1.0, 4 / 9, 1 / 4])
+
+
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

@@ -88,7 +88,7 @@ def take(
     """What each run gave, in turn, on fresh ranks; DeepSpeed is told whether their CPU has fp16."""
     out = folder / f"given-{len(list(folder.iterdir()))}.pt"
     arguments = {"runs": runs, "out": str(out), "has_fp16": has_fp16}
-    run_ranks("tests.support.steps", world, arguments, timeout=500)
+    run_ranks(Path(__file__).with_name("steps.py"), world, arguments, timeout=500)
     given: list[Given] = torch.load(out, weights_only=True)
     return given
 

@@ -34,7 +34,13 @@ SERVER.set_forkserver_preload(
 
 
 class Running:
-    """A command in a process of its own, from the server; used as a Popen is."""
+    """A command in a process of its own, forked from the server; used like a Popen.
+
+    Args:
+        script: a path, or a name in ``launcher``.
+        arguments: of the script.
+        env: the whole environment; that of `environment` by default.
+    """
 
     def __init__(self, script: str, *arguments: str, env: dict[str, str] | None = None) -> None:
         self._folder = TemporaryDirectory()

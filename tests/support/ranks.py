@@ -1,48 +1,37 @@
-"""Runs a function of a test module on several ranks, each a fresh process."""
+"""Runs a script on several ranks."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import free_port
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import Running, environment, free_port
 
 
-def run_ranks(module: str, world: int, arguments: dict[str, Any], timeout: float = 240) -> None:
-    """``python -m module`` on every rank, with the arguments as JSON on its command line.
+def run_ranks(script: Path, world: int, arguments: dict[str, Any], timeout: float = 240) -> None:
+    """A script on every rank, with the arguments as JSON on its command line.
 
     Raises:
         AssertionError: with what the ranks printed, if one fails or does not end.
     """
-    common = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore::FutureWarning",
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-    }
-    command = [sys.executable, "-m", module, json.dumps(arguments)]
+    common = environment(
+        PYTHONWARNINGS="ignore::FutureWarning",
+        WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=free_port(),
+    )
     ranks = [
-        subprocess.Popen(
-            command,
+        Running(
+            str(script),
+            json.dumps(arguments),
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
         )
         for rank in range(world)
     ]
     try:
-        printed = [process.communicate(timeout=timeout)[0] for process in ranks]
+        printed = ["".join(rank.communicate(timeout)) for rank in ranks]
     finally:
-        for process in ranks:
-            process.kill()
-    assert all(process.returncode == 0 for process in ranks), "\n".join(printed)
+        for rank in ranks:
+            rank.kill()
+    assert not any(rank.poll() for rank in ranks), "\n".join(printed)
