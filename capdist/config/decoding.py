@@ -25,18 +25,14 @@ class DecodingConfig(Section):
     max_words: Positive = 20
     min_words: int = Field(0, ge=0)
     length: LengthConfig = LengthConfig()
-    no_repeat_ngram: int = Field(
-        0, ge=0, description="No n-gram of this length twice in a caption; 0: no limit."
-    )
+    no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: no limit.")
     no_immediate_repeat: bool = Field(False, description="No word twice in a row.")
     forbidden: tuple[str, ...] = Field((), description="Words that captions must not contain.")
     forced: tuple[tuple[str, ...], ...] = Field(
         (), description="Sets of words; every caption must contain a word of each."
     )
     groups: Positive = Field(1, description="Groups of diverse beam search; 1: plain beam search.")
-    diversity: float = Field(
-        0.5, ge=0, description="λ, the penalty of a word that an earlier group has chosen."
-    )
+    diversity: float = Field(0.5, ge=0, description="λ, the penalty of a word of an earlier group.")
     batch: Positive = Field(50, description="Images decoded at a time on one rank.")
 
     @model_validator(mode="after")
