@@ -51,7 +51,8 @@ class ProcessGroup:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
         }
-        if "RANK" not in os.environ:
+        launched = "RANK" in os.environ
+        if not launched:
             os.environ.update(alone)
         local = int(os.environ["LOCAL_RANK"])
         cuda = torch.cuda.is_available()
@@ -64,7 +65,9 @@ class ProcessGroup:
         if cuda:
             torch.cuda.set_device(device)
         try:
-            store, rank, world = next(rendezvous("env://"))
+            # A rank alone needs no port, which a run that starts at the same time could take.
+            alone_group: tuple[Any, int, int] = (distributed.HashStore(), 0, 1)
+            store, rank, world = next(rendezvous("env://")) if launched else alone_group
             backend = "nccl" if cuda else "gloo"
             distributed.init_process_group(
                 backend, timeout=ALONE, store=store, rank=rank, world_size=world

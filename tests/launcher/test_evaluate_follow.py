@@ -146,7 +146,7 @@ def test_a_deleted_checkpoint_is_reported_as_skipped(
     for folder in (run / "checkpoints").glob("step-*4"):
         shutil.rmtree(folder)
     Follower(EvaluationRequest(run, "val")).follow()
-    line = "step 4: skipped, for a newer checkpoint took its place"
+    line = "step 4: not scored: the trainer had replaced its checkpoint"
     assert line in capsys.readouterr().out
     assert [row["step"] for row in rows(run)] == [8]
 

@@ -152,7 +152,7 @@ def test_other_shards_are_captioned_with_the_runs_concepts(
     caption = ("--run", str(reference), "--shards", str(shards), "--out", str(tmp_path / "c.json"))
     line = refused(launch("caption.py", *caption))
     assert f"{shards}: concepts of the tars, but the model was trained on those of dete" in line
-    assert f"by launcher/concepts.py --run {reference}" in line
+    assert f"capdist concepts --run {reference}" in line
     predict = ("--run", str(reference), "--shards", str(shards))
     result = launch("concepts.py", *predict)
     assert result.returncode == 0, result.stderr
@@ -198,7 +198,7 @@ def test_a_run_does_not_resume_with_other_concepts(
     assert launch("concepts.py", "--run", str(reference), "--shards", str(shards)).returncode == 0
     line = refused(train(config, "--set", "stages.0.epochs=3", "--resume", "auto"))
     assert f"{shards}: concepts of detector " in line
-    assert "but the model was trained on those of the tars; give the shards those" in line
+    assert "but the model was trained on those of the tars; use shards with those" in line
 
 
 @pytest.mark.parametrize(

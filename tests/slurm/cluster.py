@@ -18,8 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.processes import free_port
-from tests.support.ranks import ROOT
+from tests.support.processes import ROOT, free_port
 
 NODES = ("one", "two")
 #: Scheduling intervals are short. A job is pre-empted with the signal of its --signal. Job numbers,
