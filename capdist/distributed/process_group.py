@@ -66,8 +66,8 @@ class ProcessGroup:
             torch.cuda.set_device(device)
         try:
             # A rank alone needs no port, which a run that starts at the same time could take.
-            alone_group: tuple[Any, int, int] = (distributed.HashStore(), 0, 1)
-            store, rank, world = next(rendezvous("env://")) if launched else alone_group
+            hash_store = distributed.HashStore()  # type: ignore[attr-defined]  # not in its __all__
+            store, rank, world = next(rendezvous("env://")) if launched else (hash_store, 0, 1)
             backend = "nccl" if cuda else "gloo"
             distributed.init_process_group(
                 backend, timeout=ALONE, store=store, rank=rank, world_size=world
