@@ -66,8 +66,9 @@ class ProcessGroup:
             torch.cuda.set_device(device)
         try:
             # A rank alone needs no port, which a run that starts at the same time could take.
-            hash_store = distributed.HashStore()  # type: ignore[attr-defined]  # not in its __all__
-            store, rank, world = next(rendezvous("env://")) if launched else (hash_store, 0, 1)
+            alone_here = (distributed.HashStore(), 0, 1)  # type: ignore[attr-defined]
+            met: tuple[Any, int, int] = next(rendezvous("env://")) if launched else alone_here
+            store, rank, world = met
             backend = "nccl" if cuda else "gloo"
             distributed.init_process_group(
                 backend, timeout=ALONE, store=store, rank=rank, world_size=world
