@@ -8,21 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from capdist.errors import CapdistError
+from capdist.errors import exit_status
 
 
 def main() -> int:
     """Run the benchmark on the command line.
 
     Returns:
-        0, or 2 after an error that is printed in one line.
+        The exit status, by `capdist.errors.exit_status`.
     """
     args = read_arguments()
-    try:
-        return run(args)
-    except CapdistError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -141,8 +141,7 @@ def _rank(rank: int, trial: Trial, port: int, out: Path) -> None:
 def _steps(trial: Trial, group: ProcessGroup) -> tuple[list[float], Work]:
     """Seconds of steps with the trainer's own all-reduces, and the work of one step."""
     config = trial.config
-    (stage,) = config.stages
-    assert isinstance(stage, CrossEntropyStage)
+    stage = cast(CrossEntropyStage, config.stages[0])
     engine = make_engine(CrossEntropy(new_model(trial.model), stage), config, stage, group)
     batches, times = [captioned_batch(trial.images)], []
     for _ in range(WARM_UP + STEPS):

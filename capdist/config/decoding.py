@@ -1,4 +1,4 @@
-"""How captions are written: searched for, or drawn."""
+"""How captions are decoded: by beam search, or sampled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capdist.config.base import Positive, Section
 
 
 class LengthConfig(Section):
-    """What a score is divided by where hypotheses compete; scores stay sums."""
+    """Length normalisation of competing hypotheses; the scores that are reported stay sums."""
 
     name: Literal["none", "average", "gnmt"] = Field(
         "none", description="1; the length with its end; or ((5 + length) / 6)^alpha."
@@ -21,18 +21,18 @@ class LengthConfig(Section):
 class DecodingConfig(Section):
     """How captions are decoded when they are scored."""
 
-    beam: Positive = Field(3, description="Hypotheses an image; 1 is greedy.")
+    beam: Positive = Field(3, description="Hypotheses per image; 1 is greedy.")
     max_words: Positive = 20
     min_words: int = Field(0, ge=0)
     length: LengthConfig = LengthConfig()
-    no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: may be.")
+    no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: no limit.")
     no_immediate_repeat: bool = Field(False, description="No word twice in a row.")
-    forbidden: tuple[str, ...] = Field((), description="Words that are never written.")
+    forbidden: tuple[str, ...] = Field((), description="Words that captions must not contain.")
     forced: tuple[tuple[str, ...], ...] = Field(
-        (), description="Sets of words; every caption has a word of each."
+        (), description="Sets of words; every caption must contain a word of each."
     )
-    groups: Positive = Field(1, description="Groups of hypotheses that shun each other's words.")
-    diversity: float = Field(0.5, ge=0, description="λ, what a group pays for a shunned word.")
+    groups: Positive = Field(1, description="Groups of diverse beam search; 1: plain beam search.")
+    diversity: float = Field(0.5, ge=0, description="λ, the penalty of a word of an earlier group.")
     batch: Positive = Field(50, description="Images decoded at a time on one rank.")
 
     @model_validator(mode="after")
@@ -45,7 +45,7 @@ class DecodingConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How captions are drawn from a model."""
+    """How captions are sampled from a model."""
 
     samples: Positive = Field(5, description="Captions per image.")
     max_words: Positive = 20

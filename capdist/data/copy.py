@@ -23,14 +23,15 @@ def copy_regions(target: Array, arrays: Sequence[Array], addresses: Sequence[int
         addresses: the arrays' memory addresses, 0 where unknown.
 
     Raises:
-        ValueError: if an array's type is not the target's, or it is not contiguous.
+        ValueError: if an array has another type or width than the target, more regions than it has
+            room for, or is not contiguous. Nothing is written then.
     """
+    for array in arrays:
+        _check(array, target)
     compiled = _compiled()
     if compiled is None:
         copy_regions_reference(target, arrays)
         return
-    if any(array.dtype != target.dtype for array in arrays):
-        raise ValueError(f"expected arrays of {target.dtype}, the type of the batch")
     rows = target.reshape(len(target), -1).view(np.uint8)
     targets = address(target) + np.arange(len(rows), dtype=np.uintp) * np.uintp(rows.shape[1])
     pairs = zip(addresses, arrays, strict=True)
@@ -39,14 +40,19 @@ def copy_regions(target: Array, arrays: Sequence[Array], addresses: Sequence[int
 
 
 def address(array: Array) -> int:
-    """The memory address of a contiguous array.
+    """The memory address of a contiguous array."""
+    return array.__array_interface__["data"][0]
 
-    Raises:
-        ValueError: if it is not contiguous.
-    """
+
+def _check(array: Array, target: Array) -> None:
+    """Refuse what the compiled copy, which knows addresses only, would write out of bounds."""
+    longest, width = target.shape[1:]
+    if array.dtype != target.dtype:
+        raise ValueError(f"regions of {array.dtype}, expected {target.dtype}, as the batch has")
+    if array.shape[1:] != (width,) or len(array) > longest:
+        raise ValueError(f"regions of shape {array.shape}, expected at most ({longest}, {width})")
     if not array.flags.c_contiguous:
         raise ValueError(f"array with strides {array.strides}: expected a contiguous one")
-    return array.__array_interface__["data"][0]
 
 
 def copy_regions_reference(target: Array, arrays: Sequence[Array]) -> None:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,6 +28,7 @@ from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
 from shards.fingerprint import Moments
 from shards.formats import RegionFeatures, find_files
+from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample
@@ -144,7 +146,7 @@ class Captioner:
         """Captions of all images of feature files, in a format that shards are built from.
 
         Raises:
-            ShardError: if the files are of no known format.
+            ShardError: if the files are of no known format, or an image's features do not fit.
             ConfigError: if the features have another width, or a model reads more than features.
         """
         found = find_files(files)
@@ -163,7 +165,11 @@ class Captioner:
                 f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
             )
         compared = source.image_ids[:: -(-len(source.image_ids) // _COMPARED)]
-        moments = Moments.total([Moments.of(source.read(image).regions) for image in compared])
+
+        def sample(image: int) -> Sample:
+            return _sample(image, source.read(image), trained.dim)
+
+        moments = Moments.total([Moments.of(sample(image).regions) for image in compared])
         if difference := trained.fingerprint.difference(moments.fingerprint()):
             raise ConfigError(
                 f"{files}: features {difference} than those that the model was trained on; use "
@@ -175,14 +181,19 @@ class Captioner:
             collate, size = Collate(self.first.vocab, 1, 1, classes), self.decoding.batch
             for start in range(0, len(source.image_ids), size):
                 ids = source.image_ids[start : start + size]
-                yield collate([_sample(image, source.read(image)) for image in ids])
+                yield collate([sample(image) for image in ids])
 
         return self.caption(batches(), source.image_ids)
 
 
-def _sample(image: int, read: RegionFeatures) -> Sample:
+def _sample(image: int, read: RegionFeatures, dim: int) -> Sample:
+    """The sample of one image, whatever numbers its file has.
+
+    Raises:
+        ShardError: if its features have another width, or values that are not finite.
+    """
     assert read.boxes is not None
-    return Sample(
+    sample = Sample(
         key=f"{image:012d}",
         image_id=image,
         width=read.width,
@@ -190,10 +201,12 @@ def _sample(image: int, read: RegionFeatures) -> Sample:
         split="",
         captions=(),
         tokens=(),
-        regions=read.regions,
+        regions=np.ascontiguousarray(read.regions, np.float32),
         boxes=read.boxes,
         classes=read.classes,
     )
+    check_trainable(read.position, sample, dim)
+    return sample
 
 
 def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> None:

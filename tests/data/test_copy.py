@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from capdist.data import copy
 from capdist.data.copy import address, copy_regions, copy_regions_reference
 
 
@@ -40,5 +41,30 @@ def test_arrays_that_are_not_contiguous_are_refused() -> None:
     target = np.zeros((1, 3, 2), np.float16)
     with pytest.raises(ValueError, match=r"strides \(8, 4\): expected a contiguous one"):
         copy_regions(target, [np.ones((3, 4), np.float16)[:, ::2]], [0])
-    with pytest.raises(ValueError, match="expected arrays of float16"):
-        copy_regions(target, [np.ones((3, 2), np.float32)], [0])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((3, 2), np.float32), "regions of float32, expected float16"),
+        (np.ones((3, 3), np.float16), r"shape \(3, 3\), expected at most \(3, 2\)"),
+        (np.ones((3, 1), np.float16), r"shape \(3, 1\), expected at most \(3, 2\)"),
+        (np.ones((4, 2), np.float16), r"shape \(4, 2\), expected at most \(3, 2\)"),
+        (np.ones((3, 20000), np.float16), r"shape \(3, 20000\), expected at most \(3, 2\)"),
+        (np.ones((3, 2, 1), np.float16), r"shape \(3, 2, 1\), expected at most \(3, 2\)"),
+        (np.ones(6, np.float16), r"shape \(6,\), expected at most \(3, 2\)"),
+        (np.ones((2, 3), np.float16).T, r"strides \(2, 6\): expected a contiguous one"),
+    ],
+)
+def test_regions_that_do_not_fit_are_refused_before_a_byte_is_written(
+    monkeypatch: pytest.MonkeyPatch, array: Any, message: str, compiled: bool
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(copy, "_compiled", lambda: None)
+    memory = np.full(1000, 7, np.float16)
+    target = memory[100:112].reshape(2, 3, 2)
+    fits = np.ones((3, 2), np.float16)
+    with pytest.raises(ValueError, match=message):
+        copy_regions(target, [fits, array], [0, 0])
+    assert (memory == 7).all()

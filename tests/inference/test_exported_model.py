@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,54 @@ def test_feature_files_of_another_extractor_are_refused(tiny: Manifest, tmp_path
         np.savez(folder / f"{number}.npz", feat=tiny_sample(number).regions + 3)
     with pytest.raises(ConfigError, match=r"features are distributed differently .* 'tiny-v1'"):
         captioner.of_features(str(folder))
+
+
+def write_features(folder: Path, **changed: Any) -> None:
+    """Feature files of 300 images; those of single ones are changed."""
+    folder.mkdir()
+    for number in range(300):
+        regions = tiny_sample(number).regions
+        np.savez(folder / f"{number}.npz", feat=changed.get(f"image_{number}", regions))
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        (
+            np.zeros((3, 200), np.float16),
+            r"image 49: regions of shape \(3, 200\), expected \(R, 6\)",
+        ),
+        (np.zeros((3, 20000), np.float32), r"image 49: regions of shape \(3, 20000\)"),
+        (np.zeros((3, 3), np.float16), r"image 49: regions of shape \(3, 3\), expected \(R, 6\)"),
+        (np.full((3, 6), np.nan, np.float32), r"image 49: regions have values that are not finite"),
+    ],
+)
+def test_every_feature_file_is_checked(
+    tiny: Manifest, tmp_path: Path, regions: Any, message: str
+) -> None:
+    model = exported(tiny, tmp_path)
+    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    write_features(tmp_path / "features", image_49=regions)
+    with pytest.raises(ShardError, match=message):
+        captioner.of_features(str(tmp_path / "features"))
+
+
+def test_feature_files_of_any_type_and_memory_order_give_the_same_captions(
+    tiny: Manifest, tmp_path: Path
+) -> None:
+    model = exported(tiny, tmp_path)
+    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    write_features(tmp_path / "plain")
+    changed = {number: tiny_sample(number).regions for number in (0, 3, 51, 299)}
+    write_features(
+        tmp_path / "mixed",
+        image_0=changed[0].astype(np.float64),
+        image_3=changed[3].astype(np.float32),
+        image_51=np.asfortranarray(changed[51]),
+        image_299=changed[299].astype(">f4"),
+    )
+    found = captioner.of_features(str(tmp_path / "plain"))
+    assert captioner.of_features(str(tmp_path / "mixed")) == found
 
 
 def test_an_older_export_is_refused(tiny: Manifest, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_finished_run_is_not_changed(config: Path, run: Path) -> None:
     [
         ("data.min_cuont=3", "data.min_cuont: unknown key; did you mean data.min_count?"),
         ("lr=0.1", "lr: unknown key; did you mean stages.optimizer.lr?"),
-        ("model.widht=8", "model.widht: unknown key; did you mean width?"),
+        ("model.widht=8", "model.widht: unknown key; did you mean model.width?"),
         ("stages.0.epochs=many", "stages.0.epochs: "),
         ("stages.0.batch.images=0", "stages.0.batch.images: "),
         ("model.name=gleid", "no model 'gleid'; known: "),
@@ -94,7 +94,7 @@ def test_a_finished_run_is_not_changed(config: Path, run: Path) -> None:
         ("validation.split=dev", "no split 'dev', expected one of test, train, val"),
         ("deepspeed.train_batch_size=3", "train_batch_size is set by stages.N.batch.images"),
         ("stages.0.scheduled_sampling.increase=0.1", "scheduled_sampling needs a recurrent model"),
-        ("stages.0.grounding.weight=1", "stages.0.grounding needs a model that says which regions"),
+        ("stages.0.grounding.weight=1", "stages.0.grounding needs a model that predicts"),
         ("stages.0.grounding.iou=1", "stages.0.grounding.iou: Input should be less than 1"),
     ],
 )
@@ -195,4 +195,4 @@ def test_a_run_does_not_resume_with_another_model(config: Path, run: Path) -> No
 def test_missing_java_is_reported_at_the_start(config: Path, tmp_path: Path) -> None:
     result = train(config, env=environment(PATH=str(tmp_path)))
     assert result.returncode == 0, result.stderr
-    assert "METEOR will be absent: there is no java" in result.stdout
+    assert "METEOR will be absent: no java on PATH" in result.stdout
