@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,18 +88,31 @@ def check_without_fault(tree: Path, faults: Sequence[Fault]) -> None:
 
 
 def measure(tree: Path, fault: Fault, *, whole: bool) -> Outcome:
-    """Run the likely tests, then the others if ``whole``, on a tree with a fault."""
-    path = find(tree, fault)
+    """Run the likely tests, then the others if ``whole``, on a tree with a fault.
+
+    Raises:
+        FaultError: if one of the others fails without the fault as well.
+    """
+    path, started = find(tree, fault), time.monotonic()
+    with put_in(path, fault):
+        failed = first_failure(tree, fault.tests)
+        others = [f"--ignore={file}" for file in fault.tests] if whole and not failed else []
+        found = first_failure(tree, others) if others else failed
+    seconds = time.monotonic() - started
+    if others and found and first_failure(tree, [found]):
+        raise FaultError(f"{found} fails without a fault: mend it first")
+    return Outcome(fault, str(path.relative_to(tree)), found, seconds)
+
+
+@contextmanager
+def put_in(path: Path, fault: Fault) -> Iterator[None]:
+    """A file with a fault, for a while."""
     text = path.read_text()
-    started = time.monotonic()
     try:
         path.write_text(text.replace(fault.old, fault.new))
-        failed = first_failure(tree, fault.tests)
-        if not failed and whole:
-            failed = first_failure(tree, [f"--ignore={file}" for file in fault.tests])
+        yield
     finally:
         path.write_text(text)
-    return Outcome(fault, str(path.relative_to(tree)), failed, time.monotonic() - started)
 
 
 def first_failure(tree: Path, arguments: Sequence[str]) -> str:
