@@ -14,15 +14,15 @@ from tests.support.processes import Running, launch
 from tests.support.runs import losses, refused
 
 
-def write(folder: Path, config: Path, **changes: Any) -> Path:
+def write(where: Path, config: Path, **changes: Any) -> Path:
     settings = {
-        "folder": str(folder / "runs"),
+        "folder": str(where / "runs"),
         "rows": {"GLIED": {"config": str(config), "paper": {"CIDEr": 118.2}}},
         "seeds": [1, 2],
         **changes,
     }
-    (folder / "list.json").write_text(json.dumps(settings))
-    return folder / "list.json"
+    (where / "list.json").write_text(json.dumps(settings))
+    return where / "list.json"
 
 
 pytestmark = pytest.mark.usefixtures("without_java")
