@@ -21,8 +21,9 @@ _SIZES = """COCO JSON files with the images' sizes, needed if boxes are in pixel
 captions nor features have the sizes"""
 _SCENES = """Build shards of synthetic scenes, which are made from a seed: pictures, regions, boxes,
 concepts and captions."""
-_CONCEPTS = """Copy the concepts that a run's detector (stage mil) predicted into the folder of the
-shards, next to the tars, which do not change. Readers use them instead of those in the tars."""
+_CONCEPTS = """Write concepts next to the tars of shards, which do not change: those that a run's
+detector (stage mil) predicted for them, or else those of the concept predictor of a run or of other
+shards. Readers use them instead of those in the tars."""
 _INSPECT = "Describe one sample of a folder of shards, or of one tar."
 _VERIFY = """Check every shard of a folder against its manifest and index, and decode every
 sample. Lists all problems, one per line; the exit status is 1 if there are any."""
@@ -82,6 +83,11 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     )
     add("--concepts-kept", type=int, default=49, metavar="N", help="concepts per image")
     add(
+        "--concepts-from",
+        metavar="DIR",
+        help="a run, or shards, whose concept predictor to apply, instead of learning concepts",
+    )
+    add(
         "--feature-name",
         metavar="NAME",
         help="name of the extractor; by default, of the features' format",
@@ -103,7 +109,7 @@ def _add_scenes(parser: argparse.ArgumentParser) -> None:
 
 def _add_concepts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--run", required=True, type=Path, metavar="DIR", help="folder of the run")
+    add("--run", required=True, metavar="DIR", help="folder of the run, or shards with a predictor")
     add(
         "--top", type=int, metavar="N", help="concepts per image; by default, as many as in the run"
     )
@@ -149,6 +155,7 @@ def _build(options: argparse.Namespace) -> int:
         feature_name=options.feature_name,
         concepts=options.concepts,
         concepts_kept=options.concepts_kept,
+        concepts_from=options.concepts_from,
         class_names=options.class_names,
         sizes=options.sizes,
         storage=options.storage,
@@ -174,13 +181,24 @@ def _scenes(options: argparse.Namespace) -> int:
 
 
 def _concepts(options: argparse.Namespace) -> int:
-    from shards.concept_files import ConceptSet, install_concepts
+    from shards.concept_files import CONCEPTS, ConceptSet, install_concepts
+    from shards.predict_concepts import predict_concepts
 
-    predicted = ConceptSet.load(options.run / "concepts")
-    manifest = Manifest.load(options.shards or predicted.made_by["shards"])
-    installed = install_concepts(
-        predicted, manifest.local_folder, manifest.sha256_by_shard, options.top
-    )
+    detected = Path(options.run) / "concepts" / CONCEPTS
+    if detected.is_file():
+        predicted = ConceptSet.load(detected.parent)
+        manifest = Manifest.load(options.shards or predicted.made_by["shards"])
+        installed = install_concepts(
+            predicted, manifest.local_folder, manifest.sha256_by_shard, options.top
+        )
+    elif options.shards:
+        manifest = Manifest.load(options.shards)
+        installed = predict_concepts(manifest, options.run, options.top)
+    else:
+        raise ShardError(
+            f"{detected}: no such file; expected the folder of a run with a stage 'mil', or the "
+            "shards that its concept predictor shall be applied to: --shards DIR"
+        )
     print(f"{manifest.root}: {installed.kept} concepts per image, of detector {installed.detector}")
     return 0
 

@@ -8,21 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from shards import concepts
-from shards.feature_scan import FeatureScan, SampleLoader, check_one_extractor, scan_features
+from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
+from shards.feature_scan import (
+    FeatureScan,
+    SampleLoader,
+    check_bad_count,
+    check_one_extractor,
+    scan_features,
+)
 from shards.feature_spec import FeatureSpec
 from shards.formats import CAPTION_FORMATS, Annotation, detect_format, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
+from shards.predict_concepts import open_predictor
 from shards.schema import Array, Sample, ShardError
 from shards.storage import STORAGES, int8_scale, quantization_error
 from shards.writer import write
 
 _READ_BYTES = 1 << 20
-_BAD_LINES_SHOWN = 20
 #: Images from which the error of int8 storage is estimated.
 _ERROR_IMAGES = 256
 
@@ -37,6 +41,8 @@ class BuildConfig:
         feature_name: of the extractor; the name of the features' format by default.
         concepts: number of words to learn as concepts, 0 for none.
         concepts_kept: concepts per image, the best first.
+        concepts_from: folder of a run or of shards, whose concept predictor is applied to all
+            images, instead of learning one.
         class_names: path of a text file, whose line n (from 0) is the name of class n.
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
@@ -48,6 +54,7 @@ class BuildConfig:
     feature_name: str | None = None
     concepts: int = 500
     concepts_kept: int = 49
+    concepts_from: str | None = None
     class_names: str | None = None
     sizes: str | Sequence[str] = ()
     storage: str = "fp16"
@@ -59,6 +66,7 @@ class FileSource:
 
     Attributes:
         left_out: what is wrong with each image that is left out.
+        predictor: the file of the predictor that made the concepts; None if there are none.
     """
 
     def __init__(self, config: BuildConfig, workers: int | None) -> None:
@@ -73,12 +81,14 @@ class FileSource:
         )
         self.name = caption_files[0].stem
         self.class_names = _read_class_names(config.class_names)
+        given = open_predictor(config.concepts_from) if config.concepts_from else None
         scan = self._scan(config, workers)
         self.features = self._choose_storage(config, scan)
         self._fingerprint = _fingerprint(
-            config, [*caption_files, *size_files, *self._load.features.paths]
+            config, [*caption_files, *size_files, *self._load.features.paths], given
         )
-        self._concepts = self._learn_concepts(config, scan.pooled) if config.concepts else {}
+        concepts = self._concepts_of(config, given, scan.pooled)
+        self._concepts, self.predictor = concepts.by_image, concepts.predictor
 
     def fingerprint(self) -> str:
         """A hash of the files' contents and of the settings."""
@@ -107,14 +117,14 @@ class FileSource:
             for image in self._images
             if image.image_id not in features
         ]
-        _check_bad_count(bad, config.max_bad, image_count)
+        check_bad_count(bad, config.max_bad, f"{image_count} annotated images")
         # Split by split, as they will be written, so that each npz block is read once.
         by_split = [image for images in self.splits().values() for image in images]
         with_features = [image for image in by_split if image.image_id in features]
-        pooling = config.concepts > 0
+        pooling = config.concepts > 0 or config.concepts_from is not None
         scan = scan_features(self._load, with_features, pooling=pooling, workers=workers)
         self.left_out = bad + list(scan.bad.values())
-        _check_bad_count(self.left_out, config.max_bad, image_count)
+        check_bad_count(self.left_out, config.max_bad, f"{image_count} annotated images")
         for line in self.left_out:
             print(f"bad: {line}")
         self._images = [image for image in with_features if image.image_id not in scan.bad]
@@ -134,26 +144,15 @@ class FileSource:
         self._load = replace(self._load, scale=scale)
         return FeatureSpec(name, features.dim, 0, scale=scale)
 
-    def _learn_concepts(
-        self, config: BuildConfig, pooled_by_id: dict[int, Array]
-    ) -> dict[int, concepts.Concepts]:
-        """Concepts by image id, as `shards.concepts` describes; prints their precision."""
-        train = self._split("train")
-        others = [image for image in self._images if image.split != "train"]
-        words = concepts.commonest_words((image.tokens for image in train), config.concepts)
-        Y = _word_targets(train, words)
-        pooled = np.stack([pooled_by_id[image.image_id] for image in train + others])
-        X, X_others = pooled[: len(train)], pooled[len(train) :]
-        scores = concepts.cross_fit(X, Y)
-        print(_precision_line("train, cross-fitted", scores, Y))
-        if others:
-            model = concepts.fit(X, Y)
-            scores = np.concatenate([scores, model(X_others)])
-            val = np.array([image.split == "val" for image in others])
-            Y_val = _word_targets(others, words)[val]
-            print(_precision_line(f"val, λ {model.penalty:g}", model(X_others[val]), Y_val))
-        kept = concepts.top_concepts(scores, words, config.concepts_kept)
-        return {image.image_id: pairs for image, pairs in zip(train + others, kept, strict=True)}
+    def _concepts_of(
+        self, config: BuildConfig, given: bytes | None, pooled: dict[int, Array]
+    ) -> BuildConcepts:
+        """The concepts of all images, by the given predictor or a new one."""
+        if given and config.concepts_from:
+            return apply_predictor(config.concepts_from, given, pooled)
+        if not config.concepts:
+            return BuildConcepts({}, None)
+        return learn_concepts(self._images, pooled, config.concepts, config.concepts_kept)
 
 
 def build(
@@ -175,6 +174,7 @@ def build(
         samples_per_shard=samples_per_shard,
         workers=workers,
         left_out=source.left_out,
+        predictor=source.predictor,
     )
 
 
@@ -189,48 +189,19 @@ def _image_sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[in
     return {image.image_id: (image.width, image.height) for image in sized if image.width}
 
 
-def _check_bad_count(bad: Sequence[str], max_bad: int, image_count: int) -> None:
-    """Refuse more than ``max_bad`` bad lines; prints the first of them.
-
-    Raises:
-        ShardError: with the first line and their number.
-    """
-    if len(bad) <= max_bad:
-        return
-    for line in bad[:_BAD_LINES_SHOWN]:
-        print(f"bad: {line}")
-    raise ShardError(
-        f"{bad[0]}; {len(bad)} bad, of {image_count} annotated images; correct them, or leave them "
-        f"out with --max-bad {len(bad)}"
-    )
-
-
-def _word_targets(images: Sequence[Annotation], words: Sequence[str]) -> Array:
-    tokens = ({token for tokens in image.tokens for token in tokens} for image in images)
-    return concepts.word_targets(tokens, words)
-
-
-def _precision_line(name: str, scores: Array, Y: Array) -> str:
-    by_image = concepts.mean_average_precision(scores, Y)
-    by_word = concepts.mean_average_precision(scores.T, Y.T)
-    return (
-        f"concepts ({name}): mean average precision {by_image:.3f} over {Y.shape[0]} images, "
-        f"{by_word:.3f} over {Y.shape[1]} words"
-    )
-
-
 def _read_class_names(path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
     return tuple(find_files(path)[0].read_text(encoding="utf-8").splitlines())
 
 
-def _fingerprint(config: BuildConfig, paths: Sequence[Path]) -> str:
-    """Hash of the settings and of all files' names and contents."""
+def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | None) -> str:
+    """Hash of the settings, of all files' names and contents, and of a given predictor."""
     # Paths may differ for the same content, and max_bad does not change what is written.
     not_hashed = ("annotations", "features", "class_names", "sizes", "max_bad")
     settings = {**asdict(config), **dict.fromkeys(not_hashed)}
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    del settings["concepts_from"]  # its content counts, and older builds know no such setting
+    digest = hashlib.sha256(json.dumps(settings).encode() + (predictor or b""))
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():

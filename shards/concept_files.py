@@ -1,7 +1,8 @@
-"""Concepts that a detector predicted for existing shards, in files next to the tars.
+"""Concepts that were predicted for existing shards, in files next to the tars.
 
 concepts.json                         which detector, and the file of every shard
 train-00000.concepts-0a1b2c3d.json    {"<key>": [["dog", 0.98], ...], ...}, in tar order
+concept_predictor-4e5f6a7b.npz        the predictor, if it is a build's and not a run's detector
 
 The files are in the folder of the shards, or in that of the run that predicted them. If a folder of
 shards has a ``concepts.json``, every reader uses its concepts instead of those in the tars. A file
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from shards.atomic import atomic_write, write_json
+from shards.concept_predictor import PredictorFile, PredictorJson
 from shards.concepts import Concepts
 from shards.json_types import Count, T, WordScores, parse_json
 from shards.location import LocalFolder, RemoteFolder
@@ -50,11 +52,12 @@ class ConceptSet:
 
     Args:
         root: the folder of the files.
-        detector: a digest of the detector's weights: a model that was trained on its concepts must
-            not be given another detector's.
+        detector: a digest of the detector's weights, or `PredictorFile.identity`: a model that was
+            trained on its concepts must not be given another's.
         made_by: the run of the detector and its scores, for people to read.
         kept: the largest number of concepts per image.
         files: by name of the shard.
+        predictor: the file of the predictor, if a build made it.
     """
 
     root: Path
@@ -62,6 +65,7 @@ class ConceptSet:
     made_by: dict[str, Any]
     kept: int
     files: dict[str, ConceptFile]
+    predictor: PredictorFile | None = None
 
     @classmethod
     def load(cls, root: Path) -> ConceptSet:
@@ -99,7 +103,8 @@ class ConceptSet:
             shard: ConceptFile(**row, remote=folder.remote_file(row["name"], row["sha256"]))
             for shard, row in data["files"].items()
         }
-        return cls(folder.root, data["detector"], data["made_by"], data["kept"], files)
+        predictor = PredictorFile.listed(folder, data.get("predictor"))
+        return cls(folder.root, data["detector"], data["made_by"], data["kept"], files, predictor)
 
     def save(self) -> None:
         """Write ``concepts.json``; from then on readers use these concepts."""
@@ -107,6 +112,9 @@ class ConceptSet:
         del data["root"]
         for file in data["files"].values():
             del file["remote"]
+        del data["predictor"]
+        if self.predictor:
+            data["predictor"] = self.predictor.to_json()
         write_json(self.root / CONCEPTS, {"schema_version": SCHEMA_VERSION, **data})
 
     def check_shards(self, sha256_by_shard: Mapping[str, str]) -> None:
@@ -154,6 +162,7 @@ class _SetJson(TypedDict):
     made_by: dict[str, Any]
     kept: Count
     files: dict[str, _ConceptFileJson]
+    predictor: NotRequired[PredictorJson | None]
 
 
 _ANY_JSON, _SET_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(_SetJson)

@@ -129,7 +129,8 @@ def cross_fit(X: Array, Y: Array) -> Array:
     if len(X) < 2 * FOLDS:
         raise ShardError(
             f"{len(X)} training images are too few to learn concepts from, expected at least "
-            f"{2 * FOLDS}; build without concepts: --concepts 0"
+            f"{2 * FOLDS}; apply the predictor of a run or other shards with --concepts-from DIR, "
+            "or build without concepts: --concepts 0"
         )
     scores = np.empty_like(Y)
     folds = _folds(len(X))

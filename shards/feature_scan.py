@@ -18,6 +18,7 @@ from shards.schema import Array, Sample, ShardError
 from shards.storage import quantize_int8, to_float16
 
 _CHUNK = 64
+_BAD_LINES_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,3 +146,24 @@ def check_one_extractor(features: JoinedFeatures, moments: dict[int, Moments]) -
                 f"{features.parts[largest].paths[0]}; use features of one extractor with the same "
                 "settings"
             )
+
+
+def check_bad_count(bad: Sequence[str], max_bad: int, images: str) -> None:
+    """Refuse more than ``max_bad`` bad images; prints the first of them.
+
+    Args:
+        bad: a line for each.
+        max_bad: how many may be left out.
+        images: how many there are, for the message: "123 annotated images".
+
+    Raises:
+        ShardError: with the first line and their number.
+    """
+    if len(bad) <= max_bad:
+        return
+    for line in bad[:_BAD_LINES_SHOWN]:
+        print(f"bad: {line}")
+    raise ShardError(
+        f"{bad[0]}; {len(bad)} bad, of {images}; correct them, or leave them out with "
+        f"--max-bad {len(bad)}"
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 from shards.checksum import crc32
 from shards.concept_files import ConceptSet
+from shards.concept_predictor import PredictorFile
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, index_path, write_index
 from shards.location import folder_at
@@ -52,6 +53,7 @@ class Manifest:
         left_out: what is wrong with each image that could not be written.
         concepts: if not None, they replace the concepts in the tars.
         url: of a remote set.
+        tar_predictor: the predictor of the concepts in the tars; None if it is unknown.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class Manifest:
     left_out: tuple[str, ...] = ()
     concepts: ConceptSet | None = None
     url: str | None = None
+    tar_predictor: PredictorFile | None = None
 
     @classmethod
     def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
@@ -95,6 +98,7 @@ class Manifest:
             class_names=data["class_names"],
             left_out=data["left_out"],
             url=folder.url,
+            tar_predictor=PredictorFile.listed(folder, data.get("concept_predictor")),
         )
         concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
@@ -107,6 +111,28 @@ class Manifest:
         """
         concepts.check_shards(self.sha256_by_shard)
         return replace(self, concepts=concepts)
+
+    @property
+    def concept_source(self) -> str | None:
+        """The detector or the predictor that made the concepts; None: unknown, in the tars."""
+        if self.concepts:
+            return self.concepts.detector
+        return self.tar_predictor.identity if self.tar_predictor else None
+
+    @property
+    def predictor(self) -> PredictorFile | None:
+        """The file of the predictor that made the concepts, if there is one."""
+        return self.concepts.predictor if self.concepts else self.tar_predictor
+
+    def read_predictor(self) -> bytes | None:
+        """The bytes of the predictor that made the concepts, if there is one.
+
+        Raises:
+            ShardError: if the file is missing or another one.
+        """
+        if self.concepts and self.concepts.predictor:
+            return self.concepts.predictor.read(self.concepts.root)
+        return self.predictor.read(self.root) if self.predictor else None
 
     @property
     def location(self) -> str:
@@ -134,9 +160,11 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of ``manifest.json``."""
         data = asdict(self)
-        del data["root"], data["concepts"], data["url"]
+        del data["root"], data["concepts"], data["url"], data["tar_predictor"]
         for shard in data["shards"]:
             del shard["remote"]
+        if self.tar_predictor:
+            data["concept_predictor"] = self.tar_predictor.to_json()
         return {"schema_version": SCHEMA_VERSION, **data}
 
     def split(self, name: str) -> tuple[Shard, ...]:

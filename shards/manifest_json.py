@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
+from shards.concept_predictor import PredictorJson
 from shards.json_types import Count, T, parse_json
 from shards.schema import SCHEMA_VERSION, ShardError
 
@@ -45,6 +46,7 @@ class ManifestJson(TypedDict):
     shards: tuple[_ShardJson, ...]
     class_names: tuple[str, ...]
     left_out: tuple[str, ...]
+    concept_predictor: NotRequired[PredictorJson | None]
 
 
 _ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(ManifestJson)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from shards.checksum import crc32
+from shards.concept_predictor import parse_predictor
 from shards.index import SampleIndex
 from shards.manifest import Manifest, Shard
 from shards.schema import Sample, ShardError, decode
@@ -37,7 +38,17 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
         progress = tqdm(results, total=len(manifest.shards), desc="verifying", unit="shard")
         reports = list(progress)
     problems = [problem for report in reports for problem in report.problems]
+    problems += _check_predictor(manifest)
     return problems + list(_duplicate_keys(manifest, reports)) + list(_unlisted_tars(manifest))
+
+
+def _check_predictor(manifest: Manifest) -> Iterator[str]:
+    """Whether the file of the concept predictor, if the set lists one, can be read."""
+    try:
+        if data := manifest.read_predictor():
+            parse_predictor(f"{manifest.location}: the concept predictor", data)
+    except ShardError as error:
+        yield str(error)
 
 
 def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:

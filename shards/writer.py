@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic import remove_temporary_files, write_json
+from shards.concept_predictor import write_predictor
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
@@ -51,6 +52,7 @@ def write(
     samples_per_shard: int = 256,
     workers: int | None = None,
     left_out: Sequence[str] = (),
+    predictor: bytes | None = None,
 ) -> Manifest:
     """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
 
@@ -60,6 +62,7 @@ def write(
         samples_per_shard: of all shards except the last of each split.
         workers: processes, one per CPU by default; with 1, everything runs in this process.
         left_out: what is wrong with each image that the source leaves out, for the manifest.
+        predictor: the file of the predictor that made the samples' concepts.
 
     Raises:
         ShardError: if the folder holds something else, a sample is not valid, or two samples have
@@ -73,7 +76,13 @@ def write(
     _check_unique_keys(written)
     shards = tuple(result.shard for result in written)
     manifest = Manifest(
-        root, source.name, _features(source, written), shards, source.class_names, tuple(left_out)
+        root,
+        source.name,
+        _features(source, written),
+        shards,
+        source.class_names,
+        tuple(left_out),
+        tar_predictor=write_predictor(predictor, root) if predictor else None,
     )
     write_json(root / MANIFEST, manifest.to_json())
     return manifest

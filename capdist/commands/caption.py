@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from capdist.commands.evaluate import decoding_overrides
 from capdist.errors import CapdistError
 
 HELP = "caption images, or pack captions for the COCO server"
@@ -21,8 +22,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", default="test", help="split of the shards; default: test")
     add("--features", help="feature files instead of shards: a path or a quoted glob")
     add("--beam", type=int, help="beam width; default: the config's")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="decoding.a=b",
+        help="override a decoding setting of the config, e.g. decoding.max_words=16; repeatable",
+    )
     add("--forced", type=Path, help="JSON of the words that each image's caption must contain")
     add("--n-best", type=int, default=1, help="captions per image, with their scores")
+    add(
+        "--max-bad",
+        type=int,
+        default=0,
+        help="bad images of feature files to leave out; default: 0",
+    )
+    add(
+        "--concepts-from",
+        metavar="DIR",
+        help="run or shards whose detector or predictor finds the concepts of feature files; "
+        "default: the run",
+    )
     add("--submission", metavar="NAME", help="pack results for the COCO server")
     add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
     add("--out", required=True, type=Path, help="file to write")
@@ -51,7 +71,7 @@ def caption(args: argparse.Namespace) -> None:
         raise CapdistError("nothing to caption; give --run, and either --shards or --features")
     from capdist.inference.captioner import Captioner, write_captions
 
-    captioner = Captioner.open(args.run, args.beam, args.forced)
+    captioner = Captioner.open(args.run, decoding_overrides(args), args.forced, args.concepts_from)
     if args.n_best > captioner.decoding.beam:
         raise CapdistError(
             f"--n-best {args.n_best} is more than the {captioner.decoding.beam} hypotheses per "
@@ -60,5 +80,5 @@ def caption(args: argparse.Namespace) -> None:
     if args.shards:
         captions = captioner.of_shards(args.shards, args.split)
     else:
-        captions = captioner.of_features(args.features)
+        captions = captioner.of_features(args.features, args.max_bad)
     write_captions(args.out, captions, args.n_best)

@@ -1,16 +1,22 @@
-"""``capdist evaluate``: score a trained model; docs/evaluation.md describes it."""
+"""``capdist evaluate``: score a trained model; docs/evaluation.md describes it.
+
+With ``--results FILE --shards DIR`` it scores captions that exist already, of any system.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from capdist.errors import CapdistError
+
 HELP = "score a trained model on a split"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--run", required=True, type=Path, help="run folder of a training")
+    add("--run", type=Path, help="run folder of a training")
+    add("--results", type=Path, help="COCO results to score instead of a run; with --shards")
     add("--split", default="test", help="which split; default: test")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -22,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score each new checkpoint of a running training until it is finished",
     )
     add("--beam", type=int, help="beam width; default: the config's")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="decoding.a=b",
+        help="override a decoding setting of the config, e.g. decoding.max_words=16; repeatable",
+    )
     add(
         "--grounding",
         action="store_true",
@@ -35,6 +48,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.results:
+        score_captions(args)
+    elif args.run:
+        score_run(args)
+    else:
+        raise CapdistError("nothing to score; give --run, or --results with --shards")
+    return 0
+
+
+def score_captions(args: argparse.Namespace) -> None:
+    not_used = ("run", "beam", "set", "follow", "grounding", "workers", "address")
+    if given := [f"--{name}" for name in not_used if getattr(args, name)]:
+        raise CapdistError(
+            f"{', '.join(given)}: not used with --results, which scores captions that exist; "
+            "remove it"
+        )
+    if not args.shards:
+        raise CapdistError("--results: no references to score against; give --shards DIR")
+    from capdist.inference.given_captions import score_results
+
+    score_results(args.results, args.shards, args.split)
+
+
+def score_run(args: argparse.Namespace) -> None:
     from capdist.inference.evaluation import Evaluation, EvaluationRequest
     from capdist.inference.exported_model import read_run
     from capdist.inference.follow import Follower
@@ -42,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = EvaluationRequest(
         run=args.run,
         split=args.split,
-        beam=args.beam,
+        decoding=decoding_overrides(args),
         grounding=args.grounding,
         shards=args.shards,
         workers=args.workers,
@@ -53,4 +90,8 @@ def run(args: argparse.Namespace) -> int:
         Follower(wanted).follow()
     else:
         Evaluation.open(wanted, read_run(args.run, args.checkpoint)).evaluate()
-    return 0
+
+
+def decoding_overrides(args: argparse.Namespace) -> tuple[str, ...]:
+    """Those of ``--set``, and of ``--beam``, which is short for one."""
+    return (*args.set, *([] if args.beam is None else [f"decoding.beam={args.beam}"]))

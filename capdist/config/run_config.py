@@ -134,7 +134,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     data = read_json(path)
     for override in overrides:
-        _set(data, override)
+        apply_override(data, override)
     return parse_config(data, str(path))
 
 
@@ -190,7 +190,12 @@ def _parse(
     return validate(section, data, where, place)
 
 
-def _set(data: Any, override: str) -> None:
+def apply_override(data: Any, override: str) -> None:
+    """Set a value of JSON data to what ``a.b=c`` says: a JSON value, or else a string.
+
+    Raises:
+        ConfigError: if there is no such place.
+    """
     path, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override}: expected a.b=c")

@@ -19,6 +19,7 @@ from pathlib import Path
 from capdist.config.data import DataConfig, ShardSet
 from capdist.data.order import MixtureSet
 from shards.concept_files import ConceptSet
+from shards.concept_predictor import PredictorFile
 from shards.manifest import Manifest, Shard
 from shards.schema import ShardError
 
@@ -58,6 +59,7 @@ def merge_manifests(sets: Sequence[Manifest]) -> Manifest:
         shards=(*train, *others),
         class_names=first.class_names,
         concepts=_concepts(sets),
+        tar_predictor=_predictor(first),
     )
 
 
@@ -144,6 +146,12 @@ def _check(first: Manifest, other: Manifest) -> None:
 
 def _detector(manifest: Manifest) -> str:
     return f"detector {manifest.concepts.detector}" if manifest.concepts else "the tars"
+
+
+def _predictor(first: Manifest) -> PredictorFile | None:
+    """The predictor of the first set's tars: validation and test are that set's."""
+    file = first.tar_predictor
+    return file and replace(file, name=str(first.root.absolute() / file.name))
 
 
 def _with_absolute_name(manifest: Manifest, shard: Shard) -> Shard:

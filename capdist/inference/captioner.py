@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,21 +19,16 @@ from capdist.config.decoding import DecodingConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import check_needs, evaluation_batches, references
 from capdist.data.rank_plan import Ranks
+from capdist.decoding.constraints import Constraints
 from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.exported_model import ExportedModel, read_run
+from capdist.inference.feature_images import FeatureImages
+from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
-from shards.fingerprint import Moments
-from shards.formats import RegionFeatures, find_files
-from shards.jobs import check_trainable
-from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
-from shards.schema import Sample
-
-#: Images of feature files whose features are compared with those that a model was trained on.
-_COMPARED = 256
 
 
 @dataclass(frozen=True)
@@ -76,20 +70,33 @@ class ForcedWords:
 
 @dataclass(frozen=True)
 class Captioner:
-    """One trained model, or several that average their probabilities."""
+    """One trained model, or several that average their probabilities.
+
+    ``runs`` are the models' folders; ``concepts_from`` is the folder whose detector or predictor
+    finds the concepts of new images, None the first run's.
+    """
 
     members: tuple[ExportedModel, ...]
     decoding: DecodingConfig
     forced: ForcedWords
+    runs: tuple[Path, ...]
+    concepts_from: str | None = None
 
     @classmethod
-    def open(cls, runs: Sequence[Path], beam: int | None, forced: Path | None = None) -> Captioner:
-        """The best checkpoints of runs; the first one's config decodes, except for ``beam``.
+    def open(
+        cls,
+        runs: Sequence[Path],
+        overrides: Sequence[str] = (),
+        forced: Path | None = None,
+        concepts_from: str | None = None,
+    ) -> Captioner:
+        """The best checkpoints of runs; the first one's config decodes, with ``overrides``.
 
         ``forced`` is a file of words that captions must contain: see `ForcedWords`.
 
         Raises:
-            ConfigError: if one is missing, or they differ in vocabulary or features.
+            ConfigError: if one is missing, they differ in vocabulary or features, or no caption
+                can have the words that are asked for.
         """
         members = tuple(read_run(run) for run in runs)
         first = members[0]
@@ -101,7 +108,9 @@ class Captioner:
                     f"{run}: its vocabulary or its features are not those of {runs[0]}; decode "
                     "only models together that have both in common"
                 )
-        return cls(members, first.decoding(beam), ForcedWords.load(forced))
+        decoding, words = first.decoding(overrides), ForcedWords.load(forced)
+        Constraints.of(decoding, first.vocab, words.words)
+        return cls(members, decoding, words, tuple(runs), concepts_from)
 
     @property
     def first(self) -> ExportedModel:
@@ -142,71 +151,57 @@ class Captioner:
         images = list(references(manifest, split).raw)
         return self.caption(chain.from_iterable(batches.epoch(0)), images)
 
-    def of_features(self, files: str) -> dict[int, list[Caption]]:
+    def of_features(self, files: str, max_bad: int = 0) -> dict[int, list[Caption]]:
         """Captions of all images of feature files, in a format that shards are built from.
 
+        At most ``max_bad`` images that can't be read are named and left out.
+
         Raises:
-            ShardError: if the files are of no known format, or an image's features do not fit.
-            ConfigError: if the features have another width, or a model reads more than features.
+            ShardError: if the files are of no known format, or more images can't be read.
+            ConfigError: if the features are of another extractor, or have no classes, or nothing
+                predicts the concepts that a model needs.
         """
-        found = find_files(files)
-        source = JoinedFeatures(found)
-        bare = source.read(source.image_ids[0]).classes is None
+        concepts = self._image_concepts()
+        images = FeatureImages.open(files, self.first.features, max_bad)
         for member in self.members:
-            if lacking := member.model.needs - (set() if bare else {"classes"}):
+            if "classes" in member.model.needs and not images.classes:
                 raise ConfigError(
-                    f"{files}: feature files have no {', '.join(sorted(lacking))}, which model "
-                    f"{member.config.model.name!r} needs; build shards and use --shards"
+                    f"{files}: feature files have no classes, which model "
+                    f"{member.config.model.name!r} needs; extract features with cls_prob"
                 )
-        trained = self.first.features
-        if source.dim != trained.dim:
-            raise ConfigError(
-                f"{files}: features of width {source.dim}, but the model was trained on "
-                f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
-            )
-        compared = source.image_ids[:: -(-len(source.image_ids) // _COMPARED)]
-
-        def sample(image: int) -> Sample:
-            return _sample(image, source.read(image), trained.dim)
-
-        moments = Moments.total([Moments.of(sample(image).regions) for image in compared])
-        if difference := trained.fingerprint.difference(moments.fingerprint()):
-            raise ConfigError(
-                f"{files}: features {difference} than those that the model was trained on; use "
-                f"features of the same extractor, {trained.name!r}, with the same settings"
-            )
+        collate = Collate(
+            self.first.vocab,
+            1,
+            self.first.config.data.max_concepts,
+            max(member.classes for member in self.members),
+        )
 
         def batches() -> Iterator[Batch]:
-            classes = max(member.classes for member in self.members)
-            collate, size = Collate(self.first.vocab, 1, 1, classes), self.decoding.batch
-            for start in range(0, len(source.image_ids), size):
-                ids = source.image_ids[start : start + size]
-                yield collate([sample(image) for image in ids])
+            size = self.decoding.batch
+            for start in range(0, len(images.image_ids), size):
+                samples = images.samples(images.image_ids[start : start + size])
+                if concepts:
+                    found = zip(samples, concepts(samples), strict=True)
+                    samples = [replace(sample, concepts=pairs) for sample, pairs in found]
+                yield collate(samples)
 
-        return self.caption(batches(), source.image_ids)
+        return self.caption(batches(), images.image_ids)
 
+    def _image_concepts(self) -> ImageConcepts | None:
+        """What predicts the concepts of new images; None if no member reads any.
 
-def _sample(image: int, read: RegionFeatures, dim: int) -> Sample:
-    """The sample of one image, whatever numbers its file has.
-
-    Raises:
-        ShardError: if its features have another width, or values that are not finite.
-    """
-    assert read.boxes is not None
-    sample = Sample(
-        key=f"{image:012d}",
-        image_id=image,
-        width=read.width,
-        height=read.height,
-        split="",
-        captions=(),
-        tokens=(),
-        regions=np.ascontiguousarray(read.regions, np.float32),
-        boxes=read.boxes,
-        classes=read.classes,
-    )
-    check_trainable(read.position, sample, dim)
-    return sample
+        Raises:
+            ConfigError: if there is no predictor, or the members need different ones.
+        """
+        pairs = zip(self.runs, self.members, strict=True)
+        readers = [(run, member) for run, member in pairs if "concepts" in member.model.needs]
+        for run, member in readers[1:]:
+            if member.concepts != readers[0][1].concepts:
+                raise ConfigError(
+                    f"{run}: trained on other concepts than {readers[0][0]}; decode only models "
+                    "together that have them in common"
+                )
+        return open_image_concepts(*readers[0], self.concepts_from) if readers else None
 
 
 def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from capdist.batch import Batch
 from capdist.config.base import ConfigError, read_json
 from capdist.config.detector import DetectorConfig
 from capdist.config.run_config import Config, parse_saved_config
+from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
@@ -32,6 +33,7 @@ from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concep
 from shards.concepts import Concepts, top_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest, Shard
+from shards.schema import Sample
 
 #: The validation score that chooses the best detectors: average precision.
 METRIC = "AP"
@@ -156,6 +158,12 @@ class Detector:
             "folds": self.sizes.folds,
             "val_ap": self.best_ap,
         }
+
+    def predict(self, samples: Sequence[Sample]) -> list[Concepts]:
+        """The concepts of images that the detectors were not trained on, best first."""
+        collate = Collate(self.vocab, max_words=1, max_concepts=1)
+        scores = self._scores(self.model, collate(samples), split="").round(DIGITS)
+        return top_concepts(scores, self.words, self.sizes.kept)
 
     def _write_shard(
         self, model: CrossFitted, manifest: Manifest, shard: Shard, root: Path, kept: int

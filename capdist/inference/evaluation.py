@@ -2,11 +2,14 @@
 
 Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
 ``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
+With other decoding settings than the config's, besides the beam, ``-<digest of them>`` follows the
+split. The scores' files have all settings.
 If grounding is requested, F1_all and F1_loc of the regions it attended to are among the scores.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from pathlib import Path
 from capdist.config.base import ConfigError
 from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import References, references
+from capdist.decoding.constraints import Constraints
 from capdist.decoding.generate import Caption
 from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.grounding import Annotated
@@ -40,7 +44,7 @@ class EvaluationRequest:
     Args:
         run: folder.
         split: to decode.
-        beam: instead of the config's.
+        decoding: overrides of the config's settings, such as ``decoding.beam=5``.
         grounding: whether to score the regions that the model attended to.
         shards: their folder, instead of the config's.
         workers: on Ray; 0 decodes in this process.
@@ -50,7 +54,7 @@ class EvaluationRequest:
 
     run: Path
     split: str
-    beam: int | None = None
+    decoding: tuple[str, ...] = ()
     grounding: bool = False
     shards: str | None = None
     workers: int = 0
@@ -75,7 +79,8 @@ class Evaluation:
         """The evaluation of an exported checkpoint.
 
         Raises:
-            ConfigError: if the model and the shards do not fit, or the number of workers is wrong.
+            ConfigError: if the model and the shards do not fit, or the number of workers or a
+                decoding setting is wrong.
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
         if request.workers < 0 or request.cpus <= 0:
@@ -91,7 +96,8 @@ class Evaluation:
         exported.check_features(manifest)
         manifest.split(split)
         annotated = Annotated.read(manifest, split) if request.grounding else None
-        decoding, cluster = exported.decoding(request.beam), config.ray
+        decoding, cluster = exported.decoding(request.decoding), config.ray
+        Constraints.of(decoding, exported.vocab)
         if request.address:
             cluster = cluster.model_copy(update={"address": request.address})
         workers = Workers(request.workers, request.cpus, cluster)
@@ -100,7 +106,11 @@ class Evaluation:
     @property
     def name(self) -> str:
         """The stem of the files that it writes."""
-        return f"{self.split}-beam{self.decoding.beam}"
+        usual = self.exported.config.decoding.model_copy(update={"beam": self.decoding.beam})
+        settings = self.decoding.model_dump_json()
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+        changed = "" if self.decoding == usual else f"-{digest}"
+        return f"{self.split}{changed}-beam{self.decoding.beam}"
 
     def evaluate(self) -> None:
         """Decode, score where there are references, print the table, write the files."""
@@ -167,15 +177,11 @@ class Evaluation:
         images_per_s: float,
     ) -> None:
         """Print the table, and write a page with curves, captions and pictures."""
-        print(f"\n{self.manifest.name}, {self.split}, {len(captions)} images")
-        columns = list(dict.fromkeys(metric for row in rows.values() for metric in row.values))
-        print(format_table({name: row.values for name, row in rows.items()}, columns))
-        first = next(iter(rows.values()))
-        for metric, reason in first.absent.items():
-            print(f"{metric} is absent: {reason}")
-        print(f"references through the {first.tokeniser} tokeniser\n")
+        print_scores(f"{self.manifest.name}, {self.split}, {len(captions)} images", rows)
         written = {name: row.to_json() for name, row in rows.items()}
-        next(iter(written.values()))["images_per_s"] = images_per_s
+        next(iter(written.values())).update(
+            images_per_s=images_per_s, decoding=self.decoding.model_dump(mode="json")
+        )
         text = json.dumps(written, indent=1)
         path = self.run / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
@@ -191,6 +197,17 @@ class Evaluation:
         pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
         for key, image in islice(zip(keys, refs.raw, strict=False), SAMPLES):
             yield ReportSample(key, captions[image], refs.raw[image], pictures.get(key))
+
+
+def print_scores(title: str, rows: dict[str, Scores]) -> None:
+    """Print a table of scores, and what is absent from it."""
+    print(f"\n{title}")
+    columns = list(dict.fromkeys(metric for row in rows.values() for metric in row.values))
+    print(format_table({name: row.values for name, row in rows.items()}, columns))
+    first = next(iter(rows.values()))
+    for metric, reason in first.absent.items():
+        print(f"{metric} is absent: {reason}")
+    print(f"references through the {first.tokeniser} tokeniser\n")
 
 
 def sentences(decoded: dict[int, Caption]) -> dict[int, str]:

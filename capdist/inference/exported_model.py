@@ -7,6 +7,7 @@ feature width), ``vocab.json``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from capdist.config.base import ConfigError, read_json, validate
 from capdist.config.decoding import DecodingConfig
-from capdist.config.run_config import Config, parse_saved_config
+from capdist.config.run_config import Config, apply_override, parse_saved_config
 from capdist.data.mixture import load_shards
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
 from shards.concept_files import ConceptSet
+from shards.concept_predictor import is_predicted, same_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 
@@ -32,7 +34,8 @@ MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.
 class ExportedModel:
     """A model in evaluation mode, with everything needed to use it.
 
-    ``concepts`` identifies the detector whose concepts it was trained on; None: those of the tars.
+    ``concepts`` identifies the detector, or the predictor of a build, whose concepts it was trained
+    on; None: unknown, those of the tars.
     """
 
     model: CaptionModel[Any]
@@ -42,14 +45,21 @@ class ExportedModel:
     classes: int
     concepts: str | None
 
-    def decoding(self, beam: int | None) -> DecodingConfig:
-        """The decoding section of its config, with another beam if one is given.
+    def decoding(self, overrides: Sequence[str] = ()) -> DecodingConfig:
+        """The decoding section of its config, with overrides such as ``decoding.beam=5``.
 
         Raises:
-            ConfigError: if the beam is not a positive number.
+            ConfigError: if one is not of this section, or its value is not valid.
         """
-        chosen = self.config.decoding.model_dump() | ({} if beam is None else {"beam": beam})
-        return validate(DecodingConfig, chosen, "command line")
+        chosen = {"decoding": self.config.decoding.model_dump(mode="json")}
+        for override in overrides:
+            if not override.startswith("decoding."):
+                raise ConfigError(
+                    f"--set {override}: only decoding.* can be set for a trained model; the rest "
+                    "is as it was trained"
+                )
+            apply_override(chosen, override)
+        return validate(DecodingConfig, chosen["decoding"], "command line", "decoding")
 
     def check_features(self, manifest: Manifest) -> None:
         """Refuse shards whose features, classes or concepts are not those of training.
@@ -78,22 +88,23 @@ class ExportedModel:
             check_concepts(self.concepts, manifest, self.config)
 
 
-def detector_of(manifest: Manifest) -> str | None:
-    """The detector that predicted the concepts of shards; None: they are in the tars."""
-    return manifest.concepts.detector if manifest.concepts else None
-
-
 def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> None:
-    """Refuse shards whose concepts come from another detector than in training.
+    """Refuse shards whose concepts come from another detector or predictor than in training.
 
     Raises:
         ConfigError: naming both.
     """
-    if trained != (found := detector_of(manifest)):
+    if not same_concepts(trained, found := manifest.concept_source):
         names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
+        if "concepts" in config.provides:
+            command = "capdist concepts"
+        elif trained is not None and is_predicted(trained):
+            command = "python -m shards concepts"
+        else:
+            command = ""
         remedy = (
-            f"predict that detector's with: capdist concepts --run {config.run} --shards DIR"
-            if "concepts" in config.provides
+            f"predict that detector's with: {command} --run {config.run} --shards DIR"
+            if command
             else "use shards with those"
         )
         raise ConfigError(
@@ -140,7 +151,7 @@ def write_export(
     described = {
         "features": asdict(manifest.features.without_scale()),
         "classes": len(manifest.class_names),
-        "concepts": detector_of(manifest),
+        "concepts": manifest.concept_source,
         "run": config.model_dump(mode="json", by_alias=True),
     }
     (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")

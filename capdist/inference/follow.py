@@ -94,7 +94,7 @@ class Follower:
                 raise
             return
         evaluation = Evaluation.open(self.request, exported)
-        path = scores_path(self.request.run, evaluation.split, evaluation.decoding.beam)
+        path = scores_path(self.request.run, evaluation.name)
         rows = read_rows(path)
         if rows.get(step, {}).get("weights") == weights:
             return
@@ -105,7 +105,13 @@ class Follower:
         for gone in self.missed(rows, step):
             print(f"step {gone}: not scored: the trainer had replaced its checkpoint")
         path.parent.mkdir(exist_ok=True)
-        rows[step] = {"step": step, "epoch": epoch, "weights": weights, **scores.to_json()}
+        rows[step] = {
+            "step": step,
+            "epoch": epoch,
+            "weights": weights,
+            **scores.to_json(),
+            "decoding": evaluation.decoding.model_dump(mode="json"),
+        }
         with atomic_write(path) as file:
             file.writelines(json.dumps(rows[key]).encode() + b"\n" for key in sorted(rows))
         line = ", ".join(f"{name} {value:.1f}" for name, value in scores.values.items())
@@ -118,8 +124,9 @@ class Follower:
         return [r["step"] for r in records if "val_cider" in r and before < r["step"] < step]
 
 
-def scores_path(run: Path, split: str, beam: int) -> Path:
-    return run / "scores" / f"{split}-beam{beam}.jsonl"
+def scores_path(run: Path, name: str) -> Path:
+    """The file of scores; ``name`` is `Evaluation.name`."""
+    return run / "scores" / f"{name}.jsonl"
 
 
 def read_rows(path: Path) -> dict[int, dict[str, Any]]:

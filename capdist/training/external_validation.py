@@ -21,7 +21,7 @@ from capdist.training.trainer import Trainer, update_best
 
 def follower_scores(config: Config) -> Path:
     """The file in which a follower with the config's own beam keeps its validation scores."""
-    return scores_path(Path(config.run), config.validation.split, config.decoding.beam)
+    return scores_path(Path(config.run), f"{config.validation.split}-beam{config.decoding.beam}")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from capdist.config.run_config import Config
 from capdist.vocab import Vocabulary
+from shards.atomic import atomic_write
+from shards.concept_predictor import PREDICTOR
 from shards.manifest import Manifest
 
 VERSIONED = ("capdist", "torch", "deepspeed", "webdataset", "pycocoevalcap", "numpy", "safetensors")
@@ -32,6 +34,13 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
         "shards": {"name": manifest.name, **asdict(manifest.features.without_scale())},
     }
     (folder / "versions.json").write_text(json.dumps(used, indent=1))
+
+
+def copy_predictor(run: Path, manifest: Manifest) -> None:
+    """Copy the predictor of the shards' concepts into a run, to caption new images with."""
+    if predictor := manifest.read_predictor():
+        with atomic_write(run / PREDICTOR) as file:
+            file.write(predictor)
 
 
 def _version(package: str) -> str | None:

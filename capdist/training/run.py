@@ -39,7 +39,7 @@ from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
 from capdist.training.preflight import Preflight
-from capdist.training.provenance import write_provenance
+from capdist.training.provenance import copy_predictor, write_provenance
 from capdist.training.run_lock import run_lock
 from capdist.training.trainer import Stopped, Trainer
 from capdist.vocab import Vocabulary
@@ -100,6 +100,8 @@ class Run:
         if group.first:
             run.announce()
             write_provenance(config, run.vocab, run.manifest)
+            if "concepts" in run.model.needs - config.provides:
+                copy_predictor(run.folder, run.manifest)
         group.barrier()
         return run
 

@@ -27,7 +27,7 @@ REQUEST_BYTES = 16 * 2**20
 #: Files that a process downloads ahead of its readers at a time.
 PREFETCH_THREADS = 2
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(tar|json)")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(tar|json|npz)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -158,7 +158,7 @@ def check_file_name(folder: str, name: str) -> None:
     if not _FILE_NAME.fullmatch(name):
         raise ShardError(
             f"{folder}: names a file {name!r}; expected a plain name, without folders, that ends "
-            "in .tar or .json; use only sets from makers you know"
+            "in .tar, .json or .npz; use only sets from makers you know"
         )
 
 

@@ -54,7 +54,7 @@ def test_features_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Pat
 
 def test_feature_files_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Path) -> None:
     model = exported(tiny, tmp_path)
-    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    captioner = Captioner((model,), model.decoding(), ForcedWords(), (tmp_path,))
     folder = tmp_path / "features"
     folder.mkdir()
     for number in range(40):
@@ -87,7 +87,7 @@ def test_every_feature_file_is_checked(
     tiny: Manifest, tmp_path: Path, regions: Any, message: str
 ) -> None:
     model = exported(tiny, tmp_path)
-    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    captioner = Captioner((model,), model.decoding(), ForcedWords(), (tmp_path,))
     write_features(tmp_path / "features", image_49=regions)
     with pytest.raises(ShardError, match=message):
         captioner.of_features(str(tmp_path / "features"))
@@ -97,7 +97,7 @@ def test_feature_files_of_any_type_and_memory_order_give_the_same_captions(
     tiny: Manifest, tmp_path: Path
 ) -> None:
     model = exported(tiny, tmp_path)
-    captioner = Captioner((model,), model.decoding(None), ForcedWords())
+    captioner = Captioner((model,), model.decoding(), ForcedWords(), (tmp_path,))
     write_features(tmp_path / "plain")
     changed = {number: tiny_sample(number).regions for number in (0, 3, 51, 299)}
     write_features(

@@ -1,0 +1,106 @@
+"""The images of feature files, which are captioned without shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from capdist.config.base import ConfigError
+from capdist.reporting.progress import Progress
+from shards.feature_scan import check_bad_count
+from shards.feature_spec import FeatureSpec
+from shards.fingerprint import Moments
+from shards.formats import find_files
+from shards.jobs import check_trainable
+from shards.joined_features import JoinedFeatures
+from shards.schema import Sample, ShardError
+
+#: Images whose features are compared with those that a model was trained on.
+_COMPARED = 256
+
+
+@dataclass(frozen=True)
+class FeatureImages:
+    """Images of feature files, all of which can be read; ``classes``: whether they have classes."""
+
+    source: JoinedFeatures
+    image_ids: list[int]
+    classes: bool
+
+    @classmethod
+    def open(cls, files: str, trained: FeatureSpec, max_bad: int) -> FeatureImages:
+        """Check all images of files, in a format that shards are built from.
+
+        Args:
+            files: a path or a glob.
+            trained: the features that a model was trained on.
+            max_bad: largest number of bad images; they are named and left out.
+
+        Raises:
+            ShardError: if the files are of no known format, or more images are bad.
+            ConfigError: if the features are of another extractor.
+        """
+        source = JoinedFeatures(find_files(files))
+        if source.dim != trained.dim:
+            raise ConfigError(
+                f"{files}: features of width {source.dim}, but the model was trained on "
+                f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
+            )
+        bad, moments, classes = list(source.bad), [], set()
+        good: list[int] = []
+        with Progress(len(source.image_ids), title="checking features", unit="image") as progress:
+            step = -(-len(source.image_ids) // _COMPARED)
+            for number, image in enumerate(source.image_ids):
+                progress.advance(1)
+                try:
+                    sample = read_sample(source, image)
+                except ShardError as error:
+                    bad.append(str(error))
+                    continue
+                good.append(image)
+                classes.add(sample.classes is not None)
+                if number % step == 0:
+                    moments.append(Moments.of(sample.regions))
+        check_bad_count(bad, max_bad, f"{len(source.image_ids)} images")
+        for line in bad:
+            print(f"bad: {line}")
+        if not good:
+            raise ShardError(f"{files}: no image is left; correct the files")
+        if moments and (
+            difference := trained.fingerprint.difference(Moments.total(moments).fingerprint())
+        ):
+            raise ConfigError(
+                f"{files}: features {difference} than those that the model was trained on; use "
+                f"features of the same extractor, {trained.name!r}, with the same settings"
+            )
+        return cls(source, good, classes == {True})
+
+    def samples(self, image_ids: list[int]) -> list[Sample]:
+        """Some of the images, without captions."""
+        return [read_sample(self.source, image) for image in image_ids]
+
+
+def read_sample(source: JoinedFeatures, image: int) -> Sample:
+    """The sample of one image, whatever numbers its file has.
+
+    Raises:
+        ShardError: naming the image, if its features have another width, or values that are not
+            finite.
+    """
+    read = source.read(image)
+    assert read.boxes is not None
+    sample = Sample(
+        key=f"{image:012d}",
+        image_id=image,
+        width=read.width,
+        height=read.height,
+        split="",
+        captions=(),
+        tokens=(),
+        regions=np.ascontiguousarray(read.regions, np.float32),
+        boxes=read.boxes,
+        classes=read.classes,
+    )
+    check_trainable(read.position, sample, source.dim)
+    return sample

@@ -1,0 +1,73 @@
+"""Scores of captions that exist already, of any system: no model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capdist.config.base import read_json
+from capdist.data.dataset import references
+from capdist.inference.evaluation import print_scores
+from capdist.metrics.coco import ScoreError, score
+from capdist.metrics.constant import constant_caption
+from capdist.reporting.page import CONSTANT
+from shards.atomic import write_json
+from shards.manifest import Manifest
+
+
+def score_results(results: Path, shards: str, split: str) -> None:
+    """Score a file of COCO results next to the constant caption, and write the scores beside it.
+
+    Args:
+        results: ``[{"image_id": ..., "caption": ...}, ...]``.
+        shards: folder or URL of the shards that have the references.
+        split: which images; captions of others are counted and left out.
+
+    Raises:
+        ScoreError: if the file has another form, or an image of the split has no caption or no
+            reference.
+        ShardError: if the shards are not there, or have no such split.
+    """
+    found, manifest = read_results(results), Manifest.load(shards)
+    refs = references(manifest, split)
+    ids = {str(image): image for image in refs.raw}
+    captions = {ids[image]: text for image, text in found.items() if image in ids}
+    if left_out := len(found) - len(captions):
+        print(f"{left_out} captions are of images that are not in {split}: left out")
+    rows = {results.name: score(refs.raw, captions)}
+    if "train" in {shard.split for shard in manifest.shards}:
+        constant = " ".join(constant_caption(references(manifest, "train").tokens))
+        print(f"constant caption: {constant!r}")
+        rows[CONSTANT] = score(refs.raw, dict.fromkeys(captions, constant))
+    print_scores(f"{manifest.name}, {split}, {len(captions)} images", rows)
+    path = results.with_name(f"{results.stem}-scores.json")
+    write_json(path, {name: row.to_json() for name, row in rows.items()})
+    print(f"scores:   {path}")
+
+
+def read_results(path: Path) -> dict[str, str]:
+    """The captions of a file of COCO results, by the image id as text.
+
+    Raises:
+        ScoreError: naming the first entry that has another form, or an image that occurs twice.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise ScoreError(f"{path}: expected a list of entries with image_id and caption")
+    captions: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        image, caption = _fields(path, number, entry)
+        if image in captions:
+            raise ScoreError(f"{path}: entry {number}: image {image} occurs twice; keep one entry")
+        captions[image] = caption
+    return captions
+
+
+def _fields(path: Path, number: int, entry: Any) -> tuple[str, str]:
+    fields = entry if isinstance(entry, dict) else {}
+    image, caption = fields.get("image_id"), fields.get("caption")
+    if type(image) not in (int, str) or not isinstance(caption, str):
+        raise ScoreError(
+            f"{path}: entry {number}: expected an image_id and a caption, got {str(entry)[:80]}"
+        )
+    return str(image), caption

@@ -1,0 +1,196 @@
+"""The predictor of a build's concepts, in a file: it gives new images their concepts.
+
+Legend: N images, P pooled width (twice the feature width), W words. An npz file with the arrays
+
+``mean``, ``deviation``  (P,) float64        of the pooled features of the training images
+``weights``              (P, W) float64
+``bias``                 (W,) float64
+``penalty``              () float64          λ, for people to read
+``words``                (W,) text           in the order of their columns
+``kept``                 () integer          concepts per image
+
+``shards build`` writes it next to the tars, and training copies it into the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from shards.atomic import atomic_write
+from shards.concepts import Concepts, Ridge, pool_regions, top_concepts
+from shards.location import LocalFolder, RemoteFolder
+from shards.remote.remote_file import RemoteFile
+from shards.schema import Array, ShardError
+
+#: The name that it has in the folder of a run.
+PREDICTOR = "concept_predictor.npz"
+#: Limit of its arrays in bytes: a small archive can expand to any size.
+_MAX_BYTES = 2**31
+#: Begins the name of a predictor's concepts; those of a detector (stage ``mil``) have none.
+_PREFIX = "ridge-"
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptPredictor:
+    """Ridge regression with its words; ``kept`` is the number of concepts per image."""
+
+    ridge: Ridge
+    words: tuple[str, ...]
+    kept: int
+
+    def __call__(self, regions: Array) -> Concepts:
+        """The concepts of an image, best first, from its regions (R, F) of any dtype.
+
+        Raises:
+            ShardError: if the features have another width than those it was fitted on.
+        """
+        return self.of_pooled(pool_regions(regions)[None])[0]
+
+    def of_pooled(self, pooled: Array) -> list[Concepts]:
+        """The concepts of images, from `pool_regions` (N, P)."""
+        if pooled.shape[1] != len(self.ridge.mean):
+            raise ShardError(
+                f"features of width {pooled.shape[1] // 2}, but the concept predictor was fitted "
+                f"on width {len(self.ridge.mean) // 2}; use features of the same extractor"
+            )
+        return top_concepts(self.ridge(pooled), self.words, self.kept)
+
+    def to_bytes(self) -> bytes:
+        """The content of its file; the same bytes every time."""
+        file, ridge = io.BytesIO(), self.ridge
+        np.savez(
+            file,
+            mean=ridge.mean,
+            deviation=ridge.deviation,
+            weights=ridge.weights,
+            bias=ridge.bias,
+            penalty=ridge.penalty,
+            words=np.array(self.words),
+            kept=self.kept,
+        )
+        return file.getvalue()
+
+
+class PredictorJson(TypedDict):
+    """How the JSON of a set lists a predictor."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PredictorFile:
+    """The file of a predictor in a folder of shards, and its SHA-256.
+
+    ``remote``, which no JSON file holds, is set for a file of a remote set.
+    """
+
+    name: str
+    sha256: str
+    remote: RemoteFile | None = None
+
+    @classmethod
+    def of(cls, data: bytes) -> PredictorFile:
+        """The file with these bytes; its name has the start of their SHA-256."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        return cls(f"concept_predictor-{sha256[:8]}.npz", sha256)
+
+    @classmethod
+    def listed(
+        cls, folder: LocalFolder | RemoteFolder, data: PredictorJson | None
+    ) -> PredictorFile | None:
+        """The file that the JSON of a set lists, if it lists one.
+
+        Raises:
+            ShardError: if its name is not the plain name of a file in the folder.
+        """
+        if data is None:
+            return None
+        return cls(**data, remote=folder.remote_file(data["name"], data["sha256"]))
+
+    def to_json(self) -> PredictorJson:
+        return {"name": self.name, "sha256": self.sha256}
+
+    @property
+    def identity(self) -> str:
+        """What tells its concepts from those of other predictors and detectors."""
+        return f"{_PREFIX}{self.sha256[:16]}"
+
+    def read(self, root: Path) -> bytes:
+        """Its bytes, from the folder ``root``.
+
+        Raises:
+            ShardError: if it is missing, or another file.
+        """
+        path = self.remote.fetch() if self.remote else root / self.name
+        if not path.is_file():
+            raise ShardError(
+                f"{path}: missing, though its set lists it; copy it, or run the build again"
+            )
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise ShardError(
+                f"{path}: SHA-256 mismatch with the one listed; copy it, or run the build again"
+            )
+        return data
+
+
+def is_predicted(identity: str) -> bool:
+    """Whether concepts are those of a predictor, not of a detector."""
+    return identity.startswith(_PREFIX)
+
+
+def same_concepts(first: str | None, second: str | None) -> bool:
+    """Whether two sets' concepts may have one source; None: in tars of an unknown source.
+
+    Sets that older versions built do not say which predictor made their concepts.
+    """
+    known = [source for source in (first, second) if source is not None]
+    return first == second or (len(known) == 1 and is_predicted(known[0]))
+
+
+def write_predictor(data: bytes, folder: Path) -> PredictorFile:
+    """Write a predictor's bytes next to shards."""
+    file = PredictorFile.of(data)
+    with atomic_write(folder / file.name) as opened:
+        opened.write(data)
+    return file
+
+
+def parse_predictor(where: str, data: bytes) -> ConceptPredictor:
+    """Inverse of `ConceptPredictor.to_bytes`; ``where`` names the file.
+
+    Raises:
+        ShardError: if it is not such a file.
+    """
+    try:
+        return _parse(data)
+    except Exception as error:  # zipfile, numpy and Python's parser raise many kinds
+        raise ShardError(f"{where}: not a concept predictor ({error}); copy it again") from error
+
+
+def _parse(data: bytes) -> ConceptPredictor:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if (size := sum(info.file_size for info in archive.infolist())) > _MAX_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {_MAX_BYTES}")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        mean, deviation, weights, bias = (
+            np.asarray(arrays[name], np.float64)
+            for name in ("mean", "deviation", "weights", "bias")
+        )
+        words, kept, penalty = arrays["words"], int(arrays["kept"]), float(arrays["penalty"])
+    shapes = [array.shape for array in (mean, deviation, weights, bias, words)]
+    pooled, count = weights.shape
+    if shapes != [(pooled,), (pooled,), (pooled, count), (count,), (count,)] or kept < 1:
+        raise ValueError(f"arrays of shapes {shapes}, {kept} kept")
+    if not all(np.isfinite(array).all() for array in (mean, deviation, weights, bias)):
+        raise ValueError("numbers that are not finite")
+    ridge = Ridge(penalty, mean, deviation, weights, bias)
+    return ConceptPredictor(ridge, tuple(map(str, words)), kept)
