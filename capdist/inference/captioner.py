@@ -17,7 +17,7 @@ from capdist.batch import Batch
 from capdist.config.base import ConfigError, read_json
 from capdist.config.decoding import DecodingConfig
 from capdist.data.collate import Collate
-from capdist.data.dataset import check_needs, evaluation_batches, references
+from capdist.data.dataset import evaluation_batches, references
 from capdist.data.rank_plan import Ranks
 from capdist.decoding.constraints import Constraints
 from capdist.decoding.ensemble import Ensemble
@@ -145,7 +145,7 @@ class Captioner:
         manifest = Manifest.load(folder, self.first.config.data.copies)
         for member in self.members:
             member.check_features(manifest)
-            check_needs(manifest, split, member.model.needs, member.config.model.name)
+            member.check_members(manifest, split)
         data, vocab = self.first.config.data, self.first.vocab
         batches = evaluation_batches(manifest, split, data, self.decoding.batch, vocab, Ranks())
         images = list(references(manifest, split).raw)

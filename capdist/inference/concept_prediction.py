@@ -79,7 +79,8 @@ class Detector:
         folder = find_checkpoint(run, BEST_DETECTOR)
         if folder is None:
             raise ConfigError(
-                f"{run}: no concept detector; train one with a stage of objective 'mil'"
+                f"{run}: no concept detector; train one with a stage of objective 'mil', or apply "
+                "the concept predictor of a build with: python -m shards concepts"
             )
         return cls.read(folder)
 

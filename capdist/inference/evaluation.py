@@ -94,7 +94,7 @@ class Evaluation:
             config = config.model_copy(update={"data": data})
         manifest = run_shards(config, request.run)
         exported.check_features(manifest)
-        manifest.split(split)
+        exported.check_members(manifest, split)
         annotated = Annotated.read(manifest, split) if request.grounding else None
         decoding, cluster = exported.decoding(request.decoding), config.ray
         Constraints.of(decoding, exported.vocab)

@@ -7,6 +7,7 @@ feature width), ``vocab.json``.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from capdist.config.base import ConfigError, read_json, validate
 from capdist.config.decoding import DecodingConfig
 from capdist.config.run_config import Config, apply_override, parse_saved_config
+from capdist.data.dataset import check_needs, members
 from capdist.data.mixture import load_shards
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
@@ -25,6 +27,7 @@ from shards.concept_files import ConceptSet
 from shards.concept_predictor import is_predicted, same_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
+from shards.schema import ShardError
 
 #: A captioning model's weights, those of detectors, and the words that these detect.
 MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.json"
@@ -87,6 +90,20 @@ class ExportedModel:
         if "concepts" in self.model.needs:
             check_concepts(self.concepts, manifest, self.config)
 
+    def check_members(self, manifest: Manifest, split: str) -> None:
+        """Refuse shards that lack a member that the model reads.
+
+        Raises:
+            ShardError: naming the member.
+        """
+        name = self.config.model.name
+        if "concepts" in self.model.needs - members(manifest, split):
+            raise ShardError(
+                f"{manifest.location}: its samples have no concepts, which model {name!r} reads; "
+                f"{_concepts_remedy(self.concepts, manifest, self.config)}"
+            )
+        check_needs(manifest, split, self.model.needs, name)
+
 
 def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> None:
     """Refuse shards whose concepts come from another detector or predictor than in training.
@@ -96,21 +113,26 @@ def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> N
     """
     if not same_concepts(trained, found := manifest.concept_source):
         names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
-        if "concepts" in config.provides:
-            command = "capdist concepts"
-        elif trained is not None and is_predicted(trained):
-            command = "python -m shards concepts"
-        else:
-            command = ""
-        remedy = (
-            f"predict that detector's with: {command} --run {config.run} --shards DIR"
-            if command
-            else "use shards with those"
-        )
         raise ConfigError(
             f"{manifest.location}: concepts of {names[0]}, but the model was trained on those of "
-            f"{names[1]}; {remedy}"
+            f"{names[1]}; "
+            + (_concepts_remedy(trained, manifest, config) if trained else "use shards with those")
         )
+
+
+def _concepts_remedy(trained: str | None, manifest: Manifest, config: Config) -> str:
+    """How shards get the concepts that a model was trained on."""
+    if trained and is_predicted(trained):
+        command, run = "python -m shards concepts", config.run
+    elif "concepts" in config.provides:
+        command, run = "capdist concepts", config.run
+    elif trained:
+        return "use shards with those"
+    else:
+        command = "python -m shards concepts"
+        run = config.data.shards if isinstance(config.data.shards, str) else "TRAINING_SHARDS"
+    places = f"--run {shlex.quote(run)} --shards {shlex.quote(manifest.location)}"
+    return f"predict those with: {command} {places}"
 
 
 def run_shards(config: Config, run: Path) -> Manifest:

@@ -82,7 +82,7 @@ def test_captions_of_feature_files(runs: list[Path], tmp_path: Path) -> None:
     line = refused(
         launch("caption.py", "--run", str(runs[0]), *files, "--out", str(tmp_path / "d.json"))
     )
-    assert "feature files have no concepts, which model 'glied' needs" in line
+    assert "no concept detector or predictor, whose concepts model 'glied' needs" in line
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_captions_of_feature_files(runs: list[Path], tmp_path: Path) -> None:
         (["--shards", "SHARDS", "--split", "tset"], "no split 'tset'"),
         (
             ["--shards", "SHARDS", "--beam", "0"],
-            "command line: beam: Input should be greater than 0",
+            "command line: decoding.beam: Input should be greater than 0",
         ),
         (["--shards", "SHARDS", "--n-best", "4"], "--n-best 4 is more than the 3 hypotheses"),
     ],

@@ -9,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from capdist.inference.captioner import Captioner
 from shards.concept_files import CONCEPTS, ConceptSet
 from shards.manifest import Manifest
 from shards.schema import Sample
 from tests.support.processes import Running, environment, free_port, launch
 from tests.support.resume import finish, same_run, started, steps_done, wait_for
 from tests.support.runs import checkpoint, records, refused, train
-from tests.support.shards import TinySource
+from tests.support.shards import TinySource, tiny_sample
 
 MIL = {
     "objective": "mil",
@@ -159,6 +161,14 @@ def test_other_shards_are_captioned_with_the_runs_concepts(
     written, expected = ConceptSet.load(shards), ConceptSet.load(reference / "concepts")
     assert (written.detector, written.files) == (expected.detector, expected.files)
     assert launch("caption.py", *caption).returncode == 0
+    (tmp_path / "new").mkdir()
+    for number in range(2000, 2005):
+        np.savez(tmp_path / f"new/{number}.npz", feat=tiny_sample(number, "test").regions)
+    found = Captioner.open([reference]).of_features(str(tmp_path / "new"))
+    assert {image: " ".join(captions[0].words) for image, captions in found.items()} == {
+        entry["image_id"]: entry["caption"]
+        for entry in json.loads((tmp_path / "c.json").read_text())
+    }
 
 
 def test_a_damaged_shard_is_reported_by_one_rank(
