@@ -33,6 +33,11 @@ class Vocabulary:
         kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
         return cls(sorted(kept, key=lambda word: (-counts[word], word)))
 
+    def extended(self, other: Vocabulary) -> Vocabulary:
+        """These words with their ids, and after them the words of ``other`` that are new."""
+        new = [word for word in other.words if word not in self]
+        return Vocabulary([*self.words[len(SPECIALS) :], *new])
+
     @classmethod
     def load(cls, path: Path | str) -> Vocabulary:
         """Read the file that `save` wrote."""

@@ -21,7 +21,7 @@ from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
 from capdist.config.model import MODEL_SECTIONS, ModelConfig
 from capdist.config.registry import Registry
-from capdist.config.stage import STAGE_SECTIONS, TrainingStage
+from capdist.config.stage import STAGE_SECTIONS, InitConfig, TrainingStage
 
 
 class ValidationConfig(Section):
@@ -82,6 +82,12 @@ class Config(Section):
         return frozenset().union(*(stage.provides for stage in self.stages))
 
     @property
+    def init(self) -> tuple[int, InitConfig] | None:
+        """The stage that begins from another run, and which run; None: the model begins afresh."""
+        found = [(number, stage.init) for number, stage in enumerate(self.stages) if stage.init]
+        return found[0] if found else None
+
+    @property
     def uses_ray(self) -> bool:
         """Whether Ray actors take part in training."""
         return any(stage.uses_ray for stage in self.stages)
@@ -96,6 +102,18 @@ class Config(Section):
                     f"on its {', '.join(sorted(stage.provides))}; make it stages.0"
                 )
             trained |= stage.trains_captions
+        return self
+
+    @model_validator(mode="after")
+    def _init_first(self) -> Config:
+        captioning = [n for n, stage in enumerate(self.stages) if stage.trains_captions]
+        for number, stage in enumerate(self.stages):
+            if stage.init and number not in captioning[:1]:
+                first = captioning[0] if captioning else "N"
+                raise ValueError(
+                    f"stages.{number}.init: only the first stage that trains captions can begin "
+                    f"from another run; make it stages.{first}.init"
+                )
         return self
 
     @model_validator(mode="after")

@@ -84,6 +84,18 @@ class BatchConfig(Section):
         return -(-self.images // (world * self.micro))
 
 
+class InitConfig(Section):
+    """Another run, whose weights and words a run begins with; null: it begins afresh."""
+
+    run: str = Field(description="Folder of the other run, which has the same model.")
+    checkpoint: Literal["best", "last"] = Field("best", description="Which of its checkpoints.")
+    vocabulary: Literal["keep", "extend"] = Field(
+        "extend",
+        description="keep: its words; extend: also those of the training captions, whose weights "
+        "are initialised afresh. Its words keep their ids.",
+    )
+
+
 class TrainingStage(Section):
     """What all stages have; each objective's file declares its own section."""
 
@@ -93,6 +105,9 @@ class TrainingStage(Section):
     trains_captions: ClassVar[bool] = True
 
     objective: str
+    init: InitConfig | None = Field(
+        None, description="Where weights and words come from; in the first stage of captioning."
+    )
     epochs: Positive
     batch: BatchConfig
     optimizer: OptimizerConfig

@@ -70,6 +70,21 @@ class ExportedModel:
         Raises:
             ConfigError: naming both.
         """
+        self.check_extractor(manifest)
+        if "classes" in self.model.needs and self.classes != len(manifest.class_names):
+            raise ConfigError(
+                f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
+                f"was trained with {self.classes}; build the shards with the same --class-names"
+            )
+        if "concepts" in self.model.needs:
+            check_concepts(self.concepts, manifest, self.config)
+
+    def check_extractor(self, manifest: Manifest) -> None:
+        """Refuse shards whose features are of another extractor than those of training.
+
+        Raises:
+            ConfigError: naming both.
+        """
         trained, found = self.features, manifest.features
         if (trained.name, trained.dim) != (found.name, found.dim):
             raise ConfigError(
@@ -82,13 +97,6 @@ class ExportedModel:
                 f"{manifest.root}: features {found.name!r} {difference} than those that the model "
                 "was trained on; use shards of the same extractor with the same settings"
             )
-        if "classes" in self.model.needs and self.classes != len(manifest.class_names):
-            raise ConfigError(
-                f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
-                f"was trained with {self.classes}; build the shards with the same --class-names"
-            )
-        if "concepts" in self.model.needs:
-            check_concepts(self.concepts, manifest, self.config)
 
     def check_members(self, manifest: Manifest, split: str) -> None:
         """Refuse shards that lack a member that the model reads.

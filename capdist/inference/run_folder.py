@@ -3,6 +3,7 @@
 config.json                           what was run
 checkpoints/step-00000125/            one checkpoint, after an evaluated epoch
 checkpoints/step-00000100-inside/     one inside an epoch
+checkpoints/initial/                  the model that it began with, if it is another run's
 checkpoints/names.json                which folder is the last, which the best ...
 """
 
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NAMES, PROGRESS = "names.json", "progress.json"
+#: The folder of the model that a run took over from another one.
+INITIAL = "initial"
 #: Names of checkpoints: where a run continues; its best captioning model and its best concept
 #: detectors; whose weights the current stage began with; the last one, once training is done.
 LAST, BEST, BEST_DETECTOR, STAGE_START, FINISHED = (

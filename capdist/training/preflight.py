@@ -9,6 +9,7 @@ from typing import Any
 
 from capdist.config.base import ConfigError, read_json
 from capdist.config.run_config import Config, parse_saved_config
+from capdist.decoding.constraints import Constraints
 from capdist.engines.factory import zero_stage
 from capdist.engines.optimizer import check_groups
 from capdist.inference.concept_prediction import Detector, detector_sizes
@@ -43,6 +44,14 @@ class Preflight:
                 place = f"{self.where}: stages.{number}.optimizer"
                 check_groups(self.model, stage.optimizer, place)
         self._zero()
+        self._decoding()
+
+    def _decoding(self) -> None:
+        """Refuse words that the decoding section forbids or forces, but no caption can have."""
+        try:
+            Constraints.of(self.config.decoding, self.vocab)
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}: {error}") from None
 
     def _zero(self) -> None:
         """Refuse ZeRO 3 where ranks would gather weights at different words."""

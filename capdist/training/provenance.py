@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from capdist.config.run_config import Config
+from capdist.training.initial import read_origin
 from capdist.vocab import Vocabulary
 from shards.atomic import atomic_write
 from shards.concept_predictor import PREDICTOR
@@ -31,6 +32,7 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
         "git": _commit(),
         "command": sys.argv,
         "vocabulary": vocab.hash,
+        "init": read_origin(config),
         "shards": {"name": manifest.name, **asdict(manifest.features.without_scale())},
     }
     (folder / "versions.json").write_text(json.dumps(used, indent=1))

@@ -38,6 +38,7 @@ from capdist.reporting.metrics_log import MetricsLog
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
+from capdist.training.initial import InitialModel, initial_folder, kept_vocabulary
 from capdist.training.preflight import Preflight
 from capdist.training.provenance import copy_predictor, write_provenance
 from capdist.training.run_lock import run_lock
@@ -77,7 +78,11 @@ def train(config: Config, where: str, *, resume: bool) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a run share; ``model`` is freshly initialised, and never trained."""
+    """What all stages of a run share; ``model`` is freshly initialised, and never trained.
+
+    ``initial`` is the other run's model that a new run begins from; None: it begins afresh, or has
+    begun before.
+    """
 
     config: Config
     where: str
@@ -86,6 +91,7 @@ class Run:
     manifest: Manifest
     vocab: Vocabulary
     model: CaptionModel[Any]
+    initial: InitialModel | None = None
 
     @property
     def folder(self) -> Path:
@@ -99,11 +105,15 @@ class Run:
         run = group.agree(lambda: cls.check(config, where, group, stop, resume=resume))
         if group.first:
             run.announce()
+            run.keep_initial()
             write_provenance(config, run.vocab, run.manifest)
             if "concepts" in run.model.needs - config.provides:
                 copy_predictor(run.folder, run.manifest)
         group.barrier()
-        return run
+        if not find_checkpoint(run.folder, LAST):
+            start = initial_folder(config)
+            Checkpoints(run.folder, group).set_name(STAGE_START, start.name if start else None)
+        return replace(run, initial=None)
 
     @classmethod
     def check(
@@ -118,8 +128,15 @@ class Run:
         manifest.split(config.validation.split)
         vocab = count_words(manifest, config.data.min_count)
         last = _check_folder(config, resume=resume)
+        initial = None
+        if kept := kept_vocabulary(config, last) if resume else None:
+            vocab = kept
+        elif initial := InitialModel.open(config, where, manifest, vocab):
+            vocab = initial.vocab
         model = _initialise(config, manifest, vocab, where)
-        run = cls(config, where, group, stop, manifest, vocab, model)
+        if initial:
+            initial.weights(model.state_dict())
+        run = cls(config, where, group, stop, manifest, vocab, model, initial)
         check_needs(manifest, "train", model.needs - config.provides, config.model.name)
         preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model)
         preflight.stages(run.context)
@@ -141,6 +158,14 @@ class Run:
             find_checkpoint(self.folder, STAGE_START),
             resumed,
         )
+
+    def keep_initial(self) -> None:
+        """Copy what a new run takes over from another one into its folder, and print it."""
+        if self.initial:
+            fresh = self.model.state_dict()
+            for line in self.initial.report(fresh):
+                print(line, flush=True)
+            self.initial.write(self.config, self.manifest, self.initial.weights(fresh))
 
     def announce(self) -> None:
         """Print what will be trained, and which scores will be absent and why."""
@@ -209,7 +234,8 @@ class Run:
             progress = TrainingProgress(
                 stage=number, step=progress.step, skipped=progress.skipped, best=progress.best
             )
-            checkpoints.set_name(STAGE_START, best.name if best else None)
+            start = best or initial_folder(self.config)
+            checkpoints.set_name(STAGE_START, start.name if start else None)
         stage, resumed = self.config.stages[number], progress.stage_step > 0
         context = self.context(number, resumed=resumed)
         with objective_of(stage).build(stage, context) as (objective, validator):

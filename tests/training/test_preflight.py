@@ -28,7 +28,13 @@ GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
 
 
 def check_stages(
-    tiny: Manifest, model: dict[str, Any], ranks: int, zero: int, engine: str, **stage: Any
+    tiny: Manifest,
+    model: dict[str, Any],
+    ranks: int,
+    zero: int,
+    engine: str,
+    decoding: dict[str, Any] | None = None,
+    **stage: Any,
 ) -> None:
     described = {
         "description": "a test",
@@ -37,6 +43,7 @@ def check_stages(
         "data": {"shards": str(tiny.root), "min_count": 1},
         "model": model,
         "stages": [{**STAGE, **stage}],
+        "decoding": decoding or {},
         "deepspeed": {"zero_optimization": {"stage": zero}},
     }
     config = parse_config(described, "x.json")
@@ -67,6 +74,20 @@ def test_other_combinations_of_model_ranks_and_zero_stage_are_accepted(
     tiny: Manifest, model: dict[str, Any], ranks: int, zero: int, engine: str
 ) -> None:
     check_stages(tiny, model, ranks, zero, engine)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "message"),
+    [
+        ({"forbidden": ["dgo"]}, r"^x\.json: decoding\.forbidden: 'dgo' is not in the vocabulary"),
+        ({"forced": [["dog"], ["Cat"]]}, r"^x\.json: decoding\.forced: 'Cat' is not in the vocab"),
+    ],
+)
+def test_words_that_no_caption_can_have_are_refused(
+    tiny: Manifest, decoding: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_stages(tiny, GLIED, 1, 0, "torch", decoding)
 
 
 @pytest.mark.parametrize(
