@@ -128,7 +128,7 @@ def _check_shapes(where: str, features: RegionFeatures) -> None:
 
 def _first_readable(part: FeatureSource) -> RegionFeatures:
     """The features of the first image without an error."""
-    problem = "no images"
+    problem = part.bad[0] if part.bad else "no images"
     for image_id in part.image_ids:
         try:
             return part.read(image_id)

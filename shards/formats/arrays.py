@@ -14,6 +14,7 @@ the arrays in an archive; those in brackets are other writers' names of the same
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from shards.schema import CLASS_DTYPE, Array, ShardError
 
 _FEATURE_NAMES = ("features", "feat", "z", "x")
 _CLASSES_KEPT = 5
+_NAMES_SHOWN = 5
 
 #: Limit of the arrays of one image, in bytes: a small archive can expand to any size.
 MAX_IMAGE_BYTES = 2**30
@@ -80,7 +82,10 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     """
     name = next((name for name in _FEATURE_NAMES if name in arrays), None)
     if name is None:
-        raise ShardError(f"{where}: no features, expected an array {' or '.join(_FEATURE_NAMES)}")
+        seen = ", ".join(map(repr, list(arrays)[:_NAMES_SHOWN])) or "none"
+        raise ShardError(
+            f"{where}: no features, expected an array {' or '.join(_FEATURE_NAMES)}, got {seen}"
+        )
     regions, boxes = arrays[name], _first_of(arrays, "boxes", "bbox")
     probabilities = _first_of(arrays, "cls_prob")
     for array in (regions, boxes, probabilities):
@@ -120,6 +125,17 @@ def top_classes(probabilities: Array) -> Array:
     classes["id"] = order
     classes["prob"] = np.take_along_axis(foreground, order, axis=1)
     return classes
+
+
+def archive_names(path: Path) -> list[str] | None:
+    """The names of the arrays of an npz file; None if it is not one, or damaged."""
+    if not path.is_file() or path.suffix != ".npz":
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return None
 
 
 def parse_image_id(name: str) -> int | None:

@@ -3,20 +3,18 @@
 Columns: image id, width and height of the image, number of boxes R; boxes and features, each the
 base64 of raw little-endian float32, (R, 4) x1 y1 x2 y2 in pixels and (R, F).
 
-Source: Anderson et al. 2018, the files that the bottom-up-attention code writes. Such files have
-tens of gigabytes and lines of a megabyte: one pass finds the offsets of all lines, and a line is
-read when its image is.
+Source: Anderson et al. 2018, the files that the bottom-up-attention code writes.
 """
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
-import numpy as np
-
-from shards.formats import MAX_ID_DIGITS, RegionFeatures, feature_format
-from shards.schema import Array, ShardError
+from shards.formats import RegionFeatures, feature_format
+from shards.formats.lxmert_tsv import LxmertTsv
+from shards.formats.tsv_lines import TsvLines, decode_numbers, parse_sizes
+from shards.formats.vinvl_tsv import VinvlTsv
+from shards.schema import ShardError
 
 _COLUMNS = 6
 
@@ -27,74 +25,31 @@ class BottomUpTsv:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self.bad: list[str] = []
-        #: Line number (from 1), offset and size in bytes, by image id.
-        self._lines: dict[int, tuple[int, int, int]] = {}
-        offset = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                self._add(line.split(b"\t", 1)[0], number, offset, len(line))
-                offset += len(line)
-
-    def _add(self, name: bytes, number: int, offset: int, size: int) -> None:
-        where = self._where(number, offset)
-        if not name.isdigit() or len(name) > MAX_ID_DIGITS:
-            self.bad.append(
-                f"{where}: image id {name[:20].decode(errors='replace')!r}, expected a number"
-            )
-        elif int(name) in self._lines:
-            first = self._lines[int(name)][0]
-            self.bad.append(f"{where}: image {int(name)} is also in line {first}")
-        else:
-            self._lines[int(name)] = (number, offset, size)
+        self._lines = TsvLines(path)
+        self.bad = self._lines.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether its name ends in .tsv or .tsv.<number>."""
-        return path.is_file() and ".tsv" in path.suffixes
+        """Whether its name ends in .tsv or .tsv.<number>, and it is not another TSV format."""
+        is_tsv = path.is_file() and ".tsv" in path.suffixes
+        return is_tsv and not (LxmertTsv.accepts(path) or VinvlTsv.accepts(path))
 
     @property
     def image_ids(self) -> list[int]:
-        return list(self._lines)
+        return self._lines.image_ids
 
     def read(self, image_id: int) -> RegionFeatures:
-        number, offset, size = self._lines[image_id]
-        where = f"{self._where(number, offset)}: image {image_id}"
-        with self.paths[0].open("rb") as file:
-            file.seek(offset)
-            columns = file.read(size).rstrip(b"\r\n").split(b"\t")
+        where, columns = self._lines.where(image_id), self._lines.columns(image_id)
         if len(columns) != _COLUMNS:
             raise ShardError(f"{where}: {len(columns)} columns, expected {_COLUMNS}")
-        if not all(column.isdigit() and len(column) <= MAX_ID_DIGITS for column in columns[1:4]):
-            raise ShardError(
-                f"{where}: width, height and number of boxes must be numbers; extract it again"
-            )
-        width, height, count = map(int, columns[1:4])
-        boxes = _floats(f"{where}: boxes", columns[4], count)
-        regions = _floats(f"{where}: features", columns[5], count)
+        width, height, count = parse_sizes(where, columns[1:4])
+        boxes = decode_numbers(f"{where}: boxes", columns[4], count)
+        regions = decode_numbers(f"{where}: features", columns[5], count)
         return RegionFeatures(
             regions,
             boxes,
             width=width,
             height=height,
             pixels=True,
-            position=f"line {number} (byte {offset})",
+            position=self._lines.position(image_id),
         )
-
-    def _where(self, number: int, offset: int) -> str:
-        return f"{self.paths[0]}: line {number} (byte {offset})"
-
-
-def _floats(where: str, column: bytes, count: int) -> Array:
-    """The numbers (count, -1) of a base64 column."""
-    try:
-        data = base64.b64decode(column, validate=True)
-    except ValueError as error:
-        raise ShardError(
-            f"{where} are not base64 ({error}); copy or extract the file again"
-        ) from error
-    if not count or not data or len(data) % (4 * count):
-        raise ShardError(
-            f"{where}: {len(data) / 4:g} numbers, expected a multiple of {count} boxes"
-        )
-    return np.frombuffer(data, "<f4").reshape(count, -1)

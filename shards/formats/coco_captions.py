@@ -1,7 +1,8 @@
-"""Captions from COCO's own JSON: ``images[]`` with sizes, ``annotations[]`` with a caption each.
+"""Captions from COCO's own JSON: ``images[]``, ``annotations[]`` with a caption each.
 
 The split is the one of train, val and test that occurs in the file's name, as in
 captions_val2014.json. image_info_test2014.json, which has no annotations, gives images to caption.
+Images may lack their ``width`` and ``height``, as they do in the files of other sets.
 
 Such files have no tokens. They are made by one rule: in lower case, a word is a run of letters and
 digits, which may contain ' ’ - . / or, before a digit, a comma; everything else is dropped. "The
@@ -45,7 +46,7 @@ class CocoCaptions:
             ShardError: if the name does not contain the split, a field is missing or of another
                 type, or a caption is of an image that is not listed.
         """
-        split, captions = _split(self._file), defaultdict(list)
+        split, captions = split_in_name(self._file), defaultdict(list)
         data = read_json(self._file)
         images = get_field(f"{self._file}", data, "images", list)
         for number, annotation in enumerate(data.get("annotations", ())):
@@ -74,9 +75,14 @@ class CocoCaptions:
             split=split,
             captions=tuple(texts),
             tokens=tuple(words(text) for text in texts),
-            width=get_field(where, image, "width", int),
-            height=get_field(where, image, "height", int),
+            width=_pixels(where, image, "width"),
+            height=_pixels(where, image, "height"),
         )
+
+
+def _pixels(where: str, image: Any, name: str) -> int:
+    """Width or height; 0 if it is not given."""
+    return 0 if image.get(name) is None else get_field(where, image, name, int)
 
 
 def words(caption: str) -> tuple[str, ...]:
@@ -84,11 +90,16 @@ def words(caption: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(caption.lower()))
 
 
-def _split(path: Path) -> str:
+def split_in_name(path: Path) -> str:
+    """The split in a file's name.
+
+    Raises:
+        ShardError: if there is none, or several.
+    """
     splits = [split for split in _SPLITS if split in path.stem]
     if len(splits) != 1:
         raise ShardError(
-            f"{path}: expected exactly one of {', '.join(_SPLITS)} in the name of a COCO file, "
+            f"{path}: expected exactly one of {', '.join(_SPLITS)} in the name of the file, "
             "which is its split; rename it"
         )
     return splits[0]

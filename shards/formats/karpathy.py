@@ -14,7 +14,7 @@ from shards.formats import Annotation, caption_format
 from shards.formats.records import get_field, read_json
 from shards.schema import ShardError
 
-_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 @caption_format("karpathy")
@@ -43,13 +43,13 @@ class Karpathy:
         name = get_field(where, image, "filename", str)
         where = f"{self._file}: image {name}"
         split = get_field(where, image, "split", str)
-        if split not in _SPLITS:
-            raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(_SPLITS)}")
+        if split not in SPLITS:
+            raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
         sentences = get_field(where, image, "sentences", list)
         return Annotation(
             image_id=get_field(where, image, "cocoid" if "cocoid" in image else "imgid", int),
             file_name=name,
-            split=_SPLITS[split],
+            split=SPLITS[split],
             captions=tuple(get_field(where, sentence, "raw", str) for sentence in sentences),
             tokens=tuple(_tokens(where, sentence) for sentence in sentences),
         )

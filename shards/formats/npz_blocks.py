@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import grid_boxes, wrap_read_errors
+from shards.formats.arrays import archive_names, grid_boxes, wrap_read_errors
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
 # Shards and blocks usually have the order of the captions: a shard needs one block, or two if it
@@ -47,8 +47,11 @@ class NpzBlocks:
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it is an npz file."""
-        return path.is_file() and path.suffix == ".npz"
+        """Whether it is an npz file with image ids, or a damaged one."""
+        if not path.is_file() or path.suffix != ".npz":
+            return False
+        names = archive_names(path)
+        return names is None or bool({"imgid", "scale"} & set(names))
 
     @property
     def image_ids(self) -> list[int]:

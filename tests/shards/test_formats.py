@@ -198,7 +198,11 @@ def test_coco_captions_are_tokenised(caption: str, tokens: str) -> None:
             "expected exactly one of train, val, test in the name .* rename it",
         ),
         ("train_val.json", {"images": []}, "expected exactly one of train, val, test in the name"),
-        ("val.json", {"images": [{"file_name": "a", "id": 3}]}, "number 0: field 'width' is miss"),
+        (
+            "val.json",
+            {"images": [{"file_name": "a", "id": 3, "width": "x"}]},
+            "number 0: field 'width' is 'x', expected type int",
+        ),
         (
             "val.json",
             {"images": [], "annotations": [{"image_id": 7, "caption": "A dog"}]},

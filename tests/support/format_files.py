@@ -70,6 +70,60 @@ def bottom_up_tsv(folder: Path) -> WrittenFeatures:
     return WrittenFeatures(path)
 
 
+def lxmert_tsv(folder: Path) -> WrittenFeatures:
+    def line(image_id: int) -> bytes:
+        foreground = probabilities(image_id)[:, 1:]
+        ids, likeliest = foreground.argmax(1).astype("<i8"), foreground.max(1)
+        return b"\t".join(
+            [
+                f"COCO_val2014_{image_id:012d}".encode(),
+                *(b"%d" % size for size in (HEIGHT, WIDTH)),
+                *map(base64_of, (ids, likeliest, ids, likeliest)),
+                b"%d" % len(ids),
+                *map(base64_of, (pixel_boxes(image_id), regions(image_id))),
+            ]
+        )
+
+    path = folder / "val2014_obj36.tsv"
+    path.write_bytes(b"\n".join(map(line, IDS)))
+    return WrittenFeatures(path, classes=True)
+
+
+def base64_of(array: Array) -> bytes:
+    return base64.b64encode(array.tobytes())
+
+
+def with_geometry(image_id: int) -> Array:
+    """Regions with x1, y1, x2, y2, width and height as shares, as VinVL appends them."""
+    boxes = pixel_boxes(image_id) / np.array([WIDTH, HEIGHT] * 2, np.float32)
+    return np.hstack([regions(image_id), boxes, boxes[:, 2:] - boxes[:, :2]])
+
+
+def vinvl_tsv(folder: Path) -> WrittenFeatures:
+    path = folder / "features.tsv"
+    lines = [b"%d\t%d\t%s\n" % (i, len(regions(i)), base64_of(with_geometry(i))) for i in IDS]
+    path.write_bytes(b"".join(lines))
+    return WrittenFeatures(path, "shares")
+
+
+def npy_dir(folder: Path) -> WrittenFeatures:
+    path = folder / "swin_grid"
+    path.mkdir()
+    for image_id in IDS:
+        np.save(path / f"{image_id}.npy", regions(image_id))
+    return WrittenFeatures(path, "none")
+
+
+def npz_image(folder: Path) -> WrittenFeatures:
+    np.savez(folder / f"{IDS[0]}.npz", **arrays(IDS[0]))
+    return WrittenFeatures(folder / f"{IDS[0]}.npz", classes=True)
+
+
+def npz_by_id(folder: Path) -> WrittenFeatures:
+    np.savez(folder / "all.npz", **{str(image_id): regions(image_id) for image_id in IDS})
+    return WrittenFeatures(folder / "all.npz", "none")
+
+
 def arrays(image_id: int) -> dict[str, Array]:
     count = len(regions(image_id))
     padded = np.vstack([regions(image_id), np.zeros((2, DIM), np.float32)])
@@ -139,7 +193,20 @@ def npz_blocks(folder: Path) -> WrittenFeatures:
 
 
 FEATURE_FILES: dict[str, Callable[[Path], WrittenFeatures]] = {
-    write.__name__: write for write in (bottom_up_tsv, npz_dir, cocobu, hdf5, lmdb, npz_blocks)
+    write.__name__: write
+    for write in (
+        bottom_up_tsv,
+        lxmert_tsv,
+        vinvl_tsv,
+        npz_dir,
+        npy_dir,
+        npz_image,
+        npz_by_id,
+        cocobu,
+        hdf5,
+        lmdb,
+        npz_blocks,
+    )
 }
 CAPTION, TOKENS = "A dog's T-shirt, wet.", ("a", "dog's", "t-shirt", "wet")
 
@@ -173,6 +240,17 @@ def coco_captions(
     path = folder / f"captions_{split}2014.json"
     write_json(path, {"info": {}, "images": images, "annotations": annotations})
     return path, [annotation(i, split, width=WIDTH, height=HEIGHT) for i in ids]
+
+
+def csv_captions(folder: Path) -> tuple[Path, list[Annotation]]:
+    """Two captions of each image, which are not adjacent."""
+    splits = dict(zip(IDS, ("train", "restval", "val", "test", "train", "train"), strict=True))
+    lines = [f'{i}.jpg,{split},"{CAPTION}"\n' for i, split in splits.items()]
+    path = folder / "captions.csv"
+    path.write_text("image,split,caption\n" + "".join(2 * lines))
+    splits[IDS[1]] = "train"
+    twice = {"captions": (CAPTION,) * 2, "tokens": (TOKENS,) * 2}
+    return path, [replace(annotation(i, split), **twice) for i, split in splits.items()]
 
 
 SENTENCES = """[/EN#1/people Two young Men] with [/EN#2/bodyparts/other shaggy hair] , \
@@ -228,5 +306,5 @@ def flickr30k_entities(folder: Path) -> tuple[Path, list[Annotation]]:
 
 
 CAPTION_FILES: dict[str, Callable[[Path], tuple[Path, list[Annotation]]]] = {
-    write.__name__: write for write in (karpathy, coco_captions, flickr30k_entities)
+    write.__name__: write for write in (karpathy, coco_captions, csv_captions, flickr30k_entities)
 }

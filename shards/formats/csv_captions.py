@@ -1,0 +1,155 @@
+"""Captions from a CSV file with a header: one caption per line.
+
+Columns, in any order; others are not read:
+
+=====================================  ======================================================
+``image_id`` [``id``, ``image``,       the image id: digits, or a name that ends with them
+``file_name``, ``filename``,           after a ``_``, as in COCO's file names
+``image_name``]
+``caption`` [``comment``, ``text``]    the caption
+``split``                              train, restval (becomes train), val or test; without this
+                                       column, the split is the one in the file's name, as in
+                                       `coco_captions`
+=====================================  ======================================================
+
+The lines of an image need not be adjacent. Columns are separated by a comma, a semicolon, a tab or
+``|``. Tokens are made as in `coco_captions`. Source: Kaggle's captions.txt and results.csv of the
+Flickr sets, and tables that people export.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.formats import Annotation, caption_format
+from shards.formats.arrays import parse_image_id
+from shards.formats.coco_captions import split_in_name, words
+from shards.formats.karpathy import SPLITS
+from shards.schema import ShardError
+
+_IMAGE = ("image_id", "id", "image", "file_name", "filename", "image_name")
+_CAPTION = ("caption", "comment", "text")
+_DELIMITERS = ",;\t|"
+
+
+@dataclass
+class _Image:
+    """What the lines of an image say."""
+
+    file_name: str
+    split: str
+    captions: list[str] = field(default_factory=list)
+
+
+@caption_format("csv_captions")
+class CsvCaptions:
+    """Captions from one CSV file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path
+
+    @classmethod
+    def accepts(cls, path: Path) -> bool:
+        """Whether its name ends in .csv."""
+        return path.is_file() and path.suffix == ".csv"
+
+    def annotations(self) -> list[Annotation]:
+        """All images, in the order of their first lines.
+
+        Raises:
+            ShardError: naming the line, if an image id or a caption is missing, or two lines of an
+                image differ in their split.
+        """
+        images: dict[int, _Image] = {}
+        for line in self._lines():
+            image_id = parse_image_id(Path(line.image).stem)
+            if image_id is None:
+                raise ShardError(f"{line.where}: image id {line.image[:40]!r}, expected a number")
+            image = images.setdefault(image_id, _Image(line.image, line.split))
+            if image.split != line.split:
+                raise ShardError(
+                    f"{line.where}: image {image_id} is of split {line.split}, but of "
+                    f"{image.split} in an earlier line; correct one"
+                )
+            image.captions.append(line.caption)
+        return [
+            Annotation(
+                image_id=image_id,
+                file_name=image.file_name,
+                split=image.split,
+                captions=tuple(image.captions),
+                tokens=tuple(words(caption) for caption in image.captions),
+            )
+            for image_id, image in images.items()
+        ]
+
+    def _lines(self) -> Iterator[_Line]:
+        with self._file.open(newline="", encoding="utf-8-sig") as file:
+            try:
+                header = file.readline()
+                dialect = max(_DELIMITERS, key=header.count)
+                columns = self._columns(next(csv.reader([header], delimiter=dialect), []))
+                reader = csv.reader(file, delimiter=dialect, strict=True)
+                for row in reader:
+                    yield self._line(f"{self._file}: line {reader.line_num + 1}", columns, row)
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise ShardError(
+                    f"{self._file}: not a CSV file in UTF-8 ({error}); save it as one"
+                ) from error
+
+    def _columns(self, header: list[str]) -> _Columns:
+        """The positions of the columns that are read."""
+        names = [name.strip().lower() for name in header]
+        found = [
+            next((names.index(name) for name in known if name in names), None)
+            for known in (_IMAGE, _CAPTION, ("split",))
+        ]
+        image, caption, split = found
+        if image is None or caption is None:
+            known = _IMAGE if image is None else _CAPTION
+            raise ShardError(
+                f"{self._file}: no column {' or '.join(known)}, only {', '.join(names[:8])}; name "
+                "the columns in the first line"
+            )
+        usual = split_in_name(self._file) if split is None else ""
+        return _Columns(len(names), image, caption, split, usual)
+
+    def _line(self, where: str, columns: _Columns, row: list[str]) -> _Line:
+        if len(row) != columns.count:
+            raise ShardError(
+                f"{where}: {len(row)} columns, expected {columns.count} as in the first line; put "
+                "captions in quotes"
+            )
+        split = columns.usual if columns.split is None else row[columns.split].strip()
+        if split not in SPLITS:
+            raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
+        if not (caption := row[columns.caption].strip()):
+            raise ShardError(f"{where}: no caption; remove the line")
+        return _Line(where, row[columns.image].strip(), SPLITS[split], caption)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """How many columns there are, and the positions of those that are read.
+
+    ``usual`` is the split of all lines if there is no column for it.
+    """
+
+    count: int
+    image: int
+    caption: int
+    split: int | None
+    usual: str
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line; ``where`` is its place, for messages."""
+
+    where: str
+    image: str
+    split: str
+    caption: str
