@@ -13,10 +13,10 @@ from shards.schema import ShardError
 
 _BUILD = """Build shards from captions and region features. To continue a build that was stopped,
 run the same command again."""
-_ANNOTATIONS = """captions: Karpathy or COCO JSON files, or a folder of Flickr30k Entities; paths
-or quoted globs"""
-_FEATURES = """features: bottom-up TSV, HDF5 or npz block files, LMDB databases, folders of npz
-files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
+_ANNOTATIONS = """captions: Karpathy or COCO JSON files, CSV files, or a folder of Flickr30k
+Entities; paths or quoted globs"""
+_FEATURES = """features: bottom-up, LXMERT or VinVL TSV, HDF5 or npz files, LMDB databases, folders
+of npz or npy files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
 _SIZES = """COCO JSON files with the images' sizes, needed if boxes are in pixels and neither
 captions nor features have the sizes"""
 _SCENES = """Build shards of synthetic scenes, which are made from a seed: pictures, regions, boxes,

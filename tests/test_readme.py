@@ -28,7 +28,7 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = {
     "capdist/models/gru.py",
     "configs/gru.json",
-    "shards/formats/npy_folder.py",
+    "shards/formats/json_folder.py",
     "capdist/objectives/focal.py",
 }
 TINY_MODEL = '{"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}'
