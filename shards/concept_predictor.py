@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 from shards.atomic import atomic_write
 from shards.concepts import Concepts, Ridge, pool_regions, top_concepts
 from shards.location import LocalFolder, RemoteFolder
+from shards.npy import decode_npy
 from shards.remote.remote_file import RemoteFile
 from shards.schema import Array, ShardError
 
@@ -69,10 +70,10 @@ class ConceptPredictor:
             file,
             mean=ridge.mean,
             deviation=ridge.deviation,
-            weights=ridge.weights,
+            weights=np.ascontiguousarray(ridge.weights),
             bias=ridge.bias,
             penalty=ridge.penalty,
-            words=np.array(self.words),
+            words=np.array(self.words, np.str_),
             kept=self.kept,
         )
         return file.getvalue()
@@ -177,20 +178,28 @@ def parse_predictor(where: str, data: bytes) -> ConceptPredictor:
 
 
 def _parse(data: bytes) -> ConceptPredictor:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if (size := sum(info.file_size for info in archive.infolist())) > _MAX_BYTES:
-            raise ValueError(f"{size} bytes, expected at most {_MAX_BYTES}")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        mean, deviation, weights, bias = (
-            np.asarray(arrays[name], np.float64)
-            for name in ("mean", "deviation", "weights", "bias")
-        )
-        words, kept, penalty = arrays["words"], int(arrays["kept"]), float(arrays["penalty"])
+    arrays = _read_arrays(data)
+    mean, deviation, weights, bias = (
+        np.asarray(arrays[name], np.float64) for name in ("mean", "deviation", "weights", "bias")
+    )
+    words, kept, penalty = arrays["words"], int(arrays["kept"]), float(arrays["penalty"])
     shapes = [array.shape for array in (mean, deviation, weights, bias, words)]
     pooled, count = weights.shape
     if shapes != [(pooled,), (pooled,), (pooled, count), (count,), (count,)] or kept < 1:
         raise ValueError(f"arrays of shapes {shapes}, {kept} kept")
     if not all(np.isfinite(array).all() for array in (mean, deviation, weights, bias)):
         raise ValueError("numbers that are not finite")
+    if words.dtype.kind != "U":
+        raise ValueError(f"words of dtype {words.dtype}")
     ridge = Ridge(penalty, mean, deviation, weights, bias)
     return ConceptPredictor(ridge, tuple(map(str, words)), kept)
+
+
+def _read_arrays(data: bytes) -> dict[str, Array]:
+    """The arrays of an npz file by name, whose sizes are checked before anything is read."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if (size := sum(info.file_size for info in archive.infolist())) > _MAX_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {_MAX_BYTES}")
+        return {
+            name.removesuffix(".npy"): decode_npy(archive.read(name)) for name in archive.namelist()
+        }

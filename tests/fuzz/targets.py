@@ -8,7 +8,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from shards.concept_files import CONCEPTS, ConceptSet, write_concept_file
+from shards.concept_predictor import ConceptPredictor, PredictorFile, parse_predictor
+from shards.concepts import Ridge
 from shards.fingerprint import UNKNOWN
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
@@ -30,14 +34,17 @@ class Targets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = write(NumberSource({"train": 3}), folder, workers=1)
+        ridge = Ridge(1.0, np.zeros(8), np.ones(8), np.zeros((8, 2)), np.ones(2))
+        predictor = ConceptPredictor(ridge, ("dog", "cat"), 1).to_bytes()
+        self.manifest = write(NumberSource({"train": 3}), folder, workers=1, predictor=predictor)
         entries = self.manifest.index(self.manifest.shards[0])
         concepts = {entry.key: (("dog", 0.5),) for entry in entries}
         row = write_concept_file(folder, TAR, self.manifest.sha256_by_shard[TAR], concepts)
         self.concepts = ConceptSet(folder, "none", {"run": "made"}, 1, {TAR: row})
         self.concepts.save()
         self.concept_file, self.members = row.name, encode(make_sample(2))
-        files = {n: (folder / n).read_bytes() for n in (TAR, INDEX, MANIFEST, CONCEPTS, row.name)}
+        names = (TAR, INDEX, MANIFEST, CONCEPTS, row.name, PredictorFile.of(predictor).name)
+        files = {n: (folder / n).read_bytes() for n in names}
         #: The valid bytes of each file and member.
         self.valid = {**files, TAR_FIXED_CHECKSUMS: files[TAR], **self.members}
         self.texts = [*Manifest.load(folder).read("train", "json")]
@@ -60,6 +67,8 @@ class Targets:
                 sha256 = hashlib.sha256(data).hexdigest()
                 files = {TAR: replace(self.concepts.files[TAR], sha256=sha256)}
                 replace(self.concepts, files=files).read(TAR)
+            elif path.suffix == ".npz":
+                parse_predictor(name, data)
             else:
                 self._read_set()
         finally:
@@ -77,6 +86,8 @@ class Targets:
     def _read_set(self) -> None:
         manifest = Manifest.load(self.folder)
         manifest.features.fingerprint.difference(UNKNOWN)
+        if manifest.tar_predictor:
+            manifest.tar_predictor.read(self.folder)
         if manifest.concepts:
             manifest.concepts.read(TAR)
         for shard in manifest.shards:

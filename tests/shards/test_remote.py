@@ -93,6 +93,20 @@ def test_concept_files_are_downloaded(tiny: Manifest, cache: Cache, tmp_path: Pa
         assert server.count()[files[FIRST].name] == 1
 
 
+def test_the_concept_predictor_is_downloaded_and_checked(cache: Cache, tmp_path: Path) -> None:
+    made = write(TinySource((("train", 2),)), tmp_path / "set", workers=1, predictor=b"its bytes")
+    assert made.tar_predictor
+    with serving(made.root) as server:
+        remote = Manifest.load(server.url, cache)
+        assert remote.concept_source == made.concept_source
+        assert remote.read_predictor() == remote.read_predictor() == b"its bytes"
+        assert server.count()[made.tar_predictor.name] == 1
+        (made.root / made.tar_predictor.name).write_bytes(b"others")
+        shutil.rmtree(cache.folder)
+        with pytest.raises(ShardUnavailableError, match=made.tar_predictor.name):
+            Manifest.load(server.url, cache).read_predictor()
+
+
 @pytest.mark.parametrize("faults", [["503", "503"], ["drop"], ["drop", "503"]])
 def test_failed_requests_are_repeated(
     tiny: Manifest, remote: Manifest, server: Server, faults: list[str]

@@ -70,6 +70,14 @@ def corrupted(draw: st.DrawFn, valid: bytes) -> bytes:
 
 @few_examples
 @given(draw=st.data())
+def test_corrupted_predictors_are_read_or_refused(targets: Targets, draw: st.DataObject) -> None:
+    (name,) = (name for name in targets.valid if name.endswith(".npz"))
+    with memory_limit(), suppress(ShardError):
+        targets(name, draw.draw(corrupted(targets.valid[name])))
+
+
+@few_examples
+@given(draw=st.data())
 @pytest.mark.parametrize(
     "name",
     [TAR, TAR_FIXED_CHECKSUMS, INDEX, MANIFEST, CONCEPTS, "json", "regions.npy", "grounding.json"],
