@@ -35,6 +35,7 @@ def apply_predictor(where: str, data: bytes, pooled: Mapping[int, Array]) -> Bui
     predictor = parse_predictor(where, data)
     if not pooled:
         return BuildConcepts({}, data)
+    print(f"concepts: by the predictor of {where}, {len(predictor.words)} words")
     found = predictor.of_pooled(np.stack(list(pooled.values())))
     return BuildConcepts(dict(zip(pooled, found, strict=True)), data)
 

@@ -21,8 +21,8 @@ from shards.tar import read_tar
 
 #: What to do where a set or a run has no predictor.
 REMEDY = (
-    "if 'python -m shards build' made the shards that it was trained on, run their build command "
-    "again: it keeps all complete shards and adds the predictor; then give that folder"
+    "if an older version built them, run the build command of the training shards again: it keeps "
+    "all complete shards and adds the predictor"
 )
 
 
@@ -39,7 +39,7 @@ def open_predictor(location: str) -> bytes:
     if data is None:
         raise ShardError(
             f"{location}: no concept predictor, expected the folder of a run, or of shards, that "
-            f"has one; {REMEDY}"
+            f"has one; {REMEDY}. For a detector (stage 'mil'), use: capdist concepts"
         )
     return data
 

@@ -10,7 +10,7 @@ from capdist.config.base import ConfigError
 from capdist.reporting.progress import Progress
 from shards.feature_scan import check_bad_count
 from shards.feature_spec import FeatureSpec
-from shards.fingerprint import Moments
+from shards.fingerprint import UNKNOWN, Fingerprint, Moments
 from shards.formats import find_files
 from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
@@ -47,38 +47,52 @@ class FeatureImages:
                 f"{files}: features of width {source.dim}, but the model was trained on "
                 f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
             )
-        bad, moments, classes = list(source.bad), [], set()
-        good: list[int] = []
-        with Progress(len(source.image_ids), title="checking features", unit="image") as progress:
-            step = -(-len(source.image_ids) // _COMPARED)
-            for number, image in enumerate(source.image_ids):
-                progress.advance(1)
-                try:
-                    sample = read_sample(source, image)
-                except ShardError as error:
-                    bad.append(str(error))
-                    continue
-                good.append(image)
-                classes.add(sample.classes is not None)
-                if number % step == 0:
-                    moments.append(Moments.of(sample.regions))
-        check_bad_count(bad, max_bad, f"{len(source.image_ids)} images")
-        for line in bad:
+        scan = _Scan.of(source)
+        check_bad_count(scan.bad, max_bad, f"{len(source.image_ids)} images")
+        for line in scan.bad:
             print(f"bad: {line}")
-        if not good:
+        if not scan.good:
             raise ShardError(f"{files}: no image is left; correct the files")
-        if moments and (
-            difference := trained.fingerprint.difference(Moments.total(moments).fingerprint())
-        ):
+        if difference := trained.fingerprint.difference(scan.fingerprint):
             raise ConfigError(
                 f"{files}: features {difference} than those that the model was trained on; use "
                 f"features of the same extractor, {trained.name!r}, with the same settings"
             )
-        return cls(source, good, classes == {True})
+        return cls(source, scan.good, scan.classes)
 
     def samples(self, image_ids: list[int]) -> list[Sample]:
         """Some of the images, without captions."""
         return [read_sample(self.source, image) for image in image_ids]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What reading all images found: those that can be read, a line for each other one."""
+
+    good: list[int]
+    bad: list[str]
+    fingerprint: Fingerprint
+    classes: bool
+
+    @classmethod
+    def of(cls, source: JoinedFeatures) -> _Scan:
+        """Read every image; features of `_COMPARED` of them, or somewhat fewer, are compared."""
+        good, bad, moments, classes = list[int](), list(source.bad), list[Moments](), True
+        every = -(-len(source.image_ids) // _COMPARED)
+        with Progress(len(source.image_ids), title="checking features", unit="image") as progress:
+            for image in source.image_ids:
+                try:
+                    sample = read_sample(source, image)
+                except ShardError as error:
+                    bad.append(str(error))
+                else:
+                    if len(good) % every == 0:
+                        moments.append(Moments.of(sample.regions))
+                    good.append(image)
+                    classes &= sample.classes is not None
+                progress.advance(1)
+        found = Moments.total(moments).fingerprint() if moments else UNKNOWN
+        return cls(good, bad, found, classes)
 
 
 def read_sample(source: JoinedFeatures, image: int) -> Sample:

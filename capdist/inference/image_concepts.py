@@ -52,7 +52,8 @@ def open_image_concepts(run: Path, exported: ExportedModel, given: str | None) -
             )
     raise ConfigError(
         f"{', '.join(places)}: no concept detector or predictor, whose concepts model "
-        f"{exported.config.model.name!r} needs; {REMEDY}: --concepts-from DIR"
+        f"{exported.config.model.name!r} needs; give the run or the shards that have it: "
+        f"--concepts-from DIR; {REMEDY}"
     )
 
 

@@ -123,7 +123,7 @@ def test_building_older_shards_again_adds_their_predictor(
     described = json.loads(path.read_text())
     del described["concept_predictor"]
     path.write_text(json.dumps(described))
-    with pytest.raises(ShardError, match=r"no concept predictor.*run their build command again"):
+    with pytest.raises(ShardError, match=r"no concept predictor.*run the build command"):
         open_predictor(str(whole.root))
     tars = {tar: tar.stat().st_mtime_ns for tar in whole.root.glob("*.tar")}
     build_shards(files, whole.root, [files["train"], files["new"]])
