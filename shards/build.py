@@ -15,6 +15,7 @@ from shards.feature_scan import FeatureScan, SampleLoader, check_one_extractor, 
 from shards.feature_spec import FeatureSpec
 from shards.formats import CAPTION_FORMATS, Annotation, detect_format, find_files
 from shards.formats.coco_captions import CocoCaptions
+from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Array, Sample, ShardError
@@ -222,7 +223,7 @@ def _precision_line(name: str, scores: Array, Y: Array) -> str:
 def _read_class_names(path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
-    return tuple(find_files(path)[0].read_text(encoding="utf-8").splitlines())
+    return tuple(read_lines(find_files(path)[0]))
 
 
 def _fingerprint(config: BuildConfig, paths: Sequence[Path]) -> str:

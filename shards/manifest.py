@@ -105,8 +105,7 @@ class Manifest:
         Raises:
             ShardError: if the concepts were predicted for other shards.
         """
-        concepts.check_shards(self.sha256_by_shard)
-        return replace(self, concepts=concepts)
+        return replace(self, concepts=concepts.of_shards(self.sha256_by_shard))
 
     @property
     def location(self) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from capdist.arguments import positive
 from capdist.errors import CapdistError
+from shards.outputs import check_output_file
 
 HELP = "caption images, or pack captions for the COCO server"
 
@@ -20,15 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shards", help="folder of shards")
     add("--split", default="test", help="split of the shards; default: test")
     add("--features", help="feature files instead of shards: a path or a quoted glob")
-    add("--beam", type=int, help="beam width; default: the config's")
+    add("--beam", type=positive, help="beam width; default: the config's")
     add("--forced", type=Path, help="JSON of the words that each image's caption must contain")
-    add("--n-best", type=int, default=1, help="captions per image, with their scores")
+    add("--n-best", type=positive, default=1, help="captions per image, with their scores")
     add("--submission", metavar="NAME", help="pack results for the COCO server")
     add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
     add("--out", required=True, type=Path, help="file to write")
 
 
 def run(args: argparse.Namespace) -> int:
+    check_output_file(args.out)
     if args.submission:
         pack_submission(args)
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from capdist.arguments import count, positive
+
 HELP = "score a trained model on a split"
 
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score each new checkpoint of a running training until it is finished",
     )
-    add("--beam", type=int, help="beam width; default: the config's")
+    add("--beam", type=positive, help="beam width; default: the config's")
     add(
         "--grounding",
         action="store_true",
@@ -29,8 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "published figures use --beam 1",
     )
     add("--shards", help="folder or URL of the shards; default: the config's data.shards")
-    add("--workers", type=int, default=0, help="decode on so many Ray workers; 0: in this process")
+    add(
+        "--workers", type=count, default=0, help="decode on so many Ray workers; 0: in this process"
+    )
     add("--cpus", type=float, default=1.0, help="CPUs of a worker, and its number of threads")
+    add("--out", type=Path, help="folder of captions, scores and report; default: the run")
     add("--address", help="address of the Ray cluster; default: the config's ray.address")
 
 
@@ -48,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         cpus=args.cpus,
         address=args.address,
+        out=args.out,
     )
     if args.follow:
         Follower(wanted).follow()

@@ -138,7 +138,7 @@ def _check(first: Manifest, other: Manifest) -> None:
     if _detector(first) != _detector(other):
         raise ShardError(
             f"{other.root}: concepts of {_detector(other)}, expected those of {_detector(first)} "
-            f"as in {first.root}; write both sets' with one detector, by launcher/concepts.py"
+            f"as in {first.root}; write both sets' with one detector, by capdist concepts"
         )
 
 

@@ -28,7 +28,7 @@ def make_engine(
         config: of the run.
         stage: of the run.
         group: the ranks.
-        elastic: whether it will load what another number of ranks saved.
+        elastic: whether it will load what another number of ranks, or ZeRO stage, saved.
     """
     accumulation = stage.batch.accumulation(group.ranks.world)
     if config.engine == "torch":

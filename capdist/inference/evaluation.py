@@ -1,6 +1,6 @@
 """Scores of a trained model on a split, next to those of one caption for all images.
 
-Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
+Writes into the run folder, or another one: ``captions/<split>-beam<K>.json`` (COCO results format),
 ``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
 If grounding is requested, F1_all and F1_loc of the regions it attended to are among the scores.
 """
@@ -27,7 +27,9 @@ from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
+from shards.atomic import write_text
 from shards.manifest import Manifest
+from shards.outputs import check_output_folder
 
 #: Images that the report shows.
 SAMPLES = 12
@@ -46,6 +48,7 @@ class EvaluationRequest:
         workers: on Ray; 0 decodes in this process.
         cpus: of each worker.
         address: of Ray, instead of the config's.
+        out: folder of the results, instead of the run.
     """
 
     run: Path
@@ -56,6 +59,12 @@ class EvaluationRequest:
     workers: int = 0
     cpus: float = 1.0
     address: str | None = None
+    out: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """That gets the results."""
+        return self.out or self.run
 
 
 @dataclass(frozen=True)
@@ -69,15 +78,23 @@ class Evaluation:
     decoding: DecodingConfig
     annotated: Annotated | None
     workers: Workers
+    folder: Path
 
     @classmethod
     def open(cls, request: EvaluationRequest, exported: ExportedModel) -> Evaluation:
         """The evaluation of an exported checkpoint.
 
         Raises:
-            ConfigError: if the model and the shards do not fit, or the number of workers is wrong.
+            ConfigError: if the model and the shards do not fit, the number of workers is wrong, or
+                the results can't be written.
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
+        try:
+            check_output_folder(request.folder)
+        except OSError as error:
+            raise ConfigError(
+                f"{request.folder}: {error.strerror}; give another folder for the results by --out"
+            ) from error
         if request.workers < 0 or request.cpus <= 0:
             raise ConfigError(
                 f"command line: --workers {request.workers} with --cpus {request.cpus:g} each; "
@@ -95,7 +112,9 @@ class Evaluation:
         if request.address:
             cluster = cluster.model_copy(update={"address": request.address})
         workers = Workers(request.workers, request.cpus, cluster)
-        return cls(request.run, exported, manifest, split, decoding, annotated, workers)
+        return cls(
+            request.run, exported, manifest, split, decoding, annotated, workers, request.folder
+        )
 
     @property
     def name(self) -> str:
@@ -125,8 +144,8 @@ class Evaluation:
         print(f"captions: {path}")
 
     def write_captions(self, name: str, captions: dict[int, str]) -> Path:
-        """Write captions into the run folder; returns their path."""
-        path = self.run / "captions" / f"{name}.json"
+        """Write captions; returns their path."""
+        path = self.folder / "captions" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         write_results(path, captions)
         return path
@@ -177,11 +196,11 @@ class Evaluation:
         written = {name: row.to_json() for name, row in rows.items()}
         next(iter(written.values()))["images_per_s"] = images_per_s
         text = json.dumps(written, indent=1)
-        path = self.run / "scores" / f"{self.name}.json"
+        path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
-        for target in (path, self.run / SCORES):
-            target.write_text(text)
-        page = self.run / f"report-{self.split}.html"
+        for target in (path, self.folder / SCORES):
+            write_text(target, text)
+        page = self.folder / f"report-{self.split}.html"
         write_report(self.run, page, samples=list(self.samples(refs, captions)))
         print(f"scores:   {path}\nreport:   {page}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from capdist.data.mixture import load_shards
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
+from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
@@ -92,7 +94,8 @@ def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> N
     if trained != (found := detector_of(manifest)):
         names = [f"detector {name}" if name else "the tars" for name in (found, trained)]
         remedy = (
-            f"predict that detector's with: capdist concepts --run {config.run} --shards DIR"
+            f"predict that detector's with: capdist concepts --run {quote(config.run)} "
+            f"--shards {quote(manifest.location)}"
             if "concepts" in config.provides
             else "use shards with those"
         )
@@ -143,7 +146,7 @@ def write_export(
         "concepts": detector_of(manifest),
         "run": config.model_dump(mode="json", by_alias=True),
     }
-    (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(described, indent=1))
     vocab.save(folder / "vocab.json")
 
 
@@ -182,15 +185,24 @@ def read_weights(folder: Path, vocab: Vocabulary, file: str = MODEL) -> dict[str
     """The weights, if they were trained with this vocabulary.
 
     Raises:
-        ConfigError: if they were not.
+        ConfigError: if they were not, or the file is damaged.
+        OSError: if it can't be read.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(folder / file, framework="pt") as stored:
-        trained = stored.metadata()["vocabulary"]
-        if trained != vocab.hash:
-            raise ConfigError(
-                f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
-                f"weights were trained with {trained}; use the checkpoint's own vocab.json"
-            )
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    path = folder / file
+    path.open("rb").close()  # safetensors' own errors do not name the file
+    try:
+        with safe_open(path, framework="pt") as stored:
+            trained = stored.metadata()["vocabulary"]
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); restore it, or use another checkpoint"
+        ) from error
+    if trained != vocab.hash:
+        raise ConfigError(
+            f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
+            f"weights were trained with {trained}; use the checkpoint's own vocab.json"
+        )
+    return weights

@@ -6,6 +6,7 @@ Best score and patience are a pure function of the scores, so that a resumed run
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,11 +84,9 @@ class ExternallyValidatedTrainer(Trainer):
         announced = False
         while waiting := self.group.gather(self._waiting())[0]:
             if self.group.first and not announced:
-                print(
-                    f"{waiting} checkpoints wait for their scores: python launcher/evaluate.py "
-                    f"--run {self.config.run} --split {self.config.validation.split} --follow",
-                    flush=True,
-                )
+                options = ["--run", self.config.run, "--split", self.config.validation.split]
+                command = shlex.join(["capdist", "evaluate", *options, "--follow"])
+                print(f"{waiting} checkpoints wait for their scores: {command}", flush=True)
             announced = True
             time.sleep(POLL_S)
             progress = self.read_scores(progress)

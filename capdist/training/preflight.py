@@ -56,15 +56,30 @@ class Preflight:
             )
 
     def checkpoint(self, last: Path) -> None:
-        """Refuse to resume from a checkpoint of another vocabulary, model or detector.
+        """Refuse to resume from a checkpoint of another engine, vocabulary, model or detector.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
+        self._engine(last)
         if (last / DETECTOR).is_file():
             self._detector(last)
         else:
             self._captioner(last)
+
+    def _engine(self, last: Path) -> None:
+        """Refuse another engine or precision, and to switch ZeRO on or off."""
+        saved = saved_config(last)
+        for name, wrote, now in (
+            ("engine", saved.engine, self.config.engine),
+            ("precision", _precision(saved), _precision(self.config)),
+            ("ZeRO", _uses_zero(saved), _uses_zero(self.config)),
+        ):
+            if wrote != now:
+                raise ConfigError(
+                    f"{self.where}: {name} is {now}, but {last} was written with {wrote}; resume "
+                    "with its config, or choose another folder with --set run=FOLDER"
+                )
 
     def _detector(self, last: Path) -> None:
         read_weights(last, self.vocab, DETECTOR)
@@ -79,7 +94,6 @@ class Preflight:
     def _captioner(self, last: Path) -> None:
         """Refuse another model, and concepts of another detector."""
         read_weights(last, self.vocab, MODEL)
-        saved = read_json(last / "config.json")
         detects = "concepts" in self.config.provides
         if detects and not find_checkpoint(Path(self.config.run), BEST_DETECTOR):
             raise ConfigError(
@@ -88,10 +102,31 @@ class Preflight:
                 "--set run=FOLDER"
             )
         if not detects and "concepts" in self.model.needs:
-            check_concepts(saved.get("concepts"), self.manifest, self.config)
-        trained = parse_saved_config(saved["run"], str(last / "config.json")).model
+            concepts = read_json(last / "config.json").get("concepts")
+            check_concepts(concepts, self.manifest, self.config)
+        trained = saved_config(last).model
         if trained != self.config.model:
             raise ConfigError(
-                f"{self.where}: model is not the one of {last}, {saved['run']['model']}; "
+                f"{self.where}: model is not the one of {last}, {trained.model_dump()}; "
                 "resume with its config, or choose another folder with --set run=FOLDER"
             )
+
+
+def saved_config(checkpoint: Path) -> Config:
+    """The config that a checkpoint was trained with."""
+    path = checkpoint / "config.json"
+    return parse_saved_config(read_json(path)["run"], str(path))
+
+
+def _precision(config: Config) -> str:
+    """The numbers that DeepSpeed's JSON asks for; the torch engine has one kind."""
+    if config.engine == "deepspeed":
+        for name in ("fp16", "bf16"):
+            if config.deepspeed.get(name, {}).get("enabled", False):
+                return name
+    return "fp32"
+
+
+def _uses_zero(config: Config) -> str:
+    used = config.engine == "deepspeed" and zero_stage(config.deepspeed) > 0
+    return "on" if used else "off"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from capdist.config.run_config import Config
 from capdist.vocab import Vocabulary
+from shards.atomic import write_text
 from shards.manifest import Manifest
 
 VERSIONED = ("capdist", "torch", "deepspeed", "webdataset", "pycocoevalcap", "numpy", "safetensors")
@@ -21,7 +22,7 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
     """Write ``config.json``, ``vocab.json`` and ``versions.json`` into the run folder."""
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=1, by_alias=True))
+    write_text(folder / "config.json", config.model_dump_json(indent=1, by_alias=True))
     vocab.save(folder / "vocab.json")
     used = {
         "python": platform.python_version(),
@@ -31,7 +32,7 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
         "vocabulary": vocab.hash,
         "shards": {"name": manifest.name, **asdict(manifest.features.without_scale())},
     }
-    (folder / "versions.json").write_text(json.dumps(used, indent=1))
+    write_text(folder / "versions.json", json.dumps(used, indent=1))
 
 
 def _version(package: str) -> str | None:

@@ -9,6 +9,7 @@ checkpoints/                            see `checkpoint.py`
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from capdist.data.batches import Batches
 from capdist.data.dataset import check_needs, count_words, training_batches
 from capdist.data.mixture import describe, load_shards
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.factory import make_engine
+from capdist.engines.factory import make_engine, zero_stage
 from capdist.inference.run_folder import (
     BEST,
     LAST,
@@ -38,7 +39,7 @@ from capdist.reporting.metrics_log import MetricsLog
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
-from capdist.training.preflight import Preflight
+from capdist.training.preflight import Preflight, saved_config
 from capdist.training.provenance import write_provenance
 from capdist.training.run_lock import run_lock
 from capdist.training.trainer import Stopped, Trainer
@@ -187,14 +188,14 @@ class Run:
         """Print the result, and what to do with it."""
         stage = self.config.stages[-1]
         metric = objective_of(stage).metric
-        best = progress.best[metric]
+        best, folder = progress.best[metric], shlex.quote(self.config.run)
         print(f"trained {progress.step} steps; best validation {metric} {best:.1f}")
         if stage.trains_captions:
             print(f"model: {find_checkpoint(self.folder, BEST)}")
-            print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
+            print(f"scores: capdist evaluate --run {folder}", flush=True)
         else:
             print(f"{', '.join(sorted(stage.provides))}: {self.folder / 'concepts'}")
-            print(f"to the shards: python -m shards concepts --run {self.config.run}", flush=True)
+            print(f"to the shards: python -m shards concepts --run {folder}", flush=True)
 
     def stage(
         self, number: int, progress: TrainingProgress, metrics_log: MetricsLog
@@ -212,7 +213,7 @@ class Run:
         context = self.context(number, resumed=resumed)
         with objective_of(stage).build(stage, context) as (objective, validator):
             previous = None if begins else last
-            elastic = previous is not None and written_by(previous) != self.group.ranks.world
+            elastic = previous is not None and self.is_elastic(previous)
             engine = self.group.agree(
                 lambda: make_engine(objective, self.config, stage, self.group, elastic=elastic)
             )
@@ -232,6 +233,11 @@ class Run:
                 self.group,
             )
             return trainer.run(progress)
+
+    def is_elastic(self, checkpoint: Path) -> bool:
+        """Whether other ranks, or another ZeRO stage, have split the state of a checkpoint."""
+        stages = [zero_stage(c.deepspeed) for c in (saved_config(checkpoint), self.config)]
+        return written_by(checkpoint) != self.group.ranks.world or stages[0] != stages[1]
 
     def batches(self, number: int) -> Batches:
         """The training split as a stage reads it on this rank."""

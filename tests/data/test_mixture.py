@@ -270,7 +270,7 @@ def test_concept_files_of_two_detectors_are_refused(data: DataConfig, tmp_path: 
     manifest = union(*sets)
     assert manifest.concepts is not None
     assert (manifest.concepts.detector, manifest.concepts.kept) == ("d1", 5)
-    manifest.concepts.check_shards(manifest.sha256_by_shard)
+    assert manifest.concepts.of_shards(manifest.sha256_by_shard) == manifest.concepts
     plain = data.model_copy(update={"shards": ""})
     keys = [entry.key for shard in manifest.split("train") for entry in manifest.index(shard)]
     vocab = Vocabulary([f"word{key}" for key in keys])
