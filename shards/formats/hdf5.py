@@ -30,7 +30,7 @@ class Hdf5:
         self.paths = [path]
         self.image_ids: list[int] = []
         self.bad: list[str] = []
-        for key in _open(path):
+        for key in _keys(path):
             if key.endswith(_FEATURES_SUFFIX):
                 name = key.removesuffix(_FEATURES_SUFFIX)
                 if name.isdecimal() and len(name) <= MAX_ID_DIGITS:
@@ -76,6 +76,17 @@ def _array(where: str, file: h5py.File, key: str) -> Array:
             f"{MAX_IMAGE_BYTES} bytes"
         )
     return dataset[()]
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        keys = list(_open(path))
+    except RuntimeError as error:
+        raise ShardError(f"{path}: damaged ({error}); copy it again") from error
+    for key in keys:
+        if not isinstance(key, str):  # h5py returns bytes that are not UTF-8 as they are
+            raise ShardError(f"{path}: damaged (name {key[:40]!r} is not UTF-8); copy it again")
+    return keys
 
 
 @lru_cache(maxsize=8)

@@ -77,9 +77,9 @@ class Targets:
     def _read_set(self) -> None:
         manifest = Manifest.load(self.folder)
         manifest.features.fingerprint.difference(UNKNOWN)
-        if manifest.concepts:
-            manifest.concepts.read(TAR)
         for shard in manifest.shards:
+            if manifest.concepts:
+                manifest.concepts.read(shard.name)
             index = manifest.index(shard)
             for position in range(len(index)):
                 with suppress(ShardError):  # a damaged line affects only its sample
