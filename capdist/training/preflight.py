@@ -68,12 +68,12 @@ class Preflight:
             self._captioner(last)
 
     def _engine(self, last: Path) -> None:
-        """Refuse another engine or precision, and to switch ZeRO on or off."""
+        """Refuse another engine or precision, and a ZeRO stage that can't be converted."""
         saved = saved_config(last)
         for name, wrote, now in (
             ("engine", saved.engine, self.config.engine),
             ("precision", _precision(saved), _precision(self.config)),
-            ("ZeRO", _uses_zero(saved), _uses_zero(self.config)),
+            ("ZeRO stage", _zero_kind(saved), _zero_kind(self.config)),
         ):
             if wrote != now:
                 raise ConfigError(
@@ -127,6 +127,7 @@ def _precision(config: Config) -> str:
     return "fp32"
 
 
-def _uses_zero(config: Config) -> str:
-    used = config.engine == "deepspeed" and zero_stage(config.deepspeed) > 0
-    return "on" if used else "off"
+def _zero_kind(config: Config) -> str:
+    """Its ZeRO stage, or those that DeepSpeed's universal checkpoint converts into each other."""
+    stage = zero_stage(config.deepspeed) if config.engine == "deepspeed" else 0
+    return "1 or 2" if stage in (1, 2) else str(stage)
