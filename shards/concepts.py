@@ -46,6 +46,9 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
     Args:
         images: the tokenised captions of each training image.
         count: number of words; the result is shorter if the captions have fewer.
+
+    Raises:
+        ShardError: if they have none.
     """
     captions = Counter(
         word
@@ -54,6 +57,11 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
         for word in set(tokens)
         if word.isalpha() and word not in _STOP_WORDS
     )
+    if not captions:
+        raise ShardError(
+            "the training captions have no content word to learn as a concept; check their tokens, "
+            "or do without concepts"
+        )
     ranked = sorted(captions, key=lambda word: (-captions[word], word))
     return tuple(ranked[:count])
 

@@ -26,9 +26,12 @@ from shards.manifest import Manifest
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """CIDEr × 100 of captions; their mean length, distinct words, share with bad endings."""
+    """CIDEr × 100 of captions; their mean length, distinct words, share with bad endings.
 
-    cider: float
+    CIDEr is None, undefined, for one image.
+    """
+
+    cider: float | None
     words: float
     vocabulary: int
     bad_endings: float
@@ -36,7 +39,7 @@ class CaptionScores:
     name: ClassVar[str] = "CIDEr"
 
     @classmethod
-    def of(cls, cider: float, captions: Mapping[int, Sequence[str]]) -> CaptionScores:
+    def of(cls, cider: float | None, captions: Mapping[int, Sequence[str]]) -> CaptionScores:
         """CIDEr is given; the other figures are of the captions alone."""
         every = list(captions.values())
         return cls(
@@ -47,7 +50,7 @@ class CaptionScores:
         )
 
     @property
-    def value(self) -> float:
+    def value(self) -> float | None:
         return self.cider
 
     @property
@@ -56,7 +59,7 @@ class CaptionScores:
 
     def to_json(self) -> dict[str, float]:
         """The entries of the metrics log."""
-        return {f"val_{name}": value for name, value in vars(self).items()}
+        return {f"val_{name}": value for name, value in vars(self).items() if value is not None}
 
 
 class CaptionValidator:
@@ -104,7 +107,7 @@ class CaptionValidator:
         The captions are written to ``captions/<split>-<step>.json`` in the run folder.
         """
         captions = self.captions(weights)
-        score = 0.0
+        score = None
         if self.group.first:
             score = cider(self.references, captions)
             self.folder.mkdir(exist_ok=True)

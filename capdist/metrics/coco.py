@@ -25,6 +25,10 @@ from shards.atomic import atomic_write
 _BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 ALL = (*_BLEU, "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 
+#: CIDEr weighs an n-gram by the images that lack it; with one image, every weight is log 1 = 0.
+ONE_IMAGE = "it is undefined for one image"
+_NO_TUPLES = "no caption and no reference has any"
+
 _SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
@@ -111,7 +115,7 @@ def score(
             except JavaError as error:
                 absent[name] = str(error)
     undefined = [name for name, value in scores.items() if value is None]
-    absent |= dict.fromkeys(undefined, "no caption and no reference has any")
+    absent |= {name: ONE_IMAGE if name == "CIDEr" else _NO_TUPLES for name in undefined}
     order = sorted(scores, key=lambda name: (*ALL, name).index(name))
     values = {name: 100 * value for name in order if (value := scores[name]) is not None}
     return Scores(values, absent, tokeniser)
@@ -119,11 +123,12 @@ def score(
 
 def cider(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
-) -> float:
+) -> float | None:
     """CIDEr × 100 of tokenised captions by pycocoevalcap, in this process, without Java.
 
-    This is CIDEr-D with the document frequencies of these references and without an end token (so
-    it is 0 for a single image, whose n-grams all have idf log 1). Training validates with it.
+    This is CIDEr-D with the document frequencies of these references and without an end token. It
+    is undefined, None, for a single image, whose n-grams all have idf log 1 = 0. Training validates
+    with it.
 
     Args:
         references: image id to its tokenised reference captions, at least one.
@@ -132,13 +137,14 @@ def cider(
     Raises:
         ScoreError: if the ids differ, an image has no reference, or no reference has a word.
     """
-    return fmean(cider_each(references, captions).values())
+    each = cider_each(references, captions)
+    return fmean(each.values()) if len(each) > 1 else None
 
 
 def cider_each(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
 ) -> dict[int, float]:
-    """CIDEr × 100 of every image; `cider` is the mean."""
+    """CIDEr × 100 of every image, 0 if there is only one; `cider` is the mean."""
     _check_images(references, captions)
     gold = {key: [" ".join(tokens) for tokens in references[key]] for key in sorted(references)}
     _check_words(gold)
@@ -223,7 +229,7 @@ def _score_without_java(
     if "ROUGE-L" in metrics:
         scores["ROUGE-L"] = float(Rouge().compute_score(gold, candidates)[0])
     if "CIDEr" in metrics:
-        scores["CIDEr"] = fmean(_ciders(gold, candidates))
+        scores["CIDEr"] = fmean(_ciders(gold, candidates)) if len(gold) > 1 else None
     return scores
 
 

@@ -1,0 +1,118 @@
+"""The training captions: the vocabulary that they give, and what is lost of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from capdist.config.base import ConfigError
+from capdist.config.data import DataConfig
+from capdist.data.dataset import captioned
+from capdist.vocab import SPECIALS, Vocabulary
+from shards.manifest import Manifest
+from shards.schema import ShardError
+
+#: Shares of captions or tokens above this are warned of.
+MUCH = 0.05
+
+Caption = Sequence[str]
+
+
+@dataclass(frozen=True)
+class TrainingCaptions:
+    """The vocabulary of the training captions, and what it and ``data.max_words`` take from them.
+
+    Args:
+        vocab: the words that occur often enough.
+        data: the settings.
+        captions: their number.
+        clipped: those with more than ``data.max_words`` words.
+        single: those of one token.
+        tokens: of all captions, after clipping.
+        unknown: those of them that are not in the vocabulary.
+    """
+
+    vocab: Vocabulary
+    data: DataConfig
+    captions: int
+    clipped: int
+    single: int
+    tokens: int
+    unknown: int
+
+    @classmethod
+    def read(cls, manifest: Manifest, data: DataConfig) -> TrainingCaptions:
+        """Count words and captions.
+
+        Raises:
+            ShardError: if an image has no captions, or no word occurs often enough.
+        """
+        images = captioned(manifest, "train").tokens.values()
+        captions = [caption for image in images for caption in image]
+        vocab = _count_words(captions, data.min_count, manifest.location)
+        kept = [caption[: data.max_words] for caption in captions]
+        return cls(
+            vocab,
+            data,
+            captions=len(captions),
+            clipped=sum(len(caption) > data.max_words for caption in captions),
+            single=sum(len(caption) == 1 for caption in captions),
+            tokens=sum(map(len, kept)),
+            unknown=sum(word not in vocab for caption in kept for word in caption),
+        )
+
+    def check(self, where: str) -> None:
+        """Refuse captions that are all clipped, as none would show the model where to end.
+
+        Raises:
+            ConfigError: naming the option, after ``where``.
+        """
+        if self.clipped == self.captions:
+            raise ConfigError(
+                f"{where}: data.max_words: all {self.captions} training captions have more than "
+                f"{self.data.max_words} words, so that none keeps its end; raise it"
+            )
+
+    def lines(self) -> Iterator[str]:
+        """What is lost of the captions, and a warning where it is much."""
+        clipped, single, unknown = (
+            part / whole
+            for part, whole in (
+                (self.clipped, self.captions),
+                (self.single, self.captions),
+                (self.unknown, self.tokens),
+            )
+        )
+        yield (
+            f"training captions: {self.captions}, {_percent(clipped)} clipped to data.max_words "
+            f"{self.data.max_words}; {_percent(unknown)} of their tokens are UNK (data.min_count "
+            f"{self.data.min_count})"
+        )
+        for share, what in (
+            (clipped, "captions lose their end; raise data.max_words"),
+            (unknown, "tokens are UNK, which models never write; lower data.min_count"),
+            (
+                single,
+                "captions are one token; if they are sentences without spaces, build the shards "
+                "with --tokeniser characters",
+            ),
+        ):
+            if share > MUCH:
+                yield f"warning: {_percent(share)} of the {what}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _count_words(captions: Sequence[Caption], min_count: int, where: str) -> Vocabulary:
+    vocab = Vocabulary.count(captions, min_count)
+    if len(vocab) == len(SPECIALS):
+        counts = Counter(word for caption in captions for word in caption)
+        word, most = counts.most_common(1)[0]
+        raise ShardError(
+            f"{where}: no word of the {len(captions)} training captions occurs {min_count} times "
+            f"(data.min_count); the commonest, {word!r}, occurs {most} times: lower data.min_count"
+        )
+    return vocab
