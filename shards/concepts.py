@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.schema import Array, ShardError
+from shards.tokenisers import is_word
 
 Concepts = tuple[tuple[str, float], ...]
 
@@ -55,7 +56,7 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
         for captions in images
         for tokens in captions
         for word in set(tokens)
-        if word.isalpha() and word not in _STOP_WORDS
+        if is_word(word) and word not in _STOP_WORDS
     )
     if not captions:
         raise ShardError(

@@ -206,7 +206,10 @@ class Results:
 
     def _failures(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tokens = {sample["image_id"]: sample["tokens"] for sample in annotations}
-        scores = cider_each(tokens, {image: c.split() for image, c in self.captions.items()})
+        text = self.manifest.text
+        # Where tokens of the file are kept, captions are tokens joined by spaces.
+        split = str.split if text.keeps_given else text.split
+        scores = cider_each(tokens, {image: split(c) for image, c in self.captions.items()})
         return sorted(annotations, key=lambda sample: scores[sample["image_id"]])[:FAILURES]
 
     def _captions(self, annotations: list[dict[str, Any]]) -> Iterator[str]:

@@ -168,7 +168,7 @@ class Run:
         for number, stage in enumerate(self.config.stages):
             if line := objective_of(stage).describe(stage, self.context(number)):
                 print(f"stages.{number}: {line}")
-        for metric, reason in probe().items():
+        for metric, reason in probe(self.manifest.text).items():
             print(f"{metric} will be absent: {reason}", flush=True)
 
     def train(self) -> None:
