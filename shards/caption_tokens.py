@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from shards.formats import CAPTION_FORMATS, Annotation, detect_format
 from shards.schema import Phrase, ShardError
 from shards.tokenisers import ENGLISH, UNDETERMINED, CaptionText, nfc
 
-_LANGUAGE = re.compile("[a-z]{2,3}")
+_LINES_SHOWN = 20
 
 Tokens = tuple[str, ...]
 
@@ -45,9 +44,7 @@ def read_captions(
     Raises:
         ShardError: if a file is not valid, or there is no such tokeniser or code.
     """
-    text = CaptionText(tokeniser, language or ENGLISH).check("--tokeniser")
-    if language is not None and not _LANGUAGE.fullmatch(language):
-        raise ShardError(f"--language {language!r}: expected an ISO 639 code, such as en, de or zh")
+    text = CaptionText(tokeniser, ENGLISH if language is None else language).check("command line")
     formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
     read = [(file, image) for file, format_ in formats for image in format_(file).annotations()]
     split = [(file, _with_tokens(file, image, text)) for file, image in read]
@@ -61,7 +58,11 @@ def read_captions(
     found = TokenisedCaptions(
         [image for image, _ in kept], text, [line for _, lines in kept for line in lines]
     )
-    for line in (*found.left_out, *_one_token_warning(split, tokeniser)):
+    for line in found.left_out[:_LINES_SHOWN]:
+        print(line)
+    if more := len(found.left_out[_LINES_SHOWN:]):
+        print(f"{more} more captions have no word; the manifest lists them")
+    for line in _one_token_warning(split, tokeniser):
         print(line)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,7 @@ from shards.schema import ShardError
 PTB_LIKE, ENGLISH = "ptb-like", "en"
 #: ISO 639's code of a language that is not known.
 UNDETERMINED = "und"
+_CODE = re.compile("[a-z]{2,3}")
 
 #: Letters of Persian and Indic words may be separated by these.
 _JOINERS = "\u200c\u200d"
@@ -81,15 +83,19 @@ class CaptionText:
         return cls(**known).check(where)
 
     def check(self, where: str) -> CaptionText:
-        """Itself, if there is such a tokeniser.
+        """Itself, if there is such a tokeniser, and the language is a code.
 
         Raises:
-            ShardError: after ``where``, naming those that there are.
+            ShardError: after ``where``, naming what was expected.
         """
         if self.tokeniser not in _TOKENISERS:
             raise ShardError(
                 f"{where}: tokeniser {self.tokeniser!r}, expected one of "
                 f"{', '.join(registered())}; correct it, or add its file to shards/tokenisers"
+            )
+        if not _CODE.fullmatch(self.language):
+            raise ShardError(
+                f"{where}: language {self.language!r}, expected an ISO 639 code, such as en or zh"
             )
         return self
 

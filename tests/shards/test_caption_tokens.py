@@ -120,9 +120,9 @@ def test_phrases_follow_their_captions(tmp_path: Path) -> None:
 
 def test_unknown_choices_are_refused(tmp_path: Path) -> None:
     file = coco(tmp_path, [["a dog"]])
-    with pytest.raises(ShardError, match=r"^--tokeniser: tokeniser 'bpe', expected one of char"):
+    with pytest.raises(ShardError, match=r"^command line: tokeniser 'bpe', expected one of ch"):
         read_captions([file], "bpe")
-    with pytest.raises(ShardError, match="--language 'English': expected an ISO 639 code, such as"):
+    with pytest.raises(ShardError, match="command line: language 'English', expected an ISO 639"):
         read_captions([file], "given", "English")
 
 
