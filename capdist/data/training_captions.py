@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from capdist.config.base import ConfigError
@@ -24,13 +24,12 @@ class TrainingCaptions:
     """The vocabulary of the training captions, and what it and ``data.max_words`` take from them.
 
     Args:
-        vocab: the words that occur often enough.
+        vocab: of the model; `read` takes the words that occur often enough.
         data: the settings.
         captions: their number.
         clipped: those with more than ``data.max_words`` words.
         single: those of one token.
-        tokens: of all captions, after clipping.
-        unknown: those of them that are not in the vocabulary.
+        words: how often each occurs, after clipping.
     """
 
     vocab: Vocabulary
@@ -38,8 +37,7 @@ class TrainingCaptions:
     captions: int
     clipped: int
     single: int
-    tokens: int
-    unknown: int
+    words: Mapping[str, int]
 
     @classmethod
     def read(cls, manifest: Manifest, data: DataConfig) -> TrainingCaptions:
@@ -51,16 +49,20 @@ class TrainingCaptions:
         images = captioned(manifest, "train").tokens.values()
         captions = [caption for image in images for caption in image]
         vocab = _count_words(captions, data.min_count, manifest.location)
-        kept = [caption[: data.max_words] for caption in captions]
         return cls(
             vocab,
             data,
             captions=len(captions),
             clipped=sum(len(caption) > data.max_words for caption in captions),
             single=sum(len(caption) == 1 for caption in captions),
-            tokens=sum(map(len, kept)),
-            unknown=sum(word not in vocab for caption in kept for word in caption),
+            words=Counter(word for caption in captions for word in caption[: data.max_words]),
         )
+
+    @property
+    def unknown(self) -> float:
+        """The share of the tokens that are UNK."""
+        unknown = (count for word, count in self.words.items() if word not in self.vocab)
+        return sum(unknown) / sum(self.words.values())
 
     def check(self, where: str) -> None:
         """Refuse captions that are all clipped, as none would show the model where to end.
@@ -76,14 +78,8 @@ class TrainingCaptions:
 
     def lines(self) -> Iterator[str]:
         """What is lost of the captions, and a warning where it is much."""
-        clipped, single, unknown = (
-            part / whole
-            for part, whole in (
-                (self.clipped, self.captions),
-                (self.single, self.captions),
-                (self.unknown, self.tokens),
-            )
-        )
+        clipped, single = self.clipped / self.captions, self.single / self.captions
+        unknown = self.unknown
         yield (
             f"training captions: {self.captions}, {_percent(clipped)} clipped to data.max_words "
             f"{self.data.max_words}; {_percent(unknown)} of their tokens are UNK (data.min_count "

@@ -10,6 +10,7 @@ import pytest
 from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
 from capdist.data.training_captions import TrainingCaptions
+from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
 from shards.writer import write
@@ -43,7 +44,9 @@ def test_shares_are_those_of_the_captions_as_they_are_trained_on(shards: Manifes
     assert found.vocab.words[4:] == ("a", "dog")
     # a dog | a dog | a cat | a red | birds
     assert (found.captions, found.clipped, found.single) == (5, 2, 1)
-    assert (found.tokens, found.unknown) == (9, 3)
+    assert sum(found.words.values()) == 9
+    assert found.unknown == 3 / 9
+    assert replace(found, vocab=Vocabulary(["birds"])).unknown == 8 / 9
     share, clipped, unknown, single = found.lines()
     assert share == (
         "training captions: 5, 40.0 % clipped to data.max_words 2; 33.3 % of their tokens are UNK "
