@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from capdist.config.base import ConfigError
@@ -11,12 +11,9 @@ from capdist.config.data import DataConfig
 from capdist.data.dataset import captioned
 from capdist.vocab import SPECIALS, Vocabulary
 from shards.manifest import Manifest
-from shards.schema import ShardError
 
 #: Shares of captions or tokens above this are warned of.
 MUCH = 0.05
-
-Caption = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class TrainingCaptions:
         captions: their number.
         clipped: those with more than ``data.max_words`` words.
         single: those of one token.
-        words: how often each occurs, after clipping.
+        words: how often each occurs.
     """
 
     vocab: Vocabulary
@@ -37,34 +34,47 @@ class TrainingCaptions:
     captions: int
     clipped: int
     single: int
-    words: Mapping[str, int]
+    words: Counter[str]
 
     @classmethod
     def read(cls, manifest: Manifest, data: DataConfig) -> TrainingCaptions:
         """Count words and captions.
 
         Raises:
-            ShardError: if an image has no captions, or no word occurs often enough.
+            ShardError: if an image has no captions.
         """
         images = captioned(manifest, "train").tokens.values()
         captions = [caption for image in images for caption in image]
-        vocab = _count_words(captions, data.min_count, manifest.location)
         return cls(
-            vocab,
+            Vocabulary.count(captions, data.min_count),
             data,
             captions=len(captions),
             clipped=sum(len(caption) > data.max_words for caption in captions),
             single=sum(len(caption) == 1 for caption in captions),
-            words=Counter(word for caption in captions for word in caption[: data.max_words]),
+            words=Counter(word for caption in captions for word in caption),
         )
 
     @property
     def unknown(self) -> float:
         """The share of the tokens that are UNK."""
         unknown = (count for word, count in self.words.items() if word not in self.vocab)
-        return sum(unknown) / sum(self.words.values())
+        return sum(unknown) / self.words.total()
 
-    def check(self, where: str) -> None:
+    def check_words(self, where: str) -> None:
+        """Refuse a vocabulary that has only the special tokens.
+
+        Raises:
+            ConfigError: naming the option, after ``where``.
+        """
+        if len(self.vocab) == len(SPECIALS):
+            word, most = self.words.most_common(1)[0]
+            raise ConfigError(
+                f"{where}: data.min_count: no word of the {self.captions} training captions occurs "
+                f"{self.data.min_count} times; the commonest, {word!r}, occurs {most} times: lower "
+                "it"
+            )
+
+    def check_ends(self, where: str) -> None:
         """Refuse captions that are all clipped, as none would show the model where to end.
 
         Raises:
@@ -79,15 +89,14 @@ class TrainingCaptions:
     def lines(self) -> Iterator[str]:
         """What is lost of the captions, and a warning where it is much."""
         clipped, single = self.clipped / self.captions, self.single / self.captions
-        unknown = self.unknown
         yield (
             f"training captions: {self.captions}, {_percent(clipped)} clipped to data.max_words "
-            f"{self.data.max_words}; {_percent(unknown)} of their tokens are UNK (data.min_count "
-            f"{self.data.min_count})"
+            f"{self.data.max_words}; {_percent(self.unknown)} of their tokens are UNK "
+            f"(data.min_count {self.data.min_count})"
         )
         for share, what in (
             (clipped, "captions lose their end; raise data.max_words"),
-            (unknown, "tokens are UNK, which models never write; lower data.min_count"),
+            (self.unknown, "tokens are UNK, which models never write; lower data.min_count"),
             (
                 single,
                 "captions are one token; if they are sentences without spaces, build the shards "
@@ -100,15 +109,3 @@ class TrainingCaptions:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _count_words(captions: Sequence[Caption], min_count: int, where: str) -> Vocabulary:
-    vocab = Vocabulary.count(captions, min_count)
-    if len(vocab) == len(SPECIALS):
-        counts = Counter(word for caption in captions for word in caption)
-        word, most = counts.most_common(1)[0]
-        raise ShardError(
-            f"{where}: no word of the {len(captions)} training captions occurs {min_count} times "
-            f"(data.min_count); the commonest, {word!r}, occurs {most} times: lower data.min_count"
-        )
-    return vocab

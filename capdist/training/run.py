@@ -121,8 +121,9 @@ class Run:
         manifest = load_shards(config.data)
         manifest.split(config.validation.split)
         captions = TrainingCaptions.read(manifest, config.data)
+        captions.check_words(where)
         if any(stage.trains_captions for stage in config.stages):
-            captions.check(where)
+            captions.check_ends(where)
         vocab = captions.vocab
         last = _check_folder(config, resume=resume)
         model = _initialise(config, manifest, vocab, where)

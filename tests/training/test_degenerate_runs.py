@@ -1,4 +1,4 @@
-"""Splits of one image, for which CIDEr is undefined."""
+"""Splits of one image, for which CIDEr is undefined, and captions of which nothing is left."""
 
 from __future__ import annotations
 
@@ -73,3 +73,23 @@ def test_rewards_from_one_training_image_are_refused(
     expected = r"^x\.json: stages\.0: .* has one training image, but rewards need the document freq"
     with pytest.raises(ConfigError, match=expected):
         start({**one_image, "stages": [stage], "data": data})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"min_count": 1000}, r"^x\.json: data\.min_count: no word of the .* occurs 1000 times"),
+        (
+            {"max_words": 1},
+            r"^x\.json: data\.max_words: all \d+ training captions have more than 1",
+        ),
+    ],
+)
+def test_captions_that_nothing_is_left_of_are_refused(
+    tiny_config: dict[str, Any], tmp_path: Path, data: dict[str, int], message: str
+) -> None:
+    run = tmp_path / "run"
+    changed = {**tiny_config, "data": {**tiny_config["data"], **data}, "run": str(run)}
+    with pytest.raises(ConfigError, match=message):
+        start(changed)
+    assert not (run / "metrics.jsonl").exists()
