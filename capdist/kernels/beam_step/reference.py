@@ -109,7 +109,7 @@ def end_step(logits: Tensor, beams: Beams) -> tuple[Beams, Tensor, Tensor]:
     tokens = torch.full_like(beams.tokens, PAD).masked_fill(beams.alive & ~dead, EOS)
     lengths = (beams.lengths + beams.alive).masked_fill(dead, 0)
     parents = torch.arange(beams.tokens.shape[1], device=tokens.device).expand_as(tokens)
-    return Beams(scores, lengths, tokens), parents, nonfinite
+    return Beams(scores, lengths, tokens), parents.masked_fill(dead, 0), nonfinite
 
 
 def _log_probs(logits: Tensor, beams: Beams) -> tuple[Tensor, Tensor]:
