@@ -11,6 +11,7 @@ from capdist.arguments import ArgumentParser, count, positive
 from capdist.errors import exit_status
 from shards.manifest import Manifest
 from shards.outputs import check_output_file, check_output_folder
+from shards.tokenisers import PTB_LIKE, registered
 
 _BUILD = """Build shards from captions and region features. To continue a build that was stopped,
 run the same command again."""
@@ -78,6 +79,17 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         "--feature-name",
         metavar="NAME",
         help="name of the extractor; by default, of the features' format",
+    )
+    add(
+        "--tokeniser",
+        choices=tuple(registered()),
+        default=PTB_LIKE,
+        help="how captions are split into words, in training and for all scores",
+    )
+    add(
+        "--language",
+        metavar="CODE",
+        help="of the captions, such as en or zh; by default, en if most are in Latin letters",
     )
     add("--class-names", metavar="FILE", help="text file; line n (from 0) is the name of class n")
     _add_output(parser)
@@ -152,6 +164,8 @@ def _build(options: argparse.Namespace) -> int:
         sizes=options.sizes,
         storage=options.storage,
         max_bad=options.max_bad,
+        tokeniser=options.tokeniser,
+        language=options.language,
     )
     manifest = build(
         config, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
@@ -222,7 +236,8 @@ def _summary(manifest: Manifest) -> str:
     return (
         f"{manifest.location}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
         f"{left_out}; features {features.name}, width {features.dim}, {features.stored_dtype}, "
-        f"up to {features.max_regions} regions"
+        f"up to {features.max_regions} regions; captions {manifest.text.tokeniser}, "
+        f"{manifest.text.language}"
     )
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from shards import concepts
+from shards.caption_tokens import read_captions
 from shards.feature_scan import FeatureScan, SampleLoader, check_one_extractor, scan_features
 from shards.feature_spec import FeatureSpec
-from shards.formats import CAPTION_FORMATS, Annotation, detect_format, find_files
+from shards.formats import Annotation, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Array, Sample, ShardError
 from shards.storage import STORAGES, int8_scale, quantization_error
+from shards.tokenisers import PTB_LIKE
 from shards.writer import write
 
 _READ_BYTES = 1 << 20
@@ -42,6 +44,8 @@ class BuildConfig:
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
         max_bad: largest number of bad images; they are left out.
+        tokeniser: of the captions, by name.
+        language: of the captions, see `read_captions`.
     """
 
     annotations: str | Sequence[str]
@@ -53,6 +57,8 @@ class BuildConfig:
     sizes: str | Sequence[str] = ()
     storage: str = "fp16"
     max_bad: int = 0
+    tokeniser: str = PTB_LIKE
+    language: str | None = None
 
 
 class FileSource:
@@ -60,6 +66,8 @@ class FileSource:
 
     Attributes:
         left_out: what is wrong with each image that is left out.
+        wordless: the captions that are left out.
+        text: tokeniser and language of the captions.
     """
 
     def __init__(self, config: BuildConfig, workers: int | None) -> None:
@@ -67,7 +75,8 @@ class FileSource:
             raise ShardError(f"storage {config.storage!r}, expected {' or '.join(STORAGES)}")
         caption_files, size_files = find_files(config.annotations), find_files(config.sizes)
         feature_files = find_files(config.features)
-        self._images = _read_annotations(caption_files)
+        captions = read_captions(caption_files, config.tokeniser, config.language)
+        self._images, self.text, self.wordless = captions.images, captions.text, captions.left_out
         self._load = SampleLoader(
             JoinedFeatures(feature_files, _image_sizes(size_files, self._images)),
             config.storage == "fp16",
@@ -175,13 +184,9 @@ def build(
         out,
         samples_per_shard=samples_per_shard,
         workers=workers,
-        left_out=source.left_out,
+        left_out=[*source.wordless, *source.left_out],
+        text=source.text,
     )
-
-
-def _read_annotations(files: Sequence[Path]) -> list[Annotation]:
-    formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
-    return [image for file, format_ in formats for image in format_(file).annotations()]
 
 
 def _image_sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[int, tuple[int, int]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.schema import Array, ShardError
+from shards.tokenisers import is_word
 
 Concepts = tuple[tuple[str, float], ...]
 
@@ -46,14 +47,22 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
     Args:
         images: the tokenised captions of each training image.
         count: number of words; the result is shorter if the captions have fewer.
+
+    Raises:
+        ShardError: if they have none.
     """
     captions = Counter(
         word
         for captions in images
         for tokens in captions
         for word in set(tokens)
-        if word.isalpha() and word not in _STOP_WORDS
+        if is_word(word) and word not in _STOP_WORDS
     )
+    if not captions:
+        raise ShardError(
+            "the training captions have no content word to learn as a concept; check their tokens, "
+            "or do without concepts"
+        )
     ranked = sorted(captions, key=lambda word: (-captions[word], word))
     return tuple(ranked[:count])
 

@@ -19,6 +19,7 @@ from shards.remote.cache import Cache
 from shards.remote.remote_file import PREFETCH_THREADS, RemoteFile, prefetch
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.tar import read_tar
+from shards.tokenisers import ENGLISH_TEXT, CaptionText
 
 MANIFEST = "manifest.json"
 
@@ -49,9 +50,10 @@ class Manifest:
         features: extractor and storage of the region features.
         shards: in the order in which they were built.
         class_names: names of the classes of ``classes.npy`` by id; may be empty.
-        left_out: what is wrong with each image that could not be written.
+        left_out: what is wrong with each image or caption that could not be written.
         concepts: if not None, they replace the concepts in the tars.
         url: of a remote set.
+        text: tokeniser and language of the captions; of older sets, the default.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class Manifest:
     left_out: tuple[str, ...] = ()
     concepts: ConceptSet | None = None
     url: str | None = None
+    text: CaptionText = ENGLISH_TEXT
 
     @classmethod
     def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
@@ -95,6 +98,7 @@ class Manifest:
             class_names=data["class_names"],
             left_out=data["left_out"],
             url=folder.url,
+            text=CaptionText.from_json(path, data),
         )
         concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
@@ -136,7 +140,8 @@ class Manifest:
         del data["root"], data["concepts"], data["url"]
         for shard in data["shards"]:
             del shard["remote"]
-        return {"schema_version": SCHEMA_VERSION, **data}
+        text = data.pop("text")
+        return {"schema_version": SCHEMA_VERSION, **data, **text}
 
     def split(self, name: str) -> tuple[Shard, ...]:
         """The shards of one split.

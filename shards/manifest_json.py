@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from shards.json_types import Count, T, parse_json
 from shards.schema import SCHEMA_VERSION, ShardError
@@ -45,6 +45,8 @@ class ManifestJson(TypedDict):
     shards: tuple[_ShardJson, ...]
     class_names: tuple[str, ...]
     left_out: tuple[str, ...]
+    tokeniser: NotRequired[str]
+    language: NotRequired[str]
 
 
 _ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(ManifestJson)

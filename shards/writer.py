@@ -38,6 +38,7 @@ from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
 from shards.schema import SCHEMA_VERSION, ShardError
+from shards.tokenisers import ENGLISH_TEXT, CaptionText
 
 __all__ = ["SampleSource", "write"]
 
@@ -51,6 +52,7 @@ def write(
     samples_per_shard: int = 256,
     workers: int | None = None,
     left_out: Sequence[str] = (),
+    text: CaptionText = ENGLISH_TEXT,
 ) -> Manifest:
     """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
 
@@ -59,7 +61,9 @@ def write(
         root: the folder, made if it does not exist. A stopped build of the same source continues.
         samples_per_shard: of all shards except the last of each split.
         workers: processes, one per CPU by default; with 1, everything runs in this process.
-        left_out: what is wrong with each image that the source leaves out, for the manifest.
+        left_out: what is wrong with each image or caption that the source leaves out, for the
+            manifest.
+        text: tokeniser and language of the captions.
 
     Raises:
         ShardError: if the folder holds something else, a sample is not valid, or two samples have
@@ -73,7 +77,13 @@ def write(
     _check_unique_keys(written)
     shards = tuple(result.shard for result in written)
     manifest = Manifest(
-        root, source.name, _features(source, written), shards, source.class_names, tuple(left_out)
+        root,
+        source.name,
+        _features(source, written),
+        shards,
+        source.class_names,
+        tuple(left_out),
+        text=text,
     )
     write_json(root / MANIFEST, manifest.to_json())
     return manifest

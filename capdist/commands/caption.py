@@ -64,4 +64,4 @@ def caption(args: argparse.Namespace) -> None:
         captions = captioner.of_shards(args.shards, args.split)
     else:
         captions = captioner.of_features(args.features)
-    write_captions(args.out, captions, args.n_best)
+    write_captions(args.out, captions, args.n_best, captioner.first.text)

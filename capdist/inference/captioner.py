@@ -32,6 +32,7 @@ from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.schema import Sample
+from shards.tokenisers import CaptionText
 
 #: Images of feature files whose features are compared with those that a model was trained on.
 _COMPARED = 256
@@ -209,12 +210,14 @@ def _sample(image: int, read: RegionFeatures, dim: int) -> Sample:
     return sample
 
 
-def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> None:
+def write_captions(
+    path: Path, found: dict[int, list[Caption]], n_best: int, text: CaptionText
+) -> None:
     """Write COCO results, sorted by image id; with ``n_best`` > 1 each entry lists its n best."""
     entries: list[dict[str, Any]] = []
     for image in sorted(found):
         captions = [
-            {"caption": " ".join(caption.words), "score": caption.score}
+            {"caption": text.join(caption.words), "score": caption.score}
             for caption in found[image][:n_best]
         ]
         entry = {"image_id": image, "caption": captions[0]["caption"]}

@@ -18,11 +18,12 @@ from capdist.config.base import ConfigError
 from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import References, references
 from capdist.decoding.generate import Caption
+from capdist.inference.caption_scores import score_words
 from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.grounding import Annotated
-from capdist.metrics.coco import Scores, probe, score, write_results
+from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
-from capdist.metrics.endings import bad_endings
+from capdist.metrics.endings import bad_endings, describe_endings
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
@@ -30,6 +31,7 @@ from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from shards.atomic import write_text
 from shards.manifest import Manifest
 from shards.outputs import check_output_folder
+from shards.tokenisers import CaptionText
 
 #: Images that the report shows.
 SAMPLES = 12
@@ -106,6 +108,7 @@ class Evaluation:
             config = config.model_copy(update={"data": data})
         manifest = run_shards(config, request.run)
         exported.check_features(manifest)
+        exported.check_text(manifest)
         manifest.split(split)
         annotated = Annotated.read(manifest, split) if request.grounding else None
         decoding, cluster = exported.decoding(request.beam), config.ray
@@ -123,22 +126,24 @@ class Evaluation:
 
     def evaluate(self) -> None:
         """Decode, score where there are references, print the table, write the files."""
-        for metric, reason in probe().items():
+        text = self.manifest.text
+        for metric, reason in probe(text).items():
             print(f"{metric} will be absent: {reason}")
         decoded, images_per_s = self.decode()
-        captions = sentences(decoded)
-        print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
+        captions = sentences(decoded, text)
+        endings = bad_endings((caption.words for caption in decoded.values()), text)
+        print(describe_endings(endings, text))
         path = self.write_captions(self.name, captions)
         refs = references(self.manifest, self.split)
         if not any(refs.raw.values()):
             print(f"{self.split} has no reference captions; nothing is scored")
             print(f"captions: {path}")
             return
-        constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
-        print(f"constant caption: {constant!r}")
+        constant = constant_caption(references(self.manifest, "train").tokens)
+        print(f"constant caption: {text.join(constant)!r}")
         rows = {
             f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(refs, decoded),
-            CONSTANT: score(refs.raw, dict.fromkeys(captions, constant)),
+            CONSTANT: score_words(refs, dict.fromkeys(captions, constant), text),
         }
         self.report(refs, captions, rows, images_per_s)
         print(f"captions: {path}")
@@ -174,7 +179,8 @@ class Evaluation:
 
     def score(self, refs: References, decoded: dict[int, Caption]) -> Scores:
         """Every metric of the captions, and grounding if it is requested."""
-        found = score(refs.raw, sentences(decoded))
+        words = {image: caption.words for image, caption in decoded.items()}
+        found = score_words(refs, words, self.manifest.text)
         grounding = self.annotated.f1(decoded) if self.annotated else {}
         return replace(found, values={**found.values, **grounding})
 
@@ -212,6 +218,6 @@ class Evaluation:
             yield ReportSample(key, captions[image], refs.raw[image], pictures.get(key))
 
 
-def sentences(decoded: dict[int, Caption]) -> dict[int, str]:
-    """The captions as text."""
-    return {image: " ".join(caption.words) for image, caption in decoded.items()}
+def sentences(decoded: dict[int, Caption], text: CaptionText) -> dict[int, str]:
+    """The captions as their tokeniser writes them."""
+    return {image: text.join(caption.words) for image, caption in decoded.items()}

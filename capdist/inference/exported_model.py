@@ -1,7 +1,7 @@
 """A trained model as three files that load without DeepSpeed.
 
-``model.safetensors`` (fp32 weights), ``config.json`` (the resolved run configuration, and the
-feature width), ``vocab.json``.
+``model.safetensors`` (fp32 weights), ``config.json`` (the resolved run configuration, the features
+and the captions' tokeniser), ``vocab.json``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
+from shards.tokenisers import CaptionText
 
 #: A captioning model's weights, those of detectors, and the words that these detect.
 MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.json"
@@ -35,6 +36,7 @@ class ExportedModel:
     """A model in evaluation mode, with everything needed to use it.
 
     ``concepts`` identifies the detector whose concepts it was trained on; None: those of the tars.
+    ``text`` is tokeniser and language of the captions that it was trained on.
     """
 
     model: CaptionModel[Any]
@@ -43,6 +45,7 @@ class ExportedModel:
     features: FeatureSpec
     classes: int
     concepts: str | None
+    text: CaptionText
 
     def decoding(self, beam: int | None) -> DecodingConfig:
         """The decoding section of its config, with another beam if one is given.
@@ -78,6 +81,19 @@ class ExportedModel:
             )
         if "concepts" in self.model.needs:
             check_concepts(self.concepts, manifest, self.config)
+
+    def check_text(self, manifest: Manifest) -> None:
+        """Refuse references of another tokeniser than the training captions.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        if self.text.tokeniser != manifest.text.tokeniser:
+            raise ConfigError(
+                f"{manifest.location}: captions of tokeniser {manifest.text.tokeniser!r}, but the "
+                f"model was trained on {self.text.tokeniser!r}; build the shards with --tokeniser "
+                f"{self.text.tokeniser}"
+            )
 
 
 def detector_of(manifest: Manifest) -> str | None:
@@ -144,6 +160,7 @@ def write_export(
         "features": asdict(manifest.features.without_scale()),
         "classes": len(manifest.class_names),
         "concepts": detector_of(manifest),
+        **asdict(manifest.text),
         "run": config.model_dump(mode="json", by_alias=True),
     }
     write_text(folder / "config.json", json.dumps(described, indent=1))
@@ -166,7 +183,10 @@ def read_export(folder: Path) -> ExportedModel:
     features, classes = FeatureSpec.from_json(described["features"]), described.get("classes", 0)
     model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
     model.load_state_dict(weights)
-    return ExportedModel(model.eval(), config, vocab, features, classes, described.get("concepts"))
+    text = CaptionText.from_json(str(folder / "config.json"), described)
+    return ExportedModel(
+        model.eval(), config, vocab, features, classes, described.get("concepts"), text
+    )
 
 
 def read_run(run: Path, checkpoint: str = "best") -> ExportedModel:

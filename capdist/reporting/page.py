@@ -108,7 +108,7 @@ def _score_notes(rows: Mapping[str, Any]) -> Iterator[str]:
         yield f"{CONSTANT}: the best single training caption, given to every image."
     for name, row in rows.items():
         if row["tokeniser"] != "ptb":
-            yield f"{name}: plain tokeniser; not comparable with published scores."
+            yield f"{name}: {row['tokeniser']} tokeniser; not comparable with published scores."
         for metric, why in row["absent"].items():
             yield f"{name}: {metric} is absent: {why}."
 

@@ -161,15 +161,17 @@ class Results:
     def _facts(self) -> Iterator[str]:
         records = read_records(self.run / METRICS_LOG)
         steps = [record for record in records if "loss" in record]
-        evaluations = [record for record in records if "val_cider" in record]
-        best = max(evaluations, key=lambda record: float(record["val_cider"]))
+        evaluations = [record for record in records if "loss" not in record]
+        scored = [record for record in evaluations if "val_cider" in record]
         speed = median(record["captions_per_s"] for record in steps)
         versions = read_json(self.run / "versions.json")
         known = ("python", "torch", "deepspeed", "webdataset", "git")
         yield f"- parameters: {self._parameters() / 1e6:.2f} M"
         yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
-        yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
-        yield "  (greedy, on the tokens in the shards)"
+        if scored:
+            best = max(scored, key=lambda record: float(record["val_cider"]))
+            yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
+            yield "  (greedy, on the tokens in the shards)"
         yield f"- training speed: {speed:.0f} captions/s (median step)"
         yield f"- waiting for data: {data_wait(steps):.1f} % of the steps' time"
         if rows := timeline(records):
@@ -184,7 +186,8 @@ class Results:
 
         events = EventAccumulator(str(self.run / "tensorboard"), {"scalars": 0})
         events.Reload()
-        times = [e.wall_time for name in ("loss", "val_cider") for e in events.Scalars(name)]
+        names = {"loss", "val_words", "val_cider"} & set(events.Tags()["scalars"])
+        times = [e.wall_time for name in names for e in events.Scalars(name)]
         return (max(times) - min(times)) / 3600
 
     def _parameters(self) -> int:
@@ -203,7 +206,10 @@ class Results:
 
     def _failures(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tokens = {sample["image_id"]: sample["tokens"] for sample in annotations}
-        scores = cider_each(tokens, {image: c.split() for image, c in self.captions.items()})
+        text = self.manifest.text
+        # Where tokens of the file are kept, captions are tokens joined by spaces.
+        split = str.split if text.keeps_given else text.split
+        scores = cider_each(tokens, {image: split(c) for image, c in self.captions.items()})
         return sorted(annotations, key=lambda sample: scores[sample["image_id"]])[:FAILURES]
 
     def _captions(self, annotations: list[dict[str, Any]]) -> Iterator[str]:

@@ -54,7 +54,7 @@ class ExternallyValidatedTrainer(Trainer):
         others = {name: score for name, score in progress.best.items() if name != "CIDEr"}
         progress = replace(progress, best=others, waited=0)
         for step, row in sorted(self.scored.items()):
-            progress, better = update_best(progress, "CIDEr", row["values"]["CIDEr"])
+            progress, better = update_best(progress, "CIDEr", row["values"].get("CIDEr"))
             best_step = step if better else best_step
             if step <= stage_start:  # of an earlier stage, which patience does not count
                 progress = replace(progress, waited=0)
@@ -72,8 +72,10 @@ class ExternallyValidatedTrainer(Trainer):
             logged = {record["step"] for record in records if "val_cider" in record}
             for step in sorted(self.scored.keys() - logged):
                 row = self.scored[step]
-                cider = row["values"]["CIDEr"]
-                self.metrics_log.write({"step": step, "epoch": row["epoch"], "val_cider": cider})
+                cider = row["values"].get("CIDEr")
+                if cider is not None:
+                    record = {"step": step, "epoch": row["epoch"], "val_cider": cider}
+                    self.metrics_log.write(record)
 
     def wait(self, progress: TrainingProgress) -> TrainingProgress:
         """Wait until the follower has scored every checkpoint that is kept for it.

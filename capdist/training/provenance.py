@@ -30,7 +30,11 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
         "git": _commit(),
         "command": sys.argv,
         "vocabulary": vocab.hash,
-        "shards": {"name": manifest.name, **asdict(manifest.features.without_scale())},
+        "shards": {
+            "name": manifest.name,
+            **asdict(manifest.features.without_scale()),
+            "captions": asdict(manifest.text),
+        },
     }
     write_text(folder / "versions.json", json.dumps(used, indent=1))
 

@@ -19,8 +19,9 @@ import torch
 from capdist.config.base import ConfigError
 from capdist.config.run_config import Config
 from capdist.data.batches import Batches
-from capdist.data.dataset import check_needs, count_words, training_batches
+from capdist.data.dataset import check_needs, training_batches
 from capdist.data.mixture import describe, load_shards
+from capdist.data.training_captions import TrainingCaptions
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.factory import make_engine, zero_stage
 from capdist.inference.run_folder import (
@@ -32,7 +33,7 @@ from capdist.inference.run_folder import (
     read_progress,
     written_by,
 )
-from capdist.metrics.coco import probe
+from capdist.metrics.coco import ONE_IMAGE, probe
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.objectives.base import StageContext, objective_of
 from capdist.reporting.metrics_log import MetricsLog
@@ -85,8 +86,12 @@ class Run:
     group: ProcessGroup
     stop: StopSignal
     manifest: Manifest
-    vocab: Vocabulary
+    captions: TrainingCaptions
     model: CaptionModel[Any]
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.captions.vocab
 
     @property
     def folder(self) -> Path:
@@ -115,10 +120,14 @@ class Run:
         """
         manifest = load_shards(config.data)
         manifest.split(config.validation.split)
-        vocab = count_words(manifest, config.data.min_count)
+        captions = TrainingCaptions.read(manifest, config.data)
+        captions.check_words(where)
+        if any(stage.trains_captions for stage in config.stages):
+            captions.check_ends(where)
+        vocab = captions.vocab
         last = _check_folder(config, resume=resume)
         model = _initialise(config, manifest, vocab, where)
-        run = cls(config, where, group, stop, manifest, vocab, model)
+        run = cls(config, where, group, stop, manifest, captions, model)
         check_needs(manifest, "train", model.needs - config.provides, config.model.name)
         preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model)
         preflight.stages(run.context)
@@ -152,10 +161,15 @@ class Run:
         )
         for line in describe(self.manifest, self.config.data.shards):
             print(line)
+        for line in self.captions.lines():
+            print(line)
+        split = self.config.validation.split
+        if sum(shard.samples for shard in self.manifest.split(split)) == 1:
+            print(f"warning: CIDEr of split {split}: {ONE_IMAGE}; the latest model counts as best")
         for number, stage in enumerate(self.config.stages):
             if line := objective_of(stage).describe(stage, self.context(number)):
                 print(f"stages.{number}: {line}")
-        for metric, reason in probe().items():
+        for metric, reason in probe(self.manifest.text).items():
             print(f"{metric} will be absent: {reason}", flush=True)
 
     def train(self) -> None:
@@ -188,8 +202,9 @@ class Run:
         """Print the result, and what to do with it."""
         stage = self.config.stages[-1]
         metric = objective_of(stage).metric
-        best, folder = progress.best[metric], shlex.quote(self.config.run)
-        print(f"trained {progress.step} steps; best validation {metric} {best:.1f}")
+        best, folder = progress.best.get(metric), shlex.quote(self.config.run)
+        score = f"best validation {metric} {best:.1f}" if best is not None else f"no {metric}"
+        print(f"trained {progress.step} steps; {score}")
         if stage.trains_captions:
             print(f"model: {find_checkpoint(self.folder, BEST)}")
             print(f"scores: capdist evaluate --run {folder}", flush=True)

@@ -26,7 +26,7 @@ class Annotation:
         file_name: for messages.
         split: train, val or test.
         captions: texts.
-        tokens: the words of each caption.
+        tokens: of each caption, as the file has them; empty if it has none.
         width, height: pixels, 0 if unknown.
         grounding: phrases with their boxes, None if unknown.
     """

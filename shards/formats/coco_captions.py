@@ -3,17 +3,13 @@
 The split is the one of train, val and test that occurs in the file's name, as in
 captions_val2014.json. image_info_test2014.json, which has no annotations, gives images to caption.
 
-Such files have no tokens. They are made by one rule: in lower case, a word is a run of letters and
-digits, which may contain ' ’ - . / or, before a digit, a comma; everything else is dropped. "The
-man's T-shirt, 2 dogs." becomes: the man's t-shirt 2 dogs. This is close to the Penn Treebank
-tokeniser without its punctuation, but contractions are not split.
+Such files have no tokens.
 
 Source: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,6 @@ from shards.formats.records import get_field, read_json
 from shards.schema import ShardError
 
 _SPLITS = ("train", "val", "test")
-_WORD = re.compile(r"[^\W_]+(?:['’./-][^\W_]+|,\d+)*")
 
 
 @caption_format("coco_captions")
@@ -73,15 +68,10 @@ class CocoCaptions:
             file_name=get_field(where, image, "file_name", str),
             split=split,
             captions=tuple(texts),
-            tokens=tuple(words(text) for text in texts),
+            tokens=(),
             width=get_field(where, image, "width", int),
             height=get_field(where, image, "height", int),
         )
-
-
-def words(caption: str) -> tuple[str, ...]:
-    """The tokens of a caption, by the rule above."""
-    return tuple(_WORD.findall(caption.lower()))
 
 
 def _split(path: Path) -> str:

@@ -16,7 +16,6 @@ from capdist.config.data import DataConfig, ShardSet
 from capdist.config.stage import BatchConfig
 from capdist.data.dataset import (
     captioned,
-    count_words,
     evaluation_batches,
     members,
     references,
@@ -30,7 +29,7 @@ from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
 from shards.writer import write
-from tests.support.shards import GroundedSource, TinySource, tiny_sample
+from tests.support.shards import GroundedSource, TinySource, count_words, tiny_sample
 
 IMAGES, ALONE = 8, Ranks()
 #: Of 19 and 30 images: 48 and 9 in every epoch.

@@ -172,7 +172,8 @@ def coco_captions(
     annotations = [{"id": 7, "image_id": i, "caption": f"{CAPTION}\n"} for i in reversed(ids)]
     path = folder / f"captions_{split}2014.json"
     write_json(path, {"info": {}, "images": images, "annotations": annotations})
-    return path, [annotation(i, split, width=WIDTH, height=HEIGHT) for i in ids]
+    bare = annotation(0, split, width=WIDTH, height=HEIGHT)
+    return path, [replace(bare, image_id=i, file_name=f"{i}.jpg", tokens=()) for i in ids]
 
 
 SENTENCES = """[/EN#1/people Two young Men] with [/EN#2/bodyparts/other shaggy hair] , \

@@ -10,7 +10,6 @@ import torch
 
 from capdist.config.base import ConfigError
 from capdist.config.run_config import parse_config
-from capdist.data.dataset import count_words
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup, RendezvousError
 from capdist.inference.exported_model import write_export
@@ -18,6 +17,7 @@ from capdist.models.base import Dims, build
 from capdist.objectives.base import StageContext
 from capdist.training.preflight import Preflight
 from shards.manifest import Manifest
+from tests.support.shards import count_words
 
 STAGE = {
     "objective": "xe",
