@@ -42,6 +42,11 @@ class Preflight:
             if stage.trains_captions:
                 place = f"{self.where}: stages.{number}.optimizer"
                 check_groups(self.model, stage.optimizer, place)
+            if stage.optimizer.clip_value and self.config.engine == "deepspeed":
+                raise ConfigError(
+                    f"{self.where}: stages.{number}.optimizer.clip_value: DeepSpeed clips by norm "
+                    "only; set clip_norm instead, or engine to torch"
+                )
         self._zero()
 
     def _zero(self) -> None:

@@ -58,6 +58,13 @@ def check_stages(
     )
 
 
+def test_clipping_by_value_is_refused_with_deepspeed(tiny: Manifest) -> None:
+    optimizer = {"lr": 1e-3, "clip_value": 0.1}
+    check_stages(tiny, GLIED, 1, 0, "torch", optimizer=optimizer)
+    with pytest.raises(ConfigError, match=r"^x\.json: stages\.0\.optimizer\.clip_value: DeepSp"):
+        check_stages(tiny, GLIED, 1, 0, "deepspeed", optimizer=optimizer)
+
+
 def test_zero_3_is_refused_for_a_recurrent_model_on_several_ranks(tiny: Manifest) -> None:
     with pytest.raises(ConfigError, match=r"x\.json: .*stage 3 on 2 ranks: .* choose stage 2"):
         check_stages(tiny, UPDOWN, 2, 3, "deepspeed")
