@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from capdist.arguments import ArgumentParser, positive
 from capdist.errors import exit_status
+from shards.atomic import write_text
+from shards.outputs import check_output_file
 
 
 def main() -> int:
@@ -23,46 +27,58 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON and Markdown if asked for."""
+    for path in filter(None, (args.json, args.page)):
+        check_output_file(path)
     figures = args.measure(args)
     print(figures.table())
     if args.json:
-        args.json.write_text(json.dumps(figures.to_json(), indent=1) + "\n")
+        write_text(args.json, json.dumps(figures.to_json(), indent=1) + "\n")
         print(args.json)
     if args.page:
-        args.page.write_text(figures.page(" ".join(["python", *sys.argv])))
+        write_text(args.page, figures.page(shlex.join(["python", *sys.argv])))
         print(args.page)
     return 0
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Measure speed, always compared with a peer or a bound of the same run."
     )
     benchmarks = parser.add_subparsers(metavar="benchmark", required=True)
     decode = benchmarks.add_parser("decode", help="beam search against the bare model and a peer")
     decode.set_defaults(measure=measure_decode)
     decode.add_argument("--model", default="glied", help="registered model, random weights")
-    decode.add_argument("--batch", type=int, default=50, help="images decoded at a time")
-    decode.add_argument("--beam", type=int, default=3, help="hypotheses per image")
+    decode.add_argument("--batch", type=positive, default=50, help="images decoded at a time")
+    decode.add_argument("--beam", type=positive, default=3, help="hypotheses per image")
     reward = benchmarks.add_parser("reward", help="CIDEr-D against pycocoevalcap's Cider")
     reward.set_defaults(measure=measure_reward)
-    reward.add_argument("--images", type=int, default=5000, help="with one caption to score each")
+    reward.add_argument(
+        "--images", type=positive, default=5000, help="with one caption to score each"
+    )
     gpu = benchmarks.add_parser("gpu", help="beam step and searches against the GPU's limits")
     gpu.set_defaults(measure=measure_gpu)
     gpu.add_argument("--model", default="glied", help="registered model, random weights")
     order = benchmarks.add_parser("order", help="order of samples against a full permutation")
     order.set_defaults(measure=measure_order)
-    order.add_argument("--samples", type=int, default=10**8, help="samples of an epoch to start")
-    order.add_argument("--images", type=int, default=113_287, help="images to mix (COCO's number)")
+    order.add_argument(
+        "--samples", type=positive, default=10**8, help="samples of an epoch to start"
+    )
+    order.add_argument(
+        "--images", type=positive, default=113_287, help="images to mix (COCO's number)"
+    )
     load = benchmarks.add_parser("load", help="the readers against other ways to read")
     load.set_defaults(measure=measure_load)
-    load.add_argument("--images", type=int, default=8192, help="with 36 x 2048 fp16 regions each")
+    load.add_argument(
+        "--images", type=positive, default=8192, help="with 36 x 2048 fp16 regions each"
+    )
     scale = benchmarks.add_parser(
         "scale", help="a cost model against timed steps, and its predictions to 1,024 GPUs"
     )
     scale.set_defaults(measure=measure_scale)
     scale.add_argument("--model", default="glied", help="registered model, random weights")
-    for benchmark in (decode, reward, gpu, order, load, scale):
+    neighbour = benchmarks.add_parser("neighbour", help="training beside a busy process")
+    neighbour.set_defaults(measure=measure_neighbour)
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -99,6 +115,12 @@ def measure_order(args: argparse.Namespace) -> Any:
     from benchmarks.order import measure
 
     return measure(args.samples, args.images)
+
+
+def measure_neighbour(args: argparse.Namespace) -> Any:
+    from benchmarks.neighbour import measure
+
+    return measure()
 
 
 def measure_scale(args: argparse.Namespace) -> Any:

@@ -1,7 +1,21 @@
 """The base of every error that is reported in one line, and the exit status of a command."""
 
+import errno
 import sys
 from collections.abc import Callable
+
+#: What to do after a system error, by its number.
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "a part of the path is a file; give another path",
+    errno.EEXIST: "give another path",
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path",
+    errno.EROFS: "give another path",
+    errno.ENOSPC: "free disk space, or give another path",
+    errno.EDQUOT: "free disk space, or give another path",
+}
 
 
 class CapdistError(Exception):
@@ -19,8 +33,8 @@ def exit_status(command: Callable[[], int]) -> int:
     """Run a command and turn its errors into an exit status.
 
     Returns:
-        What the command returns; 2 after a `CapdistError`, which is printed to stderr in one line
-        unless another rank prints it; 130 after Ctrl-C.
+        What the command returns; 2 after a `CapdistError` or an error of the file system, which is
+        printed to stderr in one line unless another rank prints it; 130 after Ctrl-C.
     """
     try:
         return command()
@@ -29,5 +43,25 @@ def exit_status(command: Callable[[], int]) -> int:
     except CapdistError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if not of_a_file(error):
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def of_a_file(error: OSError) -> bool:
+    """Whether the file system refused something; other system errors may be faults of ours."""
+    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def explain(error: OSError) -> str:
+    """What the file system refused, in one line: the path, the reason and what to do."""
+    reason = error.strerror or str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    line = f"{reason}; {remedy}" if remedy else reason
+    # The second path of a rename is the one that the user knows.
+    path = error.filename2 or error.filename
+    return line if path is None else f"{path}: {line}"

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from capdist.config.base import read_json
+from shards.atomic import write_text
+
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -40,13 +43,17 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path | str) -> Vocabulary:
-        """Read the file that `save` wrote."""
-        return cls(json.loads(Path(path).read_text(encoding="utf-8"))["words"])
+        """Read the file that `save` wrote.
+
+        Raises:
+            ConfigError: if it is not JSON.
+        """
+        return cls(read_json(path)["words"])
 
     def save(self, path: Path | str) -> None:
         """Write the words as JSON."""
         text = json.dumps({"words": self.words[len(SPECIALS) :]}, ensure_ascii=False, indent=0)
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(Path(path), text)
 
     @property
     def hash(self) -> str:

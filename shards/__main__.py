@@ -7,9 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from capdist.arguments import ArgumentParser, count, positive
 from capdist.errors import exit_status
 from shards.manifest import Manifest
+from shards.outputs import check_output_file, check_output_folder
 from shards.schema import ShardError
+from shards.tokenisers import PTB_LIKE, registered
 
 _BUILD = """Build shards from captions and region features. To continue a build that was stopped,
 run the same command again."""
@@ -32,19 +35,11 @@ sample. Lists all problems, one per line; the exit status is 1 if there are any.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
     options = _make_parser().parse_args(arguments)
-    return exit_status(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
-    try:
-        status: int = options.run_command(options)
-    except OSError as error:
-        raise ShardError(str(error)) from error
-    return status
+    return exit_status(lambda: options.run_command(options))
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m shards", description="Build, inspect and verify shards."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -57,7 +52,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+    commands: argparse._SubParsersAction[ArgumentParser], name: str, text: str
 ) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
@@ -73,15 +68,15 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--features", required=True, nargs="+", metavar="PATH", help=_FEATURES)
     add("--sizes", nargs="+", default=(), metavar="PATH", help=_SIZES)
     add("--storage", choices=("fp16", "int8"), default="fp16", help="how features are stored")
-    add("--max-bad", type=int, default=0, metavar="N", help="leave out at most N bad images")
+    add("--max-bad", type=count, default=0, metavar="N", help="leave out at most N bad images")
     add(
         "--concepts",
-        type=int,
+        type=count,
         default=500,
         metavar="N",
         help="words to learn as concepts, 0 for none",
     )
-    add("--concepts-kept", type=int, default=49, metavar="N", help="concepts per image")
+    add("--concepts-kept", type=positive, default=49, metavar="N", help="concepts per image")
     add(
         "--concepts-from",
         metavar="DIR",
@@ -92,6 +87,17 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name of the extractor; by default, of the features' format",
     )
+    add(
+        "--tokeniser",
+        choices=tuple(registered()),
+        default=PTB_LIKE,
+        help="how captions are split into words, in training and for all scores",
+    )
+    add(
+        "--language",
+        metavar="CODE",
+        help="of the captions, such as en or zh; by default, en if most are in Latin letters",
+    )
     add("--class-names", metavar="FILE", help="text file; line n (from 0) is the name of class n")
     _add_output(parser)
     parser.set_defaults(run_command=_build)
@@ -100,9 +106,9 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seed", type=int, default=0, help="of the random scenes")
-    add("--train", type=int, default=2000, metavar="N", help="training images")
-    add("--val", type=int, default=250, metavar="N", help="validation images")
-    add("--test", type=int, default=250, metavar="N", help="test images")
+    add("--train", type=positive, default=2000, metavar="N", help="training images")
+    add("--val", type=count, default=250, metavar="N", help="validation images")
+    add("--test", type=count, default=250, metavar="N", help="test images")
     _add_output(parser)
     parser.set_defaults(run_command=_scenes)
 
@@ -111,7 +117,10 @@ def _add_concepts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--run", required=True, metavar="DIR", help="folder of the run, or shards with a predictor")
     add(
-        "--top", type=int, metavar="N", help="concepts per image; by default, as many as in the run"
+        "--top",
+        type=positive,
+        metavar="N",
+        help="concepts per image; default: as in the run",
     )
     add("--shards", metavar="DIR", help="folder of the shards; by default, that of the run")
     parser.set_defaults(run_command=_concepts)
@@ -120,8 +129,8 @@ def _add_concepts(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the shards")
-    add("--samples-per-shard", type=int, default=256, metavar="N", help="images per shard")
-    add("--workers", type=int, metavar="N", help="processes; by default, one per CPU")
+    add("--samples-per-shard", type=positive, default=256, metavar="N", help="images per shard")
+    add("--workers", type=positive, metavar="N", help="processes; by default, one per CPU")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +140,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--key", metavar="K", help="the sample with this key")
     which.add_argument(
-        "--number", type=int, default=0, metavar="N", help="the sample at this position, from 0"
+        "--number", type=count, default=0, metavar="N", help="the sample at this position, from 0"
     )
     add("--picture", type=Path, metavar="OUT.png", help="write the picture with boxes to this file")
     parser.set_defaults(run_command=_inspect)
@@ -139,7 +148,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="DIR", help="a folder of shards, or its URL")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads; by default, one per CPU")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="threads; by default, one per CPU"
+    )
     parser.set_defaults(run_command=_verify)
 
 
@@ -149,6 +160,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 def _build(options: argparse.Namespace) -> int:
     from shards.build import BuildConfig, build
 
+    check_output_folder(options.out)
     config = BuildConfig(
         annotations=options.annotations,
         features=options.features,
@@ -160,6 +172,8 @@ def _build(options: argparse.Namespace) -> int:
         sizes=options.sizes,
         storage=options.storage,
         max_bad=options.max_bad,
+        tokeniser=options.tokeniser,
+        language=options.language,
     )
     manifest = build(
         config, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
@@ -172,6 +186,7 @@ def _scenes(options: argparse.Namespace) -> int:
     from shards.scenes import SceneSource
     from shards.writer import write
 
+    check_output_folder(options.out)
     source = SceneSource(seed=options.seed, train=options.train, val=options.val, test=options.test)
     manifest = write(
         source, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
@@ -188,11 +203,13 @@ def _concepts(options: argparse.Namespace) -> int:
     if detected.is_file():
         predicted = ConceptSet.load(detected.parent)
         manifest = Manifest.load(options.shards or predicted.made_by["shards"])
+        check_output_folder(manifest.local_folder)
         installed = install_concepts(
             predicted, manifest.local_folder, manifest.sha256_by_shard, options.top
         )
     elif options.shards:
         manifest = Manifest.load(options.shards)
+        check_output_folder(manifest.local_folder)
         installed = predict_concepts(manifest, options.run, options.top)
     else:
         raise ShardError(
@@ -206,6 +223,8 @@ def _concepts(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from shards.inspect import describe, draw, find_sample
 
+    if options.picture:
+        check_output_file(options.picture)
     sample, class_names = find_sample(options.path, options.split, options.key, options.number)
     print(describe(sample, class_names))
     if options.picture:
@@ -237,7 +256,8 @@ def _summary(manifest: Manifest) -> str:
     return (
         f"{manifest.location}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
         f"{left_out}; features {features.name}, width {features.dim}, {features.stored_dtype}, "
-        f"up to {features.max_regions} regions"
+        f"up to {features.max_regions} regions; captions {manifest.text.tokeniser}, "
+        f"{manifest.text.language}"
     )
 
 

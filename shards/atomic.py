@@ -17,15 +17,24 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file for writing; flush it to the disk and rename it to ``path`` at the end.
 
     After an error the temporary file stays, for `remove_temporary_files`, and ``path`` is as it
-    was.
+    was. A device or a pipe, such as /dev/stdout, is written to directly.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     # With the process number: a worker that outlives its build can't write into the next build's.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a failed write names no file
+            error.filename = str(path)
+        raise
 
 
 def fsync_folder(folder: Path) -> None:
@@ -36,6 +45,12 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

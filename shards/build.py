@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
+from shards.caption_tokens import read_captions
 from shards.feature_scan import (
     FeatureScan,
     SampleLoader,
@@ -17,13 +18,15 @@ from shards.feature_scan import (
     scan_features,
 )
 from shards.feature_spec import FeatureSpec
-from shards.formats import CAPTION_FORMATS, Annotation, detect_format, find_files
+from shards.formats import Annotation, find_files
 from shards.formats.coco_captions import CocoCaptions
+from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.predict_concepts import open_predictor
 from shards.schema import Array, Sample, ShardError
 from shards.storage import STORAGES, int8_scale, quantization_error
+from shards.tokenisers import PTB_LIKE
 from shards.writer import write
 
 _READ_BYTES = 1 << 20
@@ -47,6 +50,8 @@ class BuildConfig:
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
         max_bad: largest number of bad images; they are left out.
+        tokeniser: of the captions, by name.
+        language: of the captions, see `read_captions`.
     """
 
     annotations: str | Sequence[str]
@@ -59,6 +64,8 @@ class BuildConfig:
     sizes: str | Sequence[str] = ()
     storage: str = "fp16"
     max_bad: int = 0
+    tokeniser: str = PTB_LIKE
+    language: str | None = None
 
 
 class FileSource:
@@ -66,6 +73,8 @@ class FileSource:
 
     Attributes:
         left_out: what is wrong with each image that is left out.
+        wordless: the captions that are left out.
+        text: tokeniser and language of the captions.
         predictor: the file of the predictor that made the concepts; None if there are none.
     """
 
@@ -74,7 +83,8 @@ class FileSource:
             raise ShardError(f"storage {config.storage!r}, expected {' or '.join(STORAGES)}")
         caption_files, size_files = find_files(config.annotations), find_files(config.sizes)
         feature_files = find_files(config.features)
-        self._images = _read_annotations(caption_files)
+        captions = read_captions(caption_files, config.tokeniser, config.language)
+        self._images, self.text, self.wordless = captions.images, captions.text, captions.left_out
         self._load = SampleLoader(
             JoinedFeatures(feature_files, _image_sizes(size_files, self._images)),
             config.storage == "fp16",
@@ -173,14 +183,10 @@ def build(
         out,
         samples_per_shard=samples_per_shard,
         workers=workers,
-        left_out=source.left_out,
+        left_out=[*source.wordless, *source.left_out],
+        text=source.text,
         predictor=source.predictor,
     )
-
-
-def _read_annotations(files: Sequence[Path]) -> list[Annotation]:
-    formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
-    return [image for file, format_ in formats for image in format_(file).annotations()]
 
 
 def _image_sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[int, tuple[int, int]]:
@@ -192,7 +198,7 @@ def _image_sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[in
 def _read_class_names(path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
-    return tuple(find_files(path)[0].read_text(encoding="utf-8").splitlines())
+    return tuple(read_lines(find_files(path)[0]))
 
 
 def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | None) -> str:

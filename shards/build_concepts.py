@@ -56,6 +56,7 @@ def learn_concepts(
     """
     train = [image for image in images if image.split == "train"]
     others = [image for image in images if image.split != "train"]
+    concepts.check_enough(len(train))
     words = concepts.commonest_words((image.tokens for image in train), count)
     Y = _word_targets(train, words)
     pooled = np.stack([pooled_by_id[image.image_id] for image in [*train, *others]])

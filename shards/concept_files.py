@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +117,22 @@ class ConceptSet:
             data["predictor"] = self.predictor.to_json()
         write_json(self.root / CONCEPTS, {"schema_version": SCHEMA_VERSION, **data})
 
-    def check_shards(self, sha256_by_shard: Mapping[str, str]) -> None:
-        """Refuse concepts that were predicted for other tars.
+    def of_shards(self, sha256_by_shard: Mapping[str, str]) -> ConceptSet:
+        """The concepts of these shards, which may have been moved since.
 
         Raises:
-            ShardError: naming the first shard that they do not belong to.
+            ShardError: naming the first shard whose tar they were not predicted for.
         """
+        by_tar = {file.tar_sha256: file for file in self.files.values()}
         for shard, sha256 in sha256_by_shard.items():
-            if shard not in self.files or self.files[shard].tar_sha256 != sha256:
+            if sha256 not in by_tar:
                 raise ShardError(
                     f"{self.root / CONCEPTS}: was made for other shards: {shard} has another "
-                    "SHA-256; predict the concepts again with launcher/concepts.py, or remove "
+                    "SHA-256; predict the concepts again with capdist concepts, or remove "
                     f"{CONCEPTS}"
                 )
+        files = {shard: by_tar[sha256] for shard, sha256 in sha256_by_shard.items()}
+        return replace(self, files=files)
 
     def read(self, shard: str) -> dict[str, Concepts]:
         """The concepts of a shard's samples by key, in tar order.
@@ -202,7 +205,7 @@ def install_concepts(
     Raises:
         ShardError: if they are the concepts of other shards, or fewer than ``top`` per image.
     """
-    predicted.check_shards(sha256_by_shard)
+    predicted = predicted.of_shards(sha256_by_shard)
     kept = predicted.kept if top is None else top
     if not 1 <= kept <= predicted.kept:
         raise ShardError(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.schema import Array, ShardError
+from shards.tokenisers import is_word
 
 Concepts = tuple[tuple[str, float], ...]
 
@@ -46,14 +47,22 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
     Args:
         images: the tokenised captions of each training image.
         count: number of words; the result is shorter if the captions have fewer.
+
+    Raises:
+        ShardError: if they have none.
     """
     captions = Counter(
         word
         for captions in images
         for tokens in captions
         for word in set(tokens)
-        if word.isalpha() and word not in _STOP_WORDS
+        if is_word(word) and word not in _STOP_WORDS
     )
+    if not captions:
+        raise ShardError(
+            "the training captions have no content word to learn as a concept; check their tokens, "
+            "or do without concepts"
+        )
     ranked = sorted(captions, key=lambda word: (-captions[word], word))
     return tuple(ranked[:count])
 
@@ -120,18 +129,27 @@ def fit(X: Array, Y: Array) -> Ridge:
     return fit_ridge_path(X, Y, [PENALTIES[int(np.argmax(precisions))]])[0]
 
 
+def check_enough(images: int) -> None:
+    """Refuse too few training images to choose λ within a fold.
+
+    Raises:
+        ShardError: with their number.
+    """
+    if images < 2 * FOLDS:
+        raise ShardError(
+            f"{images} training images are too few to learn concepts from, expected at least "
+            f"{2 * FOLDS}; apply the predictor of a run or other shards with --concepts-from DIR, "
+            "or build without concepts: --concepts 0"
+        )
+
+
 def cross_fit(X: Array, Y: Array) -> Array:
     """Out-of-fold scores (N, W): each image's from a model that was fitted on the other folds.
 
     Raises:
         ShardError: if there are too few images to choose λ within a fold.
     """
-    if len(X) < 2 * FOLDS:
-        raise ShardError(
-            f"{len(X)} training images are too few to learn concepts from, expected at least "
-            f"{2 * FOLDS}; apply the predictor of a run or other shards with --concepts-from DIR, "
-            "or build without concepts: --concepts 0"
-        )
+    check_enough(len(X))
     scores = np.empty_like(Y)
     folds = _folds(len(X))
     for fold in range(FOLDS):

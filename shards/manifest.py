@@ -20,6 +20,7 @@ from shards.remote.cache import Cache
 from shards.remote.remote_file import PREFETCH_THREADS, RemoteFile, prefetch
 from shards.schema import SCHEMA_VERSION, ShardError
 from shards.tar import read_tar
+from shards.tokenisers import ENGLISH_TEXT, CaptionText
 
 MANIFEST = "manifest.json"
 
@@ -50,9 +51,10 @@ class Manifest:
         features: extractor and storage of the region features.
         shards: in the order in which they were built.
         class_names: names of the classes of ``classes.npy`` by id; may be empty.
-        left_out: what is wrong with each image that could not be written.
+        left_out: what is wrong with each image or caption that could not be written.
         concepts: if not None, they replace the concepts in the tars.
         url: of a remote set.
+        text: tokeniser and language of the captions; of older sets, the default.
         tar_predictor: the predictor of the concepts in the tars; None if it is unknown.
     """
 
@@ -64,6 +66,7 @@ class Manifest:
     left_out: tuple[str, ...] = ()
     concepts: ConceptSet | None = None
     url: str | None = None
+    text: CaptionText = ENGLISH_TEXT
     tar_predictor: PredictorFile | None = None
 
     @classmethod
@@ -98,6 +101,7 @@ class Manifest:
             class_names=data["class_names"],
             left_out=data["left_out"],
             url=folder.url,
+            text=CaptionText.from_json(path, data),
             tar_predictor=PredictorFile.listed(folder, data.get("concept_predictor")),
         )
         concepts = ConceptSet.load_if_present(folder)
@@ -109,8 +113,7 @@ class Manifest:
         Raises:
             ShardError: if the concepts were predicted for other shards.
         """
-        concepts.check_shards(self.sha256_by_shard)
-        return replace(self, concepts=concepts)
+        return replace(self, concepts=concepts.of_shards(self.sha256_by_shard))
 
     @property
     def concept_source(self) -> str | None:
@@ -165,7 +168,8 @@ class Manifest:
             del shard["remote"]
         if self.tar_predictor:
             data["concept_predictor"] = self.tar_predictor.to_json()
-        return {"schema_version": SCHEMA_VERSION, **data}
+        text = data.pop("text")
+        return {"schema_version": SCHEMA_VERSION, **data, **text}
 
     def split(self, name: str) -> tuple[Shard, ...]:
         """The shards of one split.

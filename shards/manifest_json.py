@@ -46,6 +46,8 @@ class ManifestJson(TypedDict):
     shards: tuple[_ShardJson, ...]
     class_names: tuple[str, ...]
     left_out: tuple[str, ...]
+    tokeniser: NotRequired[str]
+    language: NotRequired[str]
     concept_predictor: NotRequired[PredictorJson | None]
 
 

@@ -39,6 +39,7 @@ from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
 from shards.schema import SCHEMA_VERSION, ShardError
+from shards.tokenisers import ENGLISH_TEXT, CaptionText
 
 __all__ = ["SampleSource", "write"]
 
@@ -52,6 +53,7 @@ def write(
     samples_per_shard: int = 256,
     workers: int | None = None,
     left_out: Sequence[str] = (),
+    text: CaptionText = ENGLISH_TEXT,
     predictor: bytes | None = None,
 ) -> Manifest:
     """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
@@ -61,7 +63,9 @@ def write(
         root: the folder, made if it does not exist. A stopped build of the same source continues.
         samples_per_shard: of all shards except the last of each split.
         workers: processes, one per CPU by default; with 1, everything runs in this process.
-        left_out: what is wrong with each image that the source leaves out, for the manifest.
+        left_out: what is wrong with each image or caption that the source leaves out, for the
+            manifest.
+        text: tokeniser and language of the captions.
         predictor: the file of the predictor that made the samples' concepts.
 
     Raises:
@@ -82,6 +86,7 @@ def write(
         shards,
         source.class_names,
         tuple(left_out),
+        text=text,
         tar_predictor=write_predictor(predictor, root) if predictor else None,
     )
     write_json(root / MANIFEST, manifest.to_json())

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutations.faults import FAULTS
+from tests.mutations.runner import Fault, find
+
 TESTS = Path(__file__).parent
 
 
@@ -28,3 +31,8 @@ def test_no_file_imports_a_test_or_a_conftest(file: Path) -> None:
     assert not {name for name in names if name == "conftest" or name.startswith("test_")}, (
         "move what tests share to tests/support, or make it a fixture"
     )
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_place_of_every_deliberate_fault_is_found(fault: Fault) -> None:
+    find(TESTS.parent, fault)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from capdist.arguments import count, positive
 from capdist.commands.evaluate import decoding_overrides
 from capdist.errors import CapdistError
+from shards.outputs import check_output_file
 
 HELP = "caption images, or pack captions for the COCO server"
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shards", help="folder of shards")
     add("--split", default="test", help="split of the shards; default: test")
     add("--features", help="feature files instead of shards: a path or a quoted glob")
-    add("--beam", type=int, help="beam width; default: the config's")
+    add("--beam", type=positive, help="beam width; default: the config's")
     add(
         "--set",
         action="append",
@@ -30,13 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a decoding setting of the config, e.g. decoding.max_words=16; repeatable",
     )
     add("--forced", type=Path, help="JSON of the words that each image's caption must contain")
-    add("--n-best", type=int, default=1, help="captions per image, with their scores")
-    add(
-        "--max-bad",
-        type=int,
-        default=0,
-        help="bad images of feature files to leave out; default: 0",
-    )
+    add("--n-best", type=positive, default=1, help="captions per image, with their scores")
+    add("--max-bad", type=count, default=0, help="bad images of feature files to leave out")
     add(
         "--concepts-from",
         metavar="DIR",
@@ -49,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_output_file(args.out)
     if args.submission:
         pack_submission(args)
     else:
@@ -81,4 +79,4 @@ def caption(args: argparse.Namespace) -> None:
         captions = captioner.of_shards(args.shards, args.split)
     else:
         captions = captioner.of_features(args.features, args.max_bad)
-    write_captions(args.out, captions, args.n_best)
+    write_captions(args.out, captions, args.n_best, captioner.first.text)

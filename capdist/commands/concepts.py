@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from capdist.arguments import positive
 from capdist.commands.lost_rank import one_line_for_lost_rank
-from capdist.errors import CapdistError
 
 HELP = "predict the concepts of other shards with a run's detector"
 
@@ -19,13 +19,13 @@ HELP = "predict the concepts of other shards with a run's detector"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder of a training")
     parser.add_argument("--shards", required=True, help="folder of shards")
-    parser.add_argument("--top", type=int, help="concepts kept per image; default: as in the run")
+    parser.add_argument(
+        "--top", type=positive, help="concepts kept per image; default: as in the run"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.top is not None and args.top < 1:
-        raise CapdistError(f"--top {args.top}: expected 1 or more")
     with one_line_for_lost_rank("Run the command again"):
         predict(args)
     return 0
@@ -35,8 +35,10 @@ def predict(args: argparse.Namespace) -> None:
     from capdist.distributed.process_group import ProcessGroup
     from capdist.inference.concept_prediction import Detector
     from shards.manifest import Manifest
+    from shards.outputs import check_output_folder
 
     detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
+    check_output_folder(manifest.local_folder)
     kept = detector.sizes.kept if args.top is None else args.top
     group = ProcessGroup.join(timeout_s=600)
     detector.write(manifest, manifest.local_folder, kept, group)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from capdist.arguments import count, positive
 from capdist.errors import CapdistError
 
 HELP = "score a trained model on a split"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score each new checkpoint of a running training until it is finished",
     )
-    add("--beam", type=int, help="beam width; default: the config's")
+    add("--beam", type=positive, help="beam width; default: the config's")
     add(
         "--set",
         action="append",
@@ -42,8 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "published figures use --beam 1",
     )
     add("--shards", help="folder or URL of the shards; default: the config's data.shards")
-    add("--workers", type=int, default=0, help="decode on so many Ray workers; 0: in this process")
+    add(
+        "--workers", type=count, default=0, help="decode on so many Ray workers; 0: in this process"
+    )
     add("--cpus", type=float, default=1.0, help="CPUs of a worker, and its number of threads")
+    add("--out", type=Path, help="folder of captions, scores and report; default: the run")
     add("--address", help="address of the Ray cluster; default: the config's ray.address")
 
 
@@ -85,6 +89,7 @@ def score_run(args: argparse.Namespace) -> None:
         workers=args.workers,
         cpus=args.cpus,
         address=args.address,
+        out=args.out,
     )
     if args.follow:
         Follower(wanted).follow()

@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
+from capdist.arguments import ArgumentParser
 from capdist.commands import caption, concepts, evaluate, results, sweep, train
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
+from capdist.threads import choose_threads
 
 
 class Command(Protocol):
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C. A command that joins a process group ends the process with that status instead.
     """
     args = new_parser().parse_args(arguments)
+    choose_threads()
     status = exit_status(lambda: args.command.run(args))
     if args.command in DISTRIBUTED:
         end_process(status)
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def new_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="capdist", description="Train image captioning models, score them and use them."
     )
     commands = parser.add_subparsers(required=True, metavar="command")

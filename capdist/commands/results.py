@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from shards.outputs import check_output_file
+
 HELP = "write a page of a run's measured scores, speed and captions"
 
 
@@ -20,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from capdist.reporting.results import Results
 
-    out = args.out or Path("docs/results") / f"{args.run.name}.md"
+    out = args.out or Path("docs/results") / f"{args.run.resolve().name}.md"
+    for path in filter(None, (out, args.timeline)):
+        check_output_file(path)
     results = Results(args.run, args.split)
     results.write(out)
     if args.timeline:

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capdist.arguments import count
 from capdist.signals import STOPPED, StopSignal
+from shards.outputs import check_output_folder
 
 if TYPE_CHECKING:
     from capdist.reporting.sweep import Sweep, SweepRun
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--only",
-        type=int,
+        type=count,
         metavar="K",
         help="run only run K of the list (from 0; row by row, seed by seed), without Ray and "
         "without a table",
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from capdist.reporting.sweep import Sweep
 
     sweep = Sweep.load(args.list)
+    check_output_folder(Path(sweep.list.folder))
     if args.only is not None:
         return run_alone(sweep.run(args.only))
     write_page(sweep, args.page)  # a page without the section is refused before anything runs

@@ -39,7 +39,7 @@ def read_json(path: Path | str) -> Any:
         ConfigError: if the file is missing or does not parse.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except ValueError as error:

@@ -22,7 +22,7 @@ class DecodingConfig(Section):
     """How captions are decoded when they are scored."""
 
     beam: Positive = Field(3, description="Hypotheses per image; 1 is greedy.")
-    max_words: Positive = 20
+    max_words: Positive = Field(20, description="Most words of a caption, which ends after them.")
     min_words: int = Field(0, ge=0)
     length: LengthConfig = LengthConfig()
     no_repeat_ngram: int = Field(0, ge=0, description="No n words twice in a caption; 0: no limit.")
@@ -48,4 +48,4 @@ class SamplingConfig(Section):
     """How captions are sampled from a model."""
 
     samples: Positive = Field(5, description="Captions per image.")
-    max_words: Positive = 20
+    max_words: Positive = Field(20, description="Most words of a caption, which ends after them.")

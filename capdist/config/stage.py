@@ -30,6 +30,19 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     decoupled: bool = False
     clip_norm: float = Field(0.0, ge=0, description="Largest global gradient norm; 0: no limit.")
+    clip_value: float = Field(
+        0.0,
+        ge=0,
+        description="Largest absolute value of a gradient's element; 0: no limit. Not "
+        "with DeepSpeed.",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a moving average of the weights, which is then "
+        "evaluated and exported; 0: none.",
+    )
     groups: tuple[ParameterGroup, ...] = Field(
         (), description="Parameters with other settings; the first group that matches counts."
     )

@@ -1,4 +1,4 @@
-"""References, vocabulary and batches of a folder of shards."""
+"""References and batches of a folder of shards."""
 
 from __future__ import annotations
 
@@ -64,12 +64,6 @@ def captioned(manifest: Manifest, split: str) -> References:
                 "more; rebuild the shards without it"
             )
     return found
-
-
-def count_words(manifest: Manifest, min_count: int) -> Vocabulary:
-    """The vocabulary of the training captions."""
-    captions = captioned(manifest, "train").tokens.values()
-    return Vocabulary.count((caption for image in captions for caption in image), min_count)
 
 
 def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: str) -> None:

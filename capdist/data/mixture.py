@@ -58,6 +58,7 @@ def merge_manifests(sets: Sequence[Manifest]) -> Manifest:
         features=replace(first.features, max_regions=max(s.features.max_regions for s in sets)),
         shards=(*train, *others),
         class_names=first.class_names,
+        text=first.text,
         concepts=_concepts(sets),
         tar_predictor=_predictor(first),
     )
@@ -137,10 +138,15 @@ def _check(first: Manifest, other: Manifest) -> None:
             f"{other.root}: its {len(other.class_names)} class names are not the "
             f"{len(first.class_names)} of {first.root}; build both with the same --class-names"
         )
+    if first.text.tokeniser != other.text.tokeniser:
+        raise ShardError(
+            f"{other.root}: captions of tokeniser {other.text.tokeniser}, expected "
+            f"{first.text.tokeniser} as in {first.root}; build both with the same --tokeniser"
+        )
     if _detector(first) != _detector(other):
         raise ShardError(
             f"{other.root}: concepts of {_detector(other)}, expected those of {_detector(first)} "
-            f"as in {first.root}; write both sets' with one detector, by launcher/concepts.py"
+            f"as in {first.root}; write both sets' with one detector, by capdist concepts"
         )
 
 

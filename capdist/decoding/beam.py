@@ -15,7 +15,7 @@ from capdist.decoding.constraints import Constraints
 from capdist.decoding.diverse_beam import DiverseBeam
 from capdist.decoding.selection import Selection
 from capdist.errors import CapdistError
-from capdist.kernels.beam_step import Rules
+from capdist.kernels.beam_step import Rules, end_step
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
 
@@ -46,7 +46,7 @@ def beam_search(
 
     Returns:
         tokens (B, K, max_words + 1), and scores (B, K) that are sums of log-probabilities, best
-        first; a caption without EOS was cut at the maximum.
+        first; every caption ends with EOS, after ``max_words`` words at the latest.
 
     Raises:
         DecodingError: if a logit is NaN or +inf.
@@ -138,10 +138,11 @@ class Search:
         beams = selection.first(len(batch.image_ids), batch.regions.device)
         for position in range(self.length):
             logits, state = self.model.step(state, beams.tokens)
-            end_allowed = position >= self.decoding.min_words
-            rules = self.rules if end_allowed else self.rules_without_end
-            rules = replace(rules, banned=history.banned(beams.tokens, position))
-            beams, parents, nonfinite = selection.step(logits, beams, rules)
+            if position == self.decoding.max_words:
+                beams, parents, nonfinite = end_step(logits, beams)
+            else:
+                rules = self._rules(history.banned(beams.tokens, position), position)
+                beams, parents, nonfinite = selection.step(logits, beams, rules)
             history.append(beams.tokens, parents, nonfinite)
             # Not on a GPU: it would have to wait for the host to read the result.
             if logits.device.type == "cpu" and not beams.alive.any():
@@ -150,6 +151,10 @@ class Search:
         best = selection.best(beams, self.rules)
         tokens = history.captions(self.length, best)
         return SearchResult(tokens, beams.scores.gather(1, best), torch.stack(history.nonfinite))
+
+    def _rules(self, banned: Tensor | None, position: int) -> Rules:
+        end_allowed = position >= self.decoding.min_words
+        return replace(self.rules if end_allowed else self.rules_without_end, banned=banned)
 
 
 def make_selection(batch: Batch, decoding: DecodingConfig, constraints: Constraints) -> Selection:

@@ -86,8 +86,10 @@ class ConstrainedBeam:
         return after, parents.masked_fill(dead, 0), nonfinite
 
     def best(self, beams: Beams, rules: Rules) -> Tensor:
-        """The hypotheses that satisfy all sets of their image."""
-        return self.goal[:, None] * self.beam + torch.arange(self.beam, device=self.goal.device)
+        """The hypotheses that satisfy all sets of their image, by score times length weight."""
+        slots = self.goal[:, None] * self.beam + torch.arange(self.beam, device=self.goal.device)
+        keys = (beams.scores * rules.weights[beams.lengths]).gather(1, slots)
+        return slots.gather(1, keys.argsort(dim=1, descending=True, stable=True))
 
     def _staying(self, logits: Tensor, beams: Beams, rules: Rules) -> Selected:
         """(B, Z, K) the K best of each state that stay in it, and the slots of their parents."""

@@ -9,6 +9,7 @@ from capdist.config.base import ConfigError
 from capdist.config.decoding import DecodingConfig
 from capdist.decoding.constrained_beam import WordSets, fewest_words
 from capdist.vocab import SPECIALS, Vocabulary
+from shards.tokenisers import nfc
 
 #: A search has a beam for each of the 2^C combinations of C sets.
 MAX_SETS = 5
@@ -61,6 +62,7 @@ class Constraints:
 
 
 def _id(word: str, vocab: Vocabulary, where: str) -> int:
+    word = nfc(word)
     if word not in vocab or word in SPECIALS:
         raise ConfigError(
             f"{where}: {word!r} is not in the vocabulary; choose one of its {len(vocab)} words, in "

@@ -32,8 +32,8 @@ def sample_captions(
 
     Returns:
         tokens (B, K, max_words + 1) and scores (B, K), in the order of drawing; a score is the
-        sum of the model's log-probabilities, over the whole vocabulary. A caption without EOS was
-        cut at the maximum.
+        sum of the model's log-probabilities, over the whole vocabulary. A caption of ``max_words``
+        words ends there: its EOS is not drawn.
     """
     samples, length = sampling.samples, sampling.max_words + 1
     images, device = batch.image_ids.to(batch.regions.device), batch.regions.device
@@ -49,6 +49,8 @@ def sample_captions(
         log_probs = logits.float().log_softmax(-1)
         u = uniform(torch.tensor(seed, device=device), images[:, None], number, position)
         token = draw(log_probs.index_fill(-1, unwritten, -torch.inf), u)
+        if position == sampling.max_words:
+            token = torch.full_like(token, EOS)
         token = token.masked_fill(~unfinished, PAD)
         gain = log_probs.gather(-1, token[..., None])[..., 0]
         scores += gain.masked_fill(~unfinished, 0.0)

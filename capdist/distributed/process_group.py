@@ -23,6 +23,10 @@ T = TypeVar("T")
 ALONE = timedelta(minutes=30)
 
 
+#: What a launcher would set for a rank alone.
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
 class RendezvousError(CapdistError):
     """The ranks do not find each other, or their GPUs."""
 
@@ -44,16 +48,11 @@ class ProcessGroup:
         Raises:
             RendezvousError: if that fails.
         """
-        alone = {
-            "RANK": "0",
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-        }
         launched = "RANK" in os.environ
-        if not launched:
-            os.environ.update(alone)
+        if launched:
+            _check_launcher()
+        else:
+            os.environ.update(_ALONE, MASTER_PORT=str(_free_port()))
         local = int(os.environ["LOCAL_RANK"])
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", local) if cuda else torch.device("cpu")
@@ -80,8 +79,9 @@ class ProcessGroup:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise RendezvousError(
                 f"rank {os.environ['RANK']} can't reach the other ranks at {place}: "
-                f"{str(error).splitlines()[0]}. Check that the port (MASTER_PORT) is free and that "
-                "this node can connect to that one; a new SLURM job gets another port"
+                f"{str(error).splitlines()[0]}. Check that this node can connect to that one and "
+                "that the port is free; choose another with MASTER_PORT, or with --master_port of "
+                "the deepspeed launcher; a new SLURM job gets another one"
             ) from error
         return cls(ranks, device, heartbeat)
 
@@ -106,13 +106,13 @@ class ProcessGroup:
         """The result of ``check``, if it succeeds on all ranks, which call it together.
 
         Raises:
-            CapdistError: what ``check`` raised, on the first rank where it did.
+            CapdistError, OSError: what ``check`` raised, on the first rank where it did.
             OtherRankError: on the others.
         """
-        reason: CapdistError | None = None
+        reason: CapdistError | OSError | None = None
         try:
             result = check()
-        except CapdistError as error:
+        except (CapdistError, OSError) as error:
             reason = error
         failed = [rank for rank, no in enumerate(self.gather(reason is not None)) if no]
         if not failed:
@@ -134,6 +134,24 @@ class ProcessGroup:
 def lost_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because a rank exited, by the words of Gloo."""
     return "closed by peer" in str(error) or "reset by peer" in str(error)
+
+
+def _check_launcher() -> None:
+    """Refuse an environment that no launcher has set.
+
+    Raises:
+        RendezvousError: naming the variables.
+    """
+    numbers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+    missing = [name for name in (*numbers, "MASTER_ADDR") if not os.environ.get(name)]
+    if missing:
+        raise RendezvousError(
+            f"RANK is set, but not {', '.join(missing)}; start the command with a launcher "
+            "(deepspeed, torchrun), or unset RANK for one process"
+        )
+    for name in numbers:
+        if not os.environ[name].isdecimal():
+            raise RendezvousError(f"{name}={os.environ[name]!r}: expected a whole number")
 
 
 def _free_port() -> int:

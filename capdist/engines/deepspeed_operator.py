@@ -10,9 +10,15 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from capdist.errors import CapdistError
+from shards.outputs import check_output_folder
+
 
 def load_operator() -> None:
     """Compile the operator, or load it if it is compiled, one process at a time.
+
+    Raises:
+        CapdistError: if its folder can't be written to.
 
     Torch makes processes wait for a lock file of the one that compiles: if that is killed, the file
     remains, and all later processes would wait for ever. The system's lock ends with its process,
@@ -25,7 +31,13 @@ def load_operator() -> None:
     here = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
     root = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own_folder())))
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        check_output_folder(root)
+    except OSError as error:
+        raise CapdistError(
+            f"{root}: DeepSpeed's operator can't be compiled there ({error.strerror}); set "
+            "TORCH_EXTENSIONS_DIR to a folder that you can write to"
+        ) from error
     import deepspeed  # noqa: F401  # else the next import fails
     from deepspeed.comm.torch import build_shm_op
 

@@ -9,6 +9,7 @@ from capdist.config.stage import TrainingStage
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import Engine
 from capdist.engines.deepspeed_engine import DeepSpeedEngine
+from capdist.engines.moving_average import MovingAverage
 from capdist.engines.torch_engine import TorchEngine
 from capdist.objectives.base import Objective
 
@@ -21,15 +22,28 @@ def make_engine(
     *,
     elastic: bool = False,
 ) -> Engine:
-    """The engine that ``config.engine`` names.
+    """The engine that ``config.engine`` names, with a moving average if the stage asks for one.
 
     Args:
         objective: what it minimises, with its model.
         config: of the run.
         stage: of the run.
         group: the ranks.
-        elastic: whether it will load what another number of ranks saved.
+        elastic: whether it will load what another number of ranks, or ZeRO stage, saved.
     """
+    engine = _plain_engine(objective, config, stage, group, elastic=elastic)
+    decay = stage.optimizer.ema
+    return MovingAverage(engine, group, decay) if decay else engine
+
+
+def _plain_engine(
+    objective: Objective[Any],
+    config: Config,
+    stage: TrainingStage,
+    group: ProcessGroup,
+    *,
+    elastic: bool,
+) -> Engine:
     accumulation = stage.batch.accumulation(group.ranks.world)
     if config.engine == "torch":
         return TorchEngine(objective, stage.optimizer, group)

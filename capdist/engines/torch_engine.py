@@ -25,7 +25,7 @@ class TorchEngine:
     ) -> None:
         self.objective = objective.to(group.device)
         self.optimizer = make_optimizer(objective.model, config)
-        self.clip_norm = config.clip_norm
+        self.config = config
         self.group = group
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
@@ -39,7 +39,9 @@ class TorchEngine:
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         for parameter in parameters:
             distributed.all_reduce(parameter.grad)
-        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
+        if self.config.clip_value:
+            nn.utils.clip_grad_value_(parameters, self.config.clip_value)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -29,6 +29,7 @@ from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
 from shards.manifest import Manifest
+from shards.tokenisers import CaptionText
 
 
 @dataclass(frozen=True)
@@ -204,12 +205,14 @@ class Captioner:
         return open_image_concepts(*readers[0], self.concepts_from) if readers else None
 
 
-def write_captions(path: Path, found: dict[int, list[Caption]], n_best: int) -> None:
+def write_captions(
+    path: Path, found: dict[int, list[Caption]], n_best: int, text: CaptionText
+) -> None:
     """Write COCO results, sorted by image id; with ``n_best`` > 1 each entry lists its n best."""
     entries: list[dict[str, Any]] = []
     for image in sorted(found):
         captions = [
-            {"caption": " ".join(caption.words), "score": caption.score}
+            {"caption": text.join(caption.words), "score": caption.score}
             for caption in found[image][:n_best]
         ]
         entry = {"image_id": image, "caption": captions[0]["caption"]}

@@ -147,8 +147,9 @@ class Detector:
         if not (root / CONCEPTS).is_file():
             return False
         found = ConceptSet.load(root)
-        tars = {shard: entry.tar_sha256 for shard, entry in found.files.items()}
-        return (found.detector, found.kept, tars) == (self.digest, kept, manifest.sha256_by_shard)
+        tars = {entry.tar_sha256 for entry in found.files.values()}
+        wanted = set(manifest.sha256_by_shard.values())
+        return (found.detector, found.kept, tars) == (self.digest, kept, wanted)
 
     def made_by(self, manifest: Manifest) -> dict[str, object]:
         """The origin and the quality of the concepts, for people."""

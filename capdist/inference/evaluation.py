@@ -1,6 +1,6 @@
 """Scores of a trained model on a split, next to those of one caption for all images.
 
-Writes into the run folder: ``captions/<split>-beam<K>.json`` (COCO results format),
+Writes into the run folder, or another one: ``captions/<split>-beam<K>.json`` (COCO results format),
 ``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
 With other decoding settings than the config's, besides the beam, ``-<digest of them>`` follows the
 split. The scores' files have all settings.
@@ -22,16 +22,20 @@ from capdist.config.decoding import DecodingConfig
 from capdist.data.dataset import References, references
 from capdist.decoding.constraints import Constraints
 from capdist.decoding.generate import Caption
+from capdist.inference.caption_scores import score_words
 from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.grounding import Annotated
-from capdist.metrics.coco import Scores, probe, score, write_results
+from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
-from capdist.metrics.endings import bad_endings
+from capdist.metrics.endings import bad_endings, describe_endings
 from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
+from shards.atomic import write_text
 from shards.manifest import Manifest
+from shards.outputs import check_output_folder
+from shards.tokenisers import CaptionText
 
 #: Images that the report shows.
 SAMPLES = 12
@@ -50,6 +54,7 @@ class EvaluationRequest:
         workers: on Ray; 0 decodes in this process.
         cpus: of each worker.
         address: of Ray, instead of the config's.
+        out: folder of the results, instead of the run.
     """
 
     run: Path
@@ -60,6 +65,12 @@ class EvaluationRequest:
     workers: int = 0
     cpus: float = 1.0
     address: str | None = None
+    out: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """That gets the results."""
+        return self.out or self.run
 
 
 @dataclass(frozen=True)
@@ -73,16 +84,23 @@ class Evaluation:
     decoding: DecodingConfig
     annotated: Annotated | None
     workers: Workers
+    folder: Path
 
     @classmethod
     def open(cls, request: EvaluationRequest, exported: ExportedModel) -> Evaluation:
         """The evaluation of an exported checkpoint.
 
         Raises:
-            ConfigError: if the model and the shards do not fit, or the number of workers or a
-                decoding setting is wrong.
+            ConfigError: if the model and the shards do not fit, the number of workers or a decoding
+                setting is wrong, or the results can't be written.
             ShardError: if the shards are not there, or have no such split or no grounding.
         """
+        try:
+            check_output_folder(request.folder)
+        except OSError as error:
+            raise ConfigError(
+                f"{request.folder}: {error.strerror}; give another folder for the results by --out"
+            ) from error
         if request.workers < 0 or request.cpus <= 0:
             raise ConfigError(
                 f"command line: --workers {request.workers} with --cpus {request.cpus:g} each; "
@@ -94,6 +112,7 @@ class Evaluation:
             config = config.model_copy(update={"data": data})
         manifest = run_shards(config, request.run)
         exported.check_features(manifest)
+        exported.check_text(manifest)
         exported.check_members(manifest, split)
         annotated = Annotated.read(manifest, split) if request.grounding else None
         decoding, cluster = exported.decoding(request.decoding), config.ray
@@ -101,7 +120,9 @@ class Evaluation:
         if request.address:
             cluster = cluster.model_copy(update={"address": request.address})
         workers = Workers(request.workers, request.cpus, cluster)
-        return cls(request.run, exported, manifest, split, decoding, annotated, workers)
+        return cls(
+            request.run, exported, manifest, split, decoding, annotated, workers, request.folder
+        )
 
     @property
     def name(self) -> str:
@@ -114,29 +135,31 @@ class Evaluation:
 
     def evaluate(self) -> None:
         """Decode, score where there are references, print the table, write the files."""
-        for metric, reason in probe().items():
+        text = self.manifest.text
+        for metric, reason in probe(text).items():
             print(f"{metric} will be absent: {reason}")
         decoded, images_per_s = self.decode()
-        captions = sentences(decoded)
-        print(f"{100 * bad_endings(c.split() for c in captions.values()):.1f} % end badly")
+        captions = sentences(decoded, text)
+        endings = bad_endings((caption.words for caption in decoded.values()), text)
+        print(describe_endings(endings, text))
         path = self.write_captions(self.name, captions)
         refs = references(self.manifest, self.split)
         if not any(refs.raw.values()):
             print(f"{self.split} has no reference captions; nothing is scored")
             print(f"captions: {path}")
             return
-        constant = " ".join(constant_caption(references(self.manifest, "train").tokens))
-        print(f"constant caption: {constant!r}")
+        constant = constant_caption(references(self.manifest, "train").tokens)
+        print(f"constant caption: {text.join(constant)!r}")
         rows = {
             f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(refs, decoded),
-            CONSTANT: score(refs.raw, dict.fromkeys(captions, constant)),
+            CONSTANT: score_words(refs, dict.fromkeys(captions, constant), text),
         }
         self.report(refs, captions, rows, images_per_s)
         print(f"captions: {path}")
 
     def write_captions(self, name: str, captions: dict[int, str]) -> Path:
-        """Write captions into the run folder; returns their path."""
-        path = self.run / "captions" / f"{name}.json"
+        """Write captions; returns their path."""
+        path = self.folder / "captions" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         write_results(path, captions)
         return path
@@ -165,7 +188,8 @@ class Evaluation:
 
     def score(self, refs: References, decoded: dict[int, Caption]) -> Scores:
         """Every metric of the captions, and grounding if it is requested."""
-        found = score(refs.raw, sentences(decoded))
+        words = {image: caption.words for image, caption in decoded.items()}
+        found = score_words(refs, words, self.manifest.text)
         grounding = self.annotated.f1(decoded) if self.annotated else {}
         return replace(found, values={**found.values, **grounding})
 
@@ -183,11 +207,11 @@ class Evaluation:
             images_per_s=images_per_s, decoding=self.decoding.model_dump(mode="json")
         )
         text = json.dumps(written, indent=1)
-        path = self.run / "scores" / f"{self.name}.json"
+        path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
-        for target in (path, self.run / SCORES):
-            target.write_text(text)
-        page = self.run / f"report-{self.split}.html"
+        for target in (path, self.folder / SCORES):
+            write_text(target, text)
+        page = self.folder / f"report-{self.split}.html"
         write_report(self.run, page, samples=list(self.samples(refs, captions)))
         print(f"scores:   {path}\nreport:   {page}")
 
@@ -210,6 +234,6 @@ def print_scores(title: str, rows: dict[str, Scores]) -> None:
     print(f"references through the {first.tokeniser} tokeniser\n")
 
 
-def sentences(decoded: dict[int, Caption]) -> dict[int, str]:
-    """The captions as text."""
-    return {image: " ".join(caption.words) for image, caption in decoded.items()}
+def sentences(decoded: dict[int, Caption], text: CaptionText) -> dict[int, str]:
+    """The captions as their tokeniser writes them."""
+    return {image: text.join(caption.words) for image, caption in decoded.items()}

@@ -1,7 +1,7 @@
 """A trained model as three files that load without DeepSpeed.
 
-``model.safetensors`` (fp32 weights), ``config.json`` (the resolved run configuration, and the
-feature width), ``vocab.json``.
+``model.safetensors`` (fp32 weights), ``config.json`` (the resolved run configuration, the features
+and the captions' tokeniser), ``vocab.json``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from capdist.data.mixture import load_shards
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
+from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.concept_predictor import is_predicted, same_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import ShardError
+from shards.tokenisers import CaptionText
 
 #: A captioning model's weights, those of detectors, and the words that these detect.
 MODEL, DETECTOR, WORDS = "model.safetensors", "detector.safetensors", "detector.json"
@@ -38,7 +40,8 @@ class ExportedModel:
     """A model in evaluation mode, with everything needed to use it.
 
     ``concepts`` identifies the detector, or the predictor of a build, whose concepts it was trained
-    on; None: unknown, those of the tars.
+    on; None: unknown, those of the tars. ``text`` is tokeniser and language of the captions that it
+    was trained on.
     """
 
     model: CaptionModel[Any]
@@ -47,6 +50,7 @@ class ExportedModel:
     features: FeatureSpec
     classes: int
     concepts: str | None
+    text: CaptionText
 
     def decoding(self, overrides: Sequence[str] = ()) -> DecodingConfig:
         """The decoding section of its config, with overrides such as ``decoding.beam=5``.
@@ -111,6 +115,19 @@ class ExportedModel:
                 f"{_concepts_remedy(self.concepts, manifest, self.config)}"
             )
         check_needs(manifest, split, self.model.needs, name)
+
+    def check_text(self, manifest: Manifest) -> None:
+        """Refuse references of another tokeniser than the training captions.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        if self.text.tokeniser != manifest.text.tokeniser:
+            raise ConfigError(
+                f"{manifest.location}: captions of tokeniser {manifest.text.tokeniser!r}, but the "
+                f"model was trained on {self.text.tokeniser!r}; build the shards with --tokeniser "
+                f"{self.text.tokeniser}"
+            )
 
 
 def check_concepts(trained: str | None, manifest: Manifest, config: Config) -> None:
@@ -182,9 +199,10 @@ def write_export(
         "features": asdict(manifest.features.without_scale()),
         "classes": len(manifest.class_names),
         "concepts": manifest.concept_source,
+        **asdict(manifest.text),
         "run": config.model_dump(mode="json", by_alias=True),
     }
-    (folder / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(described, indent=1))
     vocab.save(folder / "vocab.json")
 
 
@@ -204,7 +222,10 @@ def read_export(folder: Path) -> ExportedModel:
     features, classes = FeatureSpec.from_json(described["features"]), described.get("classes", 0)
     model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
     model.load_state_dict(weights)
-    return ExportedModel(model.eval(), config, vocab, features, classes, described.get("concepts"))
+    text = CaptionText.from_json(str(folder / "config.json"), described)
+    return ExportedModel(
+        model.eval(), config, vocab, features, classes, described.get("concepts"), text
+    )
 
 
 def read_run(run: Path, checkpoint: str = "best") -> ExportedModel:
@@ -223,15 +244,24 @@ def read_weights(folder: Path, vocab: Vocabulary, file: str = MODEL) -> dict[str
     """The weights, if they were trained with this vocabulary.
 
     Raises:
-        ConfigError: if they were not.
+        ConfigError: if they were not, or the file is damaged.
+        OSError: if it can't be read.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(folder / file, framework="pt") as stored:
-        trained = stored.metadata()["vocabulary"]
-        if trained != vocab.hash:
-            raise ConfigError(
-                f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
-                f"weights were trained with {trained}; use the checkpoint's own vocab.json"
-            )
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    path = folder / file
+    path.open("rb").close()  # safetensors' own errors do not name the file
+    try:
+        with safe_open(path, framework="pt") as stored:
+            trained = stored.metadata()["vocabulary"]
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); restore it, or use another checkpoint"
+        ) from error
+    if trained != vocab.hash:
+        raise ConfigError(
+            f"{folder / 'vocab.json'}: vocabulary {vocab.hash} ({len(vocab)} words), but the "
+            f"weights were trained with {trained}; use the checkpoint's own vocab.json"
+        )
+    return weights

@@ -101,7 +101,9 @@ class Follower:
         known = captioned(evaluation.manifest, evaluation.split)
         decoded, _ = evaluation.decode()
         scores = evaluation.score(known, decoded)
-        evaluation.write_captions(f"{evaluation.name}-{step:08d}", sentences(decoded))
+        evaluation.write_captions(
+            f"{evaluation.name}-{step:08d}", sentences(decoded, evaluation.manifest.text)
+        )
         for gone in self.missed(rows, step):
             print(f"step {gone}: not scored: the trainer had replaced its checkpoint")
         path.parent.mkdir(exist_ok=True)

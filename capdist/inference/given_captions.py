@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from capdist.config.base import read_json
-from capdist.data.dataset import references
+from capdist.data.dataset import References, references
+from capdist.inference.caption_scores import score_words
 from capdist.inference.evaluation import print_scores
-from capdist.metrics.coco import ScoreError, score
+from capdist.metrics.coco import ScoreError, Scores, score
 from capdist.metrics.constant import constant_caption
 from capdist.reporting.page import CONSTANT
 from shards.atomic import write_json
 from shards.manifest import Manifest
+from shards.tokenisers import CaptionText, nfc
 
 
 def score_results(results: Path, shards: str, split: str) -> None:
@@ -34,15 +36,24 @@ def score_results(results: Path, shards: str, split: str) -> None:
     captions = {ids[image]: text for image, text in found.items() if image in ids}
     if left_out := len(found) - len(captions):
         print(f"{left_out} captions are of images that are not in {split}: left out")
-    rows = {results.name: score(refs.raw, captions)}
+    text = manifest.text
+    rows = {results.name: _score(refs, captions, text)}
     if "train" in {shard.split for shard in manifest.shards}:
-        constant = " ".join(constant_caption(references(manifest, "train").tokens))
-        print(f"constant caption: {constant!r}")
-        rows[CONSTANT] = score(refs.raw, dict.fromkeys(captions, constant))
+        constant = constant_caption(references(manifest, "train").tokens)
+        print(f"constant caption: {text.join(constant)!r}")
+        rows[CONSTANT] = score_words(refs, dict.fromkeys(captions, constant), text)
     print_scores(f"{manifest.name}, {split}, {len(captions)} images", rows)
     path = results.with_name(f"{results.stem}-scores.json")
     write_json(path, {name: row.to_json() for name, row in rows.items()})
     print(f"scores:   {path}")
+
+
+def _score(refs: References, captions: dict[int, str], text: CaptionText) -> Scores:
+    """Every metric; captions are split as the references are."""
+    if text.is_ptb:
+        return score(refs.raw, captions)
+    words = {image: text.split(nfc(caption)) for image, caption in captions.items()}
+    return score_words(refs, words, text)
 
 
 def read_results(path: Path) -> dict[str, str]:

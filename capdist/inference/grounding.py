@@ -28,8 +28,14 @@ class Annotated:
         """The grounding of a split's shards; a phrase without a box is not annotated.
 
         Raises:
-            ShardError: naming a sample that has no grounding, or no size in pixels.
+            ShardError: if the captions are not English, or naming a sample that has no grounding,
+                or no size in pixels.
         """
+        if not manifest.text.is_english:
+            raise ShardError(
+                f"{manifest.location}: grounding scores compare English lemmas, but its captions' "
+                f"language is {manifest.text.language!r}; omit --grounding"
+            )
         members = manifest.read(split, "grounding.json")
         phrases = {key: decode_grounding(key, data) for key, data in members}
         references, sizes = {}, {}

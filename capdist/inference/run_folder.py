@@ -9,9 +9,10 @@ checkpoints/names.json                which folder is the last, which the best .
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from capdist.config.base import read_json
 
 NAMES, PROGRESS = "names.json", "progress.json"
 #: The folder of the model that a run took over from another one.
@@ -67,19 +68,19 @@ def written_by(folder: Path) -> int:
 
 def read_names(folder: Path) -> dict[str, str]:
     path = folder / NAMES
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def read_progress(folder: Path) -> TrainingProgress:
     """Where training continues from a checkpoint."""
     if not (folder / PROGRESS).is_file():
         return _read_cursor(folder / "cursor.json")
-    return TrainingProgress(**json.loads((folder / PROGRESS).read_text()))
+    return TrainingProgress(**read_json(folder / PROGRESS))
 
 
 def _read_cursor(path: Path) -> TrainingProgress:
     """What older versions wrote instead of `PROGRESS`."""
-    fields = json.loads(path.read_text())
+    fields = read_json(path)
     scores = {"CIDEr": fields.pop("best_cider", None), "AP": fields.pop("best_ap", None)}
     best = {metric: score for metric, score in scores.items() if score is not None}
     return TrainingProgress(**fields, best=best)

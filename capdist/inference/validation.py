@@ -18,52 +18,58 @@ from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import write_export
 from capdist.inference.run_folder import BEST
 from capdist.metrics.coco import cider, write_results
-from capdist.metrics.endings import bad_endings
+from capdist.metrics.endings import bad_endings, describe_endings
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
+from shards.tokenisers import CaptionText
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """CIDEr × 100 of captions; their mean length, distinct words, share with bad endings."""
+    """CIDEr × 100 of captions; their mean length, distinct words, share with bad endings.
 
-    cider: float
+    CIDEr is None, undefined, for one image.
+    """
+
+    cider: float | None
     words: float
     vocabulary: int
     bad_endings: float
+    remark: str
 
     name: ClassVar[str] = "CIDEr"
 
     @classmethod
-    def of(cls, cider: float, captions: Mapping[int, Sequence[str]]) -> CaptionScores:
+    def of(
+        cls, cider: float | None, captions: Mapping[int, Sequence[str]], text: CaptionText
+    ) -> CaptionScores:
         """CIDEr is given; the other figures are of the captions alone."""
         every = list(captions.values())
+        endings = bad_endings(every, text)
         return cls(
             cider,
             sum(map(len, every)) / len(every),
             len({word for words in every for word in words}),
-            bad_endings(every),
+            endings,
+            describe_endings(endings, text),
         )
 
     @property
-    def value(self) -> float:
+    def value(self) -> float | None:
         return self.cider
-
-    @property
-    def remark(self) -> str:
-        return f"{100 * self.bad_endings:.1f} % end badly"
 
     def to_json(self) -> dict[str, float]:
         """The entries of the metrics log."""
-        return {f"val_{name}": value for name, value in vars(self).items()}
+        figures = {name: value for name, value in vars(self).items() if name != "remark"}
+        return {f"val_{name}": value for name, value in figures.items() if value is not None}
 
 
 class CaptionValidator:
     """Decodes the validation split greedily, every rank its share, and scores it.
 
-    CIDEr is computed on the shards' own tokens, so training never needs Java; final scores use the
-    PTB tokeniser and differ a little.
+    CIDEr is computed on the shards' own tokens, so training never needs Java; final scores of
+    English use the PTB tokeniser and differ a little.
 
     Args:
         config: of the run.
@@ -104,15 +110,15 @@ class CaptionValidator:
         The captions are written to ``captions/<split>-<step>.json`` in the run folder.
         """
         captions = self.captions(weights)
-        score = 0.0
+        score = None
         if self.group.first:
             score = cider(self.references, captions)
             self.folder.mkdir(exist_ok=True)
             write_results(
                 self.folder / f"{self.split}-{step:08d}.json",
-                {image: " ".join(words) for image, words in captions.items()},
+                {image: self.manifest.text.join(words) for image, words in captions.items()},
             )
-        return CaptionScores.of(self.group.gather(score)[0], captions)
+        return CaptionScores.of(self.group.gather(score)[0], captions, self.manifest.text)
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write what `read_export` reads."""

@@ -19,7 +19,8 @@ from capdist.vocab import BOS, PAD, UNK
 def policy_log_probs(model: CaptionModel[Any], batch: Batch) -> Tensor:
     """Log π (B, S, L) of every target, 0 after a caption's end.
 
-    π is the distribution that `sample_captions` draws from: the model without PAD, BOS and UNK.
+    π is the distribution that `sample_captions` draws from: the model without PAD, BOS and UNK. The
+    EOS after the most words that it writes is not drawn: leave it out of the batch.
     """
     logits = model(model.encode(batch), batch.inputs).float()
     logits = logits.index_fill(-1, torch.tensor([PAD, BOS, UNK], device=logits.device), -torch.inf)

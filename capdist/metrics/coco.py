@@ -15,15 +15,20 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from capdist.errors import CapdistError
 from capdist.metrics.coco_java import JavaError, JavaProgram, Texts
 from capdist.metrics.tokenise import tokenise
 from shards.atomic import atomic_write
+from shards.tokenisers import ENGLISH_TEXT, CaptionText, nfc
 
 _BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 ALL = (*_BLEU, "METEOR", "ROUGE-L", "CIDEr", "SPICE")
+
+#: CIDEr weighs an n-gram by the images that lack it; with one image, every weight is log 1 = 0.
+ONE_IMAGE = "it is undefined for one image"
+_NO_TUPLES = "no caption and no reference has any"
 
 _SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
@@ -40,23 +45,40 @@ class Scores:
     evaluation adds F1_all and F1_loc of `capdist.metrics.grounding`.
     ``absent``: metrics that were asked for but not computed, with the reason ("PTB" is the
     tokeniser).
-    ``tokeniser``: scores with "plain" are not comparable with published ones.
+    ``tokeniser``: only scores with "ptb" are comparable with published ones; "plain" replaces it
+    where there is no Java; else the name of the shards' tokeniser.
     """
 
     values: dict[str, float]
     absent: dict[str, str]
-    tokeniser: Literal["ptb", "plain"]
+    tokeniser: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def probe() -> dict[str, str]:
+def probe(text: CaptionText = ENGLISH_TEXT) -> dict[str, str]:
     """Which of PTB (the tokeniser), METEOR and SPICE cannot run here, and why; downloads nothing.
+
+    Args:
+        text: of the captions. PTB is not missed where another tokeniser was chosen.
 
     Raises:
         ScoreError: if pycocoevalcap is not installed.
     """
+    if not text.is_english:
+        language = f"the captions' language is {text.language!r}"
+        return {
+            "METEOR": f"pycocoevalcap has its data for one language, 'en', but {language}",
+            "SPICE": f"it parses one language, 'en', but {language}",
+        }
+    missing = _missing_programs()
+    if not text.is_ptb:
+        missing.pop("PTB", None)
+    return missing
+
+
+def _missing_programs() -> dict[str, str]:
     lib = _package() / "spice" / "lib"
     if shutil.which("java") is None:
         return dict.fromkeys(("PTB", "METEOR", "SPICE"), "no java on PATH; install a JRE")
@@ -73,16 +95,21 @@ def score(
     references: Mapping[int, Sequence[str]],
     captions: Mapping[int, str],
     *,
+    text: CaptionText = ENGLISH_TEXT,
     metrics: Sequence[str] = ALL,
     timeout_s: float = 600,
 ) -> Scores:
     """Score raw captions against raw references, as the COCO evaluation does.
+
+    That evaluation's tokeniser is for English. With another one (see `CaptionText.is_ptb`),
+    references and captions must be tokens, joined by spaces.
 
     METEOR and SPICE run in parallel, and in parallel with the metrics that need no Java.
 
     Args:
         references: image id to its reference captions, at least one.
         captions: image id to the caption to score; the same ids.
+        text: tokeniser and language of the captions.
         metrics: which of `ALL`.
         timeout_s: time limit of each Java program (tokeniser, METEOR, SPICE) in seconds. One that
             fails or times out is named in ``absent``, and the others continue.
@@ -94,8 +121,17 @@ def score(
     if unknown := set(metrics) - set(ALL):
         raise ScoreError(f"unknown metric {', '.join(sorted(unknown))}; known: {', '.join(ALL)}")
     _check_images(references, captions)
-    absent = {name: why for name, why in probe().items() if name in ("PTB", *metrics)}
-    gold, candidates, tokeniser = _tokenise(references, captions, absent, timeout_s)
+    absent = {name: why for name, why in probe(text).items() if name in ("PTB", *metrics)}
+    ids = sorted(references)
+    lines = [line for key in ids for line in (captions[key], *references[key])]
+    tokeniser = text.tokeniser
+    if text.is_ptb:
+        lines, tokeniser = _tokenise(lines, absent, timeout_s)
+    rest = iter(lines)
+    candidates, gold = {}, {}
+    for key in ids:
+        candidates[key] = [next(rest)]
+        gold[key] = [next(rest) for _ in references[key]]
     _check_words(gold)
     texts = [list(gold.values()), list(candidates.values())]
     with ExitStack() as stack:
@@ -111,7 +147,7 @@ def score(
             except JavaError as error:
                 absent[name] = str(error)
     undefined = [name for name, value in scores.items() if value is None]
-    absent |= dict.fromkeys(undefined, "no caption and no reference has any")
+    absent |= {name: ONE_IMAGE if name == "CIDEr" else _NO_TUPLES for name in undefined}
     order = sorted(scores, key=lambda name: (*ALL, name).index(name))
     values = {name: 100 * value for name in order if (value := scores[name]) is not None}
     return Scores(values, absent, tokeniser)
@@ -119,11 +155,12 @@ def score(
 
 def cider(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
-) -> float:
+) -> float | None:
     """CIDEr × 100 of tokenised captions by pycocoevalcap, in this process, without Java.
 
-    This is CIDEr-D with the document frequencies of these references and without an end token (so
-    it is 0 for a single image, whose n-grams all have idf log 1). Training validates with it.
+    This is CIDEr-D with the document frequencies of these references and without an end token. It
+    is undefined, None, for a single image, whose n-grams all have idf log 1 = 0. Training validates
+    with it.
 
     Args:
         references: image id to its tokenised reference captions, at least one.
@@ -132,13 +169,14 @@ def cider(
     Raises:
         ScoreError: if the ids differ, an image has no reference, or no reference has a word.
     """
-    return fmean(cider_each(references, captions).values())
+    each = cider_each(references, captions)
+    return fmean(each.values()) if len(each) > 1 else None
 
 
 def cider_each(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
 ) -> dict[int, float]:
-    """CIDEr × 100 of every image; `cider` is the mean."""
+    """CIDEr × 100 of every image, 0 if there is only one; `cider` is the mean."""
     _check_images(references, captions)
     gold = {key: [" ".join(tokens) for tokens in references[key]] for key in sorted(references)}
     _check_words(gold)
@@ -182,31 +220,17 @@ def _check_words(references: Texts) -> None:
 
 
 def _tokenise(
-    references: Mapping[int, Sequence[str]],
-    captions: Mapping[int, str],
-    absent: dict[str, str],
-    timeout_s: float,
-) -> tuple[Texts, Texts, Literal["ptb", "plain"]]:
-    """References and captions by image, in order of id, with tokens joined by spaces."""
-    ids = sorted(references)
-    texts = [text for key in ids for text in (captions[key], *references[key])]
-    lines = [" ".join(text.split()) for text in texts]  # PTB would split at any line separator
-    tokeniser: Literal["ptb", "plain"] = "plain"
+    texts: Sequence[str], absent: dict[str, str], timeout_s: float
+) -> tuple[list[str], str]:
+    """Texts as tokens joined by spaces, by the PTB tokeniser or, without Java, a plain one."""
+    lines = [" ".join(nfc(text).split()) for text in texts]  # PTB would split at line separators
     if "PTB" not in absent:
         try:
             with JavaProgram("PTB", lines, timeout_s) as program:
-                lines = program.result()
-            tokeniser = "ptb"
+                return program.result(), "ptb"
         except JavaError as error:
             absent["PTB"] = str(error)
-    if tokeniser == "plain":
-        lines = [tokenise(line) for line in lines]
-    rest = iter(lines)
-    candidates, gold = {}, {}
-    for key in ids:
-        candidates[key] = [next(rest)]
-        gold[key] = [next(rest) for _ in references[key]]
-    return gold, candidates, tokeniser
+    return [tokenise(line) for line in lines], "plain"
 
 
 def _score_without_java(
@@ -223,7 +247,7 @@ def _score_without_java(
     if "ROUGE-L" in metrics:
         scores["ROUGE-L"] = float(Rouge().compute_score(gold, candidates)[0])
     if "CIDEr" in metrics:
-        scores["CIDEr"] = fmean(_ciders(gold, candidates))
+        scores["CIDEr"] = fmean(_ciders(gold, candidates)) if len(gold) > 1 else None
     return scores
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,10 @@ import numpy as np
 from capdist.errors import CapdistError
 
 Texts = dict[int, list[str]]
+
+#: Packages of java.base whose private fields SPICE's cache reads.
+_OPENED = ("java.lang", "java.math", "java.util", "java.util.concurrent", "java.net", "java.text")
+_PICKED_UP, _NAMED = re.compile(r"(NOTE: )?Picked up"), re.compile(r"(Exception|Error)\b")
 
 #: SPICE's sub-categories, as its jar names them and as papers do. "All" is SPICE itself.
 SPICE_NAMES = {
@@ -64,7 +69,7 @@ class JavaProgram:
                 [sys.executable, "-m", __spec__.name, name, str(source), str(self._output)],
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env=_environment(),
+                env=java_environment(),
                 start_new_session=True,  # killing its process group kills Java too
             )
 
@@ -79,8 +84,7 @@ class JavaProgram:
         except subprocess.TimeoutExpired as error:
             raise JavaError(f"timed out after {self._timeout_s:g} s") from error
         if status:
-            errors = self._errors.read_text(errors="replace").strip()
-            raise JavaError(errors.split("\n")[-1] or f"exit status {status}")
+            raise JavaError(failure(self._errors.read_bytes()) or f"exit status {status}")
         return json.loads(self._output.read_bytes())
 
     def __enter__(self) -> JavaProgram:
@@ -93,16 +97,24 @@ class JavaProgram:
         self._folder.cleanup()
 
 
-def _environment() -> dict[str, str]:
-    """The environment with this process's ``sys.path`` and an English locale for Java.
+def java_environment() -> dict[str, str]:
+    """The environment with this process's ``sys.path``, and options for Java.
 
     METEOR prints numbers in the user's locale, and fails on its own output where that has a decimal
-    comma.
+    comma. SPICE keeps parsed captions by a library that reads private fields of Java's own classes,
+    which Java 17 refuses unless their packages are opened; Java 8 does not read that variable.
     """
     options = "-Dfile.encoding=UTF-8 -Duser.language=en -Duser.country=US"
     options = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {options}"
+    opened = (f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED)
+    jdk_options = " ".join([os.environ.get("JDK_JAVA_OPTIONS", ""), *opened])
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return {**os.environ, "JAVA_TOOL_OPTIONS": options.strip(), "PYTHONPATH": path}
+    return {
+        **os.environ,
+        "JAVA_TOOL_OPTIONS": options.strip(),
+        "JDK_JAVA_OPTIONS": jdk_options.strip(),
+        "PYTHONPATH": path,
+    }
 
 
 def ptb(sentences: Sequence[str]) -> list[str]:
@@ -169,10 +181,20 @@ def spice_means(images: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
     return means
 
 
+def failure(stderr: bytes) -> str:
+    """Why a child process failed: its last line, or Java's line if Java wrote there itself."""
+    last = stderr.decode(errors="replace").strip().split("\n")[-1]
+    if "CalledProcessError" not in last:
+        return last
+    return _java_error(stderr.partition(b"Traceback (most recent call last)")[0])
+
+
 def _java_error(stderr: bytes) -> str:
-    lines = stderr.decode(errors="replace").split("\n")
-    errors = [line for line in lines if line.strip() and not line.startswith("Picked up")]
-    return f"java: {errors[0].strip()}" if errors else "java exited without a message"
+    """Java's first line, or the first that names an exception."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").split("\n")]
+    lines = [line for line in lines if line and not _PICKED_UP.match(line)]
+    named = [line for line in lines if _NAMED.search(line)]
+    return f"java: {(named or lines)[0]}" if lines else "java exited without a message"
 
 
 def main(name: str, source: Path, target: Path) -> None:

@@ -14,6 +14,10 @@ Words and state have the same width, as Eq. 9 requires. v is the mean of the reg
 applied to each region. The paper's penalty that spreads attention over a caption's length is left
 out.
 
+As E is also the output layer's weight, it is initialised to be small, so that both attentions start
+nearly uniform and words barely move the state. ``scale_words`` multiplies E y and E y^i by sqrt(D),
+as Vaswani et al. (2017, section 3.4) do where they share the matrix; the paper does not say.
+
 With MIA (its Table 2, which counts the model among those on concepts) T* or MIA(I, T) replaces
 E y^i in Eq. 6 to 9; v stays the unrefined image.
 
@@ -43,6 +47,9 @@ class AttFcnConfig(ModelConfig):
     name: Literal["att_fcn"]
     width: int = Field(512, description="D, of words, concepts, image and state.")
     dropout: float = Field(0.5, ge=0, lt=1)
+    scale_words: bool = Field(
+        False, description="Multiply embedded words and concepts by the square root of D."
+    )
     refine: TextualMiaConfig | None = Field(None, description="What refines the concepts.")
 
 
@@ -66,10 +73,11 @@ class AttFcn(SequenceLstmDecoder):
         self.project_out = nn.Linear(width, width, bias=False)  # W^{Y,h}
         self.output = nn.Linear(width, dims.vocabulary, bias=False)  # E^T
         self.dropout = nn.Dropout(config.dropout)
+        self.scale = width**0.5 if config.scale_words else 1.0
 
     def words(self, tokens: Tensor) -> Tensor:
         """E y, (..., D)."""
-        return functional.embedding(tokens, self.output.weight)
+        return functional.embedding(tokens, self.output.weight) * self.scale
 
     def encode(self, batch: Batch) -> Tensors:
         """The state after x_0 (Eq. 1), and keys and values of both attentions."""

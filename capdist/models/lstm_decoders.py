@@ -121,6 +121,17 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
         return logits, replace(state, cache=cache, position=state.position + 1)
 
 
+def initialise_gates(width: int, *layers: nn.Linear) -> None:
+    """Draw the projections to an LSTM's gates from U(-1/√D, 1/√D), as torch initialises its LSTMs.
+
+    A linear layer on its own would be drawn by the number of its inputs instead.
+    """
+    bound = width**-0.5
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """H' = σ(o) ⊙ tanh(c') and c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g), both (..., D).
 

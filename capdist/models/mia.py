@@ -20,11 +20,11 @@ Hence there are as many refined regions as regions, and as many refined concepts
 is computed for both, and with equal numbers both are the paper's. Padding is never a key, a guide
 or a summand.
 
-Like any post-norm network it needs a warm-up and a moderate learning rate: if the rate is too high,
-the feed-forward part outgrows its shortcut, and all rows become equal.
-
-The projections of Eq. 1 have biases. The official code normalises the regions once more after
-Eq. 3; the paper and this module do not.
+The official code normalises the regions once more, I_n = LayerNorm(FFN(...) + I_{n-1}), which the
+paper does not say (``outer_norm``). Without it, a learning rate that suits the host may be too high
+for a post-norm network: the feed-forward part outgrows its shortcut, and all rows become equal.
+As in that code, the projections of Eq. 1 have biases, and W^Q, W^K and W^V are initialised by
+N(0, 2 / (D + d_k)).
 
 Parameters at the paper's settings (D = 512): an attention 1.05 M, a feed-forward 2.10 M; two of
 both, 6.3 M.
@@ -32,6 +32,7 @@ both, 6.3 M.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -63,6 +64,9 @@ class MiaConfig(Section):
     heads: Positive = Field(8, description="Heads; they must divide the host's width.")
     hidden: Positive = Field(2048, description="Width inside the feed-forward layers.")
     dropout: float = Field(0.1, ge=0, lt=1)
+    outer_norm: bool = Field(
+        False, description="Normalise refined regions plus those before, as the official code does."
+    )
 
     @model_validator(mode="after")
     def _guided(self) -> MiaConfig:
@@ -142,6 +146,8 @@ class Mia(Refine):
         )
         if config.output == "both":
             self.norm = nn.LayerNorm(width)
+        if config.outer_norm:
+            self.outer_norm = nn.LayerNorm(width)
         guides = [OTHER[modality] for modality in refined if config.attention == "mutual"]
         self.reads = frozenset(MEMBER[modality] for modality in [*refined, *guides])
 
@@ -159,7 +165,10 @@ class Mia(Refine):
 
         for modality in self.updates:
             guide = opposite(modality) if self.config.attention == "mutual" else rows[modality]
-            rows[modality] = self.layers[modality](guide, rows[modality], masks[modality])
+            refined = self.layers[modality](guide, rows[modality], masks[modality])
+            if modality == "visual" and self.config.outer_norm:
+                refined = self.outer_norm(refined + rows[modality])
+            rows[modality] = refined
         match self.config.output:
             case "visual":
                 return rows["visual"], concepts
@@ -178,6 +187,8 @@ class AttentionLayer(nn.Module):
     def __init__(self, config: MiaConfig, width: int) -> None:
         super().__init__()
         self.attend = MultiHeadAttention(width, config.heads, config.dropout)
+        for projection in (self.attend.query, self.attend.key, self.attend.value):
+            nn.init.normal_(projection.weight, std=math.sqrt(2 / (width + width / config.heads)))
         self.norm_attended = AddNorm(width, config.dropout)
         self.feed_forward = FeedForward(width, config.hidden)
         self.norm = AddNorm(width, config.dropout)

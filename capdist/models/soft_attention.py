@@ -46,7 +46,12 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import AdditiveAttention, masked_mean
-from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors, lstm_cell
+from capdist.models.lstm_decoders import (
+    StepwiseLstmDecoder,
+    Tensors,
+    initialise_gates,
+    lstm_cell,
+)
 
 
 class ShowAttendTellSizes(ModelConfig):
@@ -84,6 +89,7 @@ class ShowAttendTell(StepwiseLstmDecoder):
         self.first = nn.Linear(width, 2 * width)
         self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
         self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
+        initialise_gates(width, self.word_gates, self.state_gates)
         if self.deep:
             self.from_state = nn.Linear(width, embedding)
             self.from_image = nn.Linear(width, embedding, bias=False)

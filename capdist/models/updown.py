@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import AdditiveAttention, masked_mean
-from capdist.models.lstm_decoders import lstm_cell
+from capdist.models.lstm_decoders import initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
@@ -127,6 +127,8 @@ class UpDown(CaptionModel[UpDownMemory]):
         function = torch.tanh if config.activation == "tanh" else torch.relu
         self.attend = AdditiveAttention(region, width, config.attention, function)
         self.language_gates = nn.Linear(region + 2 * width, 4 * width)
+        gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
+        initialise_gates(width, *gates)
         self.output = nn.Linear(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 

@@ -33,12 +33,15 @@ StageT = TypeVar("StageT", bound=TrainingStage)
 
 
 class ValidationResult(Protocol):
-    """What a validation measured: the score that chooses the best checkpoint, and more."""
+    """What a validation measured: the score that chooses the best checkpoint, and more.
+
+    If the score is None, undefined, the later checkpoint is the better one.
+    """
 
     @property
     def name(self) -> str: ...
     @property
-    def value(self) -> float: ...
+    def value(self) -> float | None: ...
     @property
     def remark(self) -> str: ...
     def to_json(self) -> dict[str, float]: ...

@@ -30,6 +30,7 @@ from capdist.inference.run_folder import BEST_DETECTOR
 from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective, StageContext, Validator, register
+from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.concepts import commonest_words, mean_average_precision
 from shards.manifest import Manifest
@@ -253,5 +254,4 @@ class DetectorValidator:
         """Write what `Detector.read` reads."""
         context = self.context
         write_export(folder, weights, context.config, context.vocab, context.manifest, DETECTOR)
-        words = json.dumps(self.words, ensure_ascii=False, indent=0)
-        (folder / WORDS).write_text(words, encoding="utf-8")
+        write_text(folder / WORDS, json.dumps(self.words, ensure_ascii=False, indent=0))

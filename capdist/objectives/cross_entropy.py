@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -43,6 +45,12 @@ class CrossEntropyStage(TrainingStage):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     scheduled_sampling: ScheduledSampling | None = None
     grounding: GroundingConfig | None = None
+    drop_regions: float = Field(
+        0.0, ge=0, lt=1, description="Share of an image's regions to leave out at random."
+    )
+    drop_concepts: float = Field(
+        0.0, ge=0, lt=1, description="Share of an image's concepts to leave out at random."
+    )
 
     @property
     def reads(self) -> frozenset[str]:
@@ -62,6 +70,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.model = model
         self.stage = stage
         self.sampled = 0.0
+        self.saliency = SaliencyFigures()
 
     @classmethod
     def preflight(cls, stage: CrossEntropyStage, context: StageContext) -> None:
@@ -87,6 +96,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of `cross_entropy` and, if it is on, μ times `grounding_loss`."""
+        batch = self.dropped(batch)
         loss = cross_entropy(
             self.model,
             batch,
@@ -97,9 +107,55 @@ class CrossEntropy(Objective[CrossEntropyStage]):
             return loss
         assert isinstance(self.model, Salient)
         options = self.stage.grounding
-        return loss + options.weight * grounding_loss(
-            self.model.saliency(batch), batch, options.iou
+        log_beta = self.model.saliency(batch)
+        self.saliency.add(log_beta, batch)
+        return loss + options.weight * grounding_loss(log_beta, batch, options.iou)
+
+    def dropped(self, batch: Batch) -> Batch:
+        """The batch without the regions and concepts that are left out in this step."""
+        regions, concepts = self.stage.drop_regions, self.stage.drop_concepts
+        if not regions and not concepts:
+            return batch
+        return replace(
+            batch,
+            region_mask=keep_some(batch.region_mask, regions),
+            concept_mask=keep_some(batch.concept_mask, concepts),
         )
+
+    def prepare(self, batches: Sequence[Batch], step: int, device: torch.device) -> list[Batch]:
+        """The batches as they are; the figures of the step before are forgotten."""
+        self.saliency = SaliencyFigures()
+        return list(batches)
+
+    def sums(self) -> list[float]:
+        return [self.saliency.regions, self.saliency.images] if self.stage.grounding else []
+
+    def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
+        """The number of regions among which β spreads, if there is a grounding loss."""
+        return {"beta_regions": sums[0] / max(sums[1], 1)} if sums else {}
+
+
+@dataclass
+class SaliencyFigures:
+    """exp(H(β)), the effective number of salient regions, summed over ``images``."""
+
+    regions: float = 0.0
+    images: int = 0
+
+    def add(self, log_beta: Tensor, batch: Batch) -> None:
+        """Count a batch with log β (B, R)."""
+        log_beta = log_beta.detach()
+        entropy = -(log_beta.exp() * log_beta).masked_fill(~batch.region_mask, 0).sum(-1)
+        self.regions += float(entropy.exp().sum()) if batch.keys else 0.0
+        self.images += len(batch.keys)
+
+
+def keep_some(mask: Tensor, share: float) -> Tensor:
+    """A mask (B, N) without a random ``share`` of its places, but never without all of a row's."""
+    if not share:
+        return mask
+    kept = mask & (torch.rand(mask.shape, device=mask.device) >= share)
+    return torch.where(kept.any(1, keepdim=True), kept, mask)
 
 
 def sampled_share(sampling: ScheduledSampling | None, epoch: int) -> float:

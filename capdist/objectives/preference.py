@@ -29,14 +29,13 @@ from capdist.config.stage import TrainingStage
 from capdist.losses.self_critical import policy_log_probs
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective, StageContext, Validator, register
-from capdist.objectives.rewards import open_rewards
+from capdist.objectives.rewards import check_rewards, open_rewards
 from capdist.objectives.sampled_captions import (
     CaptionSampler,
     SampledCaptions,
     Submit,
     reward_figures,
 )
-from capdist.rewards.base import check_names
 
 #: A batch of S captions to the log-probabilities (B, S) that the reference policy gives them.
 Reference = Callable[[Batch], Tensor]
@@ -89,7 +88,7 @@ class Preference(Objective[PreferenceStage]):
 
     @classmethod
     def preflight(cls, stage: PreferenceStage, context: StageContext) -> None:
-        check_names(stage.reward.metrics, f"{context.place}.reward.metrics")
+        check_rewards(stage.reward, context)
 
     @classmethod
     @contextmanager

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capdist.config.base import ConfigError
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import Config
 from capdist.data.dataset import captioned
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.validation import CaptionValidator
 from capdist.metrics.cider_d import CiderD
-from capdist.metrics.coco import cider
+from capdist.metrics.coco import ONE_IMAGE, cider
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext
-from capdist.rewards.base import WeightedSum, build
+from capdist.rewards.base import WeightedSum, build, check_names
 from capdist.vocab import EOS, Vocabulary
 from capdist.workers.base import RewardPool
 from capdist.workers.reward_pool import open_pool
@@ -29,6 +30,20 @@ Ids = dict[int, list[list[int]]]
 
 #: A reward that differs from CIDEr by more than this share of it is explained.
 FAR = 0.25
+
+
+def check_rewards(config: RewardConfig, context: StageContext) -> None:
+    """Refuse rewards that do not exist, and a training split from which none can be learned.
+
+    Raises:
+        ConfigError: naming the option or the shards.
+    """
+    check_names(config.metrics, f"{context.place}.reward.metrics")
+    if sum(shard.samples for shard in context.manifest.split("train")) == 1:
+        raise ConfigError(
+            f"{context.place}: {context.manifest.location} has one training image, but rewards "
+            "need the document frequencies of 2 or more; choose objective xe, or other shards"
+        )
 
 
 @contextmanager
@@ -157,10 +172,13 @@ class Rewards:
             for source in ("val", "train")
         }
         reward = score[True, "train"]
-        by_words = cider({image: self.val[image] for image in hypotheses}, captions) / 100
+        earn = f"rewards: {self.reward.signature}\ngreedy validation captions earn {reward:.3f}"
+        found = cider({image: self.val[image] for image in hypotheses}, captions)
+        if found is None:
+            return f"{earn}; CIDEr: {ONE_IMAGE}"
+        by_words = found / 100
         lines = [
-            f"rewards: {self.reward.signature}",
-            f"greedy validation captions earn {reward:.3f}; their CIDEr is {by_words:.3f}. CIDEr-D",
+            f"{earn}; their CIDEr is {by_words:.3f}. CIDEr-D",
             "                                  without end token   with it",
             f"  document frequency of val        {score[False, 'val']:17.3f}"
             f"   {score[True, 'val']:7.3f}",

@@ -146,9 +146,11 @@ class CaptionSampler:
             with self.timings.time("greedy", device):
                 best = beam_search(model, batch, self._greedy).tokens
             baseline = self._score(batch, best)
+        # After max_words words the end is certain, so it has no part in the policy.
+        drawn = sampled[..., : self._sampling.max_words]
         # Captions end where the longest does, as those of a training batch do.
-        longest = int((sampled != PAD).sum(-1).max())
-        tokens = functional.pad(sampled[..., :longest].clone(), (1, 0), value=BOS)
+        longest = int((drawn != PAD).sum(-1).max())
+        tokens = functional.pad(drawn[..., :longest].clone(), (1, 0), value=BOS)
         return SampledCaptions(tokens=tokens, earned=earned, baseline=baseline, **fields)
 
     def _score(self, batch: Batch, tokens: Tensor) -> Pending:

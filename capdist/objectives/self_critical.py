@@ -17,14 +17,13 @@ from capdist.config.stage import TrainingStage
 from capdist.losses.self_critical import leave_one_out_baseline, policy_log_probs, self_critical
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective, StageContext, Validator, register
-from capdist.objectives.rewards import open_rewards
+from capdist.objectives.rewards import check_rewards, open_rewards
 from capdist.objectives.sampled_captions import (
     CaptionSampler,
     SampledCaptions,
     Submit,
     reward_figures,
 )
-from capdist.rewards.base import check_names
 
 
 class SelfCriticalStage(TrainingStage):
@@ -82,7 +81,7 @@ class SelfCritical(Objective[SelfCriticalStage]):
 
     @classmethod
     def preflight(cls, stage: SelfCriticalStage, context: StageContext) -> None:
-        check_names(stage.reward.metrics, f"{context.place}.reward.metrics")
+        check_rewards(stage.reward, context)
 
     @classmethod
     @contextmanager

@@ -47,13 +47,15 @@ class ReportSample:
 def write_report(run_dir: Path, out: Path, *, samples: Sequence[ReportSample]) -> None:
     """Write the report of a run folder: scores, curves, configuration and samples.
 
+    The scores are those next to the report.
+
     Raises:
         ReportError: if the folder does not exist, or one of its files is not JSON.
         MetricsLogError: if ``metrics.jsonl`` cannot be parsed.
     """
     if not run_dir.is_dir():
         raise ReportError(f"{run_dir}: no such folder; give a run folder")
-    config, scores = _read(run_dir / CONFIG), _read(run_dir / SCORES)
+    config, scores = _read(run_dir / CONFIG), _read(out.with_name(SCORES))
     title = f"Report of {run_dir.resolve().name}"
     sections = [
         f"<h1>{escape(title)}</h1>",
@@ -106,7 +108,7 @@ def _score_notes(rows: Mapping[str, Any]) -> Iterator[str]:
         yield f"{CONSTANT}: the best single training caption, given to every image."
     for name, row in rows.items():
         if row["tokeniser"] != "ptb":
-            yield f"{name}: plain tokeniser; not comparable with published scores."
+            yield f"{name}: {row['tokeniser']} tokeniser; not comparable with published scores."
         for metric, why in row["absent"].items():
             yield f"{name}: {metric} is absent: {why}."
 

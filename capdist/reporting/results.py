@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, data_wait, timeline
+from shards.atomic import write_text
 from shards.manifest import Manifest
 
 #: Number of captions to show with their references.
@@ -57,7 +59,7 @@ class Results:
         if out.is_file():
             text += "".join(out.read_text(encoding="utf-8").partition(DISCUSSION)[1:])
         draw_curves(self.run / METRICS_LOG, curves)
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
 
     def write_timeline(self, out: Path) -> None:
         """Write a page with the time of each part of a self-critical step.
@@ -70,13 +72,13 @@ class Results:
             raise ResultsError(
                 f"{self.run}: no self-critical steps; train a stage with objective scst first"
             )
-        out.write_text(
+        write_text(
+            out,
             f"# A self-critical step of {self.run.name}\n\n{self.config['description']}\n\n"
             f"{format_markdown(rows, ('ms', 'share %'))}\n\nMeans of the steps in the run's "
             f"`{METRICS_LOG}`, without the first few. Submitting and waiting are the cost of "
             "rewards to the trainer; the actors score in parallel.\n\n"
             f"```\n{self._command()}\n```\n",
-            encoding="utf-8",
         )
 
     def lines(self, curves: str) -> Iterator[str]:
@@ -94,12 +96,12 @@ class Results:
         yield from self._captions(self._failures(annotations))
         yield "\n## Commands\n"
         yield f"```\n{self._command()}\n"
-        arguments = f"--run {self.config['run']} --split {self.split}"
+        arguments = shlex.join(["--run", self.config["run"], "--split", self.split])
         for beam, rows in self._scored().items():
             grounding = any("F1_all" in row["values"] for row in rows.values())
             option = " --grounding" if grounding else ""
-            yield f"python launcher/evaluate.py {arguments} --beam {beam}{option}"
-        yield f"python launcher/results.py {arguments}\n```"
+            yield f"capdist evaluate {arguments} --beam {beam}{option}"
+        yield f"capdist results {arguments}\n```"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -115,12 +117,10 @@ class Results:
         files = sorted((self.run / "scores").glob(f"{self.split}-beam*.json"))
         if not files:
             raise ResultsError(
-                f"{self.run}: no scores of {self.split}; run launcher/evaluate.py --run {self.run} "
-                f"--split {self.split} first"
+                f"{self.run}: no scores of {self.split}; first run: capdist evaluate "
+                + shlex.join(["--run", str(self.run), "--split", self.split])
             )
-        return {
-            int(file.stem.rpartition("beam")[2]): json.loads(file.read_text()) for file in files
-        }
+        return {int(file.stem.rpartition("beam")[2]): read_json(file) for file in files}
 
     def fill(self, page: Path, name: str) -> None:
         """Write the table of scores between the markers ``name`` of a page.
@@ -161,15 +161,17 @@ class Results:
     def _facts(self) -> Iterator[str]:
         records = read_records(self.run / METRICS_LOG)
         steps = [record for record in records if "loss" in record]
-        evaluations = [record for record in records if "val_cider" in record]
-        best = max(evaluations, key=lambda record: float(record["val_cider"]))
+        evaluations = [record for record in records if "loss" not in record]
+        scored = [record for record in evaluations if "val_cider" in record]
         speed = median(record["captions_per_s"] for record in steps)
-        versions = json.loads((self.run / "versions.json").read_text())
+        versions = read_json(self.run / "versions.json")
         known = ("python", "torch", "deepspeed", "webdataset", "git")
         yield f"- parameters: {self._parameters() / 1e6:.2f} M"
         yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
-        yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
-        yield "  (greedy, on the tokens in the shards)"
+        if scored:
+            best = max(scored, key=lambda record: float(record["val_cider"]))
+            yield f"- best validation CIDEr: {best['val_cider']:.1f}, after epoch {best['epoch']}"
+            yield "  (greedy, on the tokens in the shards)"
         yield f"- training speed: {speed:.0f} captions/s (median step)"
         yield f"- waiting for data: {data_wait(steps):.1f} % of the steps' time"
         if rows := timeline(records):
@@ -184,13 +186,14 @@ class Results:
 
         events = EventAccumulator(str(self.run / "tensorboard"), {"scalars": 0})
         events.Reload()
-        times = [e.wall_time for name in ("loss", "val_cider") for e in events.Scalars(name)]
+        names = {"loss", "val_words", "val_cider"} & set(events.Tags()["scalars"])
+        times = [e.wall_time for name in names for e in events.Scalars(name)]
         return (max(times) - min(times)) / 3600
 
     def _parameters(self) -> int:
         from safetensors import safe_open
 
-        best = json.loads((self.run / "checkpoints" / "names.json").read_text())["best"]
+        best = read_json(self.run / "checkpoints" / "names.json")["best"]
         with safe_open(self.run / "checkpoints" / best / "model.safetensors", "pt") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
         return sum(math.prod(shape) for shape in shapes)
@@ -199,11 +202,14 @@ class Results:
     def captions(self) -> dict[int, str]:
         """The captions of the widest beam, by image id."""
         file = self.run / "captions" / f"{self.split}-beam{max(self._scored())}.json"
-        return {entry["image_id"]: entry["caption"] for entry in json.loads(file.read_text())}
+        return {entry["image_id"]: entry["caption"] for entry in read_json(file)}
 
     def _failures(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tokens = {sample["image_id"]: sample["tokens"] for sample in annotations}
-        scores = cider_each(tokens, {image: c.split() for image, c in self.captions.items()})
+        text = self.manifest.text
+        # Where tokens of the file are kept, captions are tokens joined by spaces.
+        split = str.split if text.keeps_given else text.split
+        scores = cider_each(tokens, {image: split(c) for image, c in self.captions.items()})
         return sorted(annotations, key=lambda sample: scores[sample["image_id"]])[:FAILURES]
 
     def _captions(self, annotations: list[dict[str, Any]]) -> Iterator[str]:
@@ -212,11 +218,11 @@ class Results:
             yield from (f"  - {reference}" for reference in sample["captions"])
 
     def _command(self) -> str:
-        versions = json.loads((self.run / "versions.json").read_text())
+        versions = read_json(self.run / "versions.json")
         program, *rest = versions["command"]
         arguments = [argument for argument in rest if not argument.startswith("--local_rank")]
         installed = Path(program).name in ("capdist", "__main__.py")
-        return " ".join([*(["capdist"] if installed else ["deepspeed", program]), *arguments])
+        return shlex.join([*(["capdist"] if installed else ["deepspeed", program]), *arguments])
 
 
 def fill(page: Path, name: str, text: str) -> None:
@@ -231,4 +237,4 @@ def fill(page: Path, name: str, text: str) -> None:
         raise ResultsError(
             f"{page}: no <!-- results:{name} --> ... <!-- /results -->; add both lines"
         )
-    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    write_text(page, f"{before}{start}\n{text}\n{end}{after}")

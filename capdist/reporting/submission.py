@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from capdist.config.base import read_json
 from capdist.errors import CapdistError
+from shards.atomic import atomic_write
 
 #: Images of the server's two splits.
 IMAGES = {"val2014": 40_504, "test2014": 40_775}
@@ -25,7 +27,7 @@ def write_submission(algorithm: str, val: Path, test: Path, out: Path) -> None:
     """
     files = {"val2014": val, "test2014": test}
     checked = {split: check_results(path, IMAGES[split]) for split, path in files.items()}
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_write(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for split, entries in checked.items():
             name = f"captions_{split}_{algorithm}_results.json"
             archive.writestr(name, json.dumps(entries, ensure_ascii=False))
@@ -38,10 +40,7 @@ def check_results(path: Path, images: int) -> list[dict[str, Any]]:
         SubmissionError: if it is not a list of exactly ``images`` entries, each with a caption and
             an integer id that occurs once.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SubmissionError(f"{path}: cannot be read as JSON: {error}") from error
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise SubmissionError(f"{path}: expected a list of entries with image_id and caption")
     seen: set[int] = set()

@@ -188,6 +188,6 @@ def summarise(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
         for name in runs[0]
         for values in [[run.get(name) for run in runs]]
     }
-    scores = [run[SPREAD] for run in runs]
-    spread = stdev(score for score in scores if score is not None) if len(runs) > 1 else None
+    scores = [score for run in runs if (score := run.get(SPREAD)) is not None]
+    spread = stdev(scores) if len(scores) > 1 else None
     return {**columns, "±": spread, "seeds": len(runs)}

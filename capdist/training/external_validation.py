@@ -6,6 +6,7 @@ Best score and patience are a pure function of the scores, so that a resumed run
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ class ExternallyValidatedTrainer(Trainer):
         others = {name: score for name, score in progress.best.items() if name != "CIDEr"}
         progress = replace(progress, best=others, waited=0)
         for step, row in sorted(self.scored.items()):
-            progress, better = update_best(progress, "CIDEr", row["values"]["CIDEr"])
+            progress, better = update_best(progress, "CIDEr", row["values"].get("CIDEr"))
             best_step = step if better else best_step
             if step <= stage_start:  # of an earlier stage, which patience does not count
                 progress = replace(progress, waited=0)
@@ -71,8 +72,10 @@ class ExternallyValidatedTrainer(Trainer):
             logged = {record["step"] for record in records if "val_cider" in record}
             for step in sorted(self.scored.keys() - logged):
                 row = self.scored[step]
-                cider = row["values"]["CIDEr"]
-                self.metrics_log.write({"step": step, "epoch": row["epoch"], "val_cider": cider})
+                cider = row["values"].get("CIDEr")
+                if cider is not None:
+                    record = {"step": step, "epoch": row["epoch"], "val_cider": cider}
+                    self.metrics_log.write(record)
 
     def wait(self, progress: TrainingProgress) -> TrainingProgress:
         """Wait until the follower has scored every checkpoint that is kept for it.
@@ -83,11 +86,9 @@ class ExternallyValidatedTrainer(Trainer):
         announced = False
         while waiting := self.group.gather(self._waiting())[0]:
             if self.group.first and not announced:
-                print(
-                    f"{waiting} checkpoints wait for their scores: python launcher/evaluate.py "
-                    f"--run {self.config.run} --split {self.config.validation.split} --follow",
-                    flush=True,
-                )
+                options = ["--run", self.config.run, "--split", self.config.validation.split]
+                command = shlex.join(["capdist", "evaluate", *options, "--follow"])
+                print(f"{waiting} checkpoints wait for their scores: {command}", flush=True)
             announced = True
             time.sleep(POLL_S)
             progress = self.read_scores(progress)

@@ -7,7 +7,6 @@ where it comes from. So it resumes without the other run.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from capdist.config.stage import InitConfig
 from capdist.inference.exported_model import MODEL, ExportedModel, read_export, write_export
 from capdist.inference.run_folder import INITIAL, find_checkpoint
 from capdist.vocab import SPECIALS, Vocabulary
-from shards.atomic import fsync_folder
+from shards.atomic import fsync_folder, write_json
 from shards.manifest import Manifest
 
 #: Where the weights of a run come from; next to its initial model.
@@ -74,6 +73,7 @@ class InitialModel:
                 f"{source.config.model.model_dump_json()}; give both the same"
             )
         source.check_extractor(manifest)
+        source.check_text(manifest)
         return cls(init, place, folder, source, counted)
 
     @property
@@ -138,7 +138,7 @@ class InitialModel:
             "known_words": len(self.source.vocab),
             "new_words": self.vocab.words[len(self.source.vocab) :],
         }
-        (temporary / ORIGIN).write_text(json.dumps(origin, ensure_ascii=False), encoding="utf-8")
+        write_json(temporary / ORIGIN, origin)
         fsync_folder(temporary)
         temporary.rename(final)
 

@@ -43,6 +43,11 @@ class Preflight:
             if stage.trains_captions:
                 place = f"{self.where}: stages.{number}.optimizer"
                 check_groups(self.model, stage.optimizer, place)
+            if stage.optimizer.clip_value and self.config.engine == "deepspeed":
+                raise ConfigError(
+                    f"{self.where}: stages.{number}.optimizer.clip_value: DeepSpeed clips by norm "
+                    "only; set clip_norm instead, or engine to torch"
+                )
         self._zero()
         self._decoding()
 
@@ -65,15 +70,30 @@ class Preflight:
             )
 
     def checkpoint(self, last: Path) -> None:
-        """Refuse to resume from a checkpoint of another vocabulary, model or detector.
+        """Refuse to resume from a checkpoint of another engine, vocabulary, model or detector.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
+        self._engine(last)
         if (last / DETECTOR).is_file():
             self._detector(last)
         else:
             self._captioner(last)
+
+    def _engine(self, last: Path) -> None:
+        """Refuse another engine or precision, and a ZeRO stage that can't be converted."""
+        saved = saved_config(last)
+        for name, wrote, now in (
+            ("engine", saved.engine, self.config.engine),
+            ("precision", _precision(saved), _precision(self.config)),
+            ("ZeRO stage", _zero_kind(saved), _zero_kind(self.config)),
+        ):
+            if wrote != now:
+                raise ConfigError(
+                    f"{self.where}: {name} is {now}, but {last} was written with {wrote}; resume "
+                    "with its config, or choose another folder with --set run=FOLDER"
+                )
 
     def _detector(self, last: Path) -> None:
         read_weights(last, self.vocab, DETECTOR)
@@ -88,7 +108,6 @@ class Preflight:
     def _captioner(self, last: Path) -> None:
         """Refuse another model, and concepts of another detector."""
         read_weights(last, self.vocab, MODEL)
-        saved = read_json(last / "config.json")
         detects = "concepts" in self.config.provides
         if detects and not find_checkpoint(Path(self.config.run), BEST_DETECTOR):
             raise ConfigError(
@@ -97,10 +116,32 @@ class Preflight:
                 "--set run=FOLDER"
             )
         if not detects and "concepts" in self.model.needs:
-            check_concepts(saved.get("concepts"), self.manifest, self.config)
-        trained = parse_saved_config(saved["run"], str(last / "config.json")).model
+            concepts = read_json(last / "config.json").get("concepts")
+            check_concepts(concepts, self.manifest, self.config)
+        trained = saved_config(last).model
         if trained != self.config.model:
             raise ConfigError(
-                f"{self.where}: model is not the one of {last}, {saved['run']['model']}; "
+                f"{self.where}: model is not the one of {last}, {trained.model_dump()}; "
                 "resume with its config, or choose another folder with --set run=FOLDER"
             )
+
+
+def saved_config(checkpoint: Path) -> Config:
+    """The config that a checkpoint was trained with."""
+    path = checkpoint / "config.json"
+    return parse_saved_config(read_json(path)["run"], str(path))
+
+
+def _precision(config: Config) -> str:
+    """The numbers that DeepSpeed's JSON asks for; the torch engine has one kind."""
+    if config.engine == "deepspeed":
+        for name in ("fp16", "bf16"):
+            if config.deepspeed.get(name, {}).get("enabled", False):
+                return name
+    return "fp32"
+
+
+def _zero_kind(config: Config) -> str:
+    """Its ZeRO stage, or those that DeepSpeed's universal checkpoint converts into each other."""
+    stage = zero_stage(config.deepspeed) if config.engine == "deepspeed" else 0
+    return "1 or 2" if stage in (1, 2) else str(stage)

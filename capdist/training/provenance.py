@@ -13,7 +13,7 @@ from pathlib import Path
 from capdist.config.run_config import Config
 from capdist.training.initial import read_origin
 from capdist.vocab import Vocabulary
-from shards.atomic import atomic_write
+from shards.atomic import atomic_write, write_text
 from shards.concept_predictor import PREDICTOR
 from shards.manifest import Manifest
 
@@ -24,7 +24,7 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
     """Write ``config.json``, ``vocab.json`` and ``versions.json`` into the run folder."""
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=1, by_alias=True))
+    write_text(folder / "config.json", config.model_dump_json(indent=1, by_alias=True))
     vocab.save(folder / "vocab.json")
     used = {
         "python": platform.python_version(),
@@ -33,9 +33,13 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
         "command": sys.argv,
         "vocabulary": vocab.hash,
         "init": read_origin(config),
-        "shards": {"name": manifest.name, **asdict(manifest.features.without_scale())},
+        "shards": {
+            "name": manifest.name,
+            **asdict(manifest.features.without_scale()),
+            "captions": asdict(manifest.text),
+        },
     }
-    (folder / "versions.json").write_text(json.dumps(used, indent=1))
+    write_text(folder / "versions.json", json.dumps(used, indent=1))
 
 
 def copy_predictor(run: Path, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ checkpoints/                            see `checkpoint.py`
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import torch
 from capdist.config.base import ConfigError
 from capdist.config.run_config import Config
 from capdist.data.batches import Batches
-from capdist.data.dataset import check_needs, count_words, training_batches
+from capdist.data.dataset import check_needs, training_batches
 from capdist.data.mixture import describe, load_shards
+from capdist.data.training_captions import TrainingCaptions
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.factory import make_engine
+from capdist.engines.factory import make_engine, zero_stage
 from capdist.inference.run_folder import (
     BEST,
     LAST,
@@ -31,7 +33,7 @@ from capdist.inference.run_folder import (
     read_progress,
     written_by,
 )
-from capdist.metrics.coco import probe
+from capdist.metrics.coco import ONE_IMAGE, probe
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.objectives.base import StageContext, objective_of
 from capdist.reporting.metrics_log import MetricsLog
@@ -39,7 +41,7 @@ from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
 from capdist.training.initial import InitialModel, initial_folder, kept_vocabulary
-from capdist.training.preflight import Preflight
+from capdist.training.preflight import Preflight, saved_config
 from capdist.training.provenance import copy_predictor, write_provenance
 from capdist.training.run_lock import run_lock
 from capdist.training.trainer import Stopped, Trainer
@@ -89,9 +91,13 @@ class Run:
     group: ProcessGroup
     stop: StopSignal
     manifest: Manifest
-    vocab: Vocabulary
+    captions: TrainingCaptions
     model: CaptionModel[Any]
     initial: InitialModel | None = None
+
+    @property
+    def vocab(self) -> Vocabulary:
+        return self.captions.vocab
 
     @property
     def folder(self) -> Path:
@@ -126,17 +132,21 @@ class Run:
         """
         manifest = load_shards(config.data)
         manifest.split(config.validation.split)
-        vocab = count_words(manifest, config.data.min_count)
+        captions = TrainingCaptions.read(manifest, config.data)
         last = _check_folder(config, resume=resume)
         initial = None
         if kept := kept_vocabulary(config, last) if resume else None:
-            vocab = kept
-        elif initial := InitialModel.open(config, where, manifest, vocab):
-            vocab = initial.vocab
+            captions = replace(captions, vocab=kept)
+        elif initial := InitialModel.open(config, where, manifest, captions.vocab):
+            captions = replace(captions, vocab=initial.vocab)
+        captions.check_words(where)
+        if any(stage.trains_captions for stage in config.stages):
+            captions.check_ends(where)
+        vocab = captions.vocab
         model = _initialise(config, manifest, vocab, where)
         if initial:
             initial.weights(model.state_dict())
-        run = cls(config, where, group, stop, manifest, vocab, model, initial)
+        run = cls(config, where, group, stop, manifest, captions, model, initial)
         check_needs(manifest, "train", model.needs - config.provides, config.model.name)
         preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model)
         preflight.stages(run.context)
@@ -178,10 +188,15 @@ class Run:
         )
         for line in describe(self.manifest, self.config.data.shards):
             print(line)
+        for line in self.captions.lines():
+            print(line)
+        split = self.config.validation.split
+        if sum(shard.samples for shard in self.manifest.split(split)) == 1:
+            print(f"warning: CIDEr of split {split}: {ONE_IMAGE}; the latest model counts as best")
         for number, stage in enumerate(self.config.stages):
             if line := objective_of(stage).describe(stage, self.context(number)):
                 print(f"stages.{number}: {line}")
-        for metric, reason in probe().items():
+        for metric, reason in probe(self.manifest.text).items():
             print(f"{metric} will be absent: {reason}", flush=True)
 
     def train(self) -> None:
@@ -214,14 +229,15 @@ class Run:
         """Print the result, and what to do with it."""
         stage = self.config.stages[-1]
         metric = objective_of(stage).metric
-        best = progress.best[metric]
-        print(f"trained {progress.step} steps; best validation {metric} {best:.1f}")
+        best, folder = progress.best.get(metric), shlex.quote(self.config.run)
+        score = f"best validation {metric} {best:.1f}" if best is not None else f"no {metric}"
+        print(f"trained {progress.step} steps; {score}")
         if stage.trains_captions:
             print(f"model: {find_checkpoint(self.folder, BEST)}")
-            print(f"scores: python launcher/evaluate.py --run {self.config.run}", flush=True)
+            print(f"scores: capdist evaluate --run {folder}", flush=True)
         else:
             print(f"{', '.join(sorted(stage.provides))}: {self.folder / 'concepts'}")
-            print(f"to the shards: python -m shards concepts --run {self.config.run}", flush=True)
+            print(f"to the shards: python -m shards concepts --run {folder}", flush=True)
 
     def stage(
         self, number: int, progress: TrainingProgress, metrics_log: MetricsLog
@@ -240,7 +256,7 @@ class Run:
         context = self.context(number, resumed=resumed)
         with objective_of(stage).build(stage, context) as (objective, validator):
             previous = None if begins else last
-            elastic = previous is not None and written_by(previous) != self.group.ranks.world
+            elastic = previous is not None and self.is_elastic(previous)
             engine = self.group.agree(
                 lambda: make_engine(objective, self.config, stage, self.group, elastic=elastic)
             )
@@ -260,6 +276,11 @@ class Run:
                 self.group,
             )
             return trainer.run(progress)
+
+    def is_elastic(self, checkpoint: Path) -> bool:
+        """Whether other ranks, or another ZeRO stage, have split the state of a checkpoint."""
+        stages = [zero_stage(c.deepspeed) for c in (saved_config(checkpoint), self.config)]
+        return written_by(checkpoint) != self.group.ranks.world or stages[0] != stages[1]
 
     def batches(self, number: int) -> Batches:
         """The training split as a stage reads it on this rank."""

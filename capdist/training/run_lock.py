@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from capdist.config.base import ConfigError
 from capdist.distributed.process_group import ProcessGroup
+from shards.atomic import write_text
+from shards.outputs import check_output_folder
 
 
 @contextmanager
@@ -20,6 +22,7 @@ def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
 
     Raises:
         ConfigError: on the first rank, if another run is training in it.
+        CapdistError, OSError: on the first rank, if it can't be written to.
         OtherRankError: on the others.
     """
     with ExitStack() as held:
@@ -29,7 +32,7 @@ def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output_folder(folder)
     owner = folder / ".owner"
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=0)
@@ -40,5 +43,5 @@ def _locked(folder: Path) -> Iterator[None]:
             "--set run=FOLDER"
         ) from None
     with lock:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
         yield

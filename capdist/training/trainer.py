@@ -19,7 +19,8 @@ from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import Engine, StepResult
 from capdist.errors import CapdistError, OtherRankError
 from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
-from capdist.objectives.base import Objective, Validator
+from capdist.metrics.coco import ONE_IMAGE
+from capdist.objectives.base import Objective, ValidationResult, Validator
 from capdist.reporting.metrics_log import MetricsLog
 from capdist.reporting.progress import Progress
 from capdist.signals import StopSignal
@@ -232,20 +233,20 @@ class Trainer:
     def end_epoch(self, progress: TrainingProgress, bar: Progress) -> TrainingProgress:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
-        before, progress = progress, replace(progress, epoch=progress.epoch + 1, consumed=0, lost=0)
+        unscored, progress = (
+            progress,
+            replace(progress, epoch=progress.epoch + 1, consumed=0, lost=0),
+        )
         if self.config.validation.due(progress.epoch, self.stage.epochs):
             # The epoch must survive a kill during its evaluation.
-            self.save(before, weights, best=False)
+            self.save(unscored, weights, best=False)
             found = self.validator.score(weights, progress.step)
             progress, best = update_best(progress, found.name, found.value)
             self.metrics_log.write(
                 {"step": progress.step, "epoch": progress.epoch, **found.to_json()}
             )
-            bar.say(
-                f"epoch {progress.epoch}: validation {found.name} {found.value:.1f}"
-                + ("" if best else f" (best {progress.best[found.name]:.1f})")
-                + f", {found.remark}"
-            )
+            before = None if best else progress.best[found.name]
+            bar.say(f"epoch {progress.epoch}: validation {describe(found, before)}")
         self.save(progress, weights, best=best)
         return progress
 
@@ -287,10 +288,24 @@ class Trainer:
         return f"{last} is complete. Continue with --resume auto"
 
 
+def describe(found: ValidationResult, best: float | None) -> str:
+    """A validation's line; ``best`` is the score of an earlier model that is better."""
+    if found.value is None:
+        return f"{found.name}: {ONE_IMAGE}; the latest model counts as best, {found.remark}"
+    remark = "" if best is None else f" (best {best:.1f})"
+    return f"{found.name} {found.value:.1f}{remark}, {found.remark}"
+
+
 def update_best(
-    progress: TrainingProgress, metric: str, score: float
+    progress: TrainingProgress, metric: str, score: float | None
 ) -> tuple[TrainingProgress, bool]:
-    """The progress after an evaluation, and whether its score is the best of the metric so far."""
+    """The progress after an evaluation, and whether its score is the best of the metric so far.
+
+    A score that is undefined, None, tells nothing: the later model is the best one, and patience
+    does not run out.
+    """
+    if score is None:
+        return replace(progress, waited=0), True
     before = progress.best.get(metric)
     if before is None or score > before:
         return replace(progress, best={**progress.best, metric: score}, waited=0), True

@@ -26,7 +26,7 @@ class Annotation:
         file_name: for messages.
         split: train, val or test.
         captions: texts.
-        tokens: the words of each caption.
+        tokens: of each caption, as the file has them; empty if it has none.
         width, height: pixels, 0 if unknown.
         grounding: phrases with their boxes, None if unknown.
     """
@@ -143,12 +143,15 @@ def feature_format(name: str) -> Callable[[_Features], _Features]:
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
     """The files or folders that match paths or globs; those of each pattern in alphabetical order.
 
+    A path that exists is taken literally, also if it has brackets.
+
     Raises:
         ShardError: if a pattern matches nothing.
     """
     paths: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        files = sorted(Path(name) for name in glob.glob(pattern))
+        literal = [pattern] if Path(pattern).exists() else glob.glob(pattern)
+        files = sorted(map(Path, literal))
         if not files:
             raise ShardError(f"{pattern}: no such file; check the path, and quote patterns with *")
         paths += files

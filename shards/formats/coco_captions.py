@@ -4,17 +4,13 @@ The split is the one of train, val and test that occurs in the file's name, as i
 captions_val2014.json. image_info_test2014.json, which has no annotations, gives images to caption.
 Images may lack their ``width`` and ``height``, as they do in the files of other sets.
 
-Such files have no tokens. They are made by one rule: in lower case, a word is a run of letters and
-digits, which may contain ' ’ - . / or, before a digit, a comma; everything else is dropped. "The
-man's T-shirt, 2 dogs." becomes: the man's t-shirt 2 dogs. This is close to the Penn Treebank
-tokeniser without its punctuation, but contractions are not split.
+Such files have no tokens.
 
 Source: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,6 @@ from shards.formats.records import get_field, read_json
 from shards.schema import ShardError
 
 _SPLITS = ("train", "val", "test")
-_WORD = re.compile(r"[^\W_]+(?:['’./-][^\W_]+|,\d+)*")
 
 
 @caption_format("coco_captions")
@@ -74,7 +69,7 @@ class CocoCaptions:
             file_name=get_field(where, image, "file_name", str),
             split=split,
             captions=tuple(texts),
-            tokens=tuple(words(text) for text in texts),
+            tokens=(),
             width=_pixels(where, image, "width"),
             height=_pixels(where, image, "height"),
         )
@@ -83,11 +78,6 @@ class CocoCaptions:
 def _pixels(where: str, image: Any, name: str) -> int:
     """Width or height; 0 if it is not given."""
     return 0 if image.get(name) is None else get_field(where, image, name, int)
-
-
-def words(caption: str) -> tuple[str, ...]:
-    """The tokens of a caption, by the rule above."""
-    return tuple(_WORD.findall(caption.lower()))
 
 
 def split_in_name(path: Path) -> str:

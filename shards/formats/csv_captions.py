@@ -13,8 +13,8 @@ Columns, in any order; others are not read:
 =====================================  ======================================================
 
 The lines of an image need not be adjacent. Columns are separated by a comma, a semicolon, a tab or
-``|``. Tokens are made as in `coco_captions`. Source: Kaggle's captions.txt and results.csv of the
-Flickr sets, and tables that people export.
+``|``. There are no tokens. Source: Kaggle's captions.txt and results.csv of the Flickr sets, and
+tables that people export.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from shards.formats import Annotation, caption_format
 from shards.formats.arrays import parse_image_id
-from shards.formats.coco_captions import split_in_name, words
+from shards.formats.coco_captions import split_in_name
 from shards.formats.karpathy import SPLITS
 from shards.schema import ShardError
 
@@ -81,7 +81,7 @@ class CsvCaptions:
                 file_name=image.file_name,
                 split=image.split,
                 captions=tuple(image.captions),
-                tokens=tuple(words(caption) for caption in image.captions),
+                tokens=(),
             )
             for image_id, image in images.items()
         ]

@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 from shards.formats import MAX_ID_DIGITS, Annotation, caption_format
 from shards.formats.boxes import normalise_boxes
 from shards.formats.karpathy import Karpathy
+from shards.formats.records import read_lines
 from shards.schema import Phrase, ShardError
 
 _SPLITS = ("train", "val", "test")
@@ -58,7 +59,7 @@ class Flickr30kEntities:
         files = sorted(self._folder.glob("*.json"))
         if all(file.is_file() for file in lists.values()):
             for split, file in lists.items():
-                for line in file.read_text(encoding="utf-8").split():
+                for line in " ".join(read_lines(file)).split():
                     yield _parse_id(str(file), line), split
         elif len(files) == 1:
             for image in Karpathy(files[0]).annotations():
@@ -79,7 +80,7 @@ class Flickr30kEntities:
         captions: list[str] = []
         tokens: list[tuple[str, ...]] = []
         phrases: list[Phrase] = []
-        for line in sentences.read_text(encoding="utf-8").splitlines():
+        for line in read_lines(sentences):
             if line.strip():
                 words, marked = _parse_sentence(str(sentences), line)
                 phrases += _grounded_phrases(len(captions), words, marked, boxes)

@@ -46,7 +46,7 @@ class Hdf5:
         self.bad: list[str] = []
         #: The name in the keys of each image, and the suffix of its features.
         self._names: dict[int, tuple[str, str]] = {}
-        keys = list(_open(path))
+        keys = _keys(path)
         for suffix in _FEATURE_SUFFIXES:
             for key in keys:
                 if key.endswith(suffix):
@@ -131,6 +131,17 @@ def _array(where: str, file: h5py.File, key: str) -> Array:
             f"{MAX_IMAGE_BYTES} bytes"
         )
     return dataset[()]
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        keys = list(_open(path))
+    except RuntimeError as error:
+        raise ShardError(f"{path}: damaged ({error}); copy it again") from error
+    for key in keys:
+        if not isinstance(key, str):  # h5py returns bytes that are not UTF-8 as they are
+            raise ShardError(f"{path}: damaged (name {key[:40]!r} is not UTF-8); copy it again")
+    return keys
 
 
 @lru_cache(maxsize=8)

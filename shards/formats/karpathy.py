@@ -57,8 +57,6 @@ class Karpathy:
 
 def _tokens(where: str, sentence: Any) -> tuple[str, ...]:
     tokens = get_field(where, sentence, "tokens", list)
-    if not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise ShardError(
-            f"{where}: tokens {tokens!r}, expected one word or more; remove the caption"
-        )
+    if not all(isinstance(token, str) and token for token in tokens):
+        raise ShardError(f"{where}: tokens {tokens!r}, expected words; correct the caption")
     return tuple(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,21 @@ def read_json(path: Path) -> Any:
         ShardError: if it is not JSON.
     """
     try:
-        return from_json(path.read_bytes())
+        return from_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise ShardError(f"{path}: not JSON ({error}); download it again, or correct it") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        ShardError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path}: not UTF-8 ({error}); convert it, e.g. with iconv") from error
 
 
 def get_field(where: str, record: Any, name: str, kind: type) -> Any:

@@ -15,7 +15,7 @@ from torch import distributed
 
 from capdist.batch import Batch
 from capdist.config.run_config import parse_config
-from capdist.data.dataset import count_words, training_batches
+from capdist.data.dataset import training_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.models.base import Dims, build
@@ -23,6 +23,7 @@ from capdist.objectives.base import StageContext, objective_of, registered
 from shards.manifest import Manifest
 from tests.support.resume import finish, same_run, started, steps_done, wait_for
 from tests.support.runs import checkpoint, losses, records
+from tests.support.shards import count_words
 
 NAMES = list(registered())
 #: Options, of whatever objective has such, that make a stage quick to run.

@@ -14,13 +14,13 @@ from capdist.batch import Batch
 from capdist.config.data import DataConfig
 from capdist.config.stage import BatchConfig
 from capdist.data.collate import Collate
-from capdist.data.dataset import captioned, check_needs, count_words, training_batches
+from capdist.data.dataset import captioned, check_needs, training_batches
 from capdist.data.rank_plan import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Phrase, Sample, ShardError
 from shards.writer import write
-from tests.support.shards import WORDS, TinySource, tiny_sample
+from tests.support.shards import WORDS, TinySource, count_words, tiny_sample
 
 VOCAB = Vocabulary(WORDS)
 

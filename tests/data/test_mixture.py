@@ -16,7 +16,6 @@ from capdist.config.data import DataConfig, ShardSet
 from capdist.config.stage import BatchConfig
 from capdist.data.dataset import (
     captioned,
-    count_words,
     evaluation_batches,
     members,
     references,
@@ -30,7 +29,7 @@ from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import Sample, ShardError
 from shards.writer import write
-from tests.support.shards import GroundedSource, TinySource, tiny_sample
+from tests.support.shards import GroundedSource, TinySource, count_words, tiny_sample
 
 IMAGES, ALONE = 8, Ranks()
 #: Of 19 and 30 images: 48 and 9 in every epoch.
@@ -270,7 +269,6 @@ def test_concept_files_of_two_detectors_are_refused(data: DataConfig, tmp_path: 
     manifest = union(*sets)
     assert manifest.concepts is not None
     assert (manifest.concepts.detector, manifest.concepts.kept) == ("d1", 5)
-    manifest.concepts.check_shards(manifest.sha256_by_shard)
     plain = data.model_copy(update={"shards": ""})
     keys = [entry.key for shard in manifest.split("train") for entry in manifest.index(shard)]
     vocab = Vocabulary([f"word{key}" for key in keys])
@@ -285,3 +283,19 @@ def test_concept_files_of_two_detectors_are_refused(data: DataConfig, tmp_path: 
     (sets[1] / CONCEPTS).unlink()
     with pytest.raises(ShardError, match="b: concepts of the tars"):
         union(*sets)
+
+
+def test_concepts_of_a_run_stay_valid_when_its_sets_are_moved(tmp_path: Path) -> None:
+    sets = [tmp_path / "a", tmp_path / "b"]
+    write(TinySource(sizes=(("train", 5), ("val", 3))), sets[0], samples_per_shard=2, workers=1)
+    write(Shifted(sizes=(("train", 6), ("val", 2))), sets[1], samples_per_shard=2, workers=1)
+    files = {
+        shard.name: write_concept_file(tmp_path, shard.name, shard.sha256, {shard.name: ()})
+        for shard in union(*sets).shards
+    }
+    ConceptSet(tmp_path, "d1", {}, 1, files).save()
+    moved = union(*(folder.rename(tmp_path / f"moved-{folder.name}") for folder in sets))
+    found = moved.with_concepts(ConceptSet.load(tmp_path)).concepts
+    assert found is not None
+    for shard in moved.shards:
+        assert found.read(shard.name) == {shard.name.replace("moved-", ""): ()}

@@ -51,7 +51,8 @@ def test_a_beam_of_one_is_greedy(name: str) -> None:
             logits = model(memory, prefix)[:, 0, -1]
             logits[:, [PAD, BOS, UNK]] = -torch.inf
             ended = (prefix == EOS).any(-1)[:, 0]
-            word = logits.argmax(-1).masked_fill(ended, PAD)
+            word = logits.argmax(-1) if position < 6 else torch.full((B,), EOS)
+            word = word.masked_fill(ended, PAD)
             assert torch.equal(found[:, position], word)
             prefix = torch.cat([prefix, word[:, None, None]], -1)
 
@@ -152,10 +153,34 @@ def test_no_ngram_is_repeated() -> None:
 def test_hypotheses_without_a_caption_are_dead() -> None:
     model, batch = make("glied"), batch_of(V)
     found = search(model, batch, 9, 1, forbidden_ids=[5, 6, 7])
-    # Only EOS; 4; 4 EOS; 4 4 can be written.
+    # Only EOS and 4 EOS can be written.
     alive = found.scores > -torch.inf
-    assert alive.sum(1).tolist() == [3] * B
-    assert not alive[:, 3:].any()
+    assert alive.sum(1).tolist() == [2] * B
+    assert not alive[:, 2:].any()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"groups": 3}, {"sets": [(4,)]}, {"length": {"name": "average"}}], ids=str
+)
+def test_captions_have_at_most_max_words_and_end(options: dict[str, Any]) -> None:
+    model, batch = make("lstm"), batch_of(V)
+    model.get_parameter("output.bias").data[EOS] = -30  # so unlikely that none ends by itself
+    found = search(model, batch, 3, 5, **options)
+    assert all(len(words) == 6 and words[-1] == EOS for words in captions_of(found))
+    assert (found.scores.diff(dim=1) <= 0).all() or "length" in options
+
+
+def test_a_nan_after_the_last_word_is_refused() -> None:
+    model, batch = make("lstm"), batch_of(V)
+    step = model.step
+
+    def nan_at_the_end(state: Any, token: Any) -> Any:
+        logits, after = step(state, token)
+        return (logits * torch.nan if state.position == 2 else logits), after
+
+    model.step = nan_at_the_end  # type: ignore[method-assign]
+    with pytest.raises(DecodingError, match="the logits of word 3 are NaN or infinite"):
+        search(model, batch, 3, 2, min_words=2)
 
 
 def test_nan_logits_are_refused() -> None:

@@ -130,6 +130,12 @@ def test_impossible_constraints_are_refused(options: dict[str, Any], message: st
         Constraints.of(DecodingConfig(**options), VOCAB)
 
 
+def test_words_may_be_given_in_any_form_of_unicode() -> None:
+    vocab = Vocabulary(["a", "café"])
+    decoding = DecodingConfig(forbidden=("cafe\u0301",))
+    assert Constraints.of(decoding, vocab).forbidden == (5,)
+
+
 def test_impossible_constraints_of_an_image_name_it() -> None:
     with pytest.raises(ConfigError, match="forced words of image 7: 'cat' is not in"):
         Constraints.of(DecodingConfig(), VOCAB, {7: [["cat"]]})

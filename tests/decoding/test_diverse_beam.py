@@ -34,7 +34,8 @@ def literal(
 
     size = beam // groups
     held: list[list[tuple[float, list[int]]]] = [[(0.0, [])] for _ in range(groups)]
-    for _ in range(MAX + 1):
+    for position in range(MAX + 1):
+        allowed = range(EOS, EOS + 1) if position == MAX else range(V)
         written: list[int] = []
         for g in range(groups):
             candidates = []
@@ -42,9 +43,10 @@ def literal(
                 if words[-1:] == [EOS]:
                     candidates.append((score, score, words))
                     continue
-                for v, gain in enumerate(log_probs(words)):
+                gains = log_probs(words)
+                for v in allowed:
                     if v not in (PAD, BOS, UNK):
-                        new = score + gain
+                        new = score + gains[v]
                         candidates.append((new - penalty * written.count(v), new, [*words, v]))
             candidates.sort(key=lambda c: -c[0])
             before = {tuple(words) for _, words in held[g]}

@@ -100,3 +100,4 @@ def test_scores_are_sums_of_log_probabilities(name: str) -> None:
     ended = (found.tokens == EOS).cumsum(-1)
     assert ((found.tokens == PAD) == (ended - (found.tokens == EOS).long() > 0)).all()
     assert not torch.isin(found.tokens, torch.tensor([BOS, UNK])).any()
+    assert ended[..., -1].all()  # after max_words words at the latest

@@ -73,21 +73,25 @@ def test_two_ranks_then_one_then_two_are_one_run(
 ) -> None:
     whole = alone["three epochs"]
     steps = len(whole[0]["losses"]) // 3
-    engines = [{"engine": "torch"}, zero(0), zero(1), zero(3)]
+    #: Of each epoch; the last ones change the ZeRO stage.
+    engines = [
+        *([engine] * 3 for engine in ({"engine": "torch"}, zero(0), zero(1), zero(3))),
+        [zero(1), zero(2), zero(1)],
+    ]
 
-    def epoch(world: int, micro: int, **places: Any) -> list[list[float]]:
+    def epoch(epoch: int, world: int, micro: int, **places: Any) -> list[list[float]]:
         runs = []
         for number, engine in enumerate(engines):
-            run = {**plain(tiny.root), **engine, **places, "micro": micro}
+            run = {**plain(tiny.root), **engine[epoch], **places, "micro": micro}
             for place in {"load", "save"} & set(places):
                 run[place] = str(tmp_path / f"{places[place]}-{number}")
             runs.append(run)
         return [found[0]["losses"][:steps] for found in take(tmp_path, world, runs)]
 
     epochs = (
-        epoch(2, 8, save="first"),
-        epoch(1, 4, save="second", load="first", saved_by=2),
-        epoch(2, 2, load="second", saved_by=1),
+        epoch(0, 2, 8, save="first"),
+        epoch(1, 1, 4, save="second", load="first", saved_by=2),
+        epoch(2, 2, 2, load="second", saved_by=1),
     )
     for losses in map(chain.from_iterable, zip(*epochs, strict=True)):
         torch.testing.assert_close(list(losses), whole[0]["losses"], rtol=1e-6, atol=0)

@@ -88,9 +88,9 @@ class Targets:
         manifest.features.fingerprint.difference(UNKNOWN)
         if manifest.tar_predictor:
             manifest.tar_predictor.read(self.folder)
-        if manifest.concepts:
-            manifest.concepts.read(TAR)
         for shard in manifest.shards:
+            if manifest.concepts:
+                manifest.concepts.read(shard.name)
             index = manifest.index(shard)
             for position in range(len(index)):
                 with suppress(ShardError):  # a damaged line affects only its sample

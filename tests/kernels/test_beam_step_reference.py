@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from capdist.kernels.beam_step import Beams, Rules, beam_step, first_beams
+from capdist.kernels.beam_step import Beams, Rules, beam_step, end_step, first_beams
 from capdist.vocab import BOS, EOS, PAD
 
 FORBIDDEN = [PAD, BOS]
@@ -162,3 +162,27 @@ def test_finished_hypotheses_stay_as_they_are() -> None:
     assert parents.tolist() == [[0, 1, 2]]
     assert not after.tokens.any()
     assert not after.alive.any()
+
+
+def test_the_last_step_ends_what_is_alive() -> None:
+    inf = torch.inf
+    beams = Beams(
+        torch.tensor([[-1.0, -2.0, -3.0, -inf]]),
+        torch.tensor([[2, 3, 1, 0]]),
+        torch.tensor([[5, PAD, EOS, PAD]]),  # alive, finished, finished, dead
+    )
+    logits = torch.zeros(1, 4, 8)
+    logits[0, 0, EOS] = 1.5
+    after, parents, nonfinite = end_step(logits, beams)
+    gain = 1.5 - math.log(7 + math.exp(1.5))
+    torch.testing.assert_close(after.scores, torch.tensor([[-1.0 + gain, -2.0, -3.0, -inf]]))
+    assert after.lengths.tolist() == [[3, 3, 1, 0]]
+    assert after.tokens.tolist() == [[EOS, PAD, PAD, PAD]]
+    assert parents.tolist() == [[0, 1, 2, 0]]
+    assert nonfinite.tolist() == [False]
+    logits[0, :, 3] = torch.nan
+    after, _, nonfinite = end_step(logits, beams)
+    assert nonfinite.tolist() == [True]
+    assert after.scores[0, 0] == -inf
+    logits[0, 0] = -inf  # no token is possible, which is not an error
+    assert end_step(logits, beams)[2].tolist() == [False]

@@ -97,7 +97,7 @@ def test_captions_of_feature_files(runs: list[Path], tmp_path: Path) -> None:
         (["--shards", "SHARDS", "--split", "tset"], "no split 'tset'"),
         (
             ["--shards", "SHARDS", "--beam", "0"],
-            "command line: decoding.beam: Input should be greater than 0",
+            "argument --beam: expected a whole number from 1 on, got '0'",
         ),
         (["--shards", "SHARDS", "--n-best", "4"], "--n-best 4 is more than the 3 hypotheses"),
     ],

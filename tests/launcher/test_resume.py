@@ -34,7 +34,7 @@ from tests.support.runs import losses, records, refused, train
     ("world", "settings"),
     [
         (1, ["engine=deepspeed"]),
-        (2, ["engine=torch"]),
+        (2, ["stages.0.optimizer.ema=0.9", "stages.0.drop_regions=0.3", "engine=torch"]),
         (2, ["engine=deepspeed", "deepspeed.zero_optimization.stage=3"]),
     ],
     ids=lambda value: value if isinstance(value, int) else value[-1].rpartition(".")[2],

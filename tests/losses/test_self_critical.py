@@ -18,7 +18,7 @@ from capdist.vocab import BOS, EOS, PAD
 from tests.support.decoding import INNER, V, batch_of, make
 from tests.support.models import B
 
-WORDS = 2
+WORDS = 3
 #: A model whose captions share a cache, one with a carried state, and one that reads them at once.
 LEARNERS = ("glied", "ss_updown", "nic")
 
@@ -30,10 +30,10 @@ def with_captions(batch: Batch, tokens: Tensor) -> Batch:
 
 
 def all_captions() -> Tensor:
-    """(1, S, WORDS + 1) all captions that can be drawn, with EOS or cut."""
-    ended = [[*words, EOS] for n in range(WORDS + 1) for words in product(INNER, repeat=n)]
-    cut = [list(words) for words in product(INNER, repeat=WORDS + 1)]
-    rows = [row + [PAD] * (WORDS + 1 - len(row)) for row in ended + cut]
+    """(1, S, WORDS) all captions that can be drawn, without the certain EOS after WORDS words."""
+    ended = [[*words, EOS] for n in range(WORDS) for words in product(INNER, repeat=n)]
+    longest = [list(words) for words in product(INNER, repeat=WORDS)]
+    rows = [row + [PAD] * (WORDS - len(row)) for row in ended + longest]
     return torch.tensor(rows)[None]
 
 
@@ -72,7 +72,8 @@ def test_equals_the_exact_policy_gradient(name: str, leave_one_out: bool) -> Non
     directions = torch.randn(len(exact), 12, generator=generator) / len(exact) ** 0.5
     sampling, estimates = SamplingConfig(samples=60, max_words=WORDS), []
     for seed in range(30):
-        drawn = sample_captions(model, model.encode(batch), batch, sampling, seed).tokens.clone()
+        drawn = sample_captions(model, model.encode(batch), batch, sampling, seed).tokens
+        drawn = drawn[..., :WORDS].clone()
         earned = reward(drawn)
         # Any baseline is correct that does not depend on the sample.
         base = leave_one_out_baseline(earned) if leave_one_out else torch.full((B, 1), 2.3)

@@ -11,7 +11,7 @@ import pytest
 
 from capdist.metrics import coco
 from capdist.metrics.coco import ScoreError, cider, probe, score, write_results
-from capdist.metrics.coco_java import ptb, spice_means
+from capdist.metrics.coco_java import failure, java_environment, ptb, spice_means
 from capdist.metrics.tokenise import tokenise
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no java on PATH")
@@ -132,6 +132,50 @@ def test_spice_models_are_not_downloaded(tmp_path, monkeypatch):
     before = sorted(lib.iterdir())
     assert "models.jar not in" in score(REFERENCES, CAPTIONS, metrics=["SPICE"]).absent["SPICE"]
     assert sorted(lib.iterdir()) == before
+
+
+SPICE_FAILURE = b"""NOTE: Picked up JDK_JAVA_OPTIONS: --add-opens=...
+Picked up JAVA_TOOL_OPTIONS: -Dfile.encoding=UTF-8
+Could not score batched file input:
+java.lang.reflect.InaccessibleObjectException: Unable to make field accessible
+\tat java.base/java.lang.reflect.AccessibleObject.checkCanSetAccessible(AccessibleObject.java:354)
+Traceback (most recent call last):
+  File "spice.py", line 77, in compute_score
+subprocess.CalledProcessError: Command '['java', '-jar', '-Xmx8G']' returned non-zero exit status 1.
+"""
+
+
+def test_the_message_of_a_failing_spice_is_that_of_java():
+    expected = (
+        "java: java.lang.reflect.InaccessibleObjectException: Unable to make field accessible"
+    )
+    assert failure(SPICE_FAILURE) == expected
+    assert failure(SPICE_FAILURE.replace(b"Exception:", b":")).endswith("batched file input:")
+    assert failure(b"Traceback:\nRuntimeError: java: no memory left\n").endswith("no memory left")
+
+
+STORE = """
+import org.nustaq.serialization.FSTConfiguration;
+public class Store {
+  public static void main(String[] arguments) {
+    java.util.HashMap<String, Integer> stored = new java.util.HashMap<>();
+    stored.put("dog", 1);
+    FSTConfiguration.createDefaultConfiguration().asByteArray(stored);
+    System.out.println("stored");
+  }
+}
+"""
+
+
+@needs_java
+def test_java_lets_spice_store_its_parses(tmp_path):
+    compilers = subprocess.run(["java", "--list-modules"], capture_output=True, text=True).stdout
+    if "jdk.compiler@" not in compilers:
+        pytest.skip("no Java compiler, or Java 8, which needs no options")
+    (tmp_path / "Store.java").write_text(STORE)
+    command = ["java", "-cp", f"{coco._package()}/spice/lib/*", str(tmp_path / "Store.java")]
+    found = subprocess.run(command, capture_output=True, text=True, env=java_environment())
+    assert found.stdout == "stored\n", found.stderr
 
 
 def test_spice_categories_are_means_over_the_images_where_they_are_defined():

@@ -26,6 +26,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "reverse-visual": {"start": "visual", "output": "visual", "iterations": 1},
     "reverse-textual": {"start": "visual", "output": "textual", "iterations": 3},
     "once": {"iterations": 1},
+    "outer norm": {"outer_norm": True, "iterations": 3},
+    "outer norm-textual": {"outer_norm": True, "output": "textual"},
     "once-visual": {"iterations": 1, "output": "visual"},
     "self": {"attention": "self"},
     "self-visual": {"attention": "self", "output": "visual", "iterations": 3},
@@ -139,3 +141,32 @@ def test_size_at_the_papers_settings() -> None:
     attention, feed_forward, norms = 4 * (512**2 + 512), 2 * 512 * 2048 + 2048 + 512, 2 * 2 * 512
     expected = 2 * (attention + feed_forward + norms) + 2 * 512
     assert sum(parameter.numel() for parameter in mia.parameters()) == expected
+
+
+def spread_after_training(width: int, lr: float, *, outer_norm: bool) -> float:
+    """The variance of an image's refined regions after 40 steps that ask for the regions."""
+    torch.manual_seed(1)
+    m = refiner(MiaConfig(name="mia", outer_norm=outer_norm), width)
+    out, target = nn.Linear(width, width), torch.randn(width, width) / width**0.5
+    optimizer = torch.optim.Adam([*m.parameters(), *out.parameters()], lr)
+    real = torch.ones(2, 6, dtype=torch.bool)
+    for _ in range(40):
+        regions, concepts = torch.randn(2, 6, width).relu(), 0.02 * torch.randn(2, 6, width)
+        refined, _ = m(regions, real, concepts, real)
+        loss = (out(refined) - regions @ target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        return float(m.eval()(regions, real, concepts, real)[0].var(1).mean())
+
+
+@pytest.mark.parametrize(("width", "lr"), [(128, 2e-3), (512, 2e-3), (1000, 5e-4)])
+def test_regions_stay_distinct_at_the_hosts_rates_with_the_outer_norm(
+    width: int, lr: float
+) -> None:
+    assert spread_after_training(width, lr, outer_norm=True) > 1e-2
+
+
+def test_regions_become_equal_at_a_high_rate_without_the_outer_norm() -> None:
+    assert spread_after_training(512, 2e-3, outer_norm=False) < 1e-6

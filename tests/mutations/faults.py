@@ -120,17 +120,17 @@ FAULTS = (
     Fault(
         "atomic write",
         "a file that was not written to its end gets its name",
-        """    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-""",
-        """    try:
-        with temporary.open("wb") as file:
+        """        with temporary.open("wb") as file:
             yield file
-    finally:
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+""",
+        """        try:
+            with temporary.open("wb") as file:
+                yield file
+        finally:
+            temporary.replace(path)
 """,
         ("tests/shards/test_atomic.py", "tests/shards/test_writer.py"),
     ),

@@ -23,6 +23,11 @@ def test_commonest_words_count_captions() -> None:
     assert concepts.commonest_words(images, 99) == ("dog", "runs", "cat", "zebra")
 
 
+def test_captions_without_a_content_word_are_refused() -> None:
+    with pytest.raises(ShardError, match="no content word to learn as a concept"):
+        concepts.commonest_words([[["the", "2", "."]]], 3)
+
+
 def test_pooling_is_mean_then_maximum() -> None:
     regions = np.array([[1, -2], [3, -4]], np.float16)
     np.testing.assert_array_equal(concepts.pool_regions(regions), [2, -3, 3, -2])

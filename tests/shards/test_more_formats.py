@@ -228,7 +228,7 @@ def test_csv_files_of_other_tools_are_read(name: str, text: str, tmp_path: Path)
     found, format_ = detect_format(CAPTION_FORMATS, tmp_path / name)
     (image,) = format_(tmp_path / name).annotations()
     assert (found, image.image_id, image.split) == ("csv_captions", 7, "train")
-    assert image.tokens == (("a", "dog's", "t-shirt", "wet"),)
+    assert image.captions == ("A dog's T-shirt, wet.",)
 
 
 @pytest.mark.parametrize(

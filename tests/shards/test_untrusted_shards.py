@@ -21,6 +21,7 @@ from shards.tar import read_tar
 from shards.writer import write
 from tests.fuzz.targets import INDEX, TAR, TAR_FIXED_CHECKSUMS, Targets
 from tests.support.samples import NumberSource
+from tests.support.strategies import corrupted
 
 #: Most bytes that reading a set of 20 kB may allocate.
 MAX_MEMORY = 8 * 2**20
@@ -52,20 +53,6 @@ def memory_limit() -> Iterator[None]:
 def test_valid_files_are_read(targets: Targets) -> None:
     for name, data in targets.valid.items():
         targets(name, data)
-
-
-@st.composite
-def corrupted(draw: st.DrawFn, valid: bytes) -> bytes:
-    """The bytes with some replaced, removed, duplicated or truncated."""
-    data = bytearray(valid)
-    for _ in range(draw(st.integers(1, 3))):
-        start = draw(st.integers(0, len(data)))
-        stop = min(len(data), start + draw(st.sampled_from([0, 1, 2, 8, 512])))
-        replacement = st.one_of(st.binary(max_size=12), st.just(bytes(data[start:stop]) * 2))
-        data[start:stop] = draw(replacement)
-        if draw(st.booleans()):
-            del data[draw(st.integers(0, len(data))) :]
-    return bytes(data)
 
 
 @few_examples

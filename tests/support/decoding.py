@@ -59,9 +59,8 @@ def search(
 
 
 def enumerate_all(model: CaptionModel[Any], batch: Batch) -> list[list[tuple[float, list[int]]]]:
-    """For every image all captions of at most WORDS words, or cut there, best first."""
+    """For every image all captions of at most WORDS words, best first."""
     captions = [[*words, EOS] for n in range(WORDS + 1) for words in product(INNER, repeat=n)]
-    captions += [list(words) for words in product(INNER, repeat=WORDS + 1)]
     tokens = torch.full((1, len(captions), WORDS + 1), PAD)
     for i, caption in enumerate(captions):
         tokens[0, i, : len(caption)] = torch.tensor(caption)

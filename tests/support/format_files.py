@@ -239,7 +239,8 @@ def coco_captions(
     annotations = [{"id": 7, "image_id": i, "caption": f"{CAPTION}\n"} for i in reversed(ids)]
     path = folder / f"captions_{split}2014.json"
     write_json(path, {"info": {}, "images": images, "annotations": annotations})
-    return path, [annotation(i, split, width=WIDTH, height=HEIGHT) for i in ids]
+    bare = annotation(0, split, width=WIDTH, height=HEIGHT)
+    return path, [replace(bare, image_id=i, file_name=f"{i}.jpg", tokens=()) for i in ids]
 
 
 def csv_captions(folder: Path) -> tuple[Path, list[Annotation]]:
@@ -249,7 +250,7 @@ def csv_captions(folder: Path) -> tuple[Path, list[Annotation]]:
     path = folder / "captions.csv"
     path.write_text("image,split,caption\n" + "".join(2 * lines))
     splits[IDS[1]] = "train"
-    twice = {"captions": (CAPTION,) * 2, "tokens": (TOKENS,) * 2}
+    twice = {"captions": (CAPTION,) * 2, "tokens": ()}
     return path, [replace(annotation(i, split), **twice) for i, split in splits.items()]
 
 

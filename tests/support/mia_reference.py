@@ -62,7 +62,10 @@ def literal_mia(m: Mia, regions: Tensor, concepts: Tensor) -> tuple[Tensor, Tens
             if part not in layers:
                 continue
             if part == "visual":
+                before = i
                 i = literal_layer(layers[part], i if alone else wrapped(t, len(i)), i)
+                if m.config.outer_norm:
+                    i = [norm(m.outer_norm, a + b) for a, b in zip(i, before, strict=True)]
             else:
                 t = literal_layer(layers[part], t if alone else wrapped(i, len(t)), t)
     if m.config.output == "visual":

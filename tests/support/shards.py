@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from capdist.config.data import DataConfig
+from capdist.data.training_captions import TrainingCaptions
+from capdist.vocab import Vocabulary
 from shards.concept_files import ConceptSet, write_concept_file
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
@@ -92,6 +95,11 @@ def boxes(rng: np.random.Generator, count: int) -> tuple[tuple[float, float, flo
     low = rng.uniform(0, 0.5, (count, 2))
     both = np.hstack([low, low + rng.uniform(0.2, 0.5, (count, 2))])
     return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in both.tolist())
+
+
+def count_words(manifest: Manifest, min_count: int) -> Vocabulary:
+    """The vocabulary of the training captions."""
+    return TrainingCaptions.read(manifest, DataConfig(shards="", min_count=min_count)).vocab
 
 
 def damaged(manifest: Manifest, tmp_path: Path) -> tuple[Manifest, Path]:

@@ -15,7 +15,7 @@ from capdist.batch import Batch
 from capdist.config.base import ConfigError
 from capdist.config.run_config import Config, parse_config
 from capdist.data.batches import Batches
-from capdist.data.dataset import count_words, training_batches
+from capdist.data.dataset import training_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
@@ -24,6 +24,7 @@ from capdist.engines.factory import make_engine
 from capdist.models.base import Dims, build
 from capdist.objectives.cross_entropy import CrossEntropy
 from shards.manifest import Manifest
+from tests.support.shards import count_words
 
 MODEL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24, "dropout": 0.0}
 LR = 0.01

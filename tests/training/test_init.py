@@ -25,6 +25,7 @@ from capdist.vocab import SPECIALS, Vocabulary
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 from shards.schema import Sample
+from shards.tokenisers import ENGLISH_TEXT
 from shards.writer import write
 from tests.support.models import DIMS, make_batch, small
 from tests.support.runs import records
@@ -221,7 +222,7 @@ def test_every_model_writes_the_known_words_as_before(
     torch.manual_seed(1)
     model = build(small(name), DIMS).eval()
     exported = ExportedModel(
-        model, load_config(path), known, FeatureSpec("net", 7, 0), DIMS.classes, None
+        model, load_config(path), known, FeatureSpec("net", 7, 0), DIMS.classes, None, ENGLISH_TEXT
     )
     counted = Vocabulary([*WORDS, "word3"])
     initial = InitialModel(InitConfig(run="other"), "x", tmp_path, exported, counted)

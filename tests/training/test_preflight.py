@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,19 +10,27 @@ import torch
 
 from capdist.config.base import ConfigError
 from capdist.config.run_config import parse_config
-from capdist.data.dataset import count_words
 from capdist.data.rank_plan import Ranks
-from capdist.distributed.process_group import ProcessGroup
+from capdist.distributed.process_group import ProcessGroup, RendezvousError
+from capdist.inference.exported_model import write_export
 from capdist.models.base import Dims, build
 from capdist.objectives.base import StageContext
 from capdist.training.preflight import Preflight
 from shards.manifest import Manifest
+from tests.support.shards import count_words
 
 STAGE = {
     "objective": "xe",
     "epochs": 1,
     "batch": {"images": 2, "micro": 1},
     "optimizer": {"lr": 1e-3},
+}
+LAUNCHED = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "9",
 }
 UPDOWN = {"name": "updown", "width": 4, "embedding": 4, "attention": 4}
 GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
@@ -54,6 +63,13 @@ def check_stages(
     preflight.stages(
         lambda n: StageContext(config, f"x.json: stages.{n}", tiny, vocab, group, built)
     )
+
+
+def test_clipping_by_value_is_refused_with_deepspeed(tiny: Manifest) -> None:
+    optimizer = {"lr": 1e-3, "clip_value": 0.1}
+    check_stages(tiny, GLIED, 1, 0, "torch", optimizer=optimizer)
+    with pytest.raises(ConfigError, match=r"^x\.json: stages\.0\.optimizer\.clip_value: DeepSp"):
+        check_stages(tiny, GLIED, 1, 0, "deepspeed", optimizer=optimizer)
 
 
 def test_zero_3_is_refused_for_a_recurrent_model_on_several_ranks(tiny: Manifest) -> None:
@@ -116,3 +132,61 @@ def test_options_that_a_stage_can_not_follow_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_stages(tiny, model, 1, 0, "torch", **stage)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"engine": "torch"}, r"engine is torch, but .*step-1 was written with deepspeed"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO stage is 3, but .* with 1 or 2"),
+        ({"deepspeed": {}}, "ZeRO stage is 0, but .* with 1 or 2"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}},
+            "precision is bf16, but .* was written with fp32",
+        ),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, None),
+    ],
+)
+def test_a_checkpoint_of_another_engine_is_refused(
+    tiny: Manifest, tmp_path: Path, changed: dict[str, Any], message: str | None
+) -> None:
+    described = {
+        "description": "a test",
+        "run": str(tmp_path),
+        "engine": "deepspeed",
+        "data": {"shards": str(tiny.root), "min_count": 1},
+        "model": GLIED,
+        "stages": [STAGE],
+        "deepspeed": {"zero_optimization": {"stage": 1}},
+    }
+    saved, config = (parse_config(d, "x.json") for d in (described, {**described, **changed}))
+    vocab = count_words(tiny, 1)
+    model = build(config.model, Dims(tiny.features.dim, len(vocab)), "x.json")
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    write_export(folder, dict(model.named_parameters()), saved, vocab, tiny)
+    preflight = Preflight(config, "x.json", 1, tiny, vocab, model)
+    if message is None:
+        preflight.checkpoint(folder)
+        return
+    with pytest.raises(ConfigError, match=rf"^x\.json: {message}"):
+        preflight.checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "0"}, "RANK is set, but not LOCAL_RANK, WORLD_SIZE, MASTER_PORT, MASTER_ADDR; "),
+        ({**LAUNCHED, "MASTER_ADDR": ""}, "RANK is set, but not MASTER_ADDR; start the command wi"),
+        ({**LAUNCHED, "LOCAL_RANK": "a"}, "LOCAL_RANK='a': expected a whole number"),
+    ],
+)
+def test_an_incomplete_launch_is_refused(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RendezvousError, match=message):
+        ProcessGroup.join(1)

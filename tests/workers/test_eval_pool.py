@@ -13,7 +13,6 @@ import torch
 
 from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
-from capdist.data.dataset import count_words
 from capdist.models.base import Dims, build
 from capdist.workers.base import PoolError
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
@@ -21,7 +20,7 @@ from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.writer import write
 from tests.support.pools import at, until
-from tests.support.shards import GroundedSource
+from tests.support.shards import GroundedSource, count_words
 from tests.support.toy_split import DAMAGED, DEADLY, Several, ToySplit
 
 GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}

@@ -5,9 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from capdist.kernels.beam_step import reference
-from capdist.kernels.beam_step.reference import Beams, Rules, first_beams, first_largest
+from capdist.kernels.beam_step.reference import (
+    Beams,
+    Rules,
+    end_step,
+    first_beams,
+    first_largest,
+)
 
-__all__ = ["Beams", "Rules", "beam_step", "first_beams", "first_largest"]
+__all__ = ["Beams", "Rules", "beam_step", "end_step", "first_beams", "first_largest"]
 
 #: The kernel's widest beam.
 MAX_BEAM = 16

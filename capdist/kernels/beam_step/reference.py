@@ -80,10 +80,7 @@ def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor
         NaN or +inf logit (B,).
     """
     beam, logits = logits.shape[1], logits.float()
-    log_probs = logits.log_softmax(-1)
-    # A row of −inf has no log-probabilities either, but is allowed.
-    nan = log_probs[..., 0].isnan() & (logits.amax(-1) != -torch.inf)
-    nonfinite = (nan & beams.alive).any(-1)
+    log_probs, nonfinite = _log_probs(logits, beams)
     logits.index_fill_(-1, rules.forbidden, -torch.inf)
     if rules.banned is not None:
         logits = _ban(logits, rules.banned)
@@ -96,6 +93,31 @@ def beam_step(logits: Tensor, beams: Beams, rules: Rules) -> tuple[Beams, Tensor
         *_merge(beams, gain.nan_to_num(-torch.inf, neginf=-torch.inf), tokens, rules),
         nonfinite,
     )
+
+
+def end_step(logits: Tensor, beams: Beams) -> tuple[Beams, Tensor, Tensor]:
+    """The step after the longest caption's words: every live hypothesis ends (8).
+
+    There is nothing to choose, so hypotheses keep their places. It is torch on a GPU too.
+
+    Args, returns: as of `beam_step`.
+    """
+    log_probs, nonfinite = _log_probs(logits.float(), beams)
+    gain = log_probs[..., EOS].nan_to_num(-torch.inf, neginf=-torch.inf)
+    scores = beams.scores + gain.masked_fill(~beams.alive, 0.0)
+    dead = scores == -torch.inf
+    tokens = torch.full_like(beams.tokens, PAD).masked_fill(beams.alive & ~dead, EOS)
+    lengths = (beams.lengths + beams.alive).masked_fill(dead, 0)
+    parents = torch.arange(beams.tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return Beams(scores, lengths, tokens), parents.masked_fill(dead, 0), nonfinite
+
+
+def _log_probs(logits: Tensor, beams: Beams) -> tuple[Tensor, Tensor]:
+    """log_softmax of fp32 logits (B, K, V), and whether an image has a NaN or +inf logit (B,)."""
+    log_probs = logits.log_softmax(-1)
+    # A row of −inf has no log-probabilities either, but is allowed.
+    nan = log_probs[..., 0].isnan() & (logits.amax(-1) != -torch.inf)
+    return log_probs, (nan & beams.alive).any(-1)
 
 
 def _merge(beams: Beams, gain: Tensor, tokens: Tensor, rules: Rules) -> tuple[Beams, Tensor]:
