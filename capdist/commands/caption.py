@@ -10,8 +10,10 @@ import argparse
 from pathlib import Path
 
 from capdist.arguments import positive
+from capdist.commands.options import add_accept_features
 from capdist.errors import CapdistError
 from shards.outputs import check_output_file
+from shards.reading import BY_FORMAT, add_reading_options, reading
 
 HELP = "caption images, or pack captions for the COCO server"
 
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submission", metavar="NAME", help="pack results for the COCO server")
     add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
     add("--out", required=True, type=Path, help="file to write")
+    add_reading_options(parser)
+    add_accept_features(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,9 +56,13 @@ def pack_submission(args: argparse.Namespace) -> None:
 def caption(args: argparse.Namespace) -> None:
     if not args.run or bool(args.shards) == bool(args.features):
         raise CapdistError("nothing to caption; give --run, and either --shards or --features")
+    if args.shards and reading(args) != BY_FORMAT:
+        raise CapdistError("--layout, --boxes and --clip-boxes need --features; leave them out")
     from capdist.inference.captioner import Captioner, write_captions
 
-    captioner = Captioner.open(args.run, args.beam, args.forced)
+    captioner = Captioner.open(
+        args.run, args.beam, args.forced, accept_features=args.accept_features
+    )
     if args.n_best > captioner.decoding.beam:
         raise CapdistError(
             f"--n-best {args.n_best} is more than the {captioner.decoding.beam} hypotheses per "
@@ -63,5 +71,5 @@ def caption(args: argparse.Namespace) -> None:
     if args.shards:
         captions = captioner.of_shards(args.shards, args.split)
     else:
-        captions = captioner.of_features(args.features)
+        captions = captioner.of_features(args.features, reading(args))
     write_captions(args.out, captions, args.n_best, captioner.first.text)

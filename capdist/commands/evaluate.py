@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from capdist.arguments import count, positive
+from capdist.commands.options import add_accept_features
 
 HELP = "score a trained model on a split"
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cpus", type=float, default=1.0, help="CPUs of a worker, and its number of threads")
     add("--out", type=Path, help="folder of captions, scores and report; default: the run")
     add("--address", help="address of the Ray cluster; default: the config's ray.address")
+    add_accept_features(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         cpus=args.cpus,
         address=args.address,
         out=args.out,
+        accept_features=args.accept_features,
     )
     if args.follow:
         Follower(wanted).follow()

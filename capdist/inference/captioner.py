@@ -23,15 +23,19 @@ from capdist.data.rank_plan import Ranks
 from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.exported_model import ExportedModel, read_run
+from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
 from shards.fingerprint import Moments
 from shards.formats import RegionFeatures, find_files
+from shards.image_ids import id_order, image_key, image_number, parse_image_id
 from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
+from shards.json_types import ImageId
 from shards.manifest import Manifest
-from shards.schema import Sample
+from shards.reading import BY_FORMAT, Reading
+from shards.schema import Sample, ShardError
 from shards.tokenisers import CaptionText
 
 #: Images of feature files whose features are compared with those that a model was trained on.
@@ -43,7 +47,7 @@ class ForcedWords:
     """Words that the captions of given images must contain: one of each set."""
 
     where: str = ""
-    words: dict[int, list[list[str]]] = field(default_factory=dict)
+    words: dict[ImageId, list[list[str]]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | None) -> ForcedWords:
@@ -55,9 +59,8 @@ class ForcedWords:
         if path is None:
             return cls()
         try:
-            return cls(
-                str(path), TypeAdapter(dict[int, list[list[str]]]).validate_python(read_json(path))
-            )
+            words = TypeAdapter(dict[str, list[list[str]]]).validate_python(read_json(path))
+            return cls(str(path), {parse_image_id(image): sets for image, sets in words.items()})
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
@@ -65,14 +68,17 @@ class ForcedWords:
                 f'{path}: {place}: {first["msg"]}; expected {{"image id": [["word", ...], ...]}}'
             ) from error
 
-    def check(self, images: Collection[int]) -> None:
-        """Refuse words for images that are not captioned.
+    def by_number(self, images: Collection[ImageId]) -> dict[int, list[list[str]]]:
+        """The words by image number, for images that are captioned.
 
         Raises:
-            ConfigError: naming the first.
+            ConfigError: naming an image that is not.
         """
-        for image in sorted(self.words.keys() - set(images)):
-            raise ConfigError(f"{self.where}: image {image} is not captioned here; remove it")
+        numbers = {parse_image_id(str(image)): image_number(image) for image in images}
+        for image in self.words:
+            if image not in numbers:
+                raise ConfigError(f"{self.where}: image {image} is not captioned here; remove it")
+        return {numbers[image]: sets for image, sets in self.words.items()}
 
 
 @dataclass(frozen=True)
@@ -82,27 +88,38 @@ class Captioner:
     members: tuple[ExportedModel, ...]
     decoding: DecodingConfig
     forced: ForcedWords
+    check: FeatureCheck = NOTHING_ACCEPTED
 
     @classmethod
-    def open(cls, runs: Sequence[Path], beam: int | None, forced: Path | None = None) -> Captioner:
+    def open(
+        cls,
+        runs: Sequence[Path],
+        beam: int | None,
+        forced: Path | None = None,
+        *,
+        accept_features: bool = False,
+    ) -> Captioner:
         """The best checkpoints of runs; the first one's config decodes, except for ``beam``.
 
         ``forced`` is a file of words that captions must contain: see `ForcedWords`.
+        ``accept_features`` says whether the user accepts features with other statistics than those
+        of training.
 
         Raises:
             ConfigError: if one is missing, or they differ in vocabulary or features.
         """
         members = tuple(read_run(run) for run in runs)
         first = members[0]
+        check = FeatureCheck(accept_features, tuple(runs))
         for run, other in zip(runs, members, strict=True):
-            if other.vocab.hash != first.vocab.hash or not first.features.same_extractor(
-                other.features
-            ):
+            theirs, ours = other.features, first.features
+            if other.vocab.hash != first.vocab.hash or not theirs.same_name(ours):
                 raise ConfigError(
                     f"{run}: its vocabulary or its features are not those of {runs[0]}; decode "
                     "only models together that have both in common"
                 )
-        return cls(members, first.decoding(beam), ForcedWords.load(forced))
+            check.fingerprint(str(run), ours, theirs.fingerprint, f"the model of {runs[0]}")
+        return cls(members, first.decoding(beam), ForcedWords.load(forced), check)
 
     @property
     def first(self) -> ExportedModel:
@@ -115,19 +132,21 @@ class Captioner:
         models = [member.model for member in self.members]
         return models[0] if len(models) == 1 else Ensemble(models).eval()
 
-    def caption(self, batches: Iterator[Batch], images: Sequence[int]) -> dict[int, list[Caption]]:
+    def caption(
+        self, batches: Iterator[Batch], images: Sequence[ImageId]
+    ) -> dict[ImageId, list[Caption]]:
         """Captions of every image, best first, with a progress bar."""
-        self.forced.check(images)
+        forced, ids = self.forced.by_number(images), {image_number(i): i for i in images}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, vocab, found = self.model.to(device), self.first.vocab, {}
         decode = partial(caption_images, model, batches, vocab, self.decoding, device)
         with Progress(len(images), title="captioning", unit="image") as progress:
-            for image, captions in decode(self.forced.words):
-                found[image] = captions
+            for number, captions in decode(forced):
+                found[ids[number]] = captions
                 progress.advance(1)
         return found
 
-    def of_shards(self, folder: str, split: str) -> dict[int, list[Caption]]:
+    def of_shards(self, folder: str, split: str) -> dict[ImageId, list[Caption]]:
         """Captions of a split.
 
         Raises:
@@ -136,22 +155,28 @@ class Captioner:
         """
         manifest = Manifest.load(folder, self.first.config.data.copies)
         for member in self.members:
-            member.check_features(manifest)
+            member.check_features(manifest, self.check)
             check_needs(manifest, split, member.model.needs, member.config.model.name)
         data, vocab = self.first.config.data, self.first.vocab
         batches = evaluation_batches(manifest, split, data, self.decoding.batch, vocab, Ranks())
-        images = list(references(manifest, split).raw)
+        images = list(references(manifest, split).ids.values())
         return self.caption(chain.from_iterable(batches.epoch(0)), images)
 
-    def of_features(self, files: str) -> dict[int, list[Caption]]:
+    def of_features(self, files: str, reading: Reading = BY_FORMAT) -> dict[ImageId, list[Caption]]:
         """Captions of all images of feature files, in a format that shards are built from.
+
+        Args:
+            files: a path or a glob.
+            reading: what their formats leave open.
 
         Raises:
             ShardError: if the files are of no known format, or an image's features do not fit.
             ConfigError: if the features have another width, or a model reads more than features.
         """
         found = find_files(files)
-        source = JoinedFeatures(found)
+        source = JoinedFeatures(found, reading=reading)
+        if source.bad:
+            raise ShardError(f"{source.bad[0]}; give each image an id of its own")
         bare = source.read(source.image_ids[0]).classes is None
         for member in self.members:
             if lacking := member.model.needs - (set() if bare else {"classes"}):
@@ -159,23 +184,25 @@ class Captioner:
                     f"{files}: feature files have no {', '.join(sorted(lacking))}, which model "
                     f"{member.config.model.name!r} needs; build shards and use --shards"
                 )
+            if "classes" in member.model.needs and source.class_count not in (0, member.classes):
+                raise ConfigError(
+                    f"{files}: {source.class_count} classes, but the model was trained with "
+                    f"{member.classes}; use features of the same extractor"
+                )
         trained = self.first.features
         if source.dim != trained.dim:
             raise ConfigError(
                 f"{files}: features of width {source.dim}, but the model was trained on "
-                f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
+                f"{trained.name!r} of width {trained.dim}; use features of the same extractor, or "
+                "state another --layout"
             )
         compared = source.image_ids[:: -(-len(source.image_ids) // _COMPARED)]
 
-        def sample(image: int) -> Sample:
+        def sample(image: ImageId) -> Sample:
             return _sample(image, source.read(image), trained.dim)
 
         moments = Moments.total([Moments.of(sample(image).regions) for image in compared])
-        if difference := trained.fingerprint.difference(moments.fingerprint()):
-            raise ConfigError(
-                f"{files}: features {difference} than those that the model was trained on; use "
-                f"features of the same extractor, {trained.name!r}, with the same settings"
-            )
+        self.check.fingerprint(files, trained, moments.fingerprint())
 
         def batches() -> Iterator[Batch]:
             classes = max(member.classes for member in self.members)
@@ -187,7 +214,7 @@ class Captioner:
         return self.caption(batches(), source.image_ids)
 
 
-def _sample(image: int, read: RegionFeatures, dim: int) -> Sample:
+def _sample(image: ImageId, read: RegionFeatures, dim: int) -> Sample:
     """The sample of one image, whatever numbers its file has.
 
     Raises:
@@ -195,7 +222,7 @@ def _sample(image: int, read: RegionFeatures, dim: int) -> Sample:
     """
     assert read.boxes is not None
     sample = Sample(
-        key=f"{image:012d}",
+        key=image_key(image),
         image_id=image,
         width=read.width,
         height=read.height,
@@ -211,11 +238,11 @@ def _sample(image: int, read: RegionFeatures, dim: int) -> Sample:
 
 
 def write_captions(
-    path: Path, found: dict[int, list[Caption]], n_best: int, text: CaptionText
+    path: Path, found: dict[ImageId, list[Caption]], n_best: int, text: CaptionText
 ) -> None:
     """Write COCO results, sorted by image id; with ``n_best`` > 1 each entry lists its n best."""
     entries: list[dict[str, Any]] = []
-    for image in sorted(found):
+    for image in sorted(found, key=id_order):
         captions = [
             {"caption": text.join(caption.words), "score": caption.score}
             for caption in found[image][:n_best]

@@ -18,6 +18,7 @@ from capdist.config.base import ConfigError, read_json, validate
 from capdist.config.decoding import DecodingConfig
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.mixture import load_shards
+from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
@@ -56,24 +57,13 @@ class ExportedModel:
         chosen = self.config.decoding.model_dump() | ({} if beam is None else {"beam": beam})
         return validate(DecodingConfig, chosen, "command line")
 
-    def check_features(self, manifest: Manifest) -> None:
+    def check_features(self, manifest: Manifest, check: FeatureCheck = NOTHING_ACCEPTED) -> None:
         """Refuse shards whose features, classes or concepts are not those of training.
 
         Raises:
             ConfigError: naming both.
         """
-        trained, found = self.features, manifest.features
-        if (trained.name, trained.dim) != (found.name, found.dim):
-            raise ConfigError(
-                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the model "
-                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
-                "extractor"
-            )
-        if difference := trained.fingerprint.difference(found.fingerprint):
-            raise ConfigError(
-                f"{manifest.root}: features {found.name!r} {difference} than those that the model "
-                "was trained on; use shards of the same extractor with the same settings"
-            )
+        check.shards(self.features, manifest)
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
                 f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "

@@ -21,6 +21,8 @@ from capdist.errors import CapdistError
 from capdist.metrics.coco_java import JavaError, JavaProgram, Texts
 from capdist.metrics.tokenise import tokenise
 from shards.atomic import atomic_write
+from shards.image_ids import id_order
+from shards.json_types import ImageId
 from shards.tokenisers import ENGLISH_TEXT, CaptionText, nfc
 
 _BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
@@ -203,12 +205,14 @@ def cider_each(
     return {key: 100 * score for key, score in zip(gold, scores, strict=True)}
 
 
-def write_results(path: Path | str, captions: Mapping[int, str]) -> None:
-    """Write captions as COCO results, ``[{"image_id": int, "caption": str}]``, sorted by id.
+def write_results(path: Path | str, captions: Mapping[ImageId, str]) -> None:
+    """Write captions as COCO results, ``[{"image_id": ..., "caption": str}]``, sorted by id.
 
     The write is atomic.
     """
-    entries = [{"image_id": key, "caption": captions[key]} for key in sorted(captions)]
+    entries = [
+        {"image_id": key, "caption": captions[key]} for key in sorted(captions, key=id_order)
+    ]
     with atomic_write(Path(path)) as file:
         file.write(f"{json.dumps(entries, ensure_ascii=False, indent=0)}\n".encode())
 

@@ -24,6 +24,7 @@ from capdist.data.mixture import describe, load_shards
 from capdist.data.training_captions import TrainingCaptions
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.factory import make_engine, zero_stage
+from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.run_folder import (
     BEST,
     LAST,
@@ -129,7 +130,8 @@ class Run:
         model = _initialise(config, manifest, vocab, where)
         run = cls(config, where, group, stop, manifest, captions, model)
         check_needs(manifest, "train", model.needs - config.provides, config.model.name)
-        preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model)
+        check = FeatureCheck(config.data.accept_features, (run.folder,) if group.first else ())
+        preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model, check)
         preflight.stages(run.context)
         for number in range(len(config.stages)):
             run.batches(number)

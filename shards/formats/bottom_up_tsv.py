@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.formats import MAX_ID_DIGITS, RegionFeatures, feature_format
+from shards.formats import RegionFeatures, feature_format
+from shards.image_ids import MAX_ID_DIGITS, Entries
+from shards.json_types import ImageId
 from shards.schema import Array, ShardError
 
 _COLUMNS = 6
@@ -27,26 +29,15 @@ class BottomUpTsv:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self.bad: list[str] = []
         #: Line number (from 1), offset and size in bytes, by image id.
-        self._lines: dict[int, tuple[int, int, int]] = {}
+        lines = Entries[tuple[int, int, int]](lambda line: f"line {line[0]}")
         offset = 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                self._add(line.split(b"\t", 1)[0], number, offset, len(line))
+                name = line.split(b"\t", 1)[0].decode(errors="replace")
+                lines.add(self._where(number, offset), name, (number, offset, len(line)))
                 offset += len(line)
-
-    def _add(self, name: bytes, number: int, offset: int, size: int) -> None:
-        where = self._where(number, offset)
-        if not name.isdigit() or len(name) > MAX_ID_DIGITS:
-            self.bad.append(
-                f"{where}: image id {name[:20].decode(errors='replace')!r}, expected a number"
-            )
-        elif int(name) in self._lines:
-            first = self._lines[int(name)][0]
-            self.bad.append(f"{where}: image {int(name)} is also in line {first}")
-        else:
-            self._lines[int(name)] = (number, offset, size)
+        self._lines, self.bad = lines.by_id, lines.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -54,10 +45,10 @@ class BottomUpTsv:
         return path.is_file() and ".tsv" in path.suffixes
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._lines)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         number, offset, size = self._lines[image_id]
         where = f"{self._where(number, offset)}: image {image_id}"
         with self.paths[0].open("rb") as file:

@@ -1,6 +1,6 @@
 """Captions from COCO's own JSON: ``images[]`` with sizes, ``annotations[]`` with a caption each.
 
-The split is the one of train, val and test that occurs in the file's name, as in
+The split is the one of train, val and test that is a word of the file's name, as in
 captions_val2014.json. image_info_test2014.json, which has no annotations, gives images to caption.
 
 Such files have no tokens.
@@ -10,15 +10,25 @@ Source: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from shards.formats import Annotation, caption_format
-from shards.formats.records import get_field, read_json
+from shards.formats.records import get_field, get_image_id, read_json
+from shards.json_types import ImageId
 from shards.schema import ShardError
 
-_SPLITS = ("train", "val", "test")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "test",
+}
+#: A run of letters, with the digits that follow it: ``val2014``.
+_NAME_WORD = re.compile(r"([^\W\d_]+)\d*")
 
 
 @caption_format("coco_captions")
@@ -40,28 +50,30 @@ class CocoCaptions:
             ShardError: if the name does not contain the split, a field is missing or of another
                 type, or a caption is of an image that is not listed.
         """
-        split, captions = _split(self._file), defaultdict(list)
+        split = _split(self._file)
+        captions = defaultdict[ImageId, list[str]](list)
         data = read_json(self._file)
         images = get_field(f"{self._file}", data, "images", list)
         for number, annotation in enumerate(data.get("annotations", ())):
             where = f"{self._file}: annotation number {number}"
-            image = get_field(where, annotation, "image_id", int)
+            image = get_image_id(where, annotation, "image_id")
             captions[image].append(get_field(where, annotation, "caption", str).strip())
         annotations = [
             self._annotation(number, image, split, captions) for number, image in enumerate(images)
         ]
         if captions:
+            image = next(iter(captions))
             raise ShardError(
-                f"{self._file}: caption of image {min(captions)}, which images[] does not list; "
+                f"{self._file}: caption of image {image}, which images[] does not list; "
                 "download the file again"
             )
         return annotations
 
     def _annotation(
-        self, number: int, image: Any, split: str, captions: dict[int, list[str]]
+        self, number: int, image: Any, split: str, captions: dict[ImageId, list[str]]
     ) -> Annotation:
         where = f"{self._file}: image number {number}"
-        image_id = get_field(where, image, "id", int)
+        image_id = get_image_id(where, image, "id")
         texts = captions.pop(image_id, [])
         return Annotation(
             image_id=image_id,
@@ -71,14 +83,16 @@ class CocoCaptions:
             tokens=(),
             width=get_field(where, image, "width", int),
             height=get_field(where, image, "height", int),
+            position=where,
         )
 
 
 def _split(path: Path) -> str:
-    splits = [split for split in _SPLITS if split in path.stem]
+    words = _NAME_WORD.findall(path.stem.lower())
+    splits = {_SPLITS[word] for word in words if word in _SPLITS}
     if len(splits) != 1:
         raise ShardError(
-            f"{path}: expected exactly one of {', '.join(_SPLITS)} in the name of a COCO file, "
-            "which is its split; rename it"
+            f"{path}: expected exactly one of the words train, val, test in the name of a COCO "
+            "file, which is its split; rename it"
         )
-    return splits[0]
+    return splits.pop()

@@ -10,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shards.formats import MAX_ID_DIGITS, RegionFeatures, feature_format
+from shards.formats import RegionFeatures, feature_format
 from shards.formats.arrays import MAX_IMAGE_BYTES, from_arrays
+from shards.image_ids import Entries
+from shards.json_types import ImageId
 from shards.schema import Array, ShardError
 
 if TYPE_CHECKING:
@@ -28,17 +30,12 @@ class Hdf5:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self.image_ids: list[int] = []
-        self.bad: list[str] = []
+        names = Entries[str](lambda name: f"{name}{_FEATURES_SUFFIX}")
         for key in _keys(path):
             if key.endswith(_FEATURES_SUFFIX):
                 name = key.removesuffix(_FEATURES_SUFFIX)
-                if name.isdecimal() and len(name) <= MAX_ID_DIGITS:
-                    self.image_ids.append(int(name))
-                else:
-                    self.bad.append(
-                        f"{path}: {key[:40]}: image id {name[:40]!r}, expected a number"
-                    )
+                names.add(f"{path}: {key[:60]}", name, name)
+        self._names, self.bad = names.by_id, names.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -48,9 +45,13 @@ class Hdf5:
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
 
-    def read(self, image_id: int) -> RegionFeatures:
+    @property
+    def image_ids(self) -> list[ImageId]:
+        return list(self._names)
+
+    def read(self, image_id: ImageId) -> RegionFeatures:
         where, file = f"{self.paths[0]}: image {image_id}", _open(self.paths[0])
-        keys = {name: f"{image_id}_{name}" for name in _ARRAY_NAMES}
+        keys = {name: f"{self._names[image_id]}_{name}" for name in _ARRAY_NAMES}
         try:
             return from_arrays(
                 where, {n: _array(where, file, key) for n, key in keys.items() if key in file}
@@ -79,8 +80,10 @@ def _array(where: str, file: h5py.File, key: str) -> Array:
 
 
 def _keys(path: Path) -> list[str]:
+    """The names of everything in a file, also in groups: image ids may contain slashes."""
+    keys: list[str] = []
     try:
-        keys = list(_open(path))
+        _open(path).visit_links(keys.append)
     except RuntimeError as error:
         raise ShardError(f"{path}: damaged ({error}); copy it again") from error
     for key in keys:
