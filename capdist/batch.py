@@ -20,6 +20,7 @@ from capdist.vocab import PAD
 class Batch:
     """Images with all their captions, padded.
 
+    ``image_ids`` (B,) are image ids, or `shards.image_ids.image_number` of those that are texts.
     ``regions`` (B, R, F), in the shards' float type until `to` makes them float32, and ``boxes``
     (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R) is True; so are
     ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 if the shards have no classes;

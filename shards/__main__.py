@@ -11,6 +11,7 @@ from capdist.arguments import ArgumentParser, count, positive
 from capdist.errors import exit_status
 from shards.manifest import Manifest
 from shards.outputs import check_output_file, check_output_folder
+from shards.reading import add_reading_options, reading
 from shards.schema import ShardError
 from shards.tokenisers import PTB_LIKE, registered
 
@@ -68,6 +69,13 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--features", required=True, nargs="+", metavar="PATH", help=_FEATURES)
     add("--sizes", nargs="+", default=(), metavar="PATH", help=_SIZES)
     add("--storage", choices=("fp16", "int8"), default="fp16", help="how features are stored")
+    add(
+        "--pair-by",
+        choices=("id", "filename"),
+        help="how images find their features; by default, by id, unless file names disagree",
+    )
+    add("--id-prefix", default="", metavar="TEXT", help="text in front of all image ids")
+    add_reading_options(parser)
     add("--max-bad", type=count, default=0, metavar="N", help="leave out at most N bad images")
     add(
         "--concepts",
@@ -138,7 +146,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("path", type=Path, metavar="DIR_OR_TAR", help="a folder of shards or one tar")
     add("--split", metavar="S", help="search only this split of a folder")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--key", metavar="K", help="the sample with this key")
+    which.add_argument("--key", metavar="K", help="the sample with this key or image id")
     which.add_argument(
         "--number", type=count, default=0, metavar="N", help="the sample at this position, from 0"
     )
@@ -174,6 +182,9 @@ def _build(options: argparse.Namespace) -> int:
         max_bad=options.max_bad,
         tokeniser=options.tokeniser,
         language=options.language,
+        pair_by=options.pair_by,
+        id_prefix=options.id_prefix,
+        reading=reading(options),
     )
     manifest = build(
         config, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers

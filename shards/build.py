@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
-from shards.caption_tokens import read_captions
+from shards.caption_tokens import TokenisedCaptions, read_captions
+from shards.class_names import names_problem
 from shards.feature_scan import (
     FeatureScan,
     SampleLoader,
@@ -22,8 +23,19 @@ from shards.formats import Annotation, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
+from shards.json_types import ImageId
 from shards.manifest import Manifest
+from shards.pairing import (
+    FeatureNames,
+    check_any_pair,
+    describe,
+    image_sizes,
+    leave_out_repeated,
+    pair,
+    with_prefix,
+)
 from shards.predict_concepts import open_predictor
+from shards.reading import BY_FORMAT, Reading
 from shards.schema import Array, Sample, ShardError
 from shards.storage import STORAGES, int8_scale, quantization_error
 from shards.tokenisers import PTB_LIKE
@@ -52,6 +64,9 @@ class BuildConfig:
         max_bad: largest number of bad images; they are left out.
         tokeniser: of the captions, by name.
         language: of the captions, see `read_captions`.
+        pair_by: how captions find their features, see `shards.pairing.pair`.
+        id_prefix: text that the ids of all images get in front.
+        reading: what the user states about the feature files.
     """
 
     annotations: str | Sequence[str]
@@ -66,6 +81,9 @@ class BuildConfig:
     max_bad: int = 0
     tokeniser: str = PTB_LIKE
     language: str | None = None
+    pair_by: str | None = None
+    id_prefix: str = ""
+    reading: Reading = BY_FORMAT
 
 
 class FileSource:
@@ -84,15 +102,19 @@ class FileSource:
         caption_files, size_files = find_files(config.annotations), find_files(config.sizes)
         feature_files = find_files(config.features)
         captions = read_captions(caption_files, config.tokeniser, config.language)
-        self._images, self.text, self.wordless = captions.images, captions.text, captions.left_out
-        self._load = SampleLoader(
-            JoinedFeatures(feature_files, _image_sizes(size_files, self._images)),
-            config.storage == "fp16",
-        )
+        self.text, self.wordless = captions.text, captions.left_out
+        features = JoinedFeatures(feature_files, reading=config.reading)
+        self._load = SampleLoader(features, config.storage == "fp16")
+        self._annotated = len(captions.images)
+        self._images = self._pair(config, captions)
+        features.sizes = image_sizes(self._images, _read_sizes(size_files), config.pair_by)
+        self._images = with_prefix(self._images, config.id_prefix)
         self.name = caption_files[0].stem
         self.class_names = _read_class_names(config.class_names)
+        _check_class_names(config, self.class_names, features.class_count, exact=True)
         given = open_predictor(config.concepts_from) if config.concepts_from else None
         scan = self._scan(config, workers)
+        _check_class_names(config, self.class_names, scan.classes)
         self.features = self._choose_storage(config, scan)
         self._fingerprint = _fingerprint(
             config, [*caption_files, *size_files, *self._load.features.paths], given
@@ -116,28 +138,47 @@ class FileSource:
     def _split(self, name: str) -> list[Annotation]:
         return [image for image in self._images if image.split == name]
 
+    def _pair(self, config: BuildConfig, captions: TokenisedCaptions) -> list[Annotation]:
+        """The images with the ids of their features; prints how they are paired.
+
+        Images that an earlier one repeats are left out, unless there are too many.
+        """
+        features, images = self._load.features, captions.images
+        names = FeatureNames.of(features.image_ids)
+        paired = pair(images, names, config.pair_by)
+        print("\n".join([describe(paired, names, config.pair_by), *captions.notes]))
+        check_any_pair(paired, names, features.paths[0])
+        kept, repeated = leave_out_repeated(paired)
+        missing = [
+            f"no features for image {image.image_id} ({image.file_name})"
+            for image in kept
+            if image.feature_id not in features
+        ]
+        self.left_out = features.bad + repeated + missing
+        check_bad_count(self.left_out, config.max_bad, f"{self._annotated} annotated images")
+        return kept
+
     def _scan(self, config: BuildConfig, workers: int | None) -> FeatureScan:
         """Check all features; leave out bad images, unless there are too many."""
         features = self._load.features
         for path in features.paths_without_boxes:
             print(f"{path}: no boxes; every region gets the whole image as its box")
-        image_count = len(self._images)
-        bad = features.bad + [
-            f"no features for image {image.image_id} ({image.file_name})"
-            for image in self._images
-            if image.image_id not in features
-        ]
-        check_bad_count(bad, config.max_bad, f"{image_count} annotated images")
         # Split by split, as they will be written, so that each npz block is read once.
         by_split = [image for images in self.splits().values() for image in images]
-        with_features = [image for image in by_split if image.image_id in features]
+        with_features = [image for image in by_split if image.feature_id in features]
+        features.check_reading(image.feature_id for image in with_features)
         pooling = config.concepts > 0 or config.concepts_from is not None
         scan = scan_features(self._load, with_features, pooling=pooling, workers=workers)
-        self.left_out = bad + list(scan.bad.values())
-        check_bad_count(self.left_out, config.max_bad, f"{image_count} annotated images")
+        self.left_out += scan.bad.values()
+        check_bad_count(self.left_out, config.max_bad, f"{self._annotated} annotated images")
+        if scan.clipped:
+            count, images = sum(scan.clipped.values()), len(scan.clipped)
+            print(f"clipped {count} boxes of {images} images to the edges of the image")
         for line in self.left_out:
             print(f"bad: {line}")
         self._images = [image for image in with_features if image.image_id not in scan.bad]
+        if not self._images:
+            raise ShardError(f"{self.left_out[0]}; no image is left; correct the features")
         check_one_extractor(features, scan.moments)
         return scan
 
@@ -155,7 +196,7 @@ class FileSource:
         return FeatureSpec(name, features.dim, 0, scale=scale)
 
     def _concepts_of(
-        self, config: BuildConfig, given: bytes | None, pooled: dict[int, Array]
+        self, config: BuildConfig, given: bytes | None, pooled: dict[ImageId, Array]
     ) -> BuildConcepts:
         """The concepts of all images, by the given predictor or a new one."""
         if given and config.concepts_from:
@@ -189,10 +230,16 @@ def build(
     )
 
 
-def _image_sizes(files: Sequence[Path], images: Sequence[Annotation]) -> dict[int, tuple[int, int]]:
-    """Width and height by image id, of annotated images and of those in ``--sizes`` files."""
-    sized = [*images, *(image for file in files for image in CocoCaptions(file).annotations())]
-    return {image.image_id: (image.width, image.height) for image in sized if image.width}
+def _read_sizes(files: Sequence[Path]) -> list[Annotation]:
+    return [image for file in files for image in CocoCaptions(file).annotations()]
+
+
+def _check_class_names(
+    config: BuildConfig, names: Sequence[str], classes: int, *, exact: bool = False
+) -> None:
+    """Refuse class names that do not fit the classes; raises a ShardError that names their file."""
+    if problem := names_problem(names, classes, exact=exact):
+        raise ShardError(f"{config.class_names}: {problem}")
 
 
 def _read_class_names(path: str | None) -> tuple[str, ...]:
@@ -211,7 +258,8 @@ def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | 
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                digest.update(file.name.encode())
+                name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+                digest.update(name.encode())
                 with file.open("rb") as content:
                     while chunk := content.read(_READ_BYTES):
                         digest.update(chunk)

@@ -10,6 +10,7 @@ import numpy as np
 from shards import concepts
 from shards.concept_predictor import ConceptPredictor, parse_predictor
 from shards.formats import Annotation
+from shards.json_types import ImageId
 from shards.schema import Array
 
 
@@ -17,11 +18,11 @@ from shards.schema import Array
 class BuildConcepts:
     """Concepts by image id, and the file of the predictor that made them."""
 
-    by_image: dict[int, concepts.Concepts]
+    by_image: dict[ImageId, concepts.Concepts]
     predictor: bytes | None
 
 
-def apply_predictor(where: str, data: bytes, pooled: Mapping[int, Array]) -> BuildConcepts:
+def apply_predictor(where: str, data: bytes, pooled: Mapping[ImageId, Array]) -> BuildConcepts:
     """The concepts that a saved predictor finds in all images.
 
     Args:
@@ -41,7 +42,7 @@ def apply_predictor(where: str, data: bytes, pooled: Mapping[int, Array]) -> Bui
 
 
 def learn_concepts(
-    images: Sequence[Annotation], pooled_by_id: Mapping[int, Array], count: int, kept: int
+    images: Sequence[Annotation], pooled_by_id: Mapping[ImageId, Array], count: int, kept: int
 ) -> BuildConcepts:
     """Concepts as `shards.concepts` describes; prints their precision.
 

@@ -23,17 +23,19 @@ class TokenisedCaptions:
         images: with tokens, and without the captions that have none.
         text: tokeniser and language of the captions.
         left_out: captions without a word: file, image and caption, one line each.
+        notes: lines to print about what may be wrong with the captions.
     """
 
     images: list[Annotation]
     text: CaptionText
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_captions(
     files: Sequence[Path], tokeniser: str, language: str | None = None
 ) -> TokenisedCaptions:
-    """The images of caption files; prints what may be wrong with their captions.
+    """The images of caption files.
 
     Args:
         files: in any of the formats.
@@ -48,23 +50,20 @@ def read_captions(
     formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
     read = [(file, image) for file, format_ in formats for image in format_(file).annotations()]
     split = [(file, _with_tokens(file, image, text)) for file, image in read]
+    notes: list[str] = []
     if language is None and not _mostly_latin([image for _, image in split]):
         text = replace(text, language=UNDETERMINED)
-        print(
+        notes.append(
             "captions: most are not in Latin letters, so that the PTB tokeniser, METEOR and SPICE "
             "do not apply; name their language with --language"
         )
     kept = [_without_wordless(file, image) for file, image in split]
-    found = TokenisedCaptions(
-        [image for image, _ in kept], text, [line for _, lines in kept for line in lines]
-    )
-    for line in found.left_out[:_LINES_SHOWN]:
-        print(line)
-    if more := len(found.left_out[_LINES_SHOWN:]):
-        print(f"{more} more captions have no word; the manifest lists them")
-    for line in _one_token_warning(split, tokeniser):
-        print(line)
-    return found
+    left_out = [line for _, lines in kept for line in lines]
+    notes += left_out[:_LINES_SHOWN]
+    if more := len(left_out[_LINES_SHOWN:]):
+        notes.append(f"{more} more captions have no word; the manifest lists them")
+    notes += _one_token_warning(split, tokeniser)
+    return TokenisedCaptions([image for image, _ in kept], text, left_out, notes)
 
 
 def _with_tokens(file: Path, image: Annotation, text: CaptionText) -> Annotation:

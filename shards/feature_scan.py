@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from shards.class_names import names_needed
 from shards.concepts import pool_regions
 from shards.fingerprint import Moments
-from shards.formats import Annotation
+from shards.formats import Annotation, RegionFeatures
+from shards.image_ids import image_key
 from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
+from shards.json_types import ImageId
 from shards.parallel import parallel_map
 from shards.schema import Array, Sample, ShardError
 from shards.storage import quantize_int8, to_float16
@@ -42,10 +45,17 @@ class SampleLoader:
         Raises:
             ShardError: naming file, position and image, if it is bad.
         """
-        features = self.features.read(image.image_id)
+        return self.sample(image, self.read(image))
+
+    def read(self, image: Annotation) -> RegionFeatures:
+        """The features of an image that is paired with some; raises as `JoinedFeatures.read`."""
+        return self.features.read(image.feature_id)
+
+    def sample(self, image: Annotation, features: RegionFeatures) -> Sample:
+        """The sample of an image with the features that were read; raises as `__call__`."""
         assert features.boxes is not None
         sample = Sample(
-            key=f"{image.image_id:012d}",
+            key=image_key(image.image_id),
             image_id=image.image_id,
             width=image.width or features.width,
             height=image.height or features.height,
@@ -75,12 +85,16 @@ class FeatureScan:
         pooled: `pool_regions` of the good images by id; empty unless asked for.
         max_abs: (F,) largest absolute value of each dimension.
         moments: of each part of the features, by its number.
+        classes: the smallest number of class names that the images need.
+        clipped: number of boxes that were clipped, by image id.
     """
 
-    bad: dict[int, str]
-    pooled: dict[int, Array]
+    bad: dict[ImageId, str]
+    pooled: dict[ImageId, Array]
     max_abs: Array
     moments: dict[int, Moments]
+    classes: int = 0
+    clipped: dict[ImageId, int] = field(default_factory=dict)
 
 
 def scan_features(
@@ -107,17 +121,26 @@ def _scan_chunk(load: SampleLoader, pooling: bool, images: Sequence[Annotation])
 def _scan_image(load: SampleLoader, pooling: bool, image: Annotation) -> FeatureScan:
     image_id = image.image_id
     try:
-        regions = load(image).regions
+        features = load.read(image)
+        sample = load.sample(image, features)
     except ShardError as error:
         return FeatureScan({image_id: str(error)}, {}, np.zeros(load.features.dim, np.float32), {})
-    pooled = {image_id: pool_regions(regions)} if pooling else {}
-    moments = {load.features.part(image_id): Moments.of(regions)}
-    return FeatureScan({}, pooled, np.abs(regions).max(axis=0).astype(np.float32), moments)
+    regions = sample.regions
+    return FeatureScan(
+        {},
+        {image_id: pool_regions(regions)} if pooling else {},
+        np.abs(regions).max(axis=0).astype(np.float32),
+        {load.features.part(image.feature_id): Moments.of(regions)},
+        max(features.class_count, names_needed(sample.classes)),
+        {image_id: features.clipped} if features.clipped else {},
+    )
 
 
 def _merge(scans: list[FeatureScan], dim: int) -> FeatureScan:
-    total = FeatureScan({}, {}, np.zeros(dim, np.float32), {})
+    classes = max((scan.classes for scan in scans), default=0)
+    total = FeatureScan({}, {}, np.zeros(dim, np.float32), {}, classes)
     for scan in scans:
+        total.clipped.update(scan.clipped)
         total.bad.update(scan.bad)
         total.pooled.update(scan.pooled)
         np.maximum(total.max_abs, scan.max_abs, out=total.max_abs)

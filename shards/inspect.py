@@ -28,7 +28,7 @@ def find_sample(
     Args:
         path: a folder of shards, or one tar.
         split: search only this split of the folder.
-        key: the sample's key; if None, ``number`` chooses.
+        key: the sample's key or image id; if None, ``number`` chooses.
         number: position of the sample, from 0.
 
     Raises:
@@ -36,7 +36,8 @@ def find_sample(
     """
     tar_paths, manifest = _find_tars(path, split)
     for position, sample in enumerate(_read_samples(tar_paths, manifest)):
-        if sample.key == key if key is not None else position == number:
+        names = (sample.key, str(sample.image_id))
+        if key in names if key is not None else position == number:
             return sample, manifest.class_names if manifest else ()
     request = f"with key {key!r}" if key is not None else f"number {number} (the first is 0)"
     where = f"{path}, split {split}" if split else str(path)

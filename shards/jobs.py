@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.atomic import atomic_write
+from shards.class_names import check_class_ids
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.index import encode_index, index_path, write_index
@@ -89,7 +90,7 @@ def _write_tar_and_index(source: SampleSource, job: ShardJob) -> None:
     # The tar is renamed last: if it exists, so does its index.
     with atomic_write(job.path) as file:
         loaded = source.load(job.split, job.ids)
-        samples = (_checked(sample, job, source.features) for sample in loaded)
+        samples = (_checked(sample, job, source) for sample in loaded)
         index = write_tar(file, samples)
         _check_unique(job, [entry.key for entry in index])
         if len(index) != len(job.ids):
@@ -108,7 +109,7 @@ def _check_unique(job: ShardJob, keys: Sequence[str]) -> None:
         )
 
 
-def _checked(sample: Sample, job: ShardJob, features: FeatureSpec) -> Sample:
+def _checked(sample: Sample, job: ShardJob, source: SampleSource) -> Sample:
     """The sample, checked; `schema.check_sample` checks shapes and dtypes when it is encoded."""
     name = f"sample {sample.key} (image {sample.image_id})"
     if sample.split != job.split:
@@ -116,11 +117,12 @@ def _checked(sample: Sample, job: ShardJob, features: FeatureSpec) -> Sample:
             f"{name}: has split {sample.split!r} but was loaded for split {job.split!r}; correct "
             "the source"
         )
-    if str(sample.regions.dtype) != features.stored_dtype:
+    if str(sample.regions.dtype) != source.features.stored_dtype:
         raise ShardError(
-            f"{name}: regions are {sample.regions.dtype}, expected {features.stored_dtype}"
+            f"{name}: regions are {sample.regions.dtype}, expected {source.features.stored_dtype}"
         )
-    check_trainable(name, sample, features.dim)
+    check_trainable(name, sample, source.features.dim)
+    check_class_ids(name, sample.classes, source.class_names)
     return sample
 
 

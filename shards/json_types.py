@@ -8,8 +8,12 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 #: A number of samples or bytes, or an offset in a file: what an array or a file can have.
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-#: Readers keep image ids in 64 bits.
-ImageId = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+MAX_ID_LENGTH = 255
+#: A number, which readers keep in 64 bits, or a text without control characters.
+ImageId = (
+    Annotated[int, Field(ge=-(2**62), lt=2**63)]
+    | Annotated[str, Field(max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+)
 #: Words with their scores.
 WordScores = tuple[tuple[str, FiniteFloat], ...]
 

@@ -80,7 +80,7 @@ class Sample:
     """
 
     key: str
-    image_id: int
+    image_id: ImageId
     width: int
     height: int
     split: str

@@ -6,13 +6,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from shards.checksum import crc32
+from shards.class_names import check_class_ids, names_needed, names_problem
 from shards.concept_predictor import parse_predictor
 from shards.index import SampleIndex
+from shards.json_types import ImageId
 from shards.manifest import Manifest, Shard
 from shards.schema import Sample, ShardError, decode
 from shards.tar import read_tar
@@ -20,10 +22,15 @@ from shards.tar import read_tar
 
 @dataclass(frozen=True)
 class _ShardReport:
-    """The problems of a shard, one line each, and the keys in its index."""
+    """The problems of a shard, one line each; of its samples the keys, ids, and class names needed.
+
+    ``images`` has the key by image id.
+    """
 
     problems: list[str]
     keys: list[str]
+    images: dict[ImageId, str] = field(default_factory=dict)
+    classes: int = 0
 
 
 def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
@@ -38,8 +45,11 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
         progress = tqdm(results, total=len(manifest.shards), desc="verifying", unit="shard")
         reports = list(progress)
     problems = [problem for report in reports for problem in report.problems]
+    problems += _duplicates(manifest, reports)
+    if names := names_problem(manifest.class_names, max((r.classes for r in reports), default=0)):
+        problems.append(f"manifest.json: {names}")
     problems += _check_predictor(manifest)
-    return problems + list(_duplicate_keys(manifest, reports)) + list(_unlisted_tars(manifest))
+    return problems + list(_unlisted_tars(manifest))
 
 
 def _check_predictor(manifest: Manifest) -> Iterator[str]:
@@ -61,15 +71,23 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:
         *_check_tar(manifest, shard, index, data),
         *_check_concepts(manifest, shard, index),
     ]
-    captions = 0
+    captions, classes, images = 0, 0, dict[ImageId, str]()
     for entry in index:
         try:
-            captions += len(_decode_sample(manifest, entry, data).captions)
+            sample = _decode_sample(manifest, entry, data)
         except ShardError as error:
             problems.append(_line(shard, str(error)))
+            continue
+        captions += len(sample.captions)
+        classes = max(classes, names_needed(sample.classes))
+        if images.setdefault(sample.image_id, entry.key) != entry.key:
+            first = images[sample.image_id]
+            problems.append(
+                _line(shard, f"sample {entry.key}: image {sample.image_id} is also sample {first}")
+            )
     if not problems:
         problems += _check_counts(shard, len(index), captions)
-    return _ShardReport(problems, [entry.key for entry in index])
+    return _ShardReport(problems, [entry.key for entry in index], images, classes)
 
 
 def _check_tar(
@@ -130,6 +148,7 @@ def _decode_sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sampl
             f"sample {entry.key}: regions are {sample.regions.dtype}, "
             f"but the manifest says {manifest.features.stored_dtype}"
         )
+    check_class_ids(f"sample {entry.key}", sample.classes, manifest.class_names)
     return sample
 
 
@@ -152,13 +171,19 @@ def _check_counts(shard: Shard, samples: int, captions: int) -> Iterator[str]:
         yield _line(shard, f"{captions} captions, but the manifest says {shard.captions}")
 
 
-def _duplicate_keys(manifest: Manifest, reports: list[_ShardReport]) -> Iterator[str]:
+def _duplicates(manifest: Manifest, reports: list[_ShardReport]) -> Iterator[str]:
+    """Keys that two shards have, and image ids that they have under different keys."""
     shard_of_key: dict[str, Shard] = {}
+    key_of_image: dict[ImageId, str] = {}
     for shard, report in zip(manifest.shards, reports, strict=True):
         for key in report.keys:
             if key in shard_of_key:
                 yield _line(shard, f"key {key} is also in {shard_of_key[key].name}")
             shard_of_key[key] = shard
+        for image, key in report.images.items():
+            if (first := key_of_image.setdefault(image, key)) != key:
+                other = shard_of_key[first].name
+                yield _line(shard, f"sample {key}: image {image} is also sample {first} of {other}")
 
 
 def _unlisted_tars(manifest: Manifest) -> Iterator[str]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from capdist.arguments import count, positive
 from capdist.commands.evaluate import decoding_overrides
+from capdist.commands.options import add_accept_features
 from capdist.errors import CapdistError
 from shards.outputs import check_output_file
+from shards.reading import BY_FORMAT, add_reading_options, reading
 
 HELP = "caption images, or pack captions for the COCO server"
 
@@ -43,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submission", metavar="NAME", help="pack results for the COCO server")
     add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
     add("--out", required=True, type=Path, help="file to write")
+    add_reading_options(parser)
+    add_accept_features(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,9 +71,17 @@ def pack_submission(args: argparse.Namespace) -> None:
 def caption(args: argparse.Namespace) -> None:
     if not args.run or bool(args.shards) == bool(args.features):
         raise CapdistError("nothing to caption; give --run, and either --shards or --features")
+    if args.shards and reading(args) != BY_FORMAT:
+        raise CapdistError("--layout, --boxes and --clip-boxes need --features; leave them out")
     from capdist.inference.captioner import Captioner, write_captions
 
-    captioner = Captioner.open(args.run, decoding_overrides(args), args.forced, args.concepts_from)
+    captioner = Captioner.open(
+        args.run,
+        decoding_overrides(args),
+        args.forced,
+        args.concepts_from,
+        accept_features=args.accept_features,
+    )
     if args.n_best > captioner.decoding.beam:
         raise CapdistError(
             f"--n-best {args.n_best} is more than the {captioner.decoding.beam} hypotheses per "
@@ -78,5 +90,5 @@ def caption(args: argparse.Namespace) -> None:
     if args.shards:
         captions = captioner.of_shards(args.shards, args.split)
     else:
-        captions = captioner.of_features(args.features, args.max_bad)
+        captions = captioner.of_features(args.features, reading(args), args.max_bad)
     write_captions(args.out, captions, args.n_best, captioner.first.text)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from capdist.arguments import positive
 from capdist.commands.lost_rank import one_line_for_lost_rank
+from capdist.commands.options import add_accept_features
 
 HELP = "predict the concepts of other shards with a run's detector"
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=positive, help="concepts kept per image; default: as in the run"
     )
+    add_accept_features(parser)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher
 
 
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> None:
     from capdist.distributed.process_group import ProcessGroup
     from capdist.inference.concept_prediction import Detector
+    from capdist.inference.feature_check import FeatureCheck
     from shards.manifest import Manifest
     from shards.outputs import check_output_folder
 
@@ -41,7 +44,8 @@ def predict(args: argparse.Namespace) -> None:
     check_output_folder(manifest.local_folder)
     kept = detector.sizes.kept if args.top is None else args.top
     group = ProcessGroup.join(timeout_s=600)
-    detector.write(manifest, manifest.local_folder, kept, group)
+    check = FeatureCheck(args.accept_features, (args.run,) if group.first else ())
+    detector.write(manifest, manifest.local_folder, kept, group, check)
     group.leave()
     if group.first:
         print(f"{args.shards}: {kept} concepts per image, of detector {detector.digest}")

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from capdist.arguments import count, positive
+from capdist.commands.options import add_accept_features
 from capdist.errors import CapdistError
 
 HELP = "score a trained model on a split"
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cpus", type=float, default=1.0, help="CPUs of a worker, and its number of threads")
     add("--out", type=Path, help="folder of captions, scores and report; default: the run")
     add("--address", help="address of the Ray cluster; default: the config's ray.address")
+    add_accept_features(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,8 +64,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def score_captions(args: argparse.Namespace) -> None:
-    not_used = ("run", "beam", "set", "follow", "grounding", "workers", "address")
-    if given := [f"--{name}" for name in not_used if getattr(args, name)]:
+    not_used = (
+        "run",
+        "beam",
+        "set",
+        "follow",
+        "grounding",
+        "workers",
+        "address",
+        "accept_features",
+    )
+    if given := [f"--{name.replace('_', '-')}" for name in not_used if getattr(args, name)]:
         raise CapdistError(
             f"{', '.join(given)}: not used with --results, which scores captions that exist; "
             "remove it"
@@ -90,6 +101,7 @@ def score_run(args: argparse.Namespace) -> None:
         cpus=args.cpus,
         address=args.address,
         out=args.out,
+        accept_features=args.accept_features,
     )
     if args.follow:
         Follower(wanted).follow()

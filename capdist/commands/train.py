@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from capdist.commands.lost_rank import one_line_for_lost_rank
+from capdist.commands.options import add_accept_features
 from capdist.signals import STOPPED
 
 HELP = "train a captioning model as a config describes it"
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="never",
         help="auto: continue from the last checkpoint in the run folder, if it has one",
     )
+    add_accept_features(parser)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher
 
 
@@ -37,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from capdist.config.run_config import load_config
     from capdist.training.run import train
 
-    config = load_config(args.config, args.set)
+    accepted = ["data.accept_features=true"] if args.accept_features else []
+    config = load_config(args.config, args.set + accepted)
     with one_line_for_lost_rank("Continue with --resume auto"):
         done = train(config, args.config, resume=args.resume == "auto")
     return 0 if done else STOPPED

@@ -83,6 +83,12 @@ class DataConfig(Section):
         description="Unavailable remote shards to leave out; one more stops training.",
     )
 
+    accept_features: bool = Field(
+        False,
+        description="Accept features with other statistics than those of the first set, or of the "
+        "checkpoint that the run resumes from; --accept-features sets it.",
+    )
+
     @field_validator("shards")
     @classmethod
     def _shares(cls, shards: str | tuple[ShardSet, ...]) -> str | tuple[ShardSet, ...]:

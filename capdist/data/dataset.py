@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,16 +20,28 @@ from capdist.data.reader import make_reader
 from capdist.data.residency import ResidentRegions, lock_pages
 from capdist.data.sample_store import SampleStore
 from capdist.vocab import Vocabulary
+from shards.image_ids import image_number
+from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.schema import ShardError, decode_sample_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class References:
-    """Captions of a split by image id, raw and as tokens."""
+    """Captions of a split by image number, raw and as tokens.
+
+    ``ids`` has the image id of each number, see `image_number`: they differ if ids are texts.
+    """
 
     raw: dict[int, tuple[str, ...]]
     tokens: dict[int, tuple[tuple[str, ...], ...]]
+    ids: dict[int, ImageId]
+
+    def by_id(self, by_number: Mapping[int, T]) -> dict[ImageId, T]:
+        """Values of images by their ids in the data set."""
+        return {self.ids[number]: value for number, value in by_number.items()}
 
 
 def references(manifest: Manifest, split: str) -> References:
@@ -36,18 +50,29 @@ def references(manifest: Manifest, split: str) -> References:
     Raises:
         ShardError: naming an image id that occurs twice.
     """
-    found = References({}, {})
+    found, keys = References({}, {}, {}), dict[int, str]()
     for key, data in manifest.read(split, "json"):
         annotation = decode_sample_json(key, data)
-        image = annotation["image_id"]
-        if image in found.raw:
+        image = image_number(annotation["image_id"])
+        if image in keys:
+            places = " and ".join(_places(manifest, split, {key, keys[image]}))
             raise ShardError(
-                f"{manifest.location}: image id {image} occurs twice in {split}, the second time "
-                f"in sample {key}; rebuild one of the two sets with other ids"
+                f"{manifest.location}: image id {annotation['image_id']} occurs twice in {split}: "
+                f"{places}; build one of two sets again with --id-prefix"
             )
+        keys[image] = key
         found.raw[image] = annotation["captions"]
         found.tokens[image] = annotation["tokens"]
+        found.ids[image] = annotation["image_id"]
     return found
+
+
+def _places(manifest: Manifest, split: str, keys: set[str]) -> Iterator[str]:
+    """The shards and keys of the samples that have one of these keys."""
+    for shard in manifest.split(split):
+        for entry in manifest.index(shard):
+            if entry.key in keys:
+                yield f"sample {entry.key} in {shard.name}"
 
 
 def captioned(manifest: Manifest, split: str) -> References:
@@ -60,8 +85,8 @@ def captioned(manifest: Manifest, split: str) -> References:
     for image, captions in found.raw.items():
         if not captions:
             raise ShardError(
-                f"{manifest.location}: image {image} of {split} has no captions, expected one or "
-                "more; rebuild the shards without it"
+                f"{manifest.location}: image {found.ids[image]} of {split} has no captions, "
+                "expected one or more; rebuild the shards without it"
             )
     return found
 

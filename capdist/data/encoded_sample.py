@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capdist.vocab import PAD, Vocabulary
+from shards.image_ids import image_number
 from shards.schema import Sample
 
 #: Word ids, and a box's corners.
 ID, BOX = np.dtype(np.int32), np.dtype([("box", np.float32, 4)])
-#: A sample's image id and the sizes of its fields; -1 for a field that it lacks.
+#: A sample's image number and the sizes of its fields; -1 for a field that it lacks.
 HEADER = np.dtype(
     [
         ("image_id", np.int64),
@@ -75,7 +76,7 @@ class SampleEncoder:
         return EncodedSample(
             key=sample.key,
             regions=len(sample.regions),
-            header=np.array((sample.image_id, *sizes), HEADER).tobytes(),
+            header=np.array((image_number(sample.image_id), *sizes), HEADER).tobytes(),
             tokens=tokens.tobytes(),
             concepts=concepts.tobytes(),
             objects=np.array([box for box, _ in pairs], np.float32).tobytes(),

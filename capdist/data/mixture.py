@@ -32,10 +32,11 @@ def load_shards(data: DataConfig) -> Manifest:
     """
     if isinstance(data.shards, str):
         return Manifest.load(data.shards, data.copies)
-    return merge_manifests([Manifest.load(part.shards, data.copies) for part in data.shards])
+    sets = [Manifest.load(part.shards, data.copies) for part in data.shards]
+    return merge_manifests(sets, accept_features=data.accept_features)
 
 
-def merge_manifests(sets: Sequence[Manifest]) -> Manifest:
+def merge_manifests(sets: Sequence[Manifest], *, accept_features: bool = False) -> Manifest:
     """The training splits of all sets, and the first one's other splits.
 
     `dataset.references` checks that no image id occurs twice, as it reads the captions.
@@ -49,7 +50,7 @@ def merge_manifests(sets: Sequence[Manifest]) -> Manifest:
             raise ShardError(
                 f"{part.root}: listed twice in data.shards; list it once, with higher repeats"
             )
-        _check(first, part)
+        _check(first, part, accept_features)
     others = [_with_absolute_name(first, shard) for shard in first.shards if shard.split != "train"]
     train = [_with_absolute_name(part, shard) for part in sets for shard in part.split("train")]
     return Manifest(
@@ -115,18 +116,22 @@ def _samples(shards: Sequence[Shard]) -> int:
     return sum(shard.samples for shard in shards)
 
 
-def _check(first: Manifest, other: Manifest) -> None:
-    """Refuse a set whose features, classes or concepts differ from the first one's."""
+def _check(first: Manifest, other: Manifest, accept_features: bool) -> None:
+    """Refuse a set whose features, classes or concepts differ from the first one's.
+
+    If ``accept_features``, the features' statistics may differ.
+    """
     ours, theirs = first.features, other.features
-    if (ours.name, ours.dim) != (theirs.name, theirs.dim):
+    if not ours.same_name(theirs):
         raise ShardError(
             f"{other.root}: features {theirs.name!r} of width {theirs.dim}, expected "
             f"{ours.name!r} of width {ours.dim} as in {first.root}; mix sets of the same extractor"
         )
-    if difference := ours.fingerprint.difference(theirs.fingerprint):
+    difference = ours.fingerprint.difference(theirs.fingerprint)
+    if difference and not accept_features:
         raise ShardError(
             f"{other.root}: features {theirs.name!r} {difference} than those of {first.root}; mix "
-            "sets of the same extractor"
+            "sets of the same extractor, or accept these with data.accept_features=true"
         )
     if ours.scale != theirs.scale:
         raise ShardError(

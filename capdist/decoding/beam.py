@@ -96,8 +96,9 @@ class SearchResult:
         nonfinite = self.nonfinite.cpu()
         if nonfinite.any():
             position, image = nonfinite.nonzero()[0].tolist()
+            name = batch.keys[image] if batch.keys else "of padding"
             raise DecodingError(
-                f"image {int(batch.image_ids[image])}: the logits of word {position + 1} are NaN "
+                f"sample {name}: the logits of word {position + 1} are NaN "
                 "or infinite; check the image's features and the checkpoint's weights"
             )
 

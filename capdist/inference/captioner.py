@@ -23,12 +23,16 @@ from capdist.decoding.constraints import Constraints
 from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.exported_model import ExportedModel, read_run
+from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.feature_images import FeatureImages
 from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
+from shards.image_ids import id_order, image_number, parse_image_id
+from shards.json_types import ImageId
 from shards.manifest import Manifest
+from shards.reading import BY_FORMAT, Reading
 from shards.tokenisers import CaptionText
 
 
@@ -37,7 +41,7 @@ class ForcedWords:
     """Words that the captions of given images must contain: one of each set."""
 
     where: str = ""
-    words: dict[int, list[list[str]]] = field(default_factory=dict)
+    words: dict[ImageId, list[list[str]]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | None) -> ForcedWords:
@@ -49,9 +53,8 @@ class ForcedWords:
         if path is None:
             return cls()
         try:
-            return cls(
-                str(path), TypeAdapter(dict[int, list[list[str]]]).validate_python(read_json(path))
-            )
+            words = TypeAdapter(dict[str, list[list[str]]]).validate_python(read_json(path))
+            return cls(str(path), {parse_image_id(image): sets for image, sets in words.items()})
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
@@ -59,14 +62,17 @@ class ForcedWords:
                 f'{path}: {place}: {first["msg"]}; expected {{"image id": [["word", ...], ...]}}'
             ) from error
 
-    def check(self, images: Collection[int]) -> None:
-        """Refuse words for images that are not captioned.
+    def by_number(self, images: Collection[ImageId]) -> dict[int, list[list[str]]]:
+        """The words by image number, for images that are captioned.
 
         Raises:
-            ConfigError: naming the first.
+            ConfigError: naming an image that is not.
         """
-        for image in sorted(self.words.keys() - set(images)):
-            raise ConfigError(f"{self.where}: image {image} is not captioned here; remove it")
+        numbers = {parse_image_id(str(image)): image_number(image) for image in images}
+        for image in self.words:
+            if image not in numbers:
+                raise ConfigError(f"{self.where}: image {image} is not captioned here; remove it")
+        return {numbers[image]: sets for image, sets in self.words.items()}
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Captioner:
     forced: ForcedWords
     runs: tuple[Path, ...]
     concepts_from: str | None = None
+    check: FeatureCheck = NOTHING_ACCEPTED
 
     @classmethod
     def open(
@@ -90,10 +97,14 @@ class Captioner:
         overrides: Sequence[str] = (),
         forced: Path | None = None,
         concepts_from: str | None = None,
+        *,
+        accept_features: bool = False,
     ) -> Captioner:
         """The best checkpoints of runs; the first one's config decodes, with ``overrides``.
 
         ``forced`` is a file of words that captions must contain: see `ForcedWords`.
+        ``accept_features`` says whether the user accepts features with other statistics than those
+        of training.
 
         Raises:
             ConfigError: if one is missing, they differ in vocabulary or features, or no caption
@@ -101,17 +112,19 @@ class Captioner:
         """
         members = tuple(read_run(run) for run in runs)
         first = members[0]
+        check = FeatureCheck(accept_features, tuple(runs))
         for run, other in zip(runs, members, strict=True):
-            if other.vocab.hash != first.vocab.hash or not first.features.same_extractor(
-                other.features
-            ):
+            theirs, ours = other.features, first.features
+            if other.vocab.hash != first.vocab.hash or not theirs.same_name(ours):
                 raise ConfigError(
                     f"{run}: its vocabulary or its features are not those of {runs[0]}; decode "
                     "only models together that have both in common"
                 )
+            check.fingerprint(str(run), ours, theirs.fingerprint, f"the model of {runs[0]}")
         decoding, words = first.decoding(overrides), ForcedWords.load(forced)
-        Constraints.of(decoding, first.vocab, words.words)
-        return cls(members, decoding, words, tuple(runs), concepts_from)
+        numbered = {image_number(image): sets for image, sets in words.words.items()}
+        Constraints.of(decoding, first.vocab, numbered)
+        return cls(members, decoding, words, tuple(runs), concepts_from, check)
 
     @property
     def first(self) -> ExportedModel:
@@ -124,19 +137,21 @@ class Captioner:
         models = [member.model for member in self.members]
         return models[0] if len(models) == 1 else Ensemble(models).eval()
 
-    def caption(self, batches: Iterator[Batch], images: Sequence[int]) -> dict[int, list[Caption]]:
+    def caption(
+        self, batches: Iterator[Batch], images: Sequence[ImageId]
+    ) -> dict[ImageId, list[Caption]]:
         """Captions of every image, best first, with a progress bar."""
-        self.forced.check(images)
+        forced, ids = self.forced.by_number(images), {image_number(i): i for i in images}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, vocab, found = self.model.to(device), self.first.vocab, {}
         decode = partial(caption_images, model, batches, vocab, self.decoding, device)
         with Progress(len(images), title="captioning", unit="image") as progress:
-            for image, captions in decode(self.forced.words):
-                found[image] = captions
+            for number, captions in decode(forced):
+                found[ids[number]] = captions
                 progress.advance(1)
         return found
 
-    def of_shards(self, folder: str, split: str) -> dict[int, list[Caption]]:
+    def of_shards(self, folder: str, split: str) -> dict[ImageId, list[Caption]]:
         """Captions of a split.
 
         Raises:
@@ -145,17 +160,22 @@ class Captioner:
         """
         manifest = Manifest.load(folder, self.first.config.data.copies)
         for member in self.members:
-            member.check_features(manifest)
+            member.check_features(manifest, self.check)
             member.check_members(manifest, split)
         data, vocab = self.first.config.data, self.first.vocab
         batches = evaluation_batches(manifest, split, data, self.decoding.batch, vocab, Ranks())
-        images = list(references(manifest, split).raw)
+        images = list(references(manifest, split).ids.values())
         return self.caption(chain.from_iterable(batches.epoch(0)), images)
 
-    def of_features(self, files: str, max_bad: int = 0) -> dict[int, list[Caption]]:
+    def of_features(
+        self, files: str, reading: Reading = BY_FORMAT, max_bad: int = 0
+    ) -> dict[ImageId, list[Caption]]:
         """Captions of all images of feature files, in a format that shards are built from.
 
-        At most ``max_bad`` images that can't be read are named and left out.
+        Args:
+            files: a path or a glob.
+            reading: what their formats leave open.
+            max_bad: largest number of images that can't be read; they are named and left out.
 
         Raises:
             ShardError: if the files are of no known format, or more images can't be read.
@@ -163,12 +183,18 @@ class Captioner:
                 predicts the concepts that a model needs.
         """
         concepts = self._image_concepts()
-        images = FeatureImages.open(files, self.first.features, max_bad)
+        images = FeatureImages.open(files, self.first.features, self.check, reading, max_bad)
+        count = images.source.class_count
         for member in self.members:
             if "classes" in member.model.needs and not images.classes:
                 raise ConfigError(
                     f"{files}: feature files have no classes, which model "
                     f"{member.config.model.name!r} needs; extract features with cls_prob"
+                )
+            if "classes" in member.model.needs and count not in (0, member.classes):
+                raise ConfigError(
+                    f"{files}: {count} classes, but the model was trained with {member.classes}; "
+                    "use features of the same extractor"
                 )
         collate = Collate(
             self.first.vocab,
@@ -206,11 +232,11 @@ class Captioner:
 
 
 def write_captions(
-    path: Path, found: dict[int, list[Caption]], n_best: int, text: CaptionText
+    path: Path, found: dict[ImageId, list[Caption]], n_best: int, text: CaptionText
 ) -> None:
     """Write COCO results, sorted by image id; with ``n_best`` > 1 each entry lists its n best."""
     entries: list[dict[str, Any]] = []
-    for image in sorted(found):
+    for image in sorted(found, key=id_order):
         captions = [
             {"caption": text.join(caption.words), "score": caption.score}
             for caption in found[image][:n_best]

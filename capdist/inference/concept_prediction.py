@@ -21,6 +21,7 @@ from capdist.data.dataset import evaluation_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, read_weights
+from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.run_folder import (
     BEST_DETECTOR,
     find_checkpoint,
@@ -112,7 +113,14 @@ class Detector:
                 + "; resume with its config, or choose another folder with --set run=FOLDER"
             )
 
-    def write(self, manifest: Manifest, root: Path, kept: int, group: ProcessGroup) -> None:
+    def write(
+        self,
+        manifest: Manifest,
+        root: Path,
+        kept: int,
+        group: ProcessGroup,
+        check: FeatureCheck = NOTHING_ACCEPTED,
+    ) -> None:
         """Write the concepts of all samples into a folder, every rank those of its shards.
 
         A folder that has this detector's concepts already is left as it is.
@@ -120,13 +128,7 @@ class Detector:
         Raises:
             ConfigError: if the features are of another extractor.
         """
-        trained, found = self.features, manifest.features
-        if (trained.name, trained.dim) != (found.name, found.dim):
-            raise ConfigError(
-                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the "
-                f"detector was trained on {trained.name!r} of width {trained.dim}; use shards "
-                "of the same extractor"
-            )
+        check.shards(self.features, manifest, "the detector")
         # One rank decides: another might already see what the first has written since.
         if group.gather(self.has_written(manifest, root, kept))[0]:
             return

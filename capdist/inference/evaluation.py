@@ -24,6 +24,7 @@ from capdist.decoding.constraints import Constraints
 from capdist.decoding.generate import Caption
 from capdist.inference.caption_scores import score_words
 from capdist.inference.exported_model import ExportedModel, run_shards
+from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.grounding import Annotated
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
@@ -33,6 +34,7 @@ from capdist.reporting.progress import Progress
 from capdist.reporting.table import format_table
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from shards.atomic import write_text
+from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.outputs import check_output_folder
 from shards.tokenisers import CaptionText
@@ -55,6 +57,7 @@ class EvaluationRequest:
         cpus: of each worker.
         address: of Ray, instead of the config's.
         out: folder of the results, instead of the run.
+        accept_features: whether features with other statistics than those of training are scored.
     """
 
     run: Path
@@ -66,6 +69,7 @@ class EvaluationRequest:
     cpus: float = 1.0
     address: str | None = None
     out: Path | None = None
+    accept_features: bool = False
 
     @property
     def folder(self) -> Path:
@@ -111,7 +115,7 @@ class Evaluation:
             data = config.data.model_copy(update={"shards": request.shards})
             config = config.model_copy(update={"data": data})
         manifest = run_shards(config, request.run)
-        exported.check_features(manifest)
+        exported.check_features(manifest, FeatureCheck(request.accept_features, (request.folder,)))
         exported.check_text(manifest)
         exported.check_members(manifest, split)
         annotated = Annotated.read(manifest, split) if request.grounding else None
@@ -138,12 +142,12 @@ class Evaluation:
         text = self.manifest.text
         for metric, reason in probe(text).items():
             print(f"{metric} will be absent: {reason}")
+        refs = references(self.manifest, self.split)
         decoded, images_per_s = self.decode()
         captions = sentences(decoded, text)
         endings = bad_endings((caption.words for caption in decoded.values()), text)
         print(describe_endings(endings, text))
-        path = self.write_captions(self.name, captions)
-        refs = references(self.manifest, self.split)
+        path = self.write_captions(self.name, refs.by_id(captions))
         if not any(refs.raw.values()):
             print(f"{self.split} has no reference captions; nothing is scored")
             print(f"captions: {path}")
@@ -157,8 +161,8 @@ class Evaluation:
         self.report(refs, captions, rows, images_per_s)
         print(f"captions: {path}")
 
-    def write_captions(self, name: str, captions: dict[int, str]) -> Path:
-        """Write captions; returns their path."""
+    def write_captions(self, name: str, captions: dict[ImageId, str]) -> Path:
+        """Write captions by image id; returns their path."""
         path = self.folder / "captions" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         write_results(path, captions)

@@ -20,6 +20,7 @@ from capdist.config.decoding import DecodingConfig
 from capdist.config.run_config import Config, apply_override, parse_saved_config
 from capdist.data.dataset import check_needs, members
 from capdist.data.mixture import load_shards
+from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.run_folder import find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
@@ -68,13 +69,13 @@ class ExportedModel:
             apply_override(chosen, override)
         return validate(DecodingConfig, chosen["decoding"], "command line", "decoding")
 
-    def check_features(self, manifest: Manifest) -> None:
+    def check_features(self, manifest: Manifest, check: FeatureCheck = NOTHING_ACCEPTED) -> None:
         """Refuse shards whose features, classes or concepts are not those of training.
 
         Raises:
             ConfigError: naming both.
         """
-        self.check_extractor(manifest)
+        check.shards(self.features, manifest)
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
                 f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
@@ -82,25 +83,6 @@ class ExportedModel:
             )
         if "concepts" in self.model.needs:
             check_concepts(self.concepts, manifest, self.config)
-
-    def check_extractor(self, manifest: Manifest) -> None:
-        """Refuse shards whose features are of another extractor than those of training.
-
-        Raises:
-            ConfigError: naming both.
-        """
-        trained, found = self.features, manifest.features
-        if (trained.name, trained.dim) != (found.name, found.dim):
-            raise ConfigError(
-                f"{manifest.location}: features {found.name!r} of width {found.dim}, but the model "
-                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
-                "extractor"
-            )
-        if difference := trained.fingerprint.difference(found.fingerprint):
-            raise ConfigError(
-                f"{manifest.root}: features {found.name!r} {difference} than those that the model "
-                "was trained on; use shards of the same extractor with the same settings"
-            )
 
     def check_members(self, manifest: Manifest, split: str) -> None:
         """Refuse shards that lack a member that the model reads.

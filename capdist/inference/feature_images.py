@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from capdist.config.base import ConfigError
+from capdist.inference.feature_check import FeatureCheck
 from capdist.reporting.progress import Progress
 from shards.feature_scan import check_bad_count
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import UNKNOWN, Fingerprint, Moments
 from shards.formats import find_files
+from shards.image_ids import image_key
 from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
+from shards.json_types import ImageId
+from shards.reading import Reading
 from shards.schema import Sample, ShardError
 
 #: Images whose features are compared with those that a model was trained on.
@@ -25,27 +29,32 @@ class FeatureImages:
     """Images of feature files, all of which can be read; ``classes``: whether they have classes."""
 
     source: JoinedFeatures
-    image_ids: list[int]
+    image_ids: list[ImageId]
     classes: bool
 
     @classmethod
-    def open(cls, files: str, trained: FeatureSpec, max_bad: int) -> FeatureImages:
+    def open(
+        cls, files: str, trained: FeatureSpec, check: FeatureCheck, reading: Reading, max_bad: int
+    ) -> FeatureImages:
         """Check all images of files, in a format that shards are built from.
 
         Args:
             files: a path or a glob.
             trained: the features that a model was trained on.
+            check: compares them with these.
+            reading: what their formats leave open.
             max_bad: largest number of bad images; they are named and left out.
 
         Raises:
             ShardError: if the files are of no known format, or more images are bad.
             ConfigError: if the features are of another extractor.
         """
-        source = JoinedFeatures(find_files(files))
+        source = JoinedFeatures(find_files(files), reading=reading)
         if source.dim != trained.dim:
             raise ConfigError(
                 f"{files}: features of width {source.dim}, but the model was trained on "
-                f"{trained.name!r} of width {trained.dim}; use features of the same extractor"
+                f"{trained.name!r} of width {trained.dim}; use features of the same extractor, or "
+                "state another --layout"
             )
         scan = _Scan.of(source)
         check_bad_count(scan.bad, max_bad, f"{len(source.image_ids)} images")
@@ -53,14 +62,10 @@ class FeatureImages:
             print(f"bad: {line}")
         if not scan.good:
             raise ShardError(f"{files}: no image is left; correct the files")
-        if difference := trained.fingerprint.difference(scan.fingerprint):
-            raise ConfigError(
-                f"{files}: features {difference} than those that the model was trained on; use "
-                f"features of the same extractor, {trained.name!r}, with the same settings"
-            )
+        check.fingerprint(files, trained, scan.fingerprint)
         return cls(source, scan.good, scan.classes)
 
-    def samples(self, image_ids: list[int]) -> list[Sample]:
+    def samples(self, image_ids: list[ImageId]) -> list[Sample]:
         """Some of the images, without captions."""
         return [read_sample(self.source, image) for image in image_ids]
 
@@ -69,7 +74,7 @@ class FeatureImages:
 class _Scan:
     """What reading all images found: those that can be read, a line for each other one."""
 
-    good: list[int]
+    good: list[ImageId]
     bad: list[str]
     fingerprint: Fingerprint
     classes: bool
@@ -77,7 +82,7 @@ class _Scan:
     @classmethod
     def of(cls, source: JoinedFeatures) -> _Scan:
         """Read every image; features of `_COMPARED` of them, or somewhat fewer, are compared."""
-        good, bad, moments, classes = list[int](), list(source.bad), list[Moments](), True
+        good, bad, moments, classes = list[ImageId](), list(source.bad), list[Moments](), True
         every = -(-len(source.image_ids) // _COMPARED)
         with Progress(len(source.image_ids), title="checking features", unit="image") as progress:
             for image in source.image_ids:
@@ -95,7 +100,7 @@ class _Scan:
         return cls(good, bad, found, classes)
 
 
-def read_sample(source: JoinedFeatures, image: int) -> Sample:
+def read_sample(source: JoinedFeatures, image: ImageId) -> Sample:
     """The sample of one image, whatever numbers its file has.
 
     Raises:
@@ -105,7 +110,7 @@ def read_sample(source: JoinedFeatures, image: int) -> Sample:
     read = source.read(image)
     assert read.boxes is not None
     sample = Sample(
-        key=f"{image:012d}",
+        key=image_key(image),
         image_id=image,
         width=read.width,
         height=read.height,

@@ -101,9 +101,8 @@ class Follower:
         known = captioned(evaluation.manifest, evaluation.split)
         decoded, _ = evaluation.decode()
         scores = evaluation.score(known, decoded)
-        evaluation.write_captions(
-            f"{evaluation.name}-{step:08d}", sentences(decoded, evaluation.manifest.text)
-        )
+        captions = known.by_id(sentences(decoded, evaluation.manifest.text))
+        evaluation.write_captions(f"{evaluation.name}-{step:08d}", captions)
         for gone in self.missed(rows, step):
             print(f"step {gone}: not scored: the trainer had replaced its checkpoint")
         path.parent.mkdir(exist_ok=True)

@@ -32,7 +32,7 @@ def score_results(results: Path, shards: str, split: str) -> None:
     """
     found, manifest = read_results(results), Manifest.load(shards)
     refs = references(manifest, split)
-    ids = {str(image): image for image in refs.raw}
+    ids = {str(image): number for number, image in refs.ids.items()}
     captions = {ids[image]: text for image, text in found.items() if image in ids}
     if left_out := len(found) - len(captions):
         print(f"{left_out} captions are of images that are not in {split}: left out")

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from capdist.decoding.generate import Caption
 from capdist.metrics.grounding import Box, Grounded, Object, grounding_f1, lemma
+from shards.image_ids import image_number
 from shards.manifest import Manifest
 from shards.schema import Phrase, ShardError, decode_grounding
 
@@ -18,7 +19,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Annotated:
-    """The objects that a split's captions mention, and the sizes of its images, by image id."""
+    """The objects that a split's captions mention, and the sizes of its images, by image number."""
 
     references: Mapping[int, Sequence[Grounded]]
     sizes: Mapping[int, Size]
@@ -41,7 +42,7 @@ class Annotated:
         references, sizes = {}, {}
         for key, data in manifest.read(split, "json"):
             sample = json.loads(data)
-            image, size = sample["image_id"], (sample["width"], sample["height"])
+            image, size = image_number(sample["image_id"]), (sample["width"], sample["height"])
             if key not in phrases or 0 in size:
                 lacking = "size in pixels" if key in phrases else "grounding"
                 raise ShardError(

@@ -102,7 +102,7 @@ class CaptionValidator:
         self.batches = evaluation_batches(
             manifest, self.split, config.data, config.decoding.batch, vocab, group.ranks
         )
-        self.references = captioned(manifest, self.split).tokens
+        self.references = captioned(manifest, self.split)
 
     def score(self, weights: dict[str, Tensor], step: int) -> CaptionScores:
         """The scores of greedy captions; the same on all ranks, which call it together.
@@ -112,11 +112,13 @@ class CaptionValidator:
         captions = self.captions(weights)
         score = None
         if self.group.first:
-            score = cider(self.references, captions)
+            score = cider(self.references.tokens, captions)
             self.folder.mkdir(exist_ok=True)
             write_results(
                 self.folder / f"{self.split}-{step:08d}.json",
-                {image: self.manifest.text.join(words) for image, words in captions.items()},
+                self.references.by_id(
+                    {image: self.manifest.text.join(words) for image, words in captions.items()}
+                ),
             )
         return CaptionScores.of(self.group.gather(score)[0], captions, self.manifest.text)
 
@@ -125,7 +127,7 @@ class CaptionValidator:
         write_export(folder, weights, self.config, self.vocab, self.manifest)
 
     def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:
-        """The words of every image's greedy caption, on all ranks, which call it together."""
+        """Words of each image's greedy caption by number, on all ranks, which call it together."""
         self.model.load_state_dict(weights)
         device, batches = self.group.device, chain.from_iterable(self.batches.epoch(0))
         found = caption_images(self.model, batches, self.vocab, self.decoding, device)

@@ -26,6 +26,7 @@ from capdist.config.stage import TrainingStage
 from capdist.data.dataset import captioned, evaluation_batches
 from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_detectors
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
+from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.run_folder import BEST_DETECTOR
 from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.models.concept_detector import CrossFitted
@@ -123,7 +124,9 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
         run, group = Path(context.config.run), context.group
         folder = run / "concepts"
         detector = group.agree(lambda: Detector.open(run))
-        detector.write(context.manifest, folder, stage.kept, group)
+        # What differs was accepted, and recorded, when the run was resumed.
+        check = FeatureCheck(context.config.data.accept_features)
+        detector.write(context.manifest, folder, stage.kept, group, check)
         return group.agree(lambda: context.manifest.with_concepts(ConceptSet.load(folder)))
 
     def begin_epoch(self, epoch: int) -> None:

@@ -23,6 +23,8 @@ from capdist.reporting.page import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, data_wait, timeline
 from shards.atomic import write_text
+from shards.image_ids import image_number
+from shards.json_types import ImageId
 from shards.manifest import Manifest
 
 #: Number of captions to show with their references.
@@ -199,18 +201,19 @@ class Results:
         return sum(math.prod(shape) for shape in shapes)
 
     @cached_property
-    def captions(self) -> dict[int, str]:
+    def captions(self) -> dict[ImageId, str]:
         """The captions of the widest beam, by image id."""
         file = self.run / "captions" / f"{self.split}-beam{max(self._scored())}.json"
         return {entry["image_id"]: entry["caption"] for entry in read_json(file)}
 
     def _failures(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        tokens = {sample["image_id"]: sample["tokens"] for sample in annotations}
+        tokens = {image_number(sample["image_id"]): sample["tokens"] for sample in annotations}
         text = self.manifest.text
         # Where tokens of the file are kept, captions are tokens joined by spaces.
         split = str.split if text.keeps_given else text.split
-        scores = cider_each(tokens, {image: split(c) for image, c in self.captions.items()})
-        return sorted(annotations, key=lambda sample: scores[sample["image_id"]])[:FAILURES]
+        captions = {image_number(image): split(c) for image, c in self.captions.items()}
+        scores = cider_each(tokens, captions)
+        return sorted(annotations, key=lambda s: scores[image_number(s["image_id"])])[:FAILURES]
 
     def _captions(self, annotations: list[dict[str, Any]]) -> Iterator[str]:
         for sample in annotations:

@@ -48,7 +48,8 @@ def check_results(path: Path, images: int) -> list[dict[str, Any]]:
         image = entry.get("image_id") if isinstance(entry, dict) else None
         if type(image) is not int:
             raise SubmissionError(
-                f"{path}: entry {number}: image_id {image!r}, expected an integer"
+                f"{path}: entry {number}: image_id {image!r}, expected an integer: the COCO server "
+                "accepts no other ids; caption shards built with COCO's ids"
             )
         if image in seen:
             raise SubmissionError(f"{path}: image {image} occurs twice; keep one entry")

@@ -19,6 +19,7 @@ from capdist.config.base import ConfigError, read_json
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.config.stage import InitConfig
 from capdist.inference.exported_model import MODEL, ExportedModel, read_export, write_export
+from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.run_folder import INITIAL, find_checkpoint
 from capdist.vocab import SPECIALS, Vocabulary
 from shards.atomic import fsync_folder, write_json
@@ -49,7 +50,12 @@ class InitialModel:
 
     @classmethod
     def open(
-        cls, config: Config, where: str, manifest: Manifest, counted: Vocabulary
+        cls,
+        config: Config,
+        where: str,
+        manifest: Manifest,
+        counted: Vocabulary,
+        check: FeatureCheck,
     ) -> InitialModel | None:
         """The model that a config's ``init`` names, if it has one.
 
@@ -72,7 +78,7 @@ class InitialModel:
                 f"{place}.run: model is not the one of {init.run}, "
                 f"{source.config.model.model_dump_json()}; give both the same"
             )
-        source.check_extractor(manifest)
+        check.shards(source.features, manifest, init.run)
         source.check_text(manifest)
         return cls(init, place, folder, source, counted)
 

@@ -14,16 +14,21 @@ from capdist.engines.factory import zero_stage
 from capdist.engines.optimizer import check_groups
 from capdist.inference.concept_prediction import Detector, detector_sizes
 from capdist.inference.exported_model import DETECTOR, MODEL, check_concepts, read_weights
+from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.run_folder import BEST_DETECTOR, find_checkpoint
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext, objective_of
 from capdist.vocab import Vocabulary
+from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """The checks of one run; ``where`` names the config's file, ``ranks`` is their number."""
+    """The checks of one run; ``where`` names the config's file, ``ranks`` is their number.
+
+    ``check`` compares the features with those of a checkpoint.
+    """
 
     config: Config
     where: str
@@ -31,6 +36,7 @@ class Preflight:
     manifest: Manifest
     vocab: Vocabulary
     model: CaptionModel[Any]
+    check: FeatureCheck = NOTHING_ACCEPTED
 
     def stages(self, context: Callable[[int], StageContext]) -> None:
         """Refuse what an objective, its optimizer or the engine can't do.
@@ -70,12 +76,14 @@ class Preflight:
             )
 
     def checkpoint(self, last: Path) -> None:
-        """Refuse to resume from a checkpoint of another engine, vocabulary, model or detector.
+        """Refuse to resume with another engine, features, vocabulary, model or detector.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
         self._engine(last)
+        trained = FeatureSpec.from_json(read_json(last / "config.json")["features"])
+        self.check.shards(trained, self.manifest, f"{last}")
         if (last / DETECTOR).is_file():
             self._detector(last)
         else:

@@ -24,6 +24,7 @@ from capdist.data.mixture import describe, load_shards
 from capdist.data.training_captions import TrainingCaptions
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.factory import make_engine, zero_stage
+from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.run_folder import (
     BEST,
     LAST,
@@ -134,10 +135,12 @@ class Run:
         manifest.split(config.validation.split)
         captions = TrainingCaptions.read(manifest, config.data)
         last = _check_folder(config, resume=resume)
+        recorded = (Path(config.run),) if group.first else ()
+        check = FeatureCheck(config.data.accept_features, recorded)
         initial = None
         if kept := kept_vocabulary(config, last) if resume else None:
             captions = replace(captions, vocab=kept)
-        elif initial := InitialModel.open(config, where, manifest, captions.vocab):
+        elif initial := InitialModel.open(config, where, manifest, captions.vocab, check):
             captions = replace(captions, vocab=initial.vocab)
         captions.check_words(where)
         if any(stage.trains_captions for stage in config.stages):
@@ -148,7 +151,7 @@ class Run:
             initial.weights(model.state_dict())
         run = cls(config, where, group, stop, manifest, captions, model, initial)
         check_needs(manifest, "train", model.needs - config.provides, config.model.name)
-        preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model)
+        preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model, check)
         preflight.stages(run.context)
         for number in range(len(config.stages)):
             run.batches(number)

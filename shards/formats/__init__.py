@@ -10,10 +10,11 @@ import glob
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from shards.json_types import ImageId
 from shards.schema import Array, Phrase, ShardError
 
 
@@ -22,16 +23,18 @@ class Annotation:
     """One image's captions.
 
     Args:
-        image_id: as in the feature files.
-        file_name: for messages.
+        image_id: as in the data set.
+        file_name: of the picture, possibly with folders.
         split: train, val or test.
         captions: texts.
         tokens: of each caption, as the file has them; empty if it has none.
         width, height: pixels, 0 if unknown.
         grounding: phrases with their boxes, None if unknown.
+        position: the file and the image's place in it, for messages.
+        feature_id: the id of its features, empty until `shards.pairing` has found them.
     """
 
-    image_id: int
+    image_id: ImageId
     file_name: str
     split: str
     captions: tuple[str, ...]
@@ -39,6 +42,8 @@ class Annotation:
     width: int = 0
     height: int = 0
     grounding: tuple[Phrase, ...] | None = None
+    position: str = field(default="", compare=False)
+    feature_id: ImageId = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +51,16 @@ class RegionFeatures:
     """One image's region features.
 
     Args:
-        regions: (R, F) floats.
+        regions: (R, F) numbers; if not ``arranged``, as they are stored.
         boxes: (R, 4) x1 y1 x2 y2, in pixels or in [0, 1]; None if there are none.
         classes: as in `shards.schema.Sample`.
         width, height: pixels, 0 if unknown.
         pixels: whether boxes are in pixels.
         position: of the image in its file, for messages; empty if the image id identifies it.
+        arranged: whether the format defines the axes of ``regions``; if not, see `layout.arrange`.
+        count: number of regions, where further ones are padding that `layout.arrange` removes.
+        class_count: classes without the background, 0 if unknown.
+        clipped: boxes that were clipped by more than rounding.
     """
 
     regions: Array
@@ -61,6 +70,10 @@ class RegionFeatures:
     height: int = 0
     pixels: bool = False
     position: str = ""
+    arranged: bool = True
+    count: int | None = None
+    class_count: int = 0
+    clipped: int = 0
 
 
 class CaptionSource(Protocol):
@@ -94,23 +107,20 @@ class FeatureSource(Protocol):
         """The files and folders that it reads."""
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         """Ids of all images, in the order of the file."""
 
     @property
     def bad(self) -> list[str]:
-        """Entries from which no image id can be read: position and reason, one line each."""
+        """Entries that can't be used: position and reason, one line each; see `Entries`."""
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         """One image's features.
 
         Raises:
             ShardError: naming the position in the file and what is wrong with it.
         """
 
-
-#: Any number with so many decimal digits fits into 64 bits.
-MAX_ID_DIGITS = 18
 
 CAPTION_FORMATS: dict[str, type[CaptionSource]] = {}
 FEATURE_FORMATS: dict[str, type[FeatureSource]] = {}

@@ -4,7 +4,8 @@ Legend: R regions, F feature width, C classes with the background, T likeliest c
 the arrays in an archive; those in brackets are other writers' names of the same:
 
 =====================================  =====================================================
-``features`` [``feat``, ``z``, ``x``]  (R, F), or (rows, columns, F) of a grid
+``features`` [``feat``, ``z``, ``x``]  (R, F), or (rows, columns, F) of a grid; or the layout
+                                       that `layout.arrange` is given
 ``boxes`` [``bbox``]                   (R, 4) x1 y1 x2 y2 in pixels; optional
 ``cls_prob``                           (R, C) probabilities, column 0 the background; optional
 ``image_w``, ``image_h``               pixels; optional
@@ -22,7 +23,7 @@ from typing import IO
 
 import numpy as np
 
-from shards.formats import MAX_ID_DIGITS, RegionFeatures
+from shards.formats import RegionFeatures
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
 _FEATURE_NAMES = ("features", "feat", "z", "x")
@@ -91,27 +92,18 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     for array in (regions, boxes, probabilities):
         if array is not None and array.dtype.kind not in "biuf":
             raise ShardError(f"{where}: an array of dtype {array.dtype}, expected numbers")
-    pixels = boxes is not None
-    if regions.ndim == 3:
-        boxes = grid_boxes(*regions.shape[:2]) if boxes is None else boxes
-        regions = regions.reshape(-1, regions.shape[-1])
     count = _first_of(arrays, "num_boxes", "num_bbox")
-    kept = slice(None if count is None else _region_count(where, count, len(regions)))
     return RegionFeatures(
-        regions[kept],
-        None if boxes is None else boxes[kept],
-        None if probabilities is None else top_classes(probabilities[kept]),
+        regions,
+        boxes,
+        None if probabilities is None else top_classes(probabilities),
         width=_pixels(arrays, "image_w"),
         height=_pixels(arrays, "image_h"),
-        pixels=pixels,
+        pixels=boxes is not None,
+        arranged=False,
+        count=None if count is None else int(count.reshape(-1)[0]),
+        class_count=0 if probabilities is None else probabilities.shape[1] - 1,
     )
-
-
-def grid_boxes(rows: int, columns: int) -> Array:
-    """Boxes (rows × columns, 4) in [0, 1] of the cells of a grid over the image, row by row."""
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    cells = np.stack([column, row, column + 1, row + 1], axis=1)
-    return (cells / [columns, rows, columns, rows]).astype(np.float32)
 
 
 def top_classes(probabilities: Array) -> Array:
@@ -138,21 +130,8 @@ def archive_names(path: Path) -> list[str] | None:
         return None
 
 
-def parse_image_id(name: str) -> int | None:
-    """The image id in a name: its digits, or those after the last ``_`` as in COCO's file names."""
-    digits = name.rpartition("_")[2]
-    return int(digits) if digits.isdecimal() and len(digits) <= MAX_ID_DIGITS else None
-
-
 def _first_of(arrays: Mapping[str, Array], *names: str) -> Array | None:
     return next((arrays[name] for name in names if name in arrays), None)
-
-
-def _region_count(where: str, num_boxes: Array, rows: int) -> int:
-    count = int(num_boxes.reshape(-1)[0])
-    if not 0 < count <= rows:
-        raise ShardError(f"{where}: num_boxes is {count}, but the features have {rows} rows")
-    return count
 
 
 def _pixels(arrays: Mapping[str, Array], name: str) -> int:

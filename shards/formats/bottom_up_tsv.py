@@ -14,6 +14,7 @@ from shards.formats import RegionFeatures, feature_format
 from shards.formats.lxmert_tsv import LxmertTsv
 from shards.formats.tsv_lines import TsvLines, decode_numbers, parse_sizes
 from shards.formats.vinvl_tsv import VinvlTsv
+from shards.json_types import ImageId
 from shards.schema import ShardError
 
 _COLUMNS = 6
@@ -35,10 +36,10 @@ class BottomUpTsv:
         return is_tsv and not (LxmertTsv.accepts(path) or VinvlTsv.accepts(path))
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return self._lines.image_ids
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         where, columns = self._lines.where(image_id), self._lines.columns(image_id)
         if len(columns) != _COLUMNS:
             raise ShardError(f"{where}: {len(columns)} columns, expected {_COLUMNS}")

@@ -1,6 +1,6 @@
 """Captions from COCO's own JSON: ``images[]``, ``annotations[]`` with a caption each.
 
-The split is the one of train, val and test that occurs in the file's name, as in
+The split is the one of train, val and test that is a word of the file's name, as in
 captions_val2014.json. image_info_test2014.json, which has no annotations, gives images to caption.
 Images may lack their ``width`` and ``height``, as they do in the files of other sets.
 
@@ -11,15 +11,25 @@ Source: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from shards.formats import Annotation, caption_format
-from shards.formats.records import get_field, read_json
+from shards.formats.records import get_field, get_image_id, read_json
+from shards.json_types import ImageId
 from shards.schema import ShardError
 
-_SPLITS = ("train", "val", "test")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "test",
+}
+#: A run of letters, with the digits that follow it: ``val2014``.
+_NAME_WORD = re.compile(r"([^\W\d_]+)\d*")
 
 
 @caption_format("coco_captions")
@@ -41,28 +51,30 @@ class CocoCaptions:
             ShardError: if the name does not contain the split, a field is missing or of another
                 type, or a caption is of an image that is not listed.
         """
-        split, captions = split_in_name(self._file), defaultdict(list)
+        split = split_in_name(self._file)
+        captions = defaultdict[ImageId, list[str]](list)
         data = read_json(self._file)
         images = get_field(f"{self._file}", data, "images", list)
         for number, annotation in enumerate(data.get("annotations", ())):
             where = f"{self._file}: annotation number {number}"
-            image = get_field(where, annotation, "image_id", int)
+            image = get_image_id(where, annotation, "image_id")
             captions[image].append(get_field(where, annotation, "caption", str).strip())
         annotations = [
             self._annotation(number, image, split, captions) for number, image in enumerate(images)
         ]
         if captions:
+            image = next(iter(captions))
             raise ShardError(
-                f"{self._file}: caption of image {min(captions)}, which images[] does not list; "
+                f"{self._file}: caption of image {image}, which images[] does not list; "
                 "download the file again"
             )
         return annotations
 
     def _annotation(
-        self, number: int, image: Any, split: str, captions: dict[int, list[str]]
+        self, number: int, image: Any, split: str, captions: dict[ImageId, list[str]]
     ) -> Annotation:
         where = f"{self._file}: image number {number}"
-        image_id = get_field(where, image, "id", int)
+        image_id = get_image_id(where, image, "id")
         texts = captions.pop(image_id, [])
         return Annotation(
             image_id=image_id,
@@ -72,6 +84,7 @@ class CocoCaptions:
             tokens=(),
             width=_pixels(where, image, "width"),
             height=_pixels(where, image, "height"),
+            position=where,
         )
 
 
@@ -86,10 +99,11 @@ def split_in_name(path: Path) -> str:
     Raises:
         ShardError: if there is none, or several.
     """
-    splits = [split for split in _SPLITS if split in path.stem]
+    words = _NAME_WORD.findall(path.stem.lower())
+    splits = {_SPLITS[word] for word in words if word in _SPLITS}
     if len(splits) != 1:
         raise ShardError(
-            f"{path}: expected exactly one of {', '.join(_SPLITS)} in the name of the file, "
+            f"{path}: expected exactly one of the words train, val, test in the name of the file, "
             "which is its split; rename it"
         )
-    return splits[0]
+    return splits.pop()

@@ -15,6 +15,7 @@ from pathlib import Path
 from shards.formats import RegionFeatures, feature_format
 from shards.formats.arrays import read_archive
 from shards.formats.npz_dir import files_by_image_id
+from shards.json_types import ImageId
 from shards.schema import ShardError
 
 
@@ -33,16 +34,16 @@ class Cocobu:
         return path.is_dir() and path.name.endswith("_att")
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._files)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         folder, *boxes = self.paths
         path = folder / self._files[image_id]
         features = read_archive(str(path), path)
         if not boxes:
             return features
-        box_path = boxes[0] / f"{path.stem}.npy"
+        box_path = (boxes[0] / self._files[image_id]).with_suffix(".npy")
         if not box_path.is_file():
             raise ShardError(f"{box_path}: no such file, though {path} exists; copy it too")
         return replace(features, boxes=read_archive(str(box_path), box_path).regions, pixels=True)

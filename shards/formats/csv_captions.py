@@ -3,8 +3,8 @@
 Columns, in any order; others are not read:
 
 =====================================  ======================================================
-``image_id`` [``id``, ``image``,       the image id: digits, or a name that ends with them
-``file_name``, ``filename``,           after a ``_``, as in COCO's file names
+``image_id`` [``id``, ``image``,       the image id, or the name of its file, see
+``file_name``, ``filename``,           `shards.image_ids.parse_image_id`
 ``image_name``]
 ``caption`` [``comment``, ``text``]    the caption
 ``split``                              train, restval (becomes train), val or test; without this
@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.formats import Annotation, caption_format
-from shards.formats.arrays import parse_image_id
 from shards.formats.coco_captions import split_in_name
 from shards.formats.karpathy import SPLITS
+from shards.image_ids import parse_image_id
+from shards.json_types import ImageId
 from shards.schema import ShardError
 
 _IMAGE = ("image_id", "id", "image", "file_name", "filename", "image_name")
@@ -37,8 +38,9 @@ _DELIMITERS = ",;\t|"
 
 @dataclass
 class _Image:
-    """What the lines of an image say."""
+    """What the lines of an image say; ``where`` is the place of the first."""
 
+    where: str
     file_name: str
     split: str
     captions: list[str] = field(default_factory=list)
@@ -63,12 +65,10 @@ class CsvCaptions:
             ShardError: naming the line, if an image id or a caption is missing, or two lines of an
                 image differ in their split.
         """
-        images: dict[int, _Image] = {}
+        images: dict[ImageId, _Image] = {}
         for line in self._lines():
-            image_id = parse_image_id(Path(line.image).stem)
-            if image_id is None:
-                raise ShardError(f"{line.where}: image id {line.image[:40]!r}, expected a number")
-            image = images.setdefault(image_id, _Image(line.image, line.split))
+            image_id = parse_image_id(line.image)
+            image = images.setdefault(image_id, _Image(line.where, line.image, line.split))
             if image.split != line.split:
                 raise ShardError(
                     f"{line.where}: image {image_id} is of split {line.split}, but of "
@@ -82,6 +82,7 @@ class CsvCaptions:
                 split=image.split,
                 captions=tuple(image.captions),
                 tokens=(),
+                position=image.where,
             )
             for image_id, image in images.items()
         ]
@@ -128,7 +129,9 @@ class CsvCaptions:
             raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
         if not (caption := row[columns.caption].strip()):
             raise ShardError(f"{where}: no caption; remove the line")
-        return _Line(where, row[columns.image].strip(), SPLITS[split], caption)
+        if not (image := row[columns.image].strip()):
+            raise ShardError(f"{where}: no image id; add it")
+        return _Line(where, image, SPLITS[split], caption)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from shards.formats import MAX_ID_DIGITS, Annotation, caption_format
+from shards.formats import Annotation, caption_format
 from shards.formats.boxes import normalise_boxes
 from shards.formats.karpathy import Karpathy
 from shards.formats.records import read_lines
+from shards.image_ids import parse_image_id
 from shards.schema import Phrase, ShardError
 
 _SPLITS = ("train", "val", "test")
@@ -51,26 +52,29 @@ class Flickr30kEntities:
         Raises:
             ShardError: if there are no splits, or naming a file that is missing or not valid.
         """
-        return [self._annotation(image, split) for image, split in self._images()]
+        return [self._annotation(*image) for image in self._images()]
 
-    def _images(self) -> Iterator[tuple[int, str]]:
-        """Id and split of every image."""
+    def _images(self) -> Iterator[tuple[str, str, str]]:
+        """Name, split and position of every image."""
         lists = {split: self._folder / f"{split}.txt" for split in _SPLITS}
         files = sorted(self._folder.glob("*.json"))
         if all(file.is_file() for file in lists.values()):
             for split, file in lists.items():
-                for line in " ".join(read_lines(file)).split():
-                    yield _parse_id(str(file), line), split
+                for number, line in enumerate(read_lines(file), 1):
+                    for name in line.split():
+                        yield name, split, f"{file}: line {number}"
         elif len(files) == 1:
             for image in Karpathy(files[0]).annotations():
-                yield _parse_id(str(files[0]), Path(image.file_name).stem), image.split
+                yield Path(image.file_name).stem, image.split, image.position
         else:
             raise ShardError(
                 f"{self._folder}: no splits; put train.txt, val.txt and test.txt there, or one "
                 "Karpathy JSON file (dataset_flickr30k.json)"
             )
 
-    def _annotation(self, image: int, split: str) -> Annotation:
+    def _annotation(self, image: str, split: str, position: str) -> Annotation:
+        if "/" in image or not image.isprintable():
+            raise ShardError(f"{position}: image {image!r}, expected the name of a file")
         sentences = self._folder / "Sentences" / f"{image}.txt"
         objects = self._folder / "Annotations" / f"{image}.xml"
         for path in (sentences, objects):
@@ -87,7 +91,7 @@ class Flickr30kEntities:
                 captions.append(" ".join(_MARK.sub(" ", line).split()))
                 tokens.append(tuple(words))
         return Annotation(
-            image,
+            parse_image_id(image),
             f"{image}.jpg",
             split,
             tuple(captions),
@@ -95,6 +99,7 @@ class Flickr30kEntities:
             width,
             height,
             tuple(phrases),
+            position,
         )
 
 
@@ -155,9 +160,3 @@ def _read_objects(
             raise
         raise ShardError(f"{path}: not a valid annotation ({error}); download it again") from error
     return width, height, boxes
-
-
-def _parse_id(where: str, name: str) -> int:
-    if not name.isdecimal() or len(name) > MAX_ID_DIGITS:
-        raise ShardError(f"{where}: image id {name!r}, expected a number")
-    return int(name)

@@ -18,6 +18,7 @@ grids and masks.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import MAX_IMAGE_BYTES, from_arrays, parse_image_id
+from shards.formats.arrays import MAX_IMAGE_BYTES, from_arrays
+from shards.formats.layout import grid_boxes
+from shards.image_ids import Entries
+from shards.json_types import ImageId
 from shards.schema import Array, ShardError
 
 if TYPE_CHECKING:
@@ -43,38 +47,22 @@ class Hdf5:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self.bad: list[str] = []
         #: The name in the keys of each image, and the suffix of its features.
-        self._names: dict[int, tuple[str, str]] = {}
-        keys = _keys(path)
+        names = Entries[tuple[str, str]]("".join)
+        keys, seen = _keys(path), set[str]()
         for suffix in _FEATURE_SUFFIXES:
             for key in keys:
-                if key.endswith(suffix):
-                    self._add(key.removesuffix(suffix), suffix)
+                name = key.removesuffix(suffix)
+                if name != key and name not in seen:
+                    seen.add(name)
+                    names.add(f"{path}: {key[:60]}", name, (name, suffix))
+        self._names, self.bad = names.by_id, names.bad
         if not (self._names or self.bad):
-            seen = ", ".join(repr(key[:40]) for key in keys[:_KEYS_SHOWN]) or "none"
+            shown = ", ".join(repr(key[:40]) for key in keys[:_KEYS_SHOWN]) or "none"
             raise ShardError(
                 f"{path}: no features that can be read, expected keys such as 42_features or "
-                f"42_grids, got {seen}"
+                f"42_grids, got {shown}"
             )
-
-    def _add(self, name: str, suffix: str) -> None:
-        image_id = parse_image_id(name)
-        if image_id is None:
-            self.bad.append(
-                f"{self.paths[0]}: {name[:40]}{suffix}: image id {name[:40]!r}, expected a number"
-            )
-            return
-        known, known_suffix = self._names.setdefault(image_id, (name, suffix))
-        if known != name:
-            self.bad.append(
-                f"{self.paths[0]}: {name[:40]}{suffix}: image {image_id} is also "
-                f"{known[:40]}{known_suffix}"
-            )
-
-    @property
-    def image_ids(self) -> list[int]:
-        return list(self._names)
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -84,12 +72,16 @@ class Hdf5:
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
 
-    def read(self, image_id: int) -> RegionFeatures:
+    @property
+    def image_ids(self) -> list[ImageId]:
+        return list(self._names)
+
+    def read(self, image_id: ImageId) -> RegionFeatures:
         where, file = f"{self.paths[0]}: image {image_id}", _open(self.paths[0])
         name, suffix = self._names[image_id]
         try:
-            found = _arrays(where, file, name, suffix)
-            return from_arrays(where, found)
+            features = from_arrays(where, _arrays(where, file, name, suffix))
+            return _as_grid(features) if suffix == "_grids" else features
         except ShardError:
             raise
         except Exception as error:  # h5py raises many kinds
@@ -109,11 +101,17 @@ def _arrays(where: str, file: h5py.File, name: str, suffix: str) -> dict[str, Ar
         found |= {"image_h": size[:1], "image_w": size[1:]}
     if found.get("cls_prob", np.empty((0, 0))).ndim == 1:
         del found["cls_prob"]
-    features = found["features"]
-    side = math.isqrt(features.shape[0])
-    if suffix == "_grids" and features.ndim == 2 and side * side == features.shape[0]:
-        found["features"] = features.reshape(side, side, -1)
     return found
+
+
+def _as_grid(features: RegionFeatures) -> RegionFeatures:
+    """Cells (N, F) with their boxes, if the grid can be square."""
+    regions = features.regions
+    side = math.isqrt(len(regions))
+    if regions.ndim != 2:
+        return features
+    boxes = grid_boxes(side, side) if side * side == len(regions) else None
+    return replace(features, boxes=boxes, pixels=False, arranged=True)
 
 
 def _array(where: str, file: h5py.File, key: str) -> Array:
@@ -134,8 +132,10 @@ def _array(where: str, file: h5py.File, key: str) -> Array:
 
 
 def _keys(path: Path) -> list[str]:
+    """The names of everything in a file, also in groups: image ids may contain slashes."""
+    keys: list[str] = []
     try:
-        keys = list(_open(path))
+        _open(path).visit_links(keys.append)
     except RuntimeError as error:
         raise ShardError(f"{path}: damaged ({error}); copy it again") from error
     for key in keys:

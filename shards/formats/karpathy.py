@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.formats import Annotation, caption_format
-from shards.formats.records import get_field, read_json
+from shards.formats.records import get_field, get_image_id, read_json
 from shards.schema import ShardError
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -47,11 +47,12 @@ class Karpathy:
             raise ShardError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
         sentences = get_field(where, image, "sentences", list)
         return Annotation(
-            image_id=get_field(where, image, "cocoid" if "cocoid" in image else "imgid", int),
+            image_id=get_image_id(where, image, "cocoid" if "cocoid" in image else "imgid"),
             file_name=name,
             split=SPLITS[split],
             captions=tuple(get_field(where, sentence, "raw", str) for sentence in sentences),
             tokens=tuple(_tokens(where, sentence) for sentence in sentences),
+            position=f"{self._file}: image number {number}",
         )
 
 

@@ -1,7 +1,8 @@
 """Features from an LMDB database: the key is the image id as text, the value an npy or npz file.
 
-The arrays are those of `shards.formats.arrays`. A database is a folder with ``data.mdb``, or one
-file. Source: what self-critical.pytorch and its descendants pack their features into.
+The arrays are those of `shards.formats.arrays`. Keys such as ``__len__`` are not images. A database
+is a folder with ``data.mdb``, or one file. Source: what self-critical.pytorch and its descendants
+pack their features into.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import parse_image_id, read_archive
+from shards.formats.arrays import read_archive
+from shards.image_ids import Entries
+from shards.json_types import ImageId
 from shards.schema import ShardError
 
 if TYPE_CHECKING:
@@ -28,16 +31,13 @@ class Lmdb:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self._keys: dict[int, bytes] = {}
-        self.bad: list[str] = []
+        keys = Entries[bytes](lambda key: f"key {key.decode()!r}")
         with _open(path).begin() as transaction:
-            for key in transaction.cursor().iternext(keys=True, values=False):
-                name = bytes(key).decode(errors="replace")
-                number = parse_image_id(name)
-                if number is None:
-                    self.bad.append(f"{path}: key {name[:40]!r}, expected an image id")
-                else:
-                    self._keys[number] = bytes(key)
+            for key in map(bytes, transaction.cursor().iternext(keys=True, values=False)):
+                name = key.decode(errors="replace")
+                if not (name.startswith("__") and name.endswith("__")):
+                    keys.add(f"{path}: key {name[:40]!r}", name, key)
+        self._keys, self.bad = keys.by_id, keys.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -49,10 +49,10 @@ class Lmdb:
             return data.read(_MAGIC_BYTES.stop)[_MAGIC_BYTES] == _MAGIC
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._keys)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         with _open(self.paths[0]).begin() as transaction:
             value = transaction.get(self._keys[image_id])
         return read_archive(f"{self.paths[0]}: image {image_id}", io.BytesIO(value or b""))

@@ -16,6 +16,7 @@ import numpy as np
 
 from shards.formats import RegionFeatures, feature_format
 from shards.formats.tsv_lines import TsvLines, decode_numbers, first_columns, parse_sizes
+from shards.json_types import ImageId
 from shards.schema import CLASS_DTYPE, ShardError
 
 _COLUMNS = 10
@@ -36,10 +37,10 @@ class LxmertTsv:
         return len(first_columns(path)) == _COLUMNS
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return self._lines.image_ids
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         where, columns = self._lines.where(image_id), self._lines.columns(image_id)
         if len(columns) != _COLUMNS:
             raise ShardError(f"{where}: {len(columns)} columns, expected {_COLUMNS}")

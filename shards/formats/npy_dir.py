@@ -10,6 +10,7 @@ from pathlib import Path
 from shards.formats import RegionFeatures, feature_format
 from shards.formats.arrays import read_archive
 from shards.formats.npz_dir import files_by_image_id
+from shards.json_types import ImageId
 
 
 @feature_format("npy_dir")
@@ -25,12 +26,12 @@ class NpyDir:
         """Whether it is a folder with npy files and no npz files, and not a cocobu folder."""
         if not path.is_dir() or path.name.endswith("_att"):
             return False
-        return any(path.glob("*.npy")) and not any(path.glob("*.npz"))
+        return any(path.rglob("*.npy")) and not any(path.rglob("*.npz"))
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._files)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         path = self.paths[0] / self._files[image_id]
         return read_archive(str(path), path)

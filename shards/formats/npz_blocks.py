@@ -3,7 +3,7 @@
 Legend: N images, R regions, F feature width, T classes. Arrays of a block:
 
 =============  ==================  ============================================================
-``imgid``      (N,) integer        image ids, as in the captions
+``imgid``      (N,) integer, text  image ids, as in the captions
 ``feat``       (N, R, F) int8      a region feature is ``feat * scale``
 ``scale``      (F,) float32
 ``boxes``      (N, R, 4) float32   x1 y1 x2 y2 in [0, 1]; optional if R is a square number: the
@@ -22,7 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import archive_names, grid_boxes, wrap_read_errors
+from shards.formats.arrays import archive_names, wrap_read_errors
+from shards.formats.layout import grid_boxes
+from shards.image_ids import Entries
+from shards.json_types import ImageId
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
 # Shards and blocks usually have the order of the captions: a shard needs one block, or two if it
@@ -36,14 +39,12 @@ class NpzBlocks:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self.bad: list[str] = []
         with wrap_read_errors(str(path)), np.load(path, allow_pickle=False) as block:
             _check_array_names(path, block)
-            ids = block["imgid"].tolist()
-            self._rows = {image_id: row for row, image_id in enumerate(ids)}
-        if len(self._rows) < len(ids):
-            repeated = next(image_id for image_id in ids if ids.count(image_id) > 1)
-            raise ShardError(f"{path}: image {repeated} occurs twice; remove one")
+            rows = Entries[int](lambda row: f"row {row}")
+            for row, image_id in enumerate(_ids(block["imgid"])):
+                rows.add(f"{path}: row {row}", str(image_id), row)
+        self._rows, self.bad = rows.by_id, rows.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -54,10 +55,10 @@ class NpzBlocks:
         return names is None or bool({"imgid", "scale"} & set(names))
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._rows)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         row, block = self._rows[image_id], _load(self.paths[0])
         with wrap_read_errors(f"{self.paths[0]}: image {image_id}"):
             regions = block["feat"][row] * block["scale"]
@@ -65,6 +66,13 @@ class NpzBlocks:
             if "class_id" in block:
                 classes = _classes(block["class_id"][row], block["class_prob"][row])
             return RegionFeatures(regions, block["boxes"][row], classes)
+
+
+def _ids(imgid: Array) -> list[int | str]:
+    if imgid.ndim != 1 or imgid.dtype.kind not in "iuU":
+        raise ValueError(f"imgid is {imgid.dtype} {imgid.shape}, expected integers or texts (N,)")
+    ids: list[int | str] = imgid.tolist()
+    return ids
 
 
 def _check_array_names(path: Path, block: np.lib.npyio.NpzFile) -> None:

@@ -16,13 +16,11 @@ from shards.formats.arrays import (
     MAX_IMAGE_BYTES,
     archive_names,
     from_arrays,
-    parse_image_id,
     wrap_read_errors,
 )
+from shards.image_ids import Entries, parse_image_id
+from shards.json_types import ImageId
 from shards.schema import ShardError
-
-#: Begins the names that numpy gives to arrays without one.
-_UNNAMED = "arr_"
 
 
 @feature_format("npz_by_id")
@@ -31,32 +29,24 @@ class NpzById:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        self.bad: list[str] = []
-        self._names: dict[int, str] = {}
-        if (names := archive_names(path)) is None:
+        if (found := archive_names(path)) is None:
             raise ShardError(f"{path}: damaged, or not an npz file; copy it again")
-        for name in names:
-            image_id = parse_image_id(name)
-            if image_id is None:
-                self.bad.append(f"{path}: array {name[:40]!r}, expected an image id as its name")
-            elif image_id in self._names:
-                self.bad.append(
-                    f"{path}: array {name[:40]!r}: image {image_id} is also {self._names[image_id]}"
-                )
-            else:
-                self._names[image_id] = name
+        names = Entries[str](repr)
+        for name in found:
+            names.add(f"{path}: array {name[:40]!r}", name, name)
+        self._names, self.bad = names.by_id, names.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it is an npz file whose first array is named by an image id."""
-        first = next(iter(archive_names(path) or ()), _UNNAMED)
-        return not first.startswith(_UNNAMED) and parse_image_id(first) is not None
+        """Whether it is an npz file whose first array is named by a number."""
+        first = next(iter(archive_names(path) or ()), "")
+        return isinstance(parse_image_id(first), int)
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._names)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         path, name = self.paths[0], self._names[image_id]
         with wrap_read_errors(f"{path}: image {image_id}"):
             archive = _open(path)

@@ -1,4 +1,4 @@
-"""Features from a folder of npz files, one per image: ``<image id>.npz``.
+"""Features from a folder of npz files, one per image: ``<image id>.npz``, also in folders below.
 
 The arrays are those of `shards.formats.arrays`; a file with a single array holds the features.
 Source: X-modaler's folders, and what detectron2 versions of bottom-up attention write.
@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import parse_image_id, read_archive
+from shards.formats.arrays import read_archive
+from shards.image_ids import Entries
+from shards.json_types import ImageId
 
 
 @feature_format("npz_dir")
@@ -22,28 +24,25 @@ class NpzDir:
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it is a folder with npz files, and not a cocobu folder."""
-        return path.is_dir() and not path.name.endswith("_att") and any(path.glob("*.npz"))
+        """Whether it is a folder with npz files in it or below, and not a cocobu folder."""
+        return path.is_dir() and not path.name.endswith("_att") and any(path.rglob("*.npz"))
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._files)
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         path = self.paths[0] / self._files[image_id]
         return read_archive(str(path), path)
 
 
-def files_by_image_id(folder: Path, ending: str) -> tuple[dict[int, str], list[str]]:
-    """File names in a folder by image id, and one line for each file without a usable id."""
-    files: dict[int, str] = {}
-    bad = []
-    for path in sorted(folder.glob(f"*{ending}")):
-        image_id = parse_image_id(path.stem)
-        if image_id is None:
-            bad.append(f"{path}: expected an image id as its name")
-        elif image_id in files:
-            bad.append(f"{path}: image {image_id} is also in {files[image_id]}")
-        else:
-            files[image_id] = path.name
-    return files, bad
+def files_by_image_id(folder: Path, ending: str) -> tuple[dict[ImageId, str], list[str]]:
+    """Paths of files below a folder by image id, and one line for each unusable or repeated id.
+
+    The id is in the path without the ending; in a folder of folders, ``<folder>/<name>``.
+    """
+    files = Entries[str](str)
+    for path in sorted(folder.rglob(f"*{ending}")):
+        name = path.relative_to(folder).as_posix()
+        files.add(str(path), name.removesuffix(ending), name)
+    return files.by_id, files.bad

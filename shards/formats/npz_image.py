@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.formats import RegionFeatures, feature_format
-from shards.formats.arrays import parse_image_id, read_archive
+from shards.formats.arrays import read_archive
 from shards.formats.npz_blocks import NpzBlocks
 from shards.formats.npz_by_id import NpzById
+from shards.image_ids import parse_image_id
+from shards.json_types import ImageId
 
 
 @feature_format("npz_image")
@@ -19,9 +21,8 @@ class NpzImage:
 
     def __init__(self, path: Path) -> None:
         self.paths = [path]
-        image_id = parse_image_id(path.stem)
-        self.image_ids = [] if image_id is None else [image_id]
-        self.bad = [] if self.image_ids else [f"{path}: expected an image id as its name"]
+        self.image_ids = [parse_image_id(path.stem)]
+        self.bad: list[str] = []
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -29,5 +30,5 @@ class NpzImage:
         is_npz = path.is_file() and path.suffix == ".npz"
         return is_npz and not (NpzBlocks.accepts(path) or NpzById.accepts(path))
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         return read_archive(str(self.paths[0]), self.paths[0])

@@ -6,9 +6,13 @@ import codecs
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from shards.json_types import ImageId
 from shards.schema import ShardError
+
+_IMAGE_ID: TypeAdapter[ImageId] = TypeAdapter(ImageId)
 
 
 def read_json(path: Path) -> Any:
@@ -52,3 +56,19 @@ def get_field(where: str, record: Any, name: str, kind: type) -> Any:
         problem = "is missing" if value is None else f"is {value!r}"
         raise ShardError(f"{where}: field {name!r} {problem}, expected type {kind.__name__}")
     return value
+
+
+def get_image_id(where: str, record: Any, name: str) -> ImageId:
+    """A field that is an image id, a number or a text; the other arguments are `get_field`'s.
+
+    Raises:
+        ShardError: if the field is missing or no image id.
+    """
+    value = record.get(name) if isinstance(record, dict) else None
+    try:
+        return _IMAGE_ID.validate_python(value, strict=True)
+    except ValidationError:
+        problem = "is missing" if value is None else f"is {value!r}"
+        raise ShardError(
+            f"{where}: field {name!r} {problem}, expected an image id: a number or a text"
+        ) from None

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.formats import MAX_ID_DIGITS
-from shards.formats.arrays import parse_image_id
+from shards.image_ids import MAX_ID_DIGITS, Entries
+from shards.json_types import ImageId
 from shards.schema import Array, ShardError
 
 
@@ -26,46 +26,39 @@ class TsvLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.bad: list[str] = []
         #: Line number (from 1), offset and size in bytes, by image id.
-        self._lines: dict[int, tuple[int, int, int]] = {}
+        lines = Entries[tuple[int, int, int]](lambda line: f"line {line[0]}")
         offset = 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                self._add(line.split(b"\t", 1)[0], number, offset, len(line))
+                name = line.split(b"\t", 1)[0].decode(errors="replace")
+                lines.add(f"{path}: {_place(number, offset)}", name, (number, offset, len(line)))
                 offset += len(line)
-
-    def _add(self, name: bytes, number: int, offset: int, size: int) -> None:
-        where = f"{self.path}: line {number} (byte {offset})"
-        image_id = parse_image_id(name.decode(errors="replace").strip())
-        if image_id is None:
-            shown = name[:20].decode(errors="replace")
-            self.bad.append(f"{where}: image id {shown!r}, expected a number")
-        elif image_id in self._lines:
-            first = self._lines[image_id][0]
-            self.bad.append(f"{where}: image {image_id} is also in line {first}")
-        else:
-            self._lines[image_id] = (number, offset, size)
+        self._lines, self.bad = lines.by_id, lines.bad
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return list(self._lines)
 
-    def position(self, image_id: int) -> str:
+    def position(self, image_id: ImageId) -> str:
         """The place of an image in the file, for messages."""
         number, offset, _ = self._lines[image_id]
-        return f"line {number} (byte {offset})"
+        return _place(number, offset)
 
-    def where(self, image_id: int) -> str:
+    def where(self, image_id: ImageId) -> str:
         """Prefix of messages about an image."""
         return f"{self.path}: {self.position(image_id)}: image {image_id}"
 
-    def columns(self, image_id: int) -> list[bytes]:
+    def columns(self, image_id: ImageId) -> list[bytes]:
         """The columns of an image's line."""
         _, offset, size = self._lines[image_id]
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(size).rstrip(b"\r\n").split(b"\t")
+
+
+def _place(number: int, offset: int) -> str:
+    return f"line {number} (byte {offset})"
 
 
 def first_columns(path: Path) -> list[bytes]:

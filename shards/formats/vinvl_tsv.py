@@ -25,6 +25,7 @@ from pydantic_core import from_json
 from shards.formats import RegionFeatures, feature_format
 from shards.formats.records import get_field
 from shards.formats.tsv_lines import TsvLines, decode_numbers, first_columns
+from shards.json_types import ImageId
 from shards.schema import Array, ShardError
 
 _GEOMETRY = 6
@@ -46,10 +47,10 @@ class VinvlTsv:
         return len(first_columns(path)) in (2, 3)
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[ImageId]:
         return self._lines.image_ids
 
-    def read(self, image_id: int) -> RegionFeatures:
+    def read(self, image_id: ImageId) -> RegionFeatures:
         where, columns = self._lines.where(image_id), self._lines.columns(image_id)
         position = self._lines.position(image_id)
         if len(columns) == 3:

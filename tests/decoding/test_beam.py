@@ -186,5 +186,5 @@ def test_a_nan_after_the_last_word_is_refused() -> None:
 def test_nan_logits_are_refused() -> None:
     model, batch = make("glied"), batch_of(V)
     batch.regions[1, 0] = torch.nan
-    with pytest.raises(DecodingError, match="image 1: the logits of word 1 are NaN or infinite"):
+    with pytest.raises(DecodingError, match="sample b: the logits of word 1 are NaN or infinite"):
         search(model, batch, 3, 5)

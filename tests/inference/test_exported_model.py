@@ -12,13 +12,14 @@ import pytest
 
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config, parse_config, parse_saved_config
-from capdist.inference.captioner import Captioner, ForcedWords
+from capdist.inference.captioner import Captioner, ForcedWords, write_captions
 from capdist.inference.exported_model import ExportedModel, read_export, write_export
 from capdist.inference.run_folder import TrainingProgress, read_progress
 from capdist.models.base import Dims, build
 from capdist.vocab import Vocabulary
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
+from shards.reading import Reading
 from shards.schema import ShardError
 from tests.support.shards import WORDS, tiny_sample
 
@@ -46,7 +47,7 @@ def test_features_of_another_extractor_are_refused(tiny: Manifest, tmp_path: Pat
             replace(tiny.features, name="net"),
             "features 'net' of width 6, but the model",
         ),
-        (other(tiny.features), "features 'tiny-v1' are distributed differently .* than those that"),
+        (other(tiny.features), "features are distributed differently .* than those that the model"),
     ):
         with pytest.raises(ConfigError, match=message):
             model.check_features(replace(tiny, features=features))
@@ -111,6 +112,25 @@ def test_feature_files_of_any_type_and_memory_order_give_the_same_captions(
     assert captioner.of_features(str(tmp_path / "mixed")) == found
 
 
+def test_feature_files_are_captioned_under_their_names(tiny: Manifest, tmp_path: Path) -> None:
+    model = exported(tiny, tmp_path)
+    forced = ForcedWords("f.json", {"park/a.b": [["dog"]]})
+    captioner = Captioner((model,), model.decoding(), forced, (tmp_path,))
+    names = ("park/a.b", "7", "airport_7")
+    for number, name in enumerate(names):
+        path = tmp_path / f"features/{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, feat=tiny_sample(number).regions.T)
+    with pytest.raises(ConfigError, match=r"width 2, but .* of width 6; .* another --layout"):
+        captioner.of_features(str(tmp_path / "features"))
+    found = captioner.of_features(str(tmp_path / "features"), Reading("features-first"))
+    assert set(found) == {"park/a.b", 7, "airport_7"}
+    assert "dog" in found["park/a.b"][0].words
+    write_captions(tmp_path / "c.json", found, 1, model.text)
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert [entry["image_id"] for entry in written] == [7, "airport_7", "park/a.b"]
+
+
 def test_an_older_export_is_refused(tiny: Manifest, tmp_path: Path) -> None:
     exported(tiny, tmp_path)
     path = tmp_path / "config.json"
@@ -126,7 +146,6 @@ def test_storage_and_most_regions_are_not_the_extractors(tiny: Manifest, tmp_pat
     model = exported(stored, tmp_path)
     assert model.features.scale == ()
     model.check_features(replace(tiny, features=replace(tiny.features, max_regions=99)))
-    assert not tiny.features.same_extractor(other(tiny.features))
 
 
 def test_configs_and_progress_of_older_runs_are_read(tmp_path: Path) -> None:

@@ -137,8 +137,8 @@ FAULTS = (
     Fault(
         "fingerprint",
         "sets of two feature extractors are mixed",
-        "    if difference := ours.fingerprint.difference(theirs.fingerprint):\n",
-        '    if difference := "":\n',
+        "    difference = ours.fingerprint.difference(theirs.fingerprint)\n",
+        '    difference = ""\n',
         ("tests/data/test_mixture.py",),
     ),
     Fault(

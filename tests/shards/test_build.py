@@ -125,11 +125,14 @@ def test_images_without_features_are_refused(tmp_path: Path) -> None:
         build(config, tmp_path / "out", workers=1)
 
 
-def test_image_in_two_blocks_is_refused(tmp_path: Path) -> None:
+def test_image_in_two_blocks_is_bad(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **block(range(4)))
-    np.savez(tmp_path / "b.npz", **block(range(3, 6)))
-    with pytest.raises(ShardError, match=r"b.npz: image 3 is also in .*a.npz; remove"):
-        JoinedFeatures([tmp_path / "a.npz", tmp_path / "b.npz"])
+    np.savez(tmp_path / "b.npz", **block(range(3, 6), imgid=np.array([3, 5, 5])))
+    features = JoinedFeatures([tmp_path / "a.npz", tmp_path / "b.npz"])
+    assert [line.partition("b.npz: ")[2].partition(" /")[0] for line in features.bad] == [
+        "row 2: image 5 is also in row 1",
+        "image 3 is also in",
+    ]
 
 
 def test_blocks_of_different_width_are_refused(tmp_path: Path) -> None:
@@ -152,12 +155,15 @@ def test_inconsistent_shapes_are_refused(tmp_path: Path) -> None:
         (lambda i: i.pop("filename"), r"set.json: image number 1: field 'filename' is missing"),
         (lambda i: i.pop("split"), r"image 1.jpg: field 'split' is missing, expected type str"),
         (lambda i: i.update(split="dev"), r"image 1.jpg: split 'dev', expected one of train, rest"),
-        (lambda i: i.update(imgid="7"), r"image 1.jpg: field 'imgid' is '7', expected type int"),
+        (lambda i: i.update(imgid=7.5), r"image 1.jpg: field 'imgid' is 7.5, expected an image id"),
         (lambda i: i["sentences"][0].pop("raw"), r"image 1.jpg: field 'raw' is missing"),
         (lambda i: i["sentences"][0].update(tokens=[]), r"image 1 \(1.jpg\): no captions"),
         (lambda i: i["sentences"][0].update(tokens=["a", ""]), r"image 1.jpg: tokens \['a', ''\]"),
         (lambda i: i.update(sentences=[]), r"image 1 \(1.jpg\): no captions"),
-        (lambda i: i.update(imgid=0), r"train-00000.tar: key 000000000000 occurs twice"),
+        (
+            lambda i: i.update(imgid=0, filename="0.jpg"),
+            r"number 1: image 0 \(0.jpg\) is also in .*number 0, with file 0.jpg; 1 bad, of 2",
+        ),
     ],
 )
 def test_invalid_annotation_is_named(

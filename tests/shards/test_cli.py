@@ -68,11 +68,12 @@ def test_build_of_several_files_with_all_options(
     ]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(
+    assert lines[0].startswith("paired by id: image 42 (42.jpg) with features 42, image 9 ")
+    assert lines[1].startswith(
         f"bad: {folder / str(IDS[1])}.npz: damaged, or not an npy or npz file"
     )
-    assert lines[1].startswith("int8: relative RMS error ")
-    assert "images: train 3, val 2, 1 left out; features cocobu, width 5, int8" in lines[2]
+    assert lines[2].startswith("int8: relative RMS error ")
+    assert "images: train 3, val 2, 1 left out; features cocobu, width 5, int8" in lines[3]
 
 
 def test_verify_lists_problems_and_exits_with_1(

@@ -88,7 +88,7 @@ def test_images_without_features_can_be_left_out(
     folder = write_folder(tmp_path / "a", IDS)
     config = BuildConfig(str(captions), folder, concepts=0, max_bad=2)
     manifest = build(config, tmp_path / "out", workers=1)
-    assert [line[:4] for line in capsys.readouterr().out.splitlines()[1:]] == ["bad:", "bad:"]
+    assert [line[:4] for line in capsys.readouterr().out.splitlines()[2:]] == ["bad:", "bad:"]
     assert manifest.left_out == tuple(f"no features for image {i} ({i}.jpg)" for i in (9, 10))
 
 

@@ -2,13 +2,15 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from shards.index import Member, write_index
 from shards.manifest import MANIFEST, Manifest
+from shards.schema import Sample
 from shards.tar import read_tar
 from shards.verify import verify
 from shards.writer import write
@@ -161,6 +163,21 @@ def test_wrong_counts_and_duplicate_keys_are_found(root: Path) -> None:
         "train-00000.tar: 4 samples, but the manifest says 9",
         "train-00001.tar: 6 captions, but the manifest says 1",
         *(f"val-00001.tar: key {i:012d} is also in val-00000.tar" for i in range(7, 11)),
+    ]
+
+
+def test_image_ids_of_two_samples_are_found(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Repeated(NumberSource):
+        def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
+            for sample in super().load(split, ids):
+                yield replace(sample, image_id=int(sample.image_id) % 3)
+
+    write(Repeated({"train": 4, "val": 1}), tmp_path, samples_per_shard=4, workers=1)
+    assert problems(tmp_path) == [
+        "train-00000.tar: sample 000000000003: image 0 is also sample 000000000000",
+        "val-00000.tar: sample 000000000004: image 1 is also sample 000000000001 of "
+        "train-00000.tar",
     ]
 
 
