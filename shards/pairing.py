@@ -13,8 +13,6 @@ from shards.image_ids import parse_image_id
 from shards.json_types import ImageId
 from shards.schema import ShardError
 
-PAIR_BY = ("id", "filename")
-
 _PAIRS_SHOWN = 3
 _NUMBERED = re.compile(r"(.*[^0-9])0*([0-9]{1,18})", re.ASCII | re.DOTALL)
 
@@ -57,7 +55,7 @@ def pair(images: Sequence[Annotation], features: FeatureNames, by: str | None) -
     Args:
         images: with captions.
         features: of all images.
-        by: one of `PAIR_BY`; None: by id, if no file name has features of its own.
+        by: "id" or "filename"; None: by id, if no file name has features of its own.
 
     Raises:
         ShardError: naming an image whose file name has other features than its id.
@@ -89,10 +87,10 @@ def check_any_pair(images: Sequence[Annotation], features: FeatureNames, where: 
     if any(image.feature_id in features.ids for image in images):
         return
     captions = f"image {images[0].image_id} with file {images[0].file_name}" if images else "none"
+    first = min(map(str, features.ids), default="none")
     raise ShardError(
         f"no annotated image has features: the captions have {captions}, {where} has features of "
-        f"image {next(iter(features.ids), 'none')}; give those of the captions, or pair them with "
-        "--pair-by filename"
+        f"image {first}; give those of the captions, or pair them with --pair-by filename"
     )
 
 
