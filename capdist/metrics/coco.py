@@ -1,4 +1,4 @@
-"""The COCO caption metrics; with `coco_java`, the only importer of pycocoevalcap.
+"""The COCO caption metrics; with `coco_java` and `per_image`, the only importer of pycocoevalcap.
 
 Scores are fractions × 100, as papers print them (CIDEr 118.2, BLEU-4 37.9). pycocoevalcap's CIDEr
 is CIDEr-D with the document frequencies of the split being scored and without an end token: it
@@ -120,19 +120,9 @@ def score(
     """
     if unknown := set(metrics) - set(ALL):
         raise ScoreError(f"unknown metric {', '.join(sorted(unknown))}; known: {', '.join(ALL)}")
-    _check_images(references, captions)
+    check_images(references, captions)
     absent = {name: why for name, why in probe(text).items() if name in ("PTB", *metrics)}
-    ids = sorted(references)
-    lines = [line for key in ids for line in (captions[key], *references[key])]
-    tokeniser = text.tokeniser
-    if text.is_ptb:
-        lines, tokeniser = _tokenise(lines, absent, timeout_s)
-    rest = iter(lines)
-    candidates, gold = {}, {}
-    for key in ids:
-        candidates[key] = [next(rest)]
-        gold[key] = [next(rest) for _ in references[key]]
-    _check_words(gold)
+    gold, candidates, tokeniser = split_words(references, captions, text, absent, timeout_s)
     texts = [list(gold.values()), list(candidates.values())]
     with ExitStack() as stack:
         programs = {
@@ -151,6 +141,35 @@ def score(
     order = sorted(scores, key=lambda name: (*ALL, name).index(name))
     values = {name: 100 * value for name in order if (value := scores[name]) is not None}
     return Scores(values, absent, tokeniser)
+
+
+def split_words(
+    references: Mapping[int, Sequence[str]],
+    captions: Mapping[int, str],
+    text: CaptionText,
+    absent: dict[str, str],
+    timeout_s: float = 600,
+) -> tuple[Texts, Texts, str]:
+    """References, captions (a list of one for each image) and the name of their tokeniser.
+
+    The texts are tokens joined by spaces, by image in the order of the ids. If PTB fails, the
+    reason is added to ``absent``.
+
+    Raises:
+        ScoreError: if no reference has a word.
+    """
+    ids = sorted(references)
+    lines = [line for key in ids for line in (captions[key], *references[key])]
+    tokeniser = text.tokeniser
+    if text.is_ptb:
+        lines, tokeniser = _tokenise(lines, absent, timeout_s)
+    rest = iter(lines)
+    candidates, gold = {}, {}
+    for key in ids:
+        candidates[key] = [next(rest)]
+        gold[key] = [next(rest) for _ in references[key]]
+    _check_words(gold)
+    return gold, candidates, tokeniser
 
 
 def cider(
@@ -177,7 +196,7 @@ def cider_each(
     references: Mapping[int, Sequence[Sequence[str]]], captions: Mapping[int, Sequence[str]]
 ) -> dict[int, float]:
     """CIDEr × 100 of every image, 0 if there is only one; `cider` is the mean."""
-    _check_images(references, captions)
+    check_images(references, captions)
     gold = {key: [" ".join(tokens) for tokens in references[key]] for key in sorted(references)}
     _check_words(gold)
     scores = _ciders(gold, {key: [" ".join(captions[key])] for key in gold})
@@ -201,7 +220,12 @@ def _package() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _check_images(references: Mapping[int, Sequence[Any]], captions: Mapping[int, Any]) -> None:
+def check_images(references: Mapping[int, Sequence[Any]], captions: Mapping[int, Any]) -> None:
+    """Refuse captions and references of different images.
+
+    Raises:
+        ScoreError: naming some.
+    """
     if not references:
         raise ScoreError("the references have no images; expected at least one")
     for what, ids in (
