@@ -19,11 +19,11 @@ from shards.feature_scan import (
     scan_features,
 )
 from shards.feature_spec import FeatureSpec
+from shards.fingerprint import Moments
 from shards.formats import Annotation, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
-from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.pairing import (
     FeatureNames,
@@ -36,7 +36,7 @@ from shards.pairing import (
 )
 from shards.predict_concepts import open_predictor
 from shards.reading import BY_FORMAT, Reading
-from shards.schema import Array, Sample, ShardError
+from shards.schema import Sample, ShardError
 from shards.storage import STORAGES, int8_scale, quantization_error
 from shards.tokenisers import PTB_LIKE
 from shards.writer import write
@@ -119,7 +119,7 @@ class FileSource:
         self._fingerprint = _fingerprint(
             config, [*caption_files, *size_files, *self._load.features.paths], given
         )
-        concepts = self._concepts_of(config, given, scan.pooled)
+        concepts = self._concepts_of(config, given, scan)
         self._concepts, self.predictor = concepts.by_image, concepts.predictor
 
     def fingerprint(self) -> str:
@@ -196,14 +196,16 @@ class FileSource:
         return FeatureSpec(name, features.dim, 0, scale=scale)
 
     def _concepts_of(
-        self, config: BuildConfig, given: bytes | None, pooled: dict[ImageId, Array]
+        self, config: BuildConfig, given: bytes | None, scan: FeatureScan
     ) -> BuildConcepts:
         """The concepts of all images, by the given predictor or a new one."""
-        if given and config.concepts_from:
-            return apply_predictor(config.concepts_from, given, pooled)
-        if not config.concepts:
+        if not (given or config.concepts):
             return BuildConcepts({}, None)
-        return learn_concepts(self._images, pooled, config.concepts, config.concepts_kept)
+        found = Moments.total(list(scan.moments.values())).fingerprint()
+        if given and config.concepts_from:
+            return apply_predictor(config.concepts_from, given, scan.pooled, found)
+        count, kept = config.concepts, config.concepts_kept
+        return learn_concepts(self._images, scan.pooled, found, count, kept)
 
 
 def build(

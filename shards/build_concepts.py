@@ -9,6 +9,7 @@ import numpy as np
 
 from shards import concepts
 from shards.concept_predictor import ConceptPredictor, parse_predictor
+from shards.fingerprint import Fingerprint
 from shards.formats import Annotation
 from shards.json_types import ImageId
 from shards.schema import Array
@@ -22,33 +23,42 @@ class BuildConcepts:
     predictor: bytes | None
 
 
-def apply_predictor(where: str, data: bytes, pooled: Mapping[ImageId, Array]) -> BuildConcepts:
+def apply_predictor(
+    where: str, data: bytes, pooled: Mapping[ImageId, Array], features: Fingerprint
+) -> BuildConcepts:
     """The concepts that a saved predictor finds in all images.
 
     Args:
         where: names the predictor's file.
         data: the file.
         pooled: features by image id, by `concepts.pool_regions`.
+        features: statistics of all features.
 
     Raises:
-        ShardError: if it was fitted on features of another width.
+        ShardError: if it was fitted on features of another width or extractor.
     """
     predictor = parse_predictor(where, data)
     if not pooled:
         return BuildConcepts({}, data)
     print(f"concepts: by the predictor of {where}, {len(predictor.words)} words")
     found = predictor.of_pooled(np.stack(list(pooled.values())))
+    predictor.check("--features", features)
     return BuildConcepts(dict(zip(pooled, found, strict=True)), data)
 
 
 def learn_concepts(
-    images: Sequence[Annotation], pooled_by_id: Mapping[ImageId, Array], count: int, kept: int
+    images: Sequence[Annotation],
+    pooled_by_id: Mapping[ImageId, Array],
+    features: Fingerprint,
+    count: int,
+    kept: int,
 ) -> BuildConcepts:
     """Concepts as `shards.concepts` describes; prints their precision.
 
     Args:
         images: all images of the build.
         pooled_by_id: features by image id, by `concepts.pool_regions`.
+        features: statistics of all features.
         count: number of words.
         kept: concepts per image.
 
@@ -72,7 +82,7 @@ def learn_concepts(
         print(_precision_line(f"val, λ {model.penalty:g}", model(X_others[val]), Y_val))
     found = concepts.top_concepts(scores, words, kept)
     ids = [image.image_id for image in [*train, *others]]
-    predictor = ConceptPredictor(model, words, kept)
+    predictor = ConceptPredictor(model, words, kept, features)
     return BuildConcepts(dict(zip(ids, found, strict=True)), predictor.to_bytes())
 
 

@@ -8,6 +8,9 @@ Legend: N images, P pooled width (twice the feature width), W words. An npz file
 ``penalty``              () float64          λ, for people to read
 ``words``                (W,) text           in the order of their columns
 ``kept``                 () integer          concepts per image
+``images``               () integer          how many images the two below are of
+``feature_mean``         (D,) float64        the `Fingerprint` of the features it was fitted on
+``feature_deviation``    (D,) float64
 
 ``shards build`` writes it next to the tars, and training copies it into the run.
 """
@@ -25,6 +28,7 @@ from typing_extensions import TypedDict
 
 from shards.atomic import atomic_write
 from shards.concepts import Concepts, Ridge, pool_regions, top_concepts
+from shards.fingerprint import DIMENSIONS, Fingerprint
 from shards.location import LocalFolder, RemoteFolder
 from shards.npy import decode_npy
 from shards.remote.remote_file import RemoteFile
@@ -40,11 +44,28 @@ _PREFIX = "ridge-"
 
 @dataclass(frozen=True, eq=False)
 class ConceptPredictor:
-    """Ridge regression with its words; ``kept`` is the number of concepts per image."""
+    """Ridge regression with its words.
+
+    ``kept`` is the number of concepts per image; ``features`` are statistics of those it was
+    fitted on.
+    """
 
     ridge: Ridge
     words: tuple[str, ...]
     kept: int
+    features: Fingerprint
+
+    def check(self, where: str, found: Fingerprint) -> None:
+        """Refuse features of another extractor; ``where`` names their file or folder.
+
+        Raises:
+            ShardError: saying how they differ.
+        """
+        if difference := self.features.difference(found):
+            raise ShardError(
+                f"{where}: features {difference} than those that the concept predictor was fitted "
+                "on; use features of the same extractor with the same settings"
+            )
 
     def __call__(self, regions: Array) -> Concepts:
         """The concepts of an image, best first, from its regions (R, F) of any dtype.
@@ -75,6 +96,9 @@ class ConceptPredictor:
             penalty=ridge.penalty,
             words=np.array(self.words, np.str_),
             kept=self.kept,
+            images=self.features.images,
+            feature_mean=self.features.mean,
+            feature_deviation=self.features.deviation,
         )
         return file.getvalue()
 
@@ -192,7 +216,19 @@ def _parse(data: bytes) -> ConceptPredictor:
     if words.dtype.kind != "U":
         raise ValueError(f"words of dtype {words.dtype}")
     ridge = Ridge(penalty, mean, deviation, weights, bias)
-    return ConceptPredictor(ridge, tuple(map(str, words)), kept)
+    return ConceptPredictor(ridge, tuple(map(str, words)), kept, _fingerprint(arrays, pooled // 2))
+
+
+def _fingerprint(arrays: dict[str, Array], width: int) -> Fingerprint:
+    statistics = [
+        np.asarray(arrays[name], np.float64) for name in ("feature_mean", "feature_deviation")
+    ]
+    if not all(array.shape == (min(width, DIMENSIONS),) for array in statistics):
+        raise ValueError("statistics of features of another width")
+    if not all(np.isfinite(array).all() for array in statistics):
+        raise ValueError("statistics that are not finite")
+    mean, deviation = (tuple(map(float, array)) for array in statistics)
+    return Fingerprint(int(arrays["images"]), mean, deviation)
 
 
 def _read_arrays(data: bytes) -> dict[str, Array]:

@@ -66,11 +66,12 @@ def predict_concepts(
         workers: processes, one per CPU by default.
 
     Raises:
-        ShardError: if there is no predictor, it was fitted on features of another width, it has
-            fewer words than ``top``, or the shards are damaged or on a server.
+        ShardError: if there is no predictor, it was fitted on features of another width or
+            extractor, it has fewer words than ``top``, or the shards are damaged or on a server.
     """
     data, root = open_predictor(location), manifest.local_folder
     predictor = parse_predictor(location, data)
+    predictor.check(manifest.location, manifest.features.fingerprint)
     kept = predictor.kept if top is None else top
     if not 1 <= kept <= len(predictor.words):
         raise ShardError(

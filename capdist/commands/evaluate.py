@@ -83,7 +83,7 @@ def score_captions(args: argparse.Namespace) -> None:
         raise CapdistError("--results: no references to score against; give --shards DIR")
     from capdist.inference.given_captions import score_results
 
-    score_results(args.results, args.shards, args.split)
+    score_results(args.results, args.shards, args.split, args.out)
 
 
 def score_run(args: argparse.Namespace) -> None:

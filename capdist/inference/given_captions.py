@@ -14,22 +14,26 @@ from capdist.metrics.constant import constant_caption
 from capdist.reporting.page import CONSTANT
 from shards.atomic import write_json
 from shards.manifest import Manifest
+from shards.outputs import check_output_file
 from shards.tokenisers import CaptionText, nfc
 
 
-def score_results(results: Path, shards: str, split: str) -> None:
-    """Score a file of COCO results next to the constant caption, and write the scores beside it.
+def score_results(results: Path, shards: str, split: str, out: Path | None = None) -> None:
+    """Score a file of COCO results next to the constant caption, and write the scores.
 
     Args:
         results: ``[{"image_id": ..., "caption": ...}, ...]``.
         shards: folder or URL of the shards that have the references.
         split: which images; captions of others are counted and left out.
+        out: folder of the scores; None: that of the results.
 
     Raises:
         ScoreError: if the file has another form, or an image of the split has no caption or no
             reference.
         ShardError: if the shards are not there, or have no such split.
     """
+    path = (out or results.parent) / f"{results.stem}-scores.json"
+    check_output_file(path)
     found, manifest = read_results(results), Manifest.load(shards)
     refs = references(manifest, split)
     ids = {str(image): number for number, image in refs.ids.items()}
@@ -43,7 +47,6 @@ def score_results(results: Path, shards: str, split: str) -> None:
         print(f"constant caption: {text.join(constant)!r}")
         rows[CONSTANT] = score_words(refs, dict.fromkeys(captions, constant), text)
     print_scores(f"{manifest.name}, {split}, {len(captions)} images", rows)
-    path = results.with_name(f"{results.stem}-scores.json")
     write_json(path, {name: row.to_json() for name, row in rows.items()})
     print(f"scores:   {path}")
 

@@ -13,7 +13,7 @@ import numpy as np
 from shards.concept_files import CONCEPTS, ConceptSet, write_concept_file
 from shards.concept_predictor import ConceptPredictor, PredictorFile, parse_predictor
 from shards.concepts import Ridge
-from shards.fingerprint import UNKNOWN
+from shards.fingerprint import UNKNOWN, Fingerprint
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.tar import read_tar
@@ -35,7 +35,8 @@ class Targets:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         ridge = Ridge(1.0, np.zeros(8), np.ones(8), np.zeros((8, 2)), np.ones(2))
-        predictor = ConceptPredictor(ridge, ("dog", "cat"), 1).to_bytes()
+        features = Fingerprint(3, (0.0,) * 4, (1.0,) * 4)
+        predictor = ConceptPredictor(ridge, ("dog", "cat"), 1, features).to_bytes()
         self.manifest = write(NumberSource({"train": 3}), folder, workers=1, predictor=predictor)
         entries = self.manifest.index(self.manifest.shards[0])
         concepts = {entry.key: (("dog", 0.5),) for entry in entries}

@@ -85,8 +85,9 @@ def test_captions_of_any_system_are_scored(
     captions = {image: texts[0] for image, texts in refs.items()}
     path = write_results(tmp_path / "mine.json", {**captions, 1: "A dog."})
     shards = ["--shards", str(tiny.root), "--split", "val"]
-    assert main(["evaluate", "--results", str(path), *shards]) == 0
-    scores = json.loads((tmp_path / "mine-scores.json").read_text())
+    out = tmp_path / "out"
+    assert main(["evaluate", "--results", str(path), *shards, "--out", str(out)]) == 0
+    scores = json.loads((out / "mine-scores.json").read_text())
     assert list(scores) == ["mine.json", "constant caption"]
     assert scores["mine.json"]["values"] == score(refs, captions).values
     printed = capsys.readouterr().out

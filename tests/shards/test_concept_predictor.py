@@ -13,7 +13,7 @@ from shards.__main__ import main
 from shards.build import BuildConfig, build
 from shards.concept_predictor import PREDICTOR, parse_predictor, same_concepts
 from shards.manifest import Manifest
-from shards.predict_concepts import open_predictor
+from shards.predict_concepts import open_predictor, predict_concepts
 from shards.schema import Sample, ShardError, decode
 from shards.tar import read_tar
 from shards.verify import verify
@@ -140,6 +140,20 @@ def test_features_of_another_width_are_refused(
         build_shards(wide, tmp_path / "new", [files["new"]], concepts_from=str(whole.root))
 
 
+def test_features_of_another_extractor_are_refused(
+    files: dict[str, str], whole: Manifest, tmp_path: Path
+) -> None:
+    feat = np.random.default_rng(1).integers(100, 128, (6, 4, 3)).astype(np.int8)
+    np.savez(tmp_path / "other.npz", imgid=NEW, feat=feat, scale=np.ones(3))
+    other = {**files, "features": str(tmp_path / "other.npz")}
+    message = "features are distributed differently .* than those that the concept predictor"
+    with pytest.raises(ShardError, match=message):
+        build_shards(other, tmp_path / "new", [files["new"]], concepts_from=str(whole.root))
+    new = build_shards(other, tmp_path / "plain", [files["new"]], concepts=0)
+    with pytest.raises(ShardError, match=message):
+        predict_concepts(new, str(whole.root), None, workers=1)
+
+
 def test_damaged_predictors_are_named(whole: Manifest) -> None:
     assert whole.tar_predictor
     path = whole.root / whole.tar_predictor.name
@@ -158,6 +172,8 @@ def test_damaged_predictors_are_named(whole: Manifest) -> None:
     [
         ({"weights": np.ones((6, 4))}, "arrays of shapes"),
         ({"kept": 0}, "0 kept"),
+        ({"feature_mean": np.zeros(4)}, "statistics of features of another width"),
+        ({"feature_mean": np.full(3, np.inf)}, "statistics that are not finite"),
         ({"bias": np.full(5, np.nan)}, "not finite"),
         ({"words": np.array([None] * 5)}, "not a concept predictor"),
     ],
