@@ -15,11 +15,11 @@ Deviations from the paper: regions are embedded first, as in Lu et al. (CVPR 201
 and the output's inputs go through dropout. Eq. 14's penalty on weights that do not cover the image
 is not part of the loss.
 
-Hard attention is trained with the straight-through estimator (Bengio et al., 2013): a region is
-drawn, and the gradient is that of the expectation, which is biased. The paper's estimator (Eq. 12),
-REINFORCE, needs each caption's likelihood, a running baseline, an entropy bonus and, half of the
-time, the expectation instead of the draw. Outside of training, hard attention takes the most likely
-region, so that captions are deterministic.
+Hard attention is trained by REINFORCE, the paper's estimator (Eq. 12), where a stage has a section
+``reinforce`` (see `capdist.losses.stochastic_attention`), else with the straight-through estimator
+(Bengio et al., 2013): a region is drawn, and the gradient is that of the expectation, which is
+biased. Outside of training, hard attention takes the most likely region, so that captions are
+deterministic.
 
 Parameters of soft attention at GLIED's settings (V = 9,487 words, F = 2048, D = 512, embedding 256;
 hard attention has no w_β, 513 parameters fewer):
@@ -37,6 +37,7 @@ hard attention has no w_β, 513 parameters fewer):
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -96,8 +97,8 @@ class ShowAttendTell(StepwiseLstmDecoder):
         self.output = nn.Linear(embedding if self.deep else width, dims.vocabulary)
 
     @abstractmethod
-    def glimpse(self, weights: Tensor, regions: Tensor, h: Tensor) -> Tensor:
-        """ẑ_t (Eq. 6), (B, K, D), of α_t (B, K, R), V (B, R, D) and h_{t-1} (B, K, D)."""
+    def glimpse(self, weights: Tensor, memory: Tensors, h: Tensor) -> Tensors:
+        """ẑ_t (Eq. 6) as "z" (B, K, D), of α_t (B, K, R), V in the memory and h_{t-1} (B, K, D)."""
 
     def encode(self, batch: Batch) -> Tensors:
         """V, h_0 and c_0."""
@@ -111,10 +112,10 @@ class ShowAttendTell(StepwiseLstmDecoder):
     def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
         """Attention from h_{t-1}, then the LSTM (Eq. 1 to 6)."""
         weights = self.attend(before["h"], memory["keys"], memory["mask"])
-        z = self.glimpse(weights, memory["regions"], before["h"])
-        gates = word + self.state_gates(torch.cat([z, before["h"]], -1))
+        seen = self.glimpse(weights, memory, before["h"])
+        gates = word + self.state_gates(torch.cat([seen["z"], before["h"]], -1))
         h, c = lstm_cell(gates, before["c"])
-        return {"h": h, "c": c, "z": z, "weights": weights}
+        return {"h": h, "c": c, "weights": weights, **seen}
 
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
         """Eq. 7 before its softmax."""
@@ -138,9 +139,22 @@ class SoftAttention(ShowAttendTell):
         super().__init__(config, dims)
         self.gate = nn.Linear(config.width, 1)
 
-    def glimpse(self, weights: Tensor, regions: Tensor, h: Tensor) -> Tensor:
+    def glimpse(self, weights: Tensor, memory: Tensors, h: Tensor) -> Tensors:
         """β_t Σ_i α_ti v_i."""
-        return self.gate(h).sigmoid() * (weights @ regions)
+        return {"z": self.gate(h).sigmoid() * (weights @ memory["regions"])}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Captions with drawn regions.
+
+    ``logits`` (B, S, L, V); ``log_choice`` (B, S, L), the log-probability of each drawn region;
+    ``entropy`` (B, S, L) of the attention.
+    """
+
+    logits: Tensor
+    log_choice: Tensor
+    entropy: Tensor
 
 
 @register("hard_attention")
@@ -149,12 +163,33 @@ class HardAttention(ShowAttendTell):
 
     Config = HardAttentionConfig
 
-    def glimpse(self, weights: Tensor, regions: Tensor, h: Tensor) -> Tensor:
-        """v_s: the value of one region, with the gradient of Σ_i α_ti v_i."""
-        if self.training:
-            chosen = weights.flatten(0, 1).float().multinomial(1).view(*weights.shape[:2], 1)
-        else:
-            chosen = weights.argmax(-1, keepdim=True)
+    def glimpse(self, weights: Tensor, memory: Tensors, h: Tensor) -> Tensors:
+        """v_s: the value of one region, with the gradient of Σ_i α_ti v_i, or none if it is drawn.
+
+        "chosen" (B, K, 1) is s.
+        """
+        chosen = self.choose(weights)
         one = torch.zeros_like(weights).scatter(-1, chosen, 1.0)
-        # The value of the bracket is exactly zero; its gradient is that of the weights.
-        return (one + (weights - weights.detach())) @ regions
+        if "expected" in memory:
+            one = torch.where(memory["expected"], weights, one)
+        else:
+            # The value of the bracket is exactly zero; its gradient is that of the weights.
+            one = one + (weights - weights.detach())
+        return {"z": one @ memory["regions"], "chosen": chosen}
+
+    def choose(self, weights: Tensor) -> Tensor:
+        """S (B, K, 1): drawn from α_t (B, K, R) in training, else the most likely region."""
+        if not self.training:
+            return weights.argmax(-1, keepdim=True)
+        return weights.flatten(0, 1).float().multinomial(1).view(*weights.shape[:2], 1)
+
+    def draw(self, memory: Tensors, tokens: Tensor, expected: Tensor) -> Drawn:
+        """Captions (B, S, L) with drawn regions, which have no gradient.
+
+        Where ``expected`` (B,) is True, the model reads the expectation over regions instead.
+        """
+        words, steps = self.unroll({**memory, "expected": expected[:, None, None]}, tokens)
+        weights = steps["weights"].float().clamp(min=torch.finfo(torch.float32).tiny)
+        log_p = weights.log()
+        chosen = log_p.gather(-1, steps["chosen"])[..., 0]
+        return Drawn(self.predict(memory, words, steps), chosen, -(weights * log_p).sum(-1))

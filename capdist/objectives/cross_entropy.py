@@ -17,7 +17,9 @@ from capdist.config.stage import TrainingStage
 from capdist.data.dataset import members
 from capdist.losses.cross_entropy import cross_entropy
 from capdist.losses.grounding import Salient, grounding_loss
+from capdist.losses.stochastic_attention import stochastic_loss
 from capdist.models.base import CaptionModel
+from capdist.models.soft_attention import HardAttention
 from capdist.objectives.base import Objective, StageContext, Validator, register
 
 
@@ -38,6 +40,15 @@ class GroundingConfig(Section):
     )
 
 
+class ReinforceConfig(Section):
+    """REINFORCE for hard attention (Xu et al., 2015, Eq. 12), instead of straight-through."""
+
+    weight: float = Field(1.0, gt=0, description="λ_r.")
+    entropy: float = Field(0.002, ge=0, description="λ_e.")
+    expectation: Share = Field(0.5, description="Share of images read by expectation.")
+    decay: float = Field(0.9, ge=0, lt=1, description="Of the moving baseline b.")
+
+
 class CrossEntropyStage(TrainingStage):
     """Cross entropy with teacher forcing."""
 
@@ -45,6 +56,7 @@ class CrossEntropyStage(TrainingStage):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     scheduled_sampling: ScheduledSampling | None = None
     grounding: GroundingConfig | None = None
+    reinforce: ReinforceConfig | None = None
     drop_regions: float = Field(
         0.0, ge=0, lt=1, description="Share of an image's regions to leave out at random."
     )
@@ -64,6 +76,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
     Config = CrossEntropyStage
 
     model: CaptionModel[Any]
+    baseline: Tensor
 
     def __init__(self, model: CaptionModel[Any], stage: CrossEntropyStage) -> None:
         super().__init__()
@@ -71,6 +84,9 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.stage = stage
         self.sampled = 0.0
         self.saliency = SaliencyFigures()
+        self.likelihood = torch.zeros(2, dtype=torch.float64)
+        if stage.reinforce:
+            self.register_buffer("baseline", torch.tensor(float("nan")))
 
     @classmethod
     def preflight(cls, stage: CrossEntropyStage, context: StageContext) -> None:
@@ -80,6 +96,8 @@ class CrossEntropy(Objective[CrossEntropyStage]):
                 f"{context.place}.scheduled_sampling needs a recurrent model, which {name} is not; "
                 "remove it"
             )
+        if stage.reinforce:
+            _check_reinforce(stage, context)
         if stage.grounding:
             _check_grounding(context, f"{context.place}.grounding")
 
@@ -97,6 +115,8 @@ class CrossEntropy(Objective[CrossEntropyStage]):
     def forward(self, batch: Batch) -> Tensor:
         """The sum of `cross_entropy` and, if it is on, μ times `grounding_loss`."""
         batch = self.dropped(batch)
+        if self.stage.reinforce:
+            return self.reinforced(batch, self.stage.reinforce)
         loss = cross_entropy(
             self.model,
             batch,
@@ -110,6 +130,21 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         log_beta = self.model.saliency(batch)
         self.saliency.add(log_beta, batch)
         return loss + options.weight * grounding_loss(log_beta, batch, options.iou)
+
+    def reinforced(self, batch: Batch, options: ReinforceConfig) -> Tensor:
+        """The loss of REINFORCE."""
+        assert isinstance(self.model, HardAttention)
+        found = stochastic_loss(
+            self.model,
+            batch,
+            self.baseline,
+            weight=options.weight,
+            entropy=options.entropy,
+            expectation=options.expectation,
+        )
+        sums = found.log_likelihood.sum(), torch.tensor(batch.caption_count)
+        self.likelihood += torch.stack([value.double().cpu() for value in sums])
+        return found.loss
 
     def dropped(self, batch: Batch) -> Batch:
         """The batch without the regions and concepts that are left out in this step."""
@@ -125,14 +160,27 @@ class CrossEntropy(Objective[CrossEntropyStage]):
     def prepare(self, batches: Sequence[Batch], step: int, device: torch.device) -> list[Batch]:
         """The batches as they are; the figures of the step before are forgotten."""
         self.saliency = SaliencyFigures()
+        self.likelihood.zero_()
         return list(batches)
 
     def sums(self) -> list[float]:
+        if self.stage.reinforce:
+            return [float(value) for value in self.likelihood]
         return [self.saliency.regions, self.saliency.images] if self.stage.grounding else []
 
     def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
-        """The number of regions among which β spreads, if there is a grounding loss."""
-        return {"beta_regions": sums[0] / max(sums[1], 1)} if sums else {}
+        """The number of regions among which β spreads, or the baseline of REINFORCE, if any.
+
+        As the sums are of all ranks, the baseline moves alike on all of them.
+        """
+        if not sums:
+            return {}
+        mean = sums[0] / max(sums[1], 1)
+        if self.stage.reinforce is None:
+            return {"beta_regions": mean}
+        b, decay = self.baseline, self.stage.reinforce.decay
+        self.baseline.copy_(torch.where(b.isnan(), mean, decay * b + (1 - decay) * mean))
+        return {"baseline": float(self.baseline)}
 
 
 @dataclass
@@ -163,6 +211,19 @@ def sampled_share(sampling: ScheduledSampling | None, epoch: int) -> float:
     if sampling is None:
         return 0.0
     return min(sampling.maximum, sampling.increase * (epoch // sampling.every_epochs))
+
+
+def _check_reinforce(stage: CrossEntropyStage, context: StageContext) -> None:
+    """Refuse REINFORCE for a model without hard attention, and with options that it ignores."""
+    option = f"{context.place}.reinforce"
+    if not isinstance(context.model, HardAttention):
+        raise ConfigError(
+            f"{option} needs a model that draws its regions, such as hard_attention; "
+            f"{context.config.model.name} does not; remove it"
+        )
+    ignored = ("label_smoothing", "scheduled_sampling", "grounding")
+    if given := [name for name in ignored if getattr(stage, name)]:
+        raise ConfigError(f"{option}: does not use {', '.join(given)}; remove it")
 
 
 def _check_grounding(context: StageContext, option: str) -> None:

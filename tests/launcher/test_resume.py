@@ -29,12 +29,16 @@ from tests.support.resume import (
 )
 from tests.support.runs import losses, records, refused, train
 
+#: State beside the weights and the optimizer: a moving baseline, and averaged weights.
+HARD = '{"name": "hard_attention", "width": 16, "embedding": 8, "attention": 8}'
+AVERAGED = ["stages.0.optimizer.ema=0.9", "stages.0.drop_regions=0.3"]
+
 
 @pytest.mark.parametrize(
     ("world", "settings"),
     [
         (1, ["engine=deepspeed"]),
-        (2, ["stages.0.optimizer.ema=0.9", "stages.0.drop_regions=0.3", "engine=torch"]),
+        (2, [f"model={HARD}", "stages.0.reinforce={}", *AVERAGED, "engine=torch"]),
         (2, ["engine=deepspeed", "deepspeed.zero_optimization.stage=3"]),
     ],
     ids=lambda value: value if isinstance(value, int) else value[-1].rpartition(".")[2],

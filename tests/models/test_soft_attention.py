@@ -79,7 +79,8 @@ def test_hard_attention_draws_regions_by_their_probability() -> None:
     draws = 20_000
     weights = torch.tensor([0.5, 0.0, 0.3, 0.2]).repeat(1, draws, 1)
     # With the unit vectors as regions, what is seen is the choice itself.
-    seen = hard().train().glimpse(weights, torch.eye(4)[None], torch.zeros(1, draws, 1))[0]
+    memory = {"regions": torch.eye(4)[None]}
+    seen = hard().train().glimpse(weights, memory, torch.zeros(1, draws, 1))["z"][0]
     assert torch.equal(seen.sort(-1).values, torch.tensor([0.0, 0, 0, 1]).expand(draws, -1))
     counts = seen.sum(0)
     assert counts[1] == 0
@@ -93,7 +94,8 @@ def test_a_drawn_region_has_the_gradient_of_the_expectation(training: bool) -> N
     torch.manual_seed(9)
     weights = torch.rand(2, 3, 5).softmax(-1).requires_grad_()
     regions, h, pull = torch.randn(2, 5, 7), torch.zeros(2, 3, 24), torch.randn(2, 3, 7)
-    (hard().train(training).glimpse(weights, regions, h) * pull).sum().backward()
+    seen = hard().train(training).glimpse(weights, {"regions": regions}, h)["z"]
+    (seen * pull).sum().backward()
     found = weights.grad
     weights.grad = None
     (weights @ regions * pull).sum().backward()
@@ -103,5 +105,6 @@ def test_a_drawn_region_has_the_gradient_of_the_expectation(training: bool) -> N
 def test_a_region_drawn_in_bf16_is_exact() -> None:
     torch.manual_seed(9)
     weights = torch.rand(1, 50, 5).softmax(-1).bfloat16()
-    one = hard().train().glimpse(weights, torch.eye(5)[None].bfloat16(), weights)
+    memory = {"regions": torch.eye(5)[None].bfloat16()}
+    one = hard().train().glimpse(weights, memory, weights)["z"]
     assert set(one.flatten().tolist()) == {0.0, 1.0}

@@ -93,6 +93,12 @@ def test_other_combinations_of_model_ranks_and_zero_stage_are_accepted(
             {"scheduled_sampling": {}},
             r"^x\.json: stages\.0\.scheduled_sampling needs a recurrent model, which glied is not",
         ),
+        (GLIED, {"reinforce": {}}, r"^x\.json: stages\.0\.reinforce needs a model that draws its"),
+        (
+            {"name": "hard_attention", "width": 4, "embedding": 4, "attention": 4},
+            {"reinforce": {}, "label_smoothing": 0.1},
+            r"^x\.json: stages\.0\.reinforce: does not use label_smoothing; remove it",
+        ),
         (GLIED, {"grounding": {}}, r"^x\.json: stages\.0\.grounding needs a model that predicts"),
         (
             GLIED,
