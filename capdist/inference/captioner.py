@@ -24,7 +24,7 @@ from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.exported_model import ExportedModel, read_run
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
-from capdist.inference.feature_images import FeatureImages
+from capdist.inference.feature_images import FeatureImages, open_features
 from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
@@ -182,8 +182,10 @@ class Captioner:
             ConfigError: if the features are of another extractor, or have no classes, or nothing
                 predicts the concepts that a model needs.
         """
+        trained = self.first.features
+        source = open_features(files, trained, reading)
         concepts = self._image_concepts()
-        images = FeatureImages.open(files, self.first.features, self.check, reading, max_bad)
+        images = FeatureImages.check(files, source, trained, self.check, max_bad)
         count = images.source.class_count
         for member in self.members:
             if "classes" in member.model.needs and not images.classes:

@@ -33,29 +33,27 @@ class FeatureImages:
     classes: bool
 
     @classmethod
-    def open(
-        cls, files: str, trained: FeatureSpec, check: FeatureCheck, reading: Reading, max_bad: int
+    def check(
+        cls,
+        files: str,
+        source: JoinedFeatures,
+        trained: FeatureSpec,
+        check: FeatureCheck,
+        max_bad: int,
     ) -> FeatureImages:
-        """Check all images of files, in a format that shards are built from.
+        """Read all images once, and refuse those of another extractor.
 
         Args:
-            files: a path or a glob.
+            files: for messages.
+            source: of the images.
             trained: the features that a model was trained on.
             check: compares them with these.
-            reading: what their formats leave open.
             max_bad: largest number of bad images; they are named and left out.
 
         Raises:
-            ShardError: if the files are of no known format, or more images are bad.
+            ShardError: if more images are bad.
             ConfigError: if the features are of another extractor.
         """
-        source = JoinedFeatures(find_files(files), reading=reading)
-        if source.dim != trained.dim:
-            raise ConfigError(
-                f"{files}: features of width {source.dim}, but the model was trained on "
-                f"{trained.name!r} of width {trained.dim}; use features of the same extractor, or "
-                "state another --layout"
-            )
         scan = _Scan.of(source)
         check_bad_count(scan.bad, max_bad, f"{len(source.image_ids)} images")
         for line in scan.bad:
@@ -98,6 +96,28 @@ class _Scan:
                 progress.advance(1)
         found = Moments.total(moments).fingerprint() if moments else UNKNOWN
         return cls(good, bad, found, classes)
+
+
+def open_features(files: str, trained: FeatureSpec, reading: Reading) -> JoinedFeatures:
+    """Feature files, in a format that shards are built from.
+
+    Args:
+        files: a path or a glob.
+        trained: the features that a model was trained on.
+        reading: what their formats leave open.
+
+    Raises:
+        ShardError: if the files are of no known format.
+        ConfigError: if the features have another width.
+    """
+    source = JoinedFeatures(find_files(files), reading=reading)
+    if source.dim != trained.dim:
+        raise ConfigError(
+            f"{files}: features of width {source.dim}, but the model was trained on "
+            f"{trained.name!r} of width {trained.dim}; use features of the same extractor, or "
+            "state another --layout"
+        )
+    return source
 
 
 def read_sample(source: JoinedFeatures, image: ImageId) -> Sample:

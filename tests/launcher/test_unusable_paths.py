@@ -198,7 +198,7 @@ def test_inputs_of_the_wrong_kind_are_refused(
         ("shards scenes --out o --train 0", "argument --train: expected a whole number from 1 on"),
         ("bench order --samples 0", "argument --samples: expected a whole number from 1 on"),
         ("train", "the following arguments are required: --config"),
-        ("evaluate --rum r", "the following arguments are required: --run"),
+        ("evaluate --rum r", "unrecognized arguments: --rum r"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(
