@@ -8,8 +8,8 @@ from pathlib import Path
 
 from capdist.errors import CapdistError
 
-#: More than a file system keeps inside a folder's own entry, so that a full disk refuses it.
-_PROBE = bytes(64 * 1024)
+#: A page, which a full disk refuses, unlike an empty file.
+_PROBE = bytes(4096)
 
 
 def check_output_file(path: Path) -> None:

@@ -67,8 +67,8 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
     """An LSTM decoder that steps word by word, because its inputs depend on its last state.
 
     The words' share of the gates is computed for whole captions, and so are the logits from the
-    states. The memory has the first state, "h" and "c" (B, 1, D), and whatever else `advance` and
-    `predict` read.
+    states. The memory has the parts of the first state that ``carried`` names, each (B, 1, D), and
+    whatever else `advance` and `predict` read.
 
     Args:
         vocabulary: V.
@@ -78,6 +78,8 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
     """
 
     recurrent: ClassVar[bool] = True
+    #: What of a step's result the next one reads.
+    carried: ClassVar[tuple[str, ...]] = ("h", "c")
 
     def __init__(self, vocabulary: int, embedding: int, gates: int, dropout: float) -> None:
         super().__init__()
@@ -110,7 +112,8 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
 
     def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
         """Every hypothesis begins with its image's first state."""
-        return State(memory, {name: memory[name].expand(-1, beams, -1) for name in ("h", "c")})
+        first = {name: memory[name].expand(-1, beams, -1) for name in self.carried}
+        return State(memory, first)
 
     def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
         """One position of `forward`."""

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,9 @@ def unusable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
         mounted(root / "full", "size=64k") as full,
         mounted(root / "read-only", "ro") as read_only,
     ):
-        (full / "rest").write_bytes(bytes(48 * 1024))
+        with suppress(OSError), (full / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(4096))
         yield {"full": full, "read-only": read_only, "file": root / "file"}
 
 
