@@ -22,8 +22,11 @@ FAULTS = (
     Fault(
         "padding in cross entropy",
         "padding counts as words",
-        "        ignore_index=PAD,\n",
-        "",
+        """        ignore_index=PAD,
+        reduction="sum",
+""",
+        """        reduction="sum",
+""",
         ("tests/losses/test_cross_entropy.py",),
     ),
     Fault(

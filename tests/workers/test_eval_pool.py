@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from capdist.config.data import DataConfig
 from capdist.config.decoding import DecodingConfig
@@ -42,7 +43,7 @@ def task(manifest: Manifest, model: dict[str, Any], beam: int, *, boxes: bool) -
     built = build(model, dims, "here").eval()
     with torch.no_grad():
         for weight in built.parameters():
-            weight.mul_(3)
+            nn.init.normal_(weight, 0, 2)
     data = DataConfig(shards=str(manifest.root), lanes=8, workers=0)
     decoding = DecodingConfig(beam=beam, batch=5)
     return SplitDecoding(built, manifest, "test", data, vocab, decoding, boxes)
