@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from capdist.config.base import ConfigError, read_json
-from capdist.config.run_config import Config, parse_saved_config
+from capdist.config.base import ConfigError
+from capdist.config.run_config import Config
 from capdist.data.dataset import captioned
 from capdist.inference.evaluation import Evaluation, EvaluationRequest, sentences
 from capdist.inference.exported_model import MODEL, read_export
@@ -24,6 +24,7 @@ from capdist.inference.run_folder import (
     LAST,
     find_checkpoint,
     read_progress,
+    read_run_config,
     step_folders,
 )
 from capdist.metrics.coco import probe
@@ -80,8 +81,7 @@ class Follower:
 
     def config(self) -> Config:
         """The config that the run trains with at present."""
-        path = self.request.run / "config.json"
-        return parse_saved_config(read_json(path), str(path))
+        return read_run_config(self.request.run)
 
     def score(self, folder: Path) -> None:
         """Add a checkpoint's row, unless it has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ def score_results(results: Path, shards: str, split: str, out: Path | None = Non
     check_output_file(path)
     found, manifest = read_results(results), Manifest.load(shards)
     refs = references(manifest, split)
-    ids = {str(image): number for number, image in refs.ids.items()}
-    captions = {ids[image]: text for image, text in found.items() if image in ids}
+    captions = captions_by_number(found, refs)
     if left_out := len(found) - len(captions):
         print(f"{left_out} captions are of images that are not in {split}: left out")
     text = manifest.text
@@ -57,6 +57,12 @@ def _score(refs: References, captions: dict[int, str], text: CaptionText) -> Sco
         return score(refs.raw, captions)
     words = {image: text.split(nfc(caption)) for image, caption in captions.items()}
     return score_words(refs, words, text)
+
+
+def captions_by_number(found: Mapping[str, str], refs: References) -> dict[int, str]:
+    """Those of the references' images among captions by image id, by image number."""
+    ids = {str(image): number for number, image in refs.ids.items()}
+    return {ids[image]: text for image, text in found.items() if image in ids}
 
 
 def read_results(path: Path) -> dict[str, str]:

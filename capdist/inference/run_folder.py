@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capdist.config.base import read_json
+from capdist.config.run_config import Config, parse_saved_config
 
 NAMES, PROGRESS = "names.json", "progress.json"
 #: The folder of the model that a run took over from another one.
@@ -47,6 +48,12 @@ class TrainingProgress:
     skipped: int = 0
     best: dict[str, float] = field(default_factory=dict)
     waited: int = 0
+
+
+def read_run_config(run: Path) -> Config:
+    """The config that a run trains or was trained with."""
+    path = run / "config.json"
+    return parse_saved_config(read_json(path), str(path))
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
