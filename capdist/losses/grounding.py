@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from capdist.batch import Batch
+from capdist.models.boxes import pairwise_iou
 
 
 @runtime_checkable
@@ -55,13 +55,3 @@ def positives(batch: Batch, iou: float = 0.0) -> Tensor:
     index = index.masked_fill((best <= iou) | (batch.object_captions < 0), unused)
     flat = overlap.new_zeros(images, unused + 1).scatter(1, index, 1.0)
     return flat[:, :-1].unflatten(1, (captions, regions))
-
-
-def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (B, M, N) of boxes (B, M, 4) with (B, N, 4), x1 y1 x2 y2; 0 for two empty boxes."""
-    low = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    high = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]
-    union = areas[0][:, :, None] + areas[1][:, None] - shared
-    return torch.where(union > 0, shared / union, 0.0)
