@@ -25,6 +25,8 @@ _SIZES = """COCO JSON files with the images' sizes, needed if boxes are in pixel
 captions nor features have the sizes"""
 _SCENES = """Build shards of synthetic scenes, which are made from a seed: pictures, regions, boxes,
 concepts and captions."""
+_HARD = """the hard corpus: 96 kinds, frequent and rare ones that look alike, small and hidden
+objects, features that do not say where a box lies, captions of one or two objects"""
 _CONCEPTS = """Write concepts next to the tars of shards, which do not change: those that a run's
 detector (stage mil) predicted for them, or else those of the concept predictor of a run or of other
 shards. Readers use them instead of those in the tars."""
@@ -114,6 +116,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seed", type=int, default=0, help="of the random scenes")
+    add("--hard", action="store_true", help=_HARD)
     add("--train", type=positive, default=2000, metavar="N", help="training images")
     add("--val", type=count, default=250, metavar="N", help="validation images")
     add("--test", type=count, default=250, metavar="N", help="test images")
@@ -198,7 +201,7 @@ def _scenes(options: argparse.Namespace) -> int:
     from shards.writer import write
 
     check_output_folder(options.out)
-    source = SceneSource(seed=options.seed, train=options.train, val=options.val, test=options.test)
+    source = SceneSource(options.seed, options.train, options.val, options.test, options.hard)
     manifest = write(
         source, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
     )

@@ -13,10 +13,10 @@ import numpy as np
 
 from shards.feature_spec import FeatureSpec
 from shards.scenes.concepts import detect_concepts
-from shards.scenes.detector import CLASS_NAMES, REGIONS, WIDTH, detect
+from shards.scenes.detector import REGIONS, WIDTH
+from shards.scenes.difficulty import HARD, PLAIN, Difficulty
 from shards.scenes.draw import draw_picture
 from shards.scenes.grammar import make_captions, to_sentence
-from shards.scenes.layout import sample_scene
 from shards.scenes.world import SIDE
 from shards.schema import Sample, ShardError
 
@@ -31,12 +31,19 @@ IDS_PER_SPLIT = 1_000_000
 
 @dataclass(frozen=True)
 class SceneSource:
-    """The scenes of a seed as a `shards.jobs.SampleSource`; sizes are images per split."""
+    """The scenes of a seed as a `shards.jobs.SampleSource`.
+
+    Args:
+        seed: of the random scenes.
+        train, val, test: images of each split.
+        hard: whether to make the hard corpus instead of the plain one.
+    """
 
     seed: int = 1
     train: int = 2000
     val: int = 250
     test: int = 250
+    hard: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -48,22 +55,27 @@ class SceneSource:
                 )
 
     @property
+    def difficulty(self) -> Difficulty:
+        """What distinguishes the corpora."""
+        return HARD if self.hard else PLAIN
+
+    @property
     def name(self) -> str:
-        return "scenes"
+        return self.difficulty.name
 
     @property
     def features(self) -> FeatureSpec:
         """36 regions per image, from the simulated detector."""
-        return FeatureSpec("scenes-detector-v1", WIDTH, REGIONS)
+        return FeatureSpec(self.difficulty.detector.name, WIDTH, REGIONS)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The background and the 24 kinds."""
-        return CLASS_NAMES
+        """The background and the kinds: 24, or 96 of the hard corpus."""
+        return self.difficulty.detector.catalogue.class_names
 
     def fingerprint(self) -> str:
         """Version and seed, which determine each sample with its id."""
-        return f"scenes-v{VERSION}-seed{self.seed}"
+        return f"{self.name}-v{VERSION}-seed{self.seed}"
 
     def splits(self) -> dict[str, Sequence[int]]:
         starts = {split: 1 + IDS_PER_SPLIT * number for number, split in enumerate(SPLITS)}
@@ -80,9 +92,10 @@ class SceneSource:
         world, language, vision, tagging = (
             np.random.default_rng((self.seed, image_id, part)) for part in range(4)
         )
-        scene = sample_scene(world)
-        captions = make_captions(scene, language)
-        detections = detect(scene, vision)
+        difficulty = self.difficulty
+        scene = difficulty.sample_scene(world)
+        captions = make_captions(scene, language, difficulty.plans)
+        detections = difficulty.detector.detect(scene, vision)
         return Sample(
             key=f"{image_id:012d}",
             image_id=image_id,
@@ -94,7 +107,7 @@ class SceneSource:
             regions=detections.regions,
             boxes=detections.boxes,
             classes=detections.classes,
-            concepts=detect_concepts(scene, tagging),
+            concepts=detect_concepts(scene, tagging, difficulty.detector.catalogue),
             grounding=tuple(phrase for caption in captions for phrase in caption.phrases),
             picture=draw_picture(scene),
         )

@@ -7,12 +7,14 @@ information than a model that reads one of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
+from shards.scenes.catalogue import Catalogue
 from shards.scenes.relations import between, near, relation
 from shards.scenes.words import COUNT_WORDS, NOUNS, RELATIONS, SIZE_WORDS
-from shards.scenes.world import BACKDROPS, COLOURS, CONFUSABLE, Entity, Scene
+from shards.scenes.world import BACKDROPS, COLOURS, Entity, Scene
 
 #: Limits of the number of concepts.
 MIN_CONCEPTS, MAX_CONCEPTS = 12, 20
@@ -26,21 +28,24 @@ CONFUSION_RATE = 0.7
 RANDOM_RELATION_RATE = 0.6
 
 
-def detect_concepts(scene: Scene, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
+def detect_concepts(
+    scene: Scene, rng: np.random.Generator, catalogue: Catalogue
+) -> tuple[tuple[str, float], ...]:
     """12 to 20 (word, score) pairs, highest score first, with scores in [0, 1]."""
+    words = _vocabulary(catalogue)
     scores: dict[str, float] = {}
     for word, miss_rate in _true_words(scene):
         if rng.random() >= miss_rate:
             scores[word] = max(scores.get(word, 0), _true_score(rng))
     for entity in scene.entities:
         if rng.random() < CONFUSION_RATE:
-            scores.setdefault(_confused_word(entity, rng), _confused_score(rng))
+            scores.setdefault(_confused_word(entity, rng, catalogue), _confused_score(rng))
     if rng.random() < RANDOM_RELATION_RATE:
         scores.setdefault(str(rng.choice(tuple(RELATIONS))), _confused_score(rng))
     count = max(MIN_CONCEPTS, len(scores) + int(rng.integers(3, 7)))
-    for number in rng.permutation(len(WORDS)):
+    for number in rng.permutation(len(words)):
         if len(scores) < count:
-            scores.setdefault(WORDS[number], _random_word_score(rng))
+            scores.setdefault(words[number], _random_word_score(rng))
     ranked = sorted(scores.items(), key=lambda pair: -pair[1])
     return tuple(ranked[:MAX_CONCEPTS])
 
@@ -77,9 +82,8 @@ def _relations(scene: Scene) -> list[str]:
     return names
 
 
-def _confused_word(entity: Entity, rng: np.random.Generator) -> str:
-    group = next(group for group in CONFUSABLE if entity.kind in group)
-    others = [kind for kind in group if kind != entity.kind]
+def _confused_word(entity: Entity, rng: np.random.Generator, catalogue: Catalogue) -> str:
+    others = catalogue.rivals(entity.kind)
     return NOUNS[others[int(rng.integers(len(others)))]][0][len(entity.boxes) > 1]
 
 
@@ -98,15 +102,9 @@ def _random_word_score(rng: np.random.Generator) -> float:
     return round(0.05 + 0.6 * float(rng.random(2).min()), 3)
 
 
-#: The vocabulary of the detector.
-WORDS = tuple(
-    dict.fromkeys(
-        (
-            *(noun for synonyms in NOUNS.values() for noun in synonyms[0]),
-            *COLOURS,
-            *(words[0] for words in (*SIZE_WORDS.values(), *COUNT_WORDS.values())),
-            *RELATIONS,
-            *BACKDROPS,
-        )
-    )
-)
+@cache
+def _vocabulary(catalogue: Catalogue) -> tuple[str, ...]:
+    """The words that the detector knows."""
+    attributes = (words[0] for words in (*SIZE_WORDS.values(), *COUNT_WORDS.values()))
+    words = (*catalogue.nouns, *COLOURS, *attributes, *RELATIONS, *BACKDROPS)
+    return tuple(dict.fromkeys(words))

@@ -3,36 +3,28 @@
 Legend: R = 36 regions, F = 128 feature width, Z latent width, N objects.
 
 A region's latent vector describes the content of its box: kinds, as vectors that are close to each
-other within a confusable group, colours, the backdrop, and the box itself. The feature is the
-output of a fixed random network for the noisy latent. Regions that fit no object well are noisier.
-Latents and weights are rounded to multiples of 2⁻¹⁰, so that their products are summed without
-rounding error: features do not depend on a machine's order of summation.
+other within a confusable group, colours, the backdrop, and (in the plain corpus) the box itself.
+The feature is the output of a fixed random network for the noisy latent. Regions that fit no object
+well are noisier. Latents and weights are rounded to multiples of 2⁻¹⁰, so that their products are
+summed without rounding error: features do not depend on a machine's order of summation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from shards.scenes.world import (
-    BACKDROPS,
-    COLOURS,
-    CONFUSABLE,
-    KINDS,
-    Scene,
-    normalised,
-    visible_shares,
-)
+from shards.scenes import catalogue
+from shards.scenes.catalogue import Catalogue
+from shards.scenes.proposals import REGIONS, Proposals
+from shards.scenes.world import BACKDROPS, COLOURS, Scene, normalised, visible_shares
 from shards.schema import CLASS_DTYPE, Array
 
-REGIONS = 36
-WIDTH = 128
-MAX_PAIRS = 5
-CLASS_NAMES = ("background", *KINDS)
-#: Likeliest classes kept per region.
-CLASSES_KEPT = 8
+__all__ = ["HARD", "PLAIN", "REGIONS", "WIDTH", "Detector"]
 
+WIDTH = 128
 KIND_WIDTH = 24
 #: Distance of a kind's vector from its group's, which has length 1.
 KIND_DISTANCE = 0.5
@@ -48,7 +40,7 @@ CENTRES = np.arange(9) / 8
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """``boxes`` (R, 4) float32, ``regions`` (R, F) float16, ``classes`` (R, 8) of CLASS_DTYPE.
+    """``boxes`` (R, 4) float32, ``regions`` (R, F) float16, ``classes`` (R, T) of CLASS_DTYPE.
 
     The region with the lowest background probability comes first.
     """
@@ -58,68 +50,119 @@ class Detections:
     classes: Array
 
 
-def detect(scene: Scene, rng: np.random.Generator) -> Detections:
-    """The detections of a scene, with noise from ``rng``."""
-    objects = scene.objects()
-    true_boxes = np.array([normalised(box) for _, box in objects])
-    boxes = _propose_boxes(rng, true_boxes)
-    overlap = _overlap(boxes, true_boxes) * np.sqrt(visible_shares(scene.entities))
-    clean = np.stack([KIND_VECTORS[KINDS.index(entity.kind)] for entity, _ in objects])
-    noisy = clean + rng.normal(0, OBJECT_NOISE, clean.shape)
-    noise_scale = 1 + POOR_FIT_NOISE * (1 - overlap.max(axis=1, keepdims=True))
-    kinds = overlap @ noisy
-    kinds += rng.normal(0, REGION_NOISE, kinds.shape) * noise_scale
-    appearance = _appearance(scene, overlap, rng, noise_scale)
-    latent = np.hstack([kinds, appearance, _encode_boxes(boxes)])
-    probabilities = _class_probabilities(kinds, overlap)
-    order = np.argsort(probabilities[:, 0], kind="stable")
-    return Detections(
-        boxes[order].astype(np.float32),
-        _features(latent, rng)[order].astype(np.float16),
-        _top_classes(probabilities)[order],
-    )
+@dataclass(frozen=True)
+class Weights:
+    """``kinds`` (kinds, KIND_WIDTH), their vectors; ``first`` (Z, F) and ``second`` (F, F)."""
+
+    kinds: Array
+    first: Array
+    second: Array
 
 
-def _propose_boxes(rng: np.random.Generator, true_boxes: Array) -> Array:
-    """R boxes: two tight, one loose and one partial per object; around pairs; the rest random."""
-    single = [_jittered(rng, true_boxes, spread) for spread in (0.08, 0.08, 0.24)]
-    proposals = np.vstack([*single, _half_boxes(rng, true_boxes), _pair_boxes(rng, true_boxes)])
-    corners = rng.uniform(0, 0.75, (REGIONS - len(proposals), 2))
-    sizes = rng.uniform(0.15, 0.6, corners.shape)
-    random_boxes = np.hstack([corners, corners + sizes])
-    return np.asarray(np.clip(np.vstack([proposals, random_boxes]), 0, 1))
+@dataclass(frozen=True)
+class Detector:
+    """A detector of one corpus.
+
+    Args:
+        name: of the features' extractor.
+        catalogue: the kinds that it tells apart.
+        classes_kept: T, likeliest classes kept per region.
+        proposals: its boxes.
+        place_code: whether a region's feature describes its box.
+        roots: square roots that are taken of a box's intersection over union with an object: the
+            more, the more a box that fits badly says about the object.
+    """
+
+    name: str
+    catalogue: Catalogue
+    classes_kept: int
+    proposals: Proposals
+    place_code: bool = True
+    roots: int = 1
+
+    def detect(self, scene: Scene, rng: np.random.Generator) -> Detections:
+        """The detections of a scene, with noise from ``rng``."""
+        objects = scene.objects()
+        true_boxes = np.array([normalised(box) for _, box in objects])
+        boxes = self.proposals.boxes(rng, true_boxes)
+        overlap = self._overlap(boxes, true_boxes) * np.sqrt(visible_shares(scene.entities))
+        kinds = [self.catalogue.kinds.index(entity.kind) for entity, _ in objects]
+        clean = self.weights.kinds[kinds]
+        noisy = clean + rng.normal(0, OBJECT_NOISE, clean.shape)
+        noise_scale = 1 + POOR_FIT_NOISE * (1 - overlap.max(axis=1, keepdims=True))
+        content = overlap @ noisy
+        content += rng.normal(0, REGION_NOISE, content.shape) * noise_scale
+        latent = [content, _appearance(scene, overlap, rng, noise_scale)]
+        if self.place_code:
+            latent.append(_encode_boxes(boxes))
+        probabilities = self._class_probabilities(content, overlap)
+        order = np.argsort(probabilities[:, 0], kind="stable")
+        return Detections(
+            boxes[order].astype(np.float32),
+            self._features(np.hstack(latent), rng)[order].astype(np.float16),
+            self._top_classes(probabilities)[order],
+        )
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The detector's weights: the same for all seeds of the scenes."""
+        rng = np.random.default_rng(20190810)
+        kinds = _kind_vectors(rng, self.catalogue)
+        latent = KIND_WIDTH + len(COLOURS) + len(BACKDROPS) + 1
+        latent += 4 * len(CENTRES) if self.place_code else 0
+        first = _rounded(rng.normal(0, 0.7, (latent, WIDTH)))
+        return Weights(kinds, first, _rounded(rng.normal(0, 2 / np.sqrt(WIDTH), (WIDTH, WIDTH))))
+
+    def _overlap(self, boxes: Array, true_boxes: Array) -> Array:
+        """(R, N): roots of each box's intersection over union with each object."""
+        overlap = _iou(boxes, true_boxes)
+        for _ in range(self.roots):
+            overlap = np.sqrt(overlap)
+        return overlap
+
+    def _features(self, latent: Array, rng: np.random.Generator) -> Array:
+        """Features (R, F) of magnitude 1 from latents (R, Z)."""
+        hidden = _rounded(latent) @ self.weights.first
+        hidden = _rounded(hidden / (1 + np.abs(hidden)))
+        features = hidden @ self.weights.second
+        return np.asarray(features + rng.normal(0, FEATURE_NOISE, features.shape))
+
+    def _class_probabilities(self, content: Array, overlap: Array) -> Array:
+        """(R, 1 + kinds): higher for classes whose vector is closer to the noisy one."""
+        normed = content / np.maximum(overlap.sum(axis=1, keepdims=True), 0.3)
+        squared_distance = ((normed[:, None] - self.weights.kinds) ** 2).sum(axis=2)
+        odds = (0.3 / (0.3 + squared_distance)) ** 6
+        odds /= odds.sum(axis=1, keepdims=True)
+        background = 1 - np.clip(1.2 * overlap.max(axis=1, keepdims=True), 0.03, 0.97)
+        return np.hstack([background, (1 - background) * odds])
+
+    def _top_classes(self, probabilities: Array) -> Array:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.classes_kept]
+        classes = np.empty(order.shape, CLASS_DTYPE)
+        classes["id"] = order
+        classes["prob"] = np.take_along_axis(probabilities, order, axis=1)
+        return classes
 
 
-def _jittered(rng: np.random.Generator, true_boxes: Array, spread: float) -> Array:
-    """The boxes, with each edge moved by up to ``spread`` of their width or height."""
-    sides = np.tile(true_boxes[:, 2:] - true_boxes[:, :2], 2)
-    return np.asarray(true_boxes + rng.uniform(-spread, spread, true_boxes.shape) * sides)
+PLAIN = Detector("scenes-detector-v1", catalogue.PLAIN, classes_kept=8, proposals=Proposals())
+#: Its features are blurred and do not say where a box lies; it gives whole class vectors.
+HARD = Detector(
+    "scenes-hard-detector-v1",
+    catalogue.HARD,
+    classes_kept=len(catalogue.HARD.class_names),
+    proposals=Proposals(spreads=(0.1, 0.45), cut=0.6),
+    place_code=False,
+    roots=2,
+)
 
 
-def _half_boxes(rng: np.random.Generator, true_boxes: Array) -> Array:
-    """The boxes, with one of their four sides moved inwards by 45 %."""
-    halves, rows = np.array(true_boxes), np.arange(len(true_boxes))
-    side = rng.integers(0, 4, len(true_boxes))
-    width_height = (true_boxes[:, 2:] - true_boxes[:, :2])[rows, side % 2]
-    halves[rows, side] += np.where(side < 2, 0.45, -0.45) * width_height
-    return halves
-
-
-def _pair_boxes(rng: np.random.Generator, true_boxes: Array) -> Array:
-    """Boxes around two objects each, for up to MAX_PAIRS pairs."""
-    pairs = np.stack(np.triu_indices(len(true_boxes), 1), axis=1)
-    pairs = rng.permutation(pairs)[:MAX_PAIRS]
-    low, high = true_boxes[pairs, :2].min(axis=1), true_boxes[pairs, 2:].max(axis=1)
-    return np.hstack([low, high])
-
-
-def _overlap(boxes: Array, true_boxes: Array) -> Array:
-    """(R, N): the square root of each box's intersection over union with each object."""
+def _iou(boxes: Array, true_boxes: Array) -> Array:
+    """(R, N): each box's intersection over union with each object."""
     low = np.maximum(boxes[:, None, :2], true_boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], true_boxes[None, :, 2:])
     intersection = np.prod(np.maximum(high - low, 0), axis=2)
     areas, true_areas = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, true_boxes))
-    return np.asarray(np.sqrt(intersection / (areas[:, None] + true_areas - intersection)))
+    return np.asarray(intersection / (areas[:, None] + true_areas - intersection))
 
 
 def _appearance(
@@ -143,49 +186,17 @@ def _encode_boxes(boxes: Array) -> Array:
     return np.asarray(encoded.reshape(len(boxes), -1))
 
 
-def _features(latent: Array, rng: np.random.Generator) -> Array:
-    """Features (R, F) of magnitude 1 from latents (R, Z)."""
-    hidden = _rounded(latent) @ WEIGHTS_1
-    hidden = _rounded(hidden / (1 + np.abs(hidden)))
-    features = hidden @ WEIGHTS_2
-    return np.asarray(features + rng.normal(0, FEATURE_NOISE, features.shape))
-
-
-def _class_probabilities(kinds: Array, overlap: Array) -> Array:
-    """(R, 25): higher for classes whose vector is closer to the noisy one."""
-    normed = kinds / np.maximum(overlap.sum(axis=1, keepdims=True), 0.3)
-    squared_distance = ((normed[:, None] - KIND_VECTORS) ** 2).sum(axis=2)
-    odds = (0.3 / (0.3 + squared_distance)) ** 6
-    odds /= odds.sum(axis=1, keepdims=True)
-    background = 1 - np.clip(1.2 * overlap.max(axis=1, keepdims=True), 0.03, 0.97)
-    return np.hstack([background, (1 - background) * odds])
-
-
-def _top_classes(probabilities: Array) -> Array:
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :CLASSES_KEPT]
-    classes = np.empty(order.shape, CLASS_DTYPE)
-    classes["id"] = order
-    classes["prob"] = np.take_along_axis(probabilities, order, axis=1)
-    return classes
-
-
 def _rounded(values: Array) -> Array:
     return np.asarray(np.round(values * 1024) / 1024)
 
 
-def _kind_vectors(rng: np.random.Generator) -> Array:
-    groups = _unit_length(rng.normal(size=(len(CONFUSABLE), 1, KIND_WIDTH)))
-    offsets = _unit_length(rng.normal(size=(len(CONFUSABLE), len(CONFUSABLE[0]), KIND_WIDTH)))
-    return _rounded((groups + KIND_DISTANCE * offsets).reshape(len(KINDS), KIND_WIDTH))
+def _kind_vectors(rng: np.random.Generator, kinds: Catalogue) -> Array:
+    """(kinds, KIND_WIDTH): each near the vector of its group."""
+    shape = len(kinds.groups), len(kinds.groups[0]), KIND_WIDTH
+    groups = _unit_length(rng.normal(size=(shape[0], 1, KIND_WIDTH)))
+    offsets = _unit_length(rng.normal(size=shape))
+    return _rounded((groups + KIND_DISTANCE * offsets).reshape(len(kinds.kinds), KIND_WIDTH))
 
 
 def _unit_length(vectors: Array) -> Array:
     return np.asarray(vectors / np.sqrt((vectors**2).sum(axis=-1, keepdims=True)))
-
-
-# The detector's weights: the same for all seeds of the scenes.
-_weights_rng = np.random.default_rng(20190810)
-KIND_VECTORS = _kind_vectors(_weights_rng)
-_LATENT = KIND_WIDTH + len(COLOURS) + len(BACKDROPS) + 1 + 4 * len(CENTRES)
-WEIGHTS_1 = _rounded(_weights_rng.normal(0, 0.7, (_LATENT, WIDTH)))
-WEIGHTS_2 = _rounded(_weights_rng.normal(0, 2 / np.sqrt(WIDTH), (WIDTH, WIDTH)))

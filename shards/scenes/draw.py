@@ -6,7 +6,8 @@ import io
 
 from PIL import Image, ImageDraw
 
-from shards.scenes.shapes import DARK, INK, LIGHT, MAIN, SHAPES, Stroke
+from shards.scenes.shapes import DARK, INK, LIGHT, MAIN, Stroke
+from shards.scenes.variants import shape
 from shards.scenes.world import SIDE, Box, Scene
 
 #: Pictures are drawn this many times larger and then reduced (antialiasing).
@@ -46,7 +47,7 @@ def draw_picture(scene: Scene) -> bytes:
     pen.rectangle((0, int(edge * HORIZON), edge, edge), fill=below)
     for entity, box in scene.objects():
         tones = _tones(PAINT[entity.colour])
-        for stroke in SHAPES[entity.kind]:
+        for stroke in shape(entity.kind):
             _paint(pen, stroke, box, tones[stroke.tone])
     buffer = io.BytesIO()
     image.reduce(SCALE).save(buffer, "PNG", compress_level=3)

@@ -78,12 +78,16 @@ class Caption:
         return ["an" if words[0][0] in "aeiou" else "a", *words]
 
 
-def make_captions(scene: Scene, rng: np.random.Generator) -> list[Caption]:
-    """Five captions of a scene, one of each plan, in random order."""
+#: Writes one caption.
+Plan = Callable[[Caption], None]
+
+
+def make_captions(scene: Scene, rng: np.random.Generator, plans: Sequence[Plan]) -> list[Caption]:
+    """Captions of a scene, one of each of its plans, such as `PLANS`, in random order."""
     captions = []
-    for number, plan in enumerate(rng.permutation(len(PLANS))):
+    for number, plan in enumerate(rng.permutation(len(plans))):
         caption = Caption(scene, rng, number)
-        PLANS[plan](caption)
+        plans[plan](caption)
         if len(caption.tokens) < MIN_WORDS:
             caption.add_one_of(BACKDROP_WORDS[scene.backdrop])
         captions.append(caption)
@@ -142,7 +146,7 @@ def _relate(caption: Caption, a: Entity, b: Entity) -> None:
     caption.add_entity(b)
 
 
-PLANS: tuple[Callable[[Caption], None], ...] = (
+PLANS: tuple[Plan, ...] = (
     _relation,
     _all_relations,
     _there_is,

@@ -7,13 +7,14 @@ of saliency is sampled again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from shards.scenes.relations import CONTAINERS, SUPPORTS
+from shards.scenes.words import base
 from shards.scenes.world import (
     BACKDROPS,
     COLOURS,
@@ -59,7 +60,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         arrangement = str(rng.choice(ARRANGEMENTS))
         entities = _place(rng, arrangement, _sample_entities(rng, arrangement))
         if _is_valid(entities):
-            ranked = sorted(entities, key=lambda entity: -entity.saliency)
+            ranked = sorted(entities, key=lambda entity: -entity.saliency())
             return Scene(str(rng.choice(BACKDROPS)), tuple(ranked))
 
 
@@ -79,7 +80,7 @@ def _sample_entities(rng: np.random.Generator, arrangement: str) -> list[Entity]
     # An entity inside a container is painted before it; otherwise the first after the second.
     depths = (0, 1, 2, 3) if arrangement == "inside" else (1, 0, 2, 3)
     attributes = zip(kinds, colours, sizes, counts, depths, strict=False)
-    return [_make_entity(rng, *values) for values in attributes]
+    return [make_entity(rng, *values) for values in attributes]
 
 
 def _with_base(rng: np.random.Generator, kinds: list[str], bases: Sequence[str]) -> list[str]:
@@ -89,12 +90,18 @@ def _with_base(rng: np.random.Generator, kinds: list[str], bases: Sequence[str])
     return [others[0], base, *others[1:]]
 
 
-def _make_entity(
-    rng: np.random.Generator, kind: str, colour: str, size: str, count: int, depth: int
+def make_entity(
+    rng: np.random.Generator,
+    kind: str,
+    colour: str,
+    size: str,
+    count: int,
+    depth: int,
+    edges: Mapping[str, int] = SIZES,
 ) -> Entity:
-    """An entity whose objects are in a row at the corner of the canvas."""
-    edge = SIZES[size] * rng.uniform(0.92, 1.08)
-    wide, high = ASPECT.get(kind, (1.0, 1.0))
+    """An entity whose objects are in a row at the corner of the canvas; ``edges`` as in SIZES."""
+    edge = edges[size] * rng.uniform(0.92, 1.08)
+    wide, high = ASPECT.get(base(kind), (1.0, 1.0))
     width, height = round(edge * wide), round(edge * high)
     step = width + int(rng.integers(2, 5))
     boxes = tuple((i * step, 0, i * step + width, height) for i in range(count))
@@ -104,7 +111,7 @@ def _make_entity(
 def _place(rng: np.random.Generator, arrangement: str, entities: list[Entity]) -> list[Entity]:
     """The entities at their positions, which may be partly outside the canvas."""
     first, second, *others = entities
-    second = _place_anywhere(rng, second)
+    second = place_anywhere(rng, second)
     first = _place_relative(rng, first, second, "left" if arrangement == "between" else arrangement)
     placed = [first, second]
     if arrangement == "between":
@@ -132,7 +139,8 @@ def _place_relative(rng: np.random.Generator, a: Entity, b: Entity, side: str) -
     return _moved(a, round(x + dx - aw / 2), round(y + dy - ah / 2))
 
 
-def _place_anywhere(rng: np.random.Generator, entity: Entity) -> Entity:
+def place_anywhere(rng: np.random.Generator, entity: Entity) -> Entity:
+    """The entity at a random position on the canvas."""
     width, height = _extent(entity)
     x = rng.integers(MARGIN, max(MARGIN + 1, SIDE - MARGIN - width))
     y = rng.integers(MARGIN, max(MARGIN + 1, SIDE - MARGIN - height))
@@ -142,7 +150,7 @@ def _place_anywhere(rng: np.random.Generator, entity: Entity) -> Entity:
 def _place_with_room(rng: np.random.Generator, entity: Entity, placed: list[Entity]) -> Entity:
     """The entity where it touches no other; after 20 attempts, anywhere."""
     for _ in range(20):
-        entity = _place_anywhere(rng, entity)
+        entity = place_anywhere(rng, entity)
         x1, y1, x2, y2 = entity.bounds
         around = (x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN)
         if not any(area(intersection(around, other.bounds)) for other in placed):
@@ -166,6 +174,6 @@ def _is_valid(entities: list[Entity]) -> bool:
     inner = (MARGIN, MARGIN, SIDE - MARGIN, SIDE - MARGIN)
     fits = all(intersection(entity.bounds, inner) == entity.bounds for entity in entities)
     few_objects = sum(len(entity.boxes) for entity in entities) <= MAX_OBJECTS
-    ranks = sorted((entity.saliency for entity in entities), reverse=True)
+    ranks = sorted((entity.saliency() for entity in entities), reverse=True)
     clear_order = all(high >= MIN_SALIENCY_RATIO * low for high, low in pairwise(ranks))
     return fits and few_objects and clear_order and min(visible_shares(entities)) >= MIN_VISIBLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shards.scenes.words import base
 from shards.scenes.world import Entity, area, centre, intersection
 
 #: Kinds that can contain others; their front hides the lower part of what is inside.
@@ -55,13 +56,13 @@ def _inside(a: Entity, b: Entity) -> bool:
     within = b.bounds[0] <= a.bounds[0] and a.bounds[2] <= b.bounds[2]
     partly_below_top = b.bounds[1] < a.bounds[3] <= b.bounds[3]
     hidden = a.depth < b.depth and overlapping(a, b)
-    return b.kind in CONTAINERS and within and partly_below_top and hidden
+    return base(b.kind) in CONTAINERS and within and partly_below_top and hidden
 
 
 def _on(a: Entity, b: Entity) -> bool:
     x, _ = centre(a.bounds)
     touches = abs(a.bounds[3] - b.bounds[1]) <= 2
-    return b.kind in SUPPORTS and touches and b.bounds[0] <= x <= b.bounds[2]
+    return base(b.kind) in SUPPORTS and touches and b.bounds[0] <= x <= b.bounds[2]
 
 
 def _direction(a: Entity, b: Entity) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from shards.scenes.world import KINDS
-
 #: Nouns of each kind: (singular, plural).
 NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "cat": (("cat", "cats"), ("kitten", "kittens")),
@@ -30,6 +28,40 @@ NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "cup": (("cup", "cups"), ("mug", "mugs")),
     "key": (("key", "keys"),),
     "star": (("star", "stars"),),
+}
+
+#: Nouns, singular and plural, of the kinds that the hard corpus adds, by the kind they look like.
+VARIANTS: dict[str, dict[str, str]] = {
+    "cat": {"lion": "lions", "tiger": "tigers", "fox": "foxes"},
+    "dog": {"wolf": "wolves", "bear": "bears", "goat": "goats"},
+    "bird": {"duck": "ducks", "owl": "owls", "parrot": "parrots"},
+    "ball": {"balloon": "balloons", "globe": "globes", "coin": "coins"},
+    "moon": {"banana": "bananas", "boomerang": "boomerangs", "hook": "hooks"},
+    "clock": {"compass": "compasses", "wheel": "wheels", "medal": "medals"},
+    "box": {"suitcase": "suitcases", "chest": "chests", "basket": "baskets"},
+    "book": {"envelope": "envelopes", "newspaper": "newspapers", "map": "maps"},
+    "house": {"church": "churches", "barn": "barns", "tent": "tents"},
+    "cone": {"pyramid": "pyramids", "tower": "towers", "rocket": "rockets"},
+    "tree": {"bush": "bushes", "palm": "palms", "cactus": "cacti"},
+    "kite": {"flag": "flags", "diamond": "diamonds", "arrow": "arrows"},
+    "car": {"truck": "trucks", "bus": "buses", "van": "vans"},
+    "boat": {"canoe": "canoes", "raft": "rafts", "ferry": "ferries"},
+    "fish": {"shark": "sharks", "whale": "whales", "dolphin": "dolphins"},
+    "flower": {"rose": "roses", "tulip": "tulips", "daisy": "daisies"},
+    "mushroom": {"acorn": "acorns", "bell": "bells", "jellyfish": "jellyfish"},
+    "umbrella": {"parachute": "parachutes", "hat": "hats", "helmet": "helmets"},
+    "chair": {"stool": "stools", "throne": "thrones", "bench": "benches"},
+    "table": {"bed": "beds", "cabinet": "cabinets", "piano": "pianos"},
+    "lamp": {"lantern": "lanterns", "candle": "candles", "torch": "torches"},
+    "cup": {"bottle": "bottles", "vase": "vases", "teapot": "teapots"},
+    "key": {"hammer": "hammers", "spoon": "spoons", "brush": "brushes"},
+    "star": {"crown": "crowns", "snowflake": "snowflakes", "gem": "gems"},
+}
+
+BASE_OF = {variant: base for base, variants in VARIANTS.items() for variant in variants}
+
+NOUNS |= {
+    kind: ((kind, plural),) for family in VARIANTS.values() for kind, plural in family.items()
 }
 
 COLOUR_WORDS = {
@@ -75,4 +107,9 @@ BACKDROP_WORDS = {
 }
 
 #: The kind that a noun names, singular or plural.
-KIND_OF = {word: kind for kind in KINDS for pair in NOUNS[kind] for word in pair}
+KIND_OF = {word: kind for kind, nouns in NOUNS.items() for pair in nouns for word in pair}
+
+
+def base(kind: str) -> str:
+    """The kind that a variant looks like; any other kind itself."""
+    return BASE_OF.get(kind, kind)

@@ -13,6 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+from shards.scenes.words import base
+
 #: The canvas is a square of SIDE × SIDE pixels.
 SIDE = 160
 
@@ -59,18 +61,25 @@ class Entity:
         x1, y1, x2, y2 = zip(*self.boxes, strict=True)
         return min(x1), min(y1), max(x2), max(y2)
 
-    @property
-    def saliency(self) -> float:
-        """√(area in pixels), lower far from the centre and for furniture."""
+    def saliency(self, centre_bias: float = 0.5) -> float:
+        """√(area in pixels), lower far from the centre and for furniture.
+
+        Args:
+            centre_bias: the share that is lost in a corner of the canvas.
+        """
         x, y = centre(self.bounds)
         distance = math.sqrt((x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2) / (SIDE / math.sqrt(2))
-        interest = 0.4 if self.kind in FURNITURE else 1.0
-        return interest * (1 - 0.5 * distance) * math.sqrt(sum(area(box) for box in self.boxes))
+        interest = 0.4 if base(self.kind) in FURNITURE else 1.0
+        return (
+            interest
+            * (1 - centre_bias * distance)
+            * math.sqrt(sum(area(box) for box in self.boxes))
+        )
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A backdrop and two to four entities, the most salient first."""
+    """A backdrop and two or more entities, the most salient first."""
 
     backdrop: str
     entities: tuple[Entity, ...]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shards.scenes.draw import PAINT
-from shards.scenes.grammar import Caption, make_captions, to_sentence
+from shards.scenes.grammar import PLANS, Caption, make_captions, to_sentence
 from shards.scenes.layout import sample_scene
 from shards.scenes.words import COLOUR_WORDS, KIND_OF, SIZE_WORDS
 from shards.scenes.world import SIDE, Box, Entity, Scene
@@ -23,7 +23,7 @@ COUNTS = {
 @pytest.fixture(scope="module")
 def captioned_scenes() -> CaptionedScenes:
     return [
-        (scene, make_captions(scene, np.random.default_rng((number, 1))))
+        (scene, make_captions(scene, np.random.default_rng((number, 1)), PLANS))
         for number in range(400)
         for scene in [sample_scene(np.random.default_rng((number, 0)))]
     ]

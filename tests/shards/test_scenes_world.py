@@ -59,11 +59,13 @@ def test_visible_shares_by_hand() -> None:
 
 def test_saliency_equals_hand_computed_values() -> None:
     middle = entity((70, 70, 90, 90))
-    assert middle.saliency == 20
-    assert entity((60, 70, 80, 90), (80, 70, 100, 90)).saliency == pytest.approx(20 * 2**0.5)
-    assert entity((70, 70, 90, 90), kind="table").saliency == 8
+    assert middle.saliency() == 20
+    assert entity((60, 70, 80, 90), (80, 70, 100, 90)).saliency() == pytest.approx(20 * 2**0.5)
+    assert entity((70, 70, 90, 90), kind="table").saliency() == 8
     # 50 of 113.1 pixels from the centre to a corner.
-    assert entity((120, 70, 140, 90)).saliency == pytest.approx(20 * (1 - 0.5 * 50 / 113.137), 1e-4)
+    assert entity((120, 70, 140, 90)).saliency() == pytest.approx(
+        20 * (1 - 0.5 * 50 / 113.137), 1e-4
+    )
 
 
 def test_scenes_are_valid(scenes: list[Scene]) -> None:
@@ -76,7 +78,7 @@ def test_scenes_are_valid(scenes: list[Scene]) -> None:
         assert boxes.max() <= SIDE
         assert min(visible_shares(scene.entities)) >= 0.4
         for more, less in zip(scene.entities, scene.entities[1:], strict=False):
-            assert more.saliency >= 1.1 * less.saliency
+            assert more.saliency() >= 1.1 * less.saliency()
 
 
 def test_every_relation_kind_colour_and_count_occurs(scenes: list[Scene]) -> None:
