@@ -108,7 +108,18 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         metavar="CODE",
         help="of the captions, such as en or zh; by default, en if most are in Latin letters",
     )
-    add("--class-names", metavar="FILE", help="text file; line n (from 0) is the name of class n")
+    add(
+        "--class-names",
+        metavar="FILE",
+        help="text file with the names of the detector's classes, one per line, without background",
+    )
+    add(
+        "--classes-kept",
+        type=_positive_or_all,
+        default=5,
+        metavar="N",
+        help="likeliest classes of a region, with the background if the detector gives it; or all",
+    )
     _add_output(parser)
     parser.set_defaults(run_command=_build)
 
@@ -165,6 +176,11 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run_command=_verify)
 
 
+def _positive_or_all(text: str) -> int | None:
+    """A whole number from 1 on, or None for "all", as a type of argparse."""
+    return None if text == "all" else positive(text)
+
+
 # Each command imports what it needs, so that --help and verify start quickly.
 
 
@@ -180,6 +196,7 @@ def _build(options: argparse.Namespace) -> int:
         concepts_kept=options.concepts_kept,
         concepts_from=options.concepts_from,
         class_names=options.class_names,
+        classes_kept=options.classes_kept,
         sizes=options.sizes,
         storage=options.storage,
         max_bad=options.max_bad,

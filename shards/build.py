@@ -11,6 +11,7 @@ from pathlib import Path
 from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
 from shards.caption_tokens import TokenisedCaptions, read_captions
 from shards.class_names import names_problem
+from shards.class_vectors import CLASSES_KEPT, ClassVectors
 from shards.feature_scan import (
     FeatureScan,
     SampleLoader,
@@ -58,7 +59,8 @@ class BuildConfig:
         concepts_kept: concepts per image, the best first.
         concepts_from: folder of a run or of shards, whose concept predictor is applied to all
             images, instead of learning one.
-        class_names: path of a text file, whose line n (from 0) is the name of class n.
+        class_names: path of a text file with the names of the classes, without the background.
+        classes_kept: likeliest classes of a region; None: all.
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
         max_bad: largest number of bad images; they are left out.
@@ -76,6 +78,7 @@ class BuildConfig:
     concepts_kept: int = 49
     concepts_from: str | None = None
     class_names: str | None = None
+    classes_kept: int | None = CLASSES_KEPT
     sizes: str | Sequence[str] = ()
     storage: str = "fp16"
     max_bad: int = 0
@@ -104,17 +107,19 @@ class FileSource:
         captions = read_captions(caption_files, config.tokeniser, config.language)
         self.text, self.wordless = captions.text, captions.left_out
         features = JoinedFeatures(feature_files, reading=config.reading)
-        self._load = SampleLoader(features, config.storage == "fp16")
+        classes = ClassVectors(features.class_count > 0, config.classes_kept)
+        self._load = SampleLoader(features, classes, config.storage == "fp16")
         self._annotated = len(captions.images)
         self._images = self._pair(config, captions)
         features.sizes = image_sizes(self._images, _read_sizes(size_files), config.pair_by)
         self._images = with_prefix(self._images, config.id_prefix)
         self.name = caption_files[0].stem
-        self.class_names = _read_class_names(config.class_names)
-        _check_class_names(config, self.class_names, features.class_count, exact=True)
+        names = _read_class_names(config.class_names)
+        self.class_names = classes.names(names)
+        _check_class_names(config, names, features.class_count, exact=True)
         given = open_predictor(config.concepts_from) if config.concepts_from else None
         scan = self._scan(config, workers)
-        _check_class_names(config, self.class_names, scan.classes)
+        _check_class_names(config, names, scan.classes)
         self.features = self._choose_storage(config, scan)
         self._fingerprint = _fingerprint(
             config, [*caption_files, *size_files, *self._load.features.paths], given

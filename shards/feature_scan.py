@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from shards.class_names import names_needed
+from shards.class_vectors import ClassVectors
 from shards.concepts import pool_regions
 from shards.fingerprint import Moments
 from shards.formats import Annotation, RegionFeatures
@@ -30,12 +31,14 @@ class SampleLoader:
 
     Args:
         features: of all images.
+        classes: chooses the classes that are kept.
         float16: convert regions to float16.
         scale: convert regions to int8 of this scale; if empty, and without ``float16``, regions
             stay as they were read.
     """
 
     features: JoinedFeatures
+    classes: ClassVectors
     float16: bool
     scale: tuple[float, ...] = ()
 
@@ -64,7 +67,7 @@ class SampleLoader:
             tokens=image.tokens,
             regions=self._convert(features.regions),
             boxes=features.boxes,
-            classes=features.classes,
+            classes=self.classes(features.classes),
             grounding=image.grounding,
         )
         check_trainable(f"{features.position} ({image.file_name})", sample, self.features.dim)
@@ -85,7 +88,7 @@ class FeatureScan:
         pooled: `pool_regions` of the good images by id; empty unless asked for.
         max_abs: (F,) largest absolute value of each dimension.
         moments: of each part of the features, by its number.
-        classes: the smallest number of class names that the images need.
+        classes: the smallest number of class names, without the background, that the images need.
         clipped: number of boxes that were clipped, by image id.
     """
 
@@ -131,7 +134,7 @@ def _scan_image(load: SampleLoader, pooling: bool, image: Annotation) -> Feature
         {image_id: pool_regions(regions)} if pooling else {},
         np.abs(regions).max(axis=0).astype(np.float32),
         {load.features.part(image.feature_id): Moments.of(regions)},
-        max(features.class_count, names_needed(sample.classes)),
+        max(features.class_count, names_needed(features.classes)),
         {image_id: features.clipped} if features.clipped else {},
     )
 

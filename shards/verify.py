@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from shards.checksum import crc32
-from shards.class_names import check_class_ids, names_needed, names_problem
+from shards.class_names import check_class_ids
 from shards.concept_predictor import parse_predictor
 from shards.index import SampleIndex
 from shards.json_types import ImageId
@@ -30,7 +30,6 @@ class _ShardReport:
     problems: list[str]
     keys: list[str]
     images: dict[ImageId, str] = field(default_factory=dict)
-    classes: int = 0
 
 
 def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
@@ -46,8 +45,6 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
         reports = list(progress)
     problems = [problem for report in reports for problem in report.problems]
     problems += _duplicates(manifest, reports)
-    if names := names_problem(manifest.class_names, max((r.classes for r in reports), default=0)):
-        problems.append(f"manifest.json: {names}")
     problems += _check_predictor(manifest)
     return problems + list(_unlisted_tars(manifest))
 
@@ -71,7 +68,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:
         *_check_tar(manifest, shard, index, data),
         *_check_concepts(manifest, shard, index),
     ]
-    captions, classes, images = 0, 0, dict[ImageId, str]()
+    captions, images = 0, dict[ImageId, str]()
     for entry in index:
         try:
             sample = _decode_sample(manifest, entry, data)
@@ -79,7 +76,6 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:
             problems.append(_line(shard, str(error)))
             continue
         captions += len(sample.captions)
-        classes = max(classes, names_needed(sample.classes))
         if images.setdefault(sample.image_id, entry.key) != entry.key:
             first = images[sample.image_id]
             problems.append(
@@ -87,7 +83,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:
             )
     if not problems:
         problems += _check_counts(shard, len(index), captions)
-    return _ShardReport(problems, [entry.key for entry in index], images, classes)
+    return _ShardReport(problems, [entry.key for entry in index], images)
 
 
 def _check_tar(

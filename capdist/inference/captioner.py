@@ -29,6 +29,7 @@ from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
 from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
+from shards.class_vectors import CLASSES_KEPT, ClassVectors
 from shards.image_ids import id_order, image_number, parse_image_id
 from shards.json_types import ImageId
 from shards.manifest import Manifest
@@ -193,11 +194,16 @@ class Captioner:
                     f"{files}: feature files have no classes, which model "
                     f"{member.config.model.name!r} needs; extract features with cls_prob"
                 )
-            if "classes" in member.model.needs and count not in (0, member.classes):
+            if "classes" in member.model.needs and count not in (
+                0,
+                member.classes,
+                member.classes - 1,  # with the background
+            ):
                 raise ConfigError(
                     f"{files}: {count} classes, but the model was trained with {member.classes}; "
                     "use features of the same extractor"
                 )
+        vectors = self._class_vectors(count)
         collate = Collate(
             self.first.vocab,
             1,
@@ -212,7 +218,7 @@ class Captioner:
                 if concepts:
                     found = zip(samples, concepts(samples), strict=True)
                     samples = [replace(sample, concepts=pairs) for sample, pairs in found]
-                yield collate(samples)
+                yield collate([replace(s, classes=vectors(s.classes)) for s in samples])
 
         return self.caption(batches(), images.image_ids)
 
@@ -231,6 +237,12 @@ class Captioner:
                     "together that have them in common"
                 )
         return open_image_concepts(*readers[0], self.concepts_from) if readers else None
+
+    def _class_vectors(self, count: int) -> ClassVectors:
+        """Classes as in the shards of the first model that reads them, of files with ``count``."""
+        reader = next((m for m in self.members if "classes" in m.model.needs), self.first)
+        background = count > 0 and count == reader.classes - 1
+        return ClassVectors(background, reader.classes_kept or CLASSES_KEPT)
 
 
 def write_captions(

@@ -29,6 +29,7 @@ from shards.concept_files import ConceptSet
 from shards.concept_predictor import is_predicted, same_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
+from shards.npy import decode_npy
 from shards.schema import ShardError
 from shards.tokenisers import CaptionText
 
@@ -41,8 +42,9 @@ class ExportedModel:
     """A model in evaluation mode, with everything needed to use it.
 
     ``concepts`` identifies the detector, or the predictor of a build, whose concepts it was trained
-    on; None: unknown, those of the tars. ``text`` is tokeniser and language of the captions that it
-    was trained on.
+    on; None: unknown, those of the tars. ``classes_kept`` are the classes of each region that it
+    was given, 0 if unknown or none. ``text`` is tokeniser and language of the captions that it was
+    trained on.
     """
 
     model: CaptionModel[Any]
@@ -52,6 +54,7 @@ class ExportedModel:
     classes: int
     concepts: str | None
     text: CaptionText
+    classes_kept: int = 0
 
     def decoding(self, overrides: Sequence[str] = ()) -> DecodingConfig:
         """The decoding section of its config, with overrides such as ``decoding.beam=5``.
@@ -80,6 +83,12 @@ class ExportedModel:
             raise ConfigError(
                 f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
                 f"was trained with {self.classes}; build the shards with the same --class-names"
+            )
+        if "classes" in self.model.needs and self.classes_kept not in (0, classes_kept(manifest)):
+            raise ConfigError(
+                f"{manifest.location}: {classes_kept(manifest)} classes of each region, but the "
+                f"model was trained with {self.classes_kept}; build the shards with --classes-kept "
+                f"{self.classes_kept}"
             )
         if "concepts" in self.model.needs:
             check_concepts(self.concepts, manifest, self.config)
@@ -180,6 +189,7 @@ def write_export(
     described = {
         "features": asdict(manifest.features.without_scale()),
         "classes": len(manifest.class_names),
+        "classes_kept": classes_kept(manifest),
         "concepts": manifest.concept_source,
         **asdict(manifest.text),
         "run": config.model_dump(mode="json", by_alias=True),
@@ -206,8 +216,24 @@ def read_export(folder: Path) -> ExportedModel:
     model.load_state_dict(weights)
     text = CaptionText.from_json(str(folder / "config.json"), described)
     return ExportedModel(
-        model.eval(), config, vocab, features, classes, described.get("concepts"), text
+        model.eval(),
+        config,
+        vocab,
+        features,
+        classes,
+        described.get("concepts"),
+        text,
+        described.get("classes_kept", 0),
     )
+
+
+def classes_kept(manifest: Manifest) -> int:
+    """The likeliest classes of a region that the samples have; 0 if they have none."""
+    split = manifest.shards[0].split
+    if "classes" not in members(manifest, split):
+        return 0
+    _, data = next(manifest.read(split, "classes.npy"))
+    return int(decode_npy(data).shape[1])
 
 
 def read_run(run: Path, checkpoint: str = "best") -> ExportedModel:

@@ -53,13 +53,14 @@ class RegionFeatures:
     Args:
         regions: (R, F) numbers; if not ``arranged``, as they are stored.
         boxes: (R, 4) x1 y1 x2 y2, in pixels or in [0, 1]; None if there are none.
-        classes: as in `shards.schema.Sample`.
+        classes: (R, T) of CLASS_DTYPE, likeliest first, with all classes of a vector; class n has
+            the name n, and the background is -1.
         width, height: pixels, 0 if unknown.
         pixels: whether boxes are in pixels.
         position: of the image in its file, for messages; empty if the image id identifies it.
         arranged: whether the format defines the axes of ``regions``; if not, see `layout.arrange`.
         count: number of regions, where further ones are padding that `layout.arrange` removes.
-        class_count: classes without the background, 0 if unknown.
+        class_count: of whole vectors, without the background; 0 if the format has none.
         clipped: boxes that were clipped by more than rounding.
     """
 

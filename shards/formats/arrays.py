@@ -1,7 +1,7 @@
 """One image's features from named arrays: what several formats have in common.
 
-Legend: R regions, F feature width, C classes with the background, T likeliest classes. Names of
-the arrays in an archive; those in brackets are other writers' names of the same:
+Legend: R regions, F feature width, C classes with the background. Names of the arrays in an
+archive; those in brackets are other writers' names of the same:
 
 =====================================  =====================================================
 ``features`` [``feat``, ``z``, ``x``]  (R, F), or (rows, columns, F) of a grid; or the layout
@@ -27,7 +27,6 @@ from shards.formats import RegionFeatures
 from shards.schema import CLASS_DTYPE, Array, ShardError
 
 _FEATURE_NAMES = ("features", "feat", "z", "x")
-_CLASSES_KEPT = 5
 _NAMES_SHOWN = 5
 
 #: Limit of the arrays of one image, in bytes: a small archive can expand to any size.
@@ -96,7 +95,7 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     return RegionFeatures(
         regions,
         boxes,
-        None if probabilities is None else top_classes(probabilities),
+        None if probabilities is None else ranked_classes(probabilities),
         width=_pixels(arrays, "image_w"),
         height=_pixels(arrays, "image_h"),
         pixels=boxes is not None,
@@ -106,16 +105,15 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     )
 
 
-def top_classes(probabilities: Array) -> Array:
-    """Likeliest classes (R, T) of CLASS_DTYPE from probabilities (R, C).
+def ranked_classes(probabilities: Array) -> Array:
+    """All classes (R, C) of CLASS_DTYPE, likeliest first, from probabilities (R, C).
 
-    Column 0 is the background; class n is column n + 1.
+    Column 0 is the background, class -1; class n is column n + 1.
     """
-    foreground = probabilities[:, 1:]
-    order = np.argsort(-foreground, axis=1, kind="stable")[:, :_CLASSES_KEPT]
+    order = np.argsort(-probabilities, axis=1, kind="stable")
     classes = np.empty(order.shape, CLASS_DTYPE)
-    classes["id"] = order
-    classes["prob"] = np.take_along_axis(foreground, order, axis=1)
+    classes["id"] = order - 1
+    classes["prob"] = np.take_along_axis(probabilities, order, axis=1)
     return classes
 
 

@@ -75,9 +75,9 @@ def test_features_are_read_as_written(source: FeatureSource, files: WrittenFeatu
         np.testing.assert_allclose(features.boxes, files.normalised_boxes(image_id), atol=1e-7)
         assert (features.classes is not None) == files.classes
         if features.classes is not None:
-            likeliest = probabilities(image_id)[:, 1:].argmax(axis=1)
+            likeliest = probabilities(image_id).argmax(axis=1) - 1
             np.testing.assert_array_equal(features.classes["id"][:, 0], likeliest)
-            best = probabilities(image_id)[:, 1:].max(axis=1)
+            best = probabilities(image_id).max(axis=1)
             np.testing.assert_allclose(features.classes["prob"][:, 0], best, rtol=1e-3)
 
 
