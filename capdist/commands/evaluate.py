@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also score which regions the model attends to (F1_all, F1_loc); "
         "published figures use --beam 1",
     )
+    add(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="with --grounding: names of the classes to score, one per line; default: all nouns "
+        "that the split annotates",
+    )
     add("--shards", help="folder or URL of the shards; default: the config's data.shards")
     add(
         "--workers", type=count, default=0, help="decode on so many Ray workers; 0: in this process"
@@ -96,6 +103,7 @@ def score_run(args: argparse.Namespace) -> None:
         split=args.split,
         decoding=decoding_overrides(args),
         grounding=args.grounding,
+        classes=args.classes,
         shards=args.shards,
         workers=args.workers,
         cpus=args.cpus,

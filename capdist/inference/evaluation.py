@@ -25,7 +25,7 @@ from capdist.decoding.generate import Caption
 from capdist.inference.caption_scores import score_words
 from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.feature_check import FeatureCheck
-from capdist.inference.grounding import Annotated
+from capdist.inference.grounding import Annotated, read_class_names
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings, describe_endings
@@ -52,6 +52,7 @@ class EvaluationRequest:
         split: to decode.
         decoding: overrides of the config's settings, such as ``decoding.beam=5``.
         grounding: whether to score the regions that the model attended to.
+        classes: file with the names of the classes whose grounding is scored, instead of all.
         shards: their folder, instead of the config's.
         workers: on Ray; 0 decodes in this process.
         cpus: of each worker.
@@ -64,6 +65,7 @@ class EvaluationRequest:
     split: str
     decoding: tuple[str, ...] = ()
     grounding: bool = False
+    classes: Path | None = None
     shards: str | None = None
     workers: int = 0
     cpus: float = 1.0
@@ -118,7 +120,7 @@ class Evaluation:
         exported.check_features(manifest, FeatureCheck(request.accept_features, (request.folder,)))
         exported.check_text(manifest)
         exported.check_members(manifest, split)
-        annotated = Annotated.read(manifest, split) if request.grounding else None
+        annotated = _annotated(request, manifest)
         decoding, cluster = exported.decoding(request.decoding), config.ray
         Constraints.of(decoding, exported.vocab)
         if request.address:
@@ -195,6 +197,8 @@ class Evaluation:
         words = {image: caption.words for image, caption in decoded.items()}
         found = score_words(refs, words, self.manifest.text)
         grounding = self.annotated.f1(decoded) if self.annotated else {}
+        if self.annotated:
+            print(f"grounding: F1 over {len(self.annotated.classes)} classes")
         return replace(found, values={**found.values, **grounding})
 
     def report(
@@ -207,9 +211,10 @@ class Evaluation:
         """Print the table, and write a page with curves, captions and pictures."""
         print_scores(f"{self.manifest.name}, {self.split}, {len(captions)} images", rows)
         written = {name: row.to_json() for name, row in rows.items()}
-        next(iter(written.values())).update(
-            images_per_s=images_per_s, decoding=self.decoding.model_dump(mode="json")
-        )
+        scored = next(iter(written.values()))
+        scored.update(images_per_s=images_per_s, decoding=self.decoding.model_dump(mode="json"))
+        if self.annotated:
+            scored["grounding_classes"] = len(self.annotated.classes)
         text = json.dumps(written, indent=1)
         path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
@@ -225,6 +230,16 @@ class Evaluation:
         pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
         for key, image in islice(zip(keys, refs.raw, strict=False), SAMPLES):
             yield ReportSample(key, captions[image], refs.raw[image], pictures.get(key))
+
+
+def _annotated(request: EvaluationRequest, manifest: Manifest) -> Annotated | None:
+    """The annotated objects of the split, if grounding is requested."""
+    if request.classes and not request.grounding:
+        raise ConfigError("command line: --classes are those of --grounding; give both or neither")
+    if not request.grounding:
+        return None
+    names = read_class_names(request.classes) if request.classes else None
+    return Annotated.read(manifest, request.split, names)
 
 
 def print_scores(title: str, rows: dict[str, Scores]) -> None:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from capdist.decoding.generate import Caption
 from capdist.metrics.grounding import Box, Grounded, Object, grounding_f1, lemma
+from shards.formats.records import read_lines
 from shards.image_ids import image_number
 from shards.manifest import Manifest
 from shards.schema import Phrase, ShardError, decode_grounding
@@ -25,12 +27,18 @@ class Annotated:
     sizes: Mapping[int, Size]
 
     @classmethod
-    def read(cls, manifest: Manifest, split: str) -> Annotated:
+    def read(cls, manifest: Manifest, split: str, names: frozenset[str] | None = None) -> Annotated:
         """The grounding of a split's shards; a phrase without a box is not annotated.
 
+        Args:
+            manifest: of the shards.
+            split: its name.
+            names: lemmas of the classes that count; phrases of others are not annotated, as in
+                the data of Zhou et al. None: all classes.
+
         Raises:
-            ShardError: if the captions are not English, or naming a sample that has no grounding,
-                or no size in pixels.
+            ShardError: if the captions are not English, no phrase is of these classes, or naming a
+                sample that has no grounding, or no size in pixels.
         """
         if not manifest.text.is_english:
             raise ShardError(
@@ -50,11 +58,18 @@ class Annotated:
                     "grounding scores need; build the shards with it, or omit --grounding"
                 )
             sizes[image] = size
+            counted = [p for p in phrases[key] if names is None or lemma(p.class_name) in names]
             references[image] = [
-                _grounded(words, (p for p in phrases[key] if p.caption == number), size)
+                _grounded(words, (p for p in counted if p.caption == number), size)
                 for number, words in enumerate(sample["tokens"])
             ]
-        return cls(references, sizes)
+        annotated = cls(references, sizes)
+        if names is not None and not annotated.classes:
+            raise ShardError(
+                f"{manifest.location}: no phrase of {split} is of one of the {len(names)} classes "
+                "of --classes; give a file with the names of its objects, one per line"
+            )
+        return annotated
 
     @cached_property
     def classes(self) -> frozenset[str]:
@@ -78,6 +93,20 @@ class Annotated:
             for position, (word, box) in enumerate(zip(caption.words, caption.boxes, strict=True))
             if lemma(word) in self.classes
         ]
+
+
+def read_class_names(path: Path) -> frozenset[str]:
+    """The lemmas of the names in a text file, one per line.
+
+    Raises:
+        ShardError: if there is no such file, or it has no name.
+    """
+    if not path.is_file():
+        raise ShardError(f"{path}: no such file; expected one with names of classes, one per line")
+    names = frozenset(lemma(line.strip()) for line in read_lines(path) if line.strip())
+    if not names:
+        raise ShardError(f"{path}: no names; expected those of classes, one per line")
+    return names
 
 
 def _grounded(words: Sequence[str], phrases: Iterable[Phrase], size: Size) -> Grounded:

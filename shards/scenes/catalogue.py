@@ -1,6 +1,6 @@
 """The kinds of objects that a corpus draws from: the 24 of the plain one, or 96 that compete.
 
-Each of the 24 has three variants, which are drawn like it but mirrored, with a mark, or both; a
+Each of the 24 has three variants, which are drawn like it with one mark, another, or both; a
 detector confuses a kind with its variants. How often a variant occurs falls with its rank.
 """
 

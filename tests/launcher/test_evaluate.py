@@ -40,10 +40,14 @@ def test_a_model_with_grounding_loss_is_scored_with_f1(
     config.write_text(json.dumps(settings))
     assert launch("train.py", "--config", str(config)).returncode == 0
     arguments = ["--run", str(tmp_path / "run"), "--split", "val", "--beam", "1"]
-    result = launch("evaluate.py", *arguments, "--grounding")
+    names = tmp_path / "names.txt"
+    names.write_text("dogs\nunicorn\n")
+    result = launch("evaluate.py", *arguments, "--grounding", "--classes", str(names))
     assert result.returncode == 0, result.stderr
+    assert "grounding: F1 over 1 classes" in result.stdout
     rows = json.loads((tmp_path / "run" / "scores" / "val-beam1.json").read_text())
     assert list(rows["run, beam 1"]["values"])[-2:] == ["F1_all", "F1_loc"]
+    assert rows["run, beam 1"]["grounding_classes"] == 1
     assert "F1_all" not in rows["constant caption"]["values"]
     (row,) = (line for line in result.stdout.splitlines() if line.startswith("run, beam 1"))
     values = [f"{rows['run, beam 1']['values'][name]:.1f}" for name in ("F1_all", "F1_loc")]
