@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from capdist.decoding.generate import Caption
-from capdist.inference.grounding import Annotated
+from capdist.inference.grounding import Annotated, read_class_names
 from capdist.metrics.grounding import Grounded, Object
 from shards.schema import Phrase, Sample, ShardError
 from shards.writer import write
@@ -25,7 +25,7 @@ PHRASES = (
 TOKENS = (("a", "dog", "balls"), ("two", "cats"))
 
 
-def annotated(folder: Path, **second: Any) -> Annotated:
+def annotated(folder: Path, names: frozenset[str] | None = None, **second: Any) -> Annotated:
     """Of two images, 64 wide and 48 high, of which the second is changed."""
 
     class Source(TinySource):
@@ -35,7 +35,7 @@ def annotated(folder: Path, **second: Any) -> Annotated:
                 yield replace(made, **second) if sample.image_id == 2001 else made
 
     source = Source(sizes=(("test", 2),))
-    return Annotated.read(write(source, folder, workers=1), "test")
+    return Annotated.read(write(source, folder, workers=1), "test", names)
 
 
 def test_annotated_objects_equal_those_listed_by_hand(tmp_path: Path) -> None:
@@ -74,3 +74,34 @@ def test_shards_without_grounding_or_size_are_refused(
         annotated(tmp_path, **change)
     assert "omit --grounding" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_only_listed_classes_are_annotated_and_predicted(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("dogs\n\nunicorn\n")
+    found = annotated(tmp_path / "shards", read_class_names(tmp_path / "names.txt"), grounding=())
+    assert found.classes == {"dog"}
+    dog = Object(1, "dog", ((32.0, 0.0, 64.0, 24.0),))
+    assert found.references[2000] == [Grounded(TOKENS[0], (dog,)), Grounded(TOKENS[1], ())]
+    caption = Caption(["cats", "dog"], 0.0, [list(BOX), list(OTHER)])
+    assert found.objects(2000, caption) == [dog]
+    # A caption of a cat alone is compared with no annotated cat.
+    cat = Caption(["cat"], 0.0, [list(BOX)])
+    assert found.f1({2000: cat, 2001: cat}) == {"F1_all": 0.0, "F1_loc": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "names.txt: no such file; expected one with names of classes"),
+        (" \n", "names.txt: no names; expected those of classes, one per line"),
+        ("unicorn\n", "no phrase of test is of one of the 1 classes of --classes"),
+    ],
+)
+def test_lists_without_classes_of_the_split_are_refused(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "names.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ShardError, match=message):
+        annotated(tmp_path / "shards", read_class_names(path))

@@ -54,6 +54,11 @@ def test_a_model_with_grounding_loss_is_scored_with_f1(
     assert row.split()[-2:] == values
 
 
+def test_classes_without_grounding_are_refused(run: Path, tmp_path: Path) -> None:
+    line = refused(launch("evaluate.py", "--run", str(run), "--classes", str(tmp_path / "x")))
+    assert "command line: --classes are those of --grounding" in line
+
+
 def test_grounding_of_shards_without_it_is_refused(run: Path, tiny: Manifest) -> None:
     line = refused(launch("evaluate.py", "--run", str(run), "--grounding"))
     assert f"{tiny.root}: sample 000000002000 of test has no grounding" in line
