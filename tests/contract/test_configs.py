@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from capdist.config.run_config import load_config
+from capdist.config.run_config import Config, load_config
 from capdist.config.schema import OPTIONS, config_schema, options_page
+from capdist.engines.optimizer import check_groups
 from capdist.models.base import Dims, build
 from capdist.reporting.sweep import Sweep
 
@@ -18,10 +19,18 @@ SWEEPS = sorted((CONFIGS / "sweeps").iterdir())
 FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json", *SWEEPS})
 
 
+def check(config: Config, path: Path) -> None:
+    """The model can be built, and every group of an optimizer has parameters in it."""
+    with torch.device("meta"):
+        model = build(config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
+    for number, stage in enumerate(config.stages):
+        check_groups(model, stage.optimizer, f"{path}: stages.{number}.optimizer")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_parses_and_builds(path: Path) -> None:
     config = load_config(path)
-    build(config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
+    check(config, path)
     assert config.schema_ is not None
     assert (path.parent / config.schema_).resolve() == CONFIGS / "schema.json"
 
@@ -31,8 +40,7 @@ def test_every_row_of_a_sweep_builds(path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(CONFIGS.parent)  # Rows name configs as the command is called.
     rows = {run.row: run for run in Sweep.load(path).runs}
     for run in rows.values():
-        with torch.device("meta"):
-            build(run.config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
+        check(run.config, path)
 
 
 def test_no_two_configs_write_into_the_same_folder() -> None:
