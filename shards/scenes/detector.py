@@ -150,7 +150,7 @@ HARD = Detector(
     "scenes-hard-detector-v1",
     catalogue.HARD,
     classes_kept=len(catalogue.HARD.class_names),
-    proposals=Proposals(spreads=(0.1, 0.45), cut=0.6),
+    proposals=Proposals(spreads=(0.1, 0.45), cut=0.6, pairs=0, random_sides=(0.06, 0.3)),
     place_code=False,
     roots=2,
 )
