@@ -69,8 +69,6 @@ class Detector:
         classes_kept: T, likeliest classes kept per region.
         proposals: its boxes.
         place_code: whether a region's feature describes its box.
-        roots: square roots that are taken of a box's intersection over union with an object: the
-            more, the more a box that fits badly says about the object.
     """
 
     name: str
@@ -78,14 +76,13 @@ class Detector:
     classes_kept: int
     proposals: Proposals
     place_code: bool = True
-    roots: int = 1
 
     def detect(self, scene: Scene, rng: np.random.Generator) -> Detections:
         """The detections of a scene, with noise from ``rng``."""
         objects = scene.objects()
         true_boxes = np.array([normalised(box) for _, box in objects])
         boxes = self.proposals.boxes(rng, true_boxes)
-        overlap = self._overlap(boxes, true_boxes) * np.sqrt(visible_shares(scene.entities))
+        overlap = _overlap(boxes, true_boxes) * np.sqrt(visible_shares(scene.entities))
         kinds = [self.catalogue.kinds.index(entity.kind) for entity, _ in objects]
         clean = self.weights.kinds[kinds]
         noisy = clean + rng.normal(0, OBJECT_NOISE, clean.shape)
@@ -113,13 +110,6 @@ class Detector:
         first = _rounded(rng.normal(0, 0.7, (latent, WIDTH)))
         return Weights(kinds, first, _rounded(rng.normal(0, 2 / np.sqrt(WIDTH), (WIDTH, WIDTH))))
 
-    def _overlap(self, boxes: Array, true_boxes: Array) -> Array:
-        """(R, N): roots of each box's intersection over union with each object."""
-        overlap = _iou(boxes, true_boxes)
-        for _ in range(self.roots):
-            overlap = np.sqrt(overlap)
-        return overlap
-
     def _features(self, latent: Array, rng: np.random.Generator) -> Array:
         """Features (R, F) of magnitude 1 from latents (R, Z)."""
         hidden = _rounded(latent) @ self.weights.first
@@ -145,24 +135,23 @@ class Detector:
 
 
 PLAIN = Detector("scenes-detector-v1", catalogue.PLAIN, classes_kept=8, proposals=Proposals())
-#: Its features are blurred and do not say where a box lies; it gives whole class vectors.
+#: Its features do not say where a box lies; it gives whole class vectors.
 HARD = Detector(
     "scenes-hard-detector-v1",
     catalogue.HARD,
     classes_kept=len(catalogue.HARD.class_names),
     proposals=Proposals(spreads=(0.1, 0.45), cut=0.6, pairs=0, random_sides=(0.06, 0.3)),
     place_code=False,
-    roots=2,
 )
 
 
-def _iou(boxes: Array, true_boxes: Array) -> Array:
-    """(R, N): each box's intersection over union with each object."""
+def _overlap(boxes: Array, true_boxes: Array) -> Array:
+    """(R, N): the square root of each box's intersection over union with each object."""
     low = np.maximum(boxes[:, None, :2], true_boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], true_boxes[None, :, 2:])
     intersection = np.prod(np.maximum(high - low, 0), axis=2)
     areas, true_areas = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, true_boxes))
-    return np.asarray(intersection / (areas[:, None] + true_areas - intersection))
+    return np.asarray(np.sqrt(intersection / (areas[:, None] + true_areas - intersection)))
 
 
 def _appearance(
