@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from shards.build import BuildConfig, build
+from shards.class_vectors import ClassVectors
 from shards.formats import (
     CAPTION_FORMATS,
     FEATURE_FORMATS,
@@ -74,11 +75,12 @@ def test_features_are_read_as_written(source: FeatureSource, files: WrittenFeatu
         np.testing.assert_array_equal(features.regions, regions(image_id))
         np.testing.assert_allclose(features.boxes, files.normalised_boxes(image_id), atol=1e-7)
         assert (features.classes is not None) == files.classes
-        if features.classes is not None:
-            likeliest = probabilities(image_id).argmax(axis=1) - 1
-            np.testing.assert_array_equal(features.classes["id"][:, 0], likeliest)
-            best = probabilities(image_id).max(axis=1)
-            np.testing.assert_allclose(features.classes["prob"][:, 0], best, rtol=1e-3)
+        named = ClassVectors(background=False, kept=1)(features.classes)
+        if named is not None:
+            likeliest = probabilities(image_id)[:, 1:].argmax(axis=1)
+            np.testing.assert_array_equal(named["id"][:, 0], likeliest)
+            best = probabilities(image_id)[:, 1:].max(axis=1)
+            np.testing.assert_allclose(named["prob"][:, 0], best, rtol=1e-3)
 
 
 def test_pickled_copy_reads_the_same(source: FeatureSource) -> None:

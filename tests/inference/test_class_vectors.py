@@ -63,7 +63,7 @@ def test_captions_of_feature_files_equal_those_of_shards(
     manifest = shards(folder, tmp_path / "shards", kept)
     model = exported(manifest, tmp_path)
     assert (model.classes, model.classes_kept) == (7, kept or 7)
-    captioner = Captioner((model,), model.decoding(2), ForcedWords())
+    captioner = Captioner((model,), model.decoding(), ForcedWords(), (tmp_path,))
     features = next(path for path in folder.iterdir() if path.is_dir())
     of_files, of_shards = (
         captioner.of_features(str(features)),
