@@ -14,9 +14,14 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["capdist*", "shards*"]),
     entry_points={"console_scripts": ["capdist = capdist.commands.main:main"]},
-    package_data={"capdist": ["py.typed"], "shards": ["py.typed"]},
+    package_data={
+        "capdist": ["py.typed"],
+        "capdist.reporting.report": ["static/*", "static/uplot/*"],
+        "shards": ["py.typed"],
+    },
     install_requires=[
         "filelock",
+        "jinja2",
         "numpy",
         "pillow",
         "pydantic>=2",
@@ -56,6 +61,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "s3fs",
+            "selenium",
             "triton",
             "types-tqdm",
         ],

@@ -38,7 +38,8 @@ within without
 and but or nor so yet if then than because when where how not no
 very just too also only more most s t
 """
-_STOP_WORDS = frozenset(_STOP_TEXT.split())
+#: Words that name no concept.
+STOP_WORDS = frozenset(_STOP_TEXT.split())
 
 
 def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tuple[str, ...]:
@@ -56,7 +57,7 @@ def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tu
         for captions in images
         for tokens in captions
         for word in set(tokens)
-        if is_word(word) and word not in _STOP_WORDS
+        if is_word(word) and word not in STOP_WORDS
     )
     if not captions:
         raise ShardError(

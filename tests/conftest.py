@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,14 @@ def config(tiny_config: dict[str, Any], tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def without_java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Scoring without METEOR, which is slow: a folder, first on the PATH, with a failing Java."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "java").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "java").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield folder

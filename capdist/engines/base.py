@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,13 +18,16 @@ class StepResult:
     """One optimizer step: its loss per unit of weight over all ranks, and whether it counted.
 
     ``parts`` are the contributions of this rank's micro-batches to the loss; ``skipped`` is True
-    where the loss scaler saw an overflow and left the weights alone.
+    where the loss scaler saw an overflow and left the weights alone. ``seconds`` are the host's, of
+    "forward", "backward", "communication" and "update"; an engine that communicates while it
+    computes leaves "communication" out.
     """
 
     loss: float
     parts: list[float]
     grad_norm: float | None
     skipped: bool
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.config.base import ConfigError
 from capdist.config.stage import OptimizerConfig
+from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import StepResult, total_weight
 from capdist.engines.deepspeed_files import convert, numbers_only
@@ -68,12 +69,15 @@ class DeepSpeedEngine:
         DeepSpeed averages over the ranks, so the loss carries their number as a factor.
         """
         weight = total_weight(self.group, map(self.engine.module.weight, batches))
-        skipped, parts = self.engine.skipped_steps, []
+        skipped, parts, timer = self.engine.skipped_steps, [], PartTimer()
         set_lr(self.optimizer, lr)
         for batch in batches:
-            loss = self.engine(batch.to(self.group.device)) / weight
-            self.engine.backward(loss * self.group.ranks.world, scale_wrt_gas=False)
-            self.engine.step()
+            with timer.time("forward"):
+                loss = self.engine(batch.to(self.group.device)) / weight
+            with timer.time("backward"):
+                self.engine.backward(loss * self.group.ranks.world, scale_wrt_gas=False)
+            with timer.time("update"):
+                self.engine.step()
             parts.append(float(loss.detach()))
         norm = self.engine.get_global_grad_norm()
         (loss,) = self.group.sum(sum(parts))
@@ -82,6 +86,7 @@ class DeepSpeedEngine:
             parts=parts,
             grad_norm=None if norm is None else float(norm),
             skipped=self.engine.skipped_steps > skipped,
+            seconds=timer.seconds,
         )
 
     def weights(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from capdist.batch import Batch
 from capdist.config.stage import OptimizerConfig
+from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import StepResult, total_weight
 from capdist.engines.optimizer import make_optimizer, set_lr
@@ -31,22 +32,31 @@ class TorchEngine:
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
         weight = total_weight(self.group, map(self.objective.weight, batches))
-        parts = []
+        parts, timer = [], PartTimer()
         for batch in batches:
-            loss = self.objective(batch.to(self.group.device)) / weight
-            loss.backward()
-            parts.append(float(loss.detach()))
+            with timer.time("forward"):
+                loss = self.objective(batch.to(self.group.device)) / weight
+            with timer.time("backward"):
+                loss.backward()
+                parts.append(float(loss.detach()))
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
-        for parameter in parameters:
-            distributed.all_reduce(parameter.grad)
+        with timer.time("communication"):
+            for parameter in parameters:
+                distributed.all_reduce(parameter.grad)
+        with timer.time("update"):
+            norm = self.update(parameters, lr)
+        (loss,) = self.group.sum(sum(parts))
+        return StepResult(loss, parts, norm, skipped=False, seconds=timer.seconds)
+
+    def update(self, parameters: Sequence[nn.Parameter], lr: float) -> float:
+        """Clip the gradients and take a step; returns the gradients' norm before."""
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
         if self.config.clip_value:
             nn.utils.clip_grad_value_(parameters, self.config.clip_value)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        (loss,) = self.group.sum(sum(parts))
-        return StepResult(loss, parts, float(norm), skipped=False)
+        return float(norm)
 
     def weights(self) -> dict[str, Tensor]:
         return {

@@ -1,7 +1,8 @@
 """Scores of a trained model on a split, next to those of one caption for all images.
 
 Writes into the run folder, or another one: ``captions/<split>-beam<K>.json`` (COCO results format),
-``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report-<split>.html``.
+``captions/<split>-beam<K>.attention.json.gz`` (alternatives, and what words attended to),
+``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report.html``.
 With other decoding settings than the config's, besides the beam, ``-<digest of them>`` follows the
 split. The scores' files have all settings.
 If grounding is requested, F1_all and F1_loc of the regions it attended to are among the scores.
@@ -12,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -26,11 +26,14 @@ from capdist.inference.caption_scores import score_words
 from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.grounding import Annotated, read_class_names
+from capdist.inference.looks import Names, look
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings, describe_endings
-from capdist.reporting.page import CONSTANT, SCORES, ReportSample, write_report
 from capdist.reporting.progress import Progress
+from capdist.reporting.report.files import CONSTANT, REPORT, SCORES, RunFiles, looks_path
+from capdist.reporting.report.looks import SHOWN, write_looks
+from capdist.reporting.report.page import write_report
 from capdist.reporting.table import format_table
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from shards.atomic import write_text
@@ -38,9 +41,6 @@ from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.outputs import check_output_folder
 from shards.tokenisers import CaptionText
-
-#: Images that the report shows.
-SAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,7 @@ class Evaluation:
                 "expected 0 workers or more, with more than 0 CPUs"
             )
         config, split = exported.config, request.split
-        if request.shards:
-            data = config.data.model_copy(update={"shards": request.shards})
-            config = config.model_copy(update={"data": data})
-        manifest = run_shards(config, request.run)
+        manifest = run_shards(config, request.run, request.shards)
         exported.check_features(manifest, FeatureCheck(request.accept_features, (request.folder,)))
         exported.check_text(manifest)
         exported.check_members(manifest, split)
@@ -145,11 +142,13 @@ class Evaluation:
         for metric, reason in probe(text).items():
             print(f"{metric} will be absent: {reason}")
         refs = references(self.manifest, self.split)
-        decoded, images_per_s = self.decode()
+        beams, images_per_s = self.decode()
+        decoded = {image: captions[0] for image, captions in beams.items()}
         captions = sentences(decoded, text)
         endings = bad_endings((caption.words for caption in decoded.values()), text)
         print(describe_endings(endings, text))
         path = self.write_captions(self.name, refs.by_id(captions))
+        self.write_looks(beams)
         if not any(refs.raw.values()):
             print(f"{self.split} has no reference captions; nothing is scored")
             print(f"captions: {path}")
@@ -160,7 +159,7 @@ class Evaluation:
             f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(refs, decoded),
             CONSTANT: score_words(refs, dict.fromkeys(captions, constant), text),
         }
-        self.report(refs, captions, rows, images_per_s)
+        self.report(captions, rows, images_per_s)
         print(f"captions: {path}")
 
     def write_captions(self, name: str, captions: dict[ImageId, str]) -> Path:
@@ -170,18 +169,32 @@ class Evaluation:
         write_results(path, captions)
         return path
 
-    def decode(self) -> tuple[dict[int, Caption], float]:
-        """The best caption of every image of the split, and images/s."""
-        exported, boxes = self.exported, self.annotated is not None
-        task = SplitDecoding(
+    def write_looks(self, beams: dict[int, list[Caption]]) -> None:
+        """Write alternatives and attention of the first images, for the report."""
+        batches = chain.from_iterable(self.task.batches.epoch(0))
+        size = self.decoding.batch
+        first = islice(batches, -(-min(SHOWN, len(beams)) // size))
+        names = Names(self.exported.vocab, self.manifest.class_names)
+        found = islice(look(self.exported.model, names, first, beams), SHOWN)
+        write_looks(looks_path(self.folder, self.name), list(found))
+
+    @property
+    def task(self) -> SplitDecoding:
+        """The split, and how it is decoded."""
+        exported = self.exported
+        return SplitDecoding(
             exported.model,
             self.manifest,
             self.split,
             exported.config.data,
             exported.vocab,
             self.decoding,
-            boxes,
+            self.annotated is not None,
         )
+
+    def decode(self) -> tuple[dict[int, list[Caption]], float]:
+        """The captions of every image of the split, best first, and images/s."""
+        task = self.task
         images, started = task.batches.plan.order.samples, time.perf_counter()
         with Progress(images, title=f"decoding {self.split}", unit="image") as progress:
             parts = {}
@@ -202,13 +215,9 @@ class Evaluation:
         return replace(found, values={**found.values, **grounding})
 
     def report(
-        self,
-        refs: References,
-        captions: dict[int, str],
-        rows: dict[str, Scores],
-        images_per_s: float,
+        self, captions: dict[int, str], rows: dict[str, Scores], images_per_s: float
     ) -> None:
-        """Print the table, and write a page with curves, captions and pictures."""
+        """Print the table, and write scores and report."""
         print_scores(f"{self.manifest.name}, {self.split}, {len(captions)} images", rows)
         written = {name: row.to_json() for name, row in rows.items()}
         scored = next(iter(written.values()))
@@ -220,16 +229,10 @@ class Evaluation:
         path.parent.mkdir(exist_ok=True)
         for target in (path, self.folder / SCORES):
             write_text(target, text)
-        page = self.folder / f"report-{self.split}.html"
-        write_report(self.run, page, samples=list(self.samples(refs, captions)))
+        page = self.folder / REPORT
+        run = RunFiles(self.run, self.folder, known=self.manifest)
+        write_report([run], page, self.split)
         print(f"scores:   {path}\nreport:   {page}")
-
-    def samples(self, refs: References, captions: dict[int, str]) -> Iterator[ReportSample]:
-        """The first images of the split, with their pictures if the shards have them."""
-        keys = [entry.key for entry in self.manifest.index(self.manifest.split(self.split)[0])]
-        pictures = dict(islice(self.manifest.read(self.split, "png"), SAMPLES))
-        for key, image in islice(zip(keys, refs.raw, strict=False), SAMPLES):
-            yield ReportSample(key, captions[image], refs.raw[image], pictures.get(key))
 
 
 def _annotated(request: EvaluationRequest, manifest: Manifest) -> Annotated | None:

@@ -151,13 +151,14 @@ def _concepts_remedy(trained: str | None, manifest: Manifest, config: Config) ->
     return f"predict those with: {command} {places}"
 
 
-def run_shards(config: Config, run: Path) -> Manifest:
-    """The shards of a run, with the concepts of its own detector if it trained one.
+def run_shards(config: Config, run: Path, shards: str | None = None) -> Manifest:
+    """The shards of a run, or others, with the concepts of its own detector if it trained one.
 
     Raises:
         ShardError: if either is missing.
     """
-    manifest = load_shards(config.data)
+    data = config.data.model_copy(update={"shards": shards}) if shards else config.data
+    manifest = load_shards(data)
     return (
         manifest.with_concepts(ConceptSet.load(run / "concepts"))
         if "concepts" in config.provides

@@ -99,7 +99,8 @@ class Follower:
         if rows.get(step, {}).get("weights") == weights:
             return
         known = captioned(evaluation.manifest, evaluation.split)
-        decoded, _ = evaluation.decode()
+        beams, _ = evaluation.decode()
+        decoded = {image: captions[0] for image, captions in beams.items()}
         scores = evaluation.score(known, decoded)
         captions = known.by_id(sentences(decoded, evaluation.manifest.text))
         evaluation.write_captions(f"{evaluation.name}-{step:08d}", captions)

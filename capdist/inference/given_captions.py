@@ -12,7 +12,7 @@ from capdist.inference.caption_scores import score_words
 from capdist.inference.evaluation import print_scores
 from capdist.metrics.coco import ScoreError, Scores, score
 from capdist.metrics.constant import constant_caption
-from capdist.reporting.page import CONSTANT
+from capdist.reporting.report.files import CONSTANT
 from shards.atomic import write_json
 from shards.manifest import Manifest
 from shards.outputs import check_output_file

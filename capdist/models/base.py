@@ -91,7 +91,11 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
 
     @abstractmethod
     def attention(self, memory: MemoryT, tokens: Tensor) -> dict[str, Tensor]:
-        """Attention weights at every position: "regions" (B, S, L, R), "concepts" (B, S, L, A)."""
+        """Attention weights at every position: "regions" (B, S, L, R), "concepts" (B, S, L, A).
+
+        A model with several attentions to the same parts adds each under a name of its own, such as
+        "regions/global"; "regions" and "concepts" are then the ones that stand for the model.
+        """
 
 
 _MODELS: Registry[type[CaptionModel[Any]]] = Registry("model", "capdist.models")

@@ -200,21 +200,35 @@ class Glied(CaptionModel[GliedMemory]):
         return logits, replace(state, position=position + 1)
 
     def attention(self, memory: GliedMemory, tokens: Tensor) -> dict[str, Tensor]:
-        """Weights of the last attention to regions and to attributes before each word."""
+        """Weights of every stage before each word; "regions" and "concepts" are the last stage's.
+
+        "regions/global": H_v of Eq. 10 or 4, over the rows of Ĩ, each of which stands for the group
+        of regions that `groups` returns; "concepts/global": H_ad of Eq. 8, or H_a of Eq. 4;
+        "regions/local" and "concepts/local": H_vl and H_al of Eq. 11.
+        """
         x, context = self._context(memory, tokens)
-        last = {"regions": (self.attend_cross, context, memory["visual"])}
+        stages = {"regions/global": (self.attend_cross, context, memory["visual"])}
+        if self.config.global_attribute:
+            stages["concepts/global"] = (self.attend_ad, x, memory["collocation"])
+        else:
+            stages["concepts/global"] = (self.attend_cross, context, memory["attribute"])
         if self.config.local:
             aspect = self.aspect(memory, context, x)
-            last["regions"] = (self.attend_local, aspect, memory["local_visual"])
-            last["concepts"] = (self.attend_local, aspect, memory["local_attribute"])
-        elif self.config.global_attribute:
-            last["concepts"] = (self.attend_ad, x, memory["collocation"])
-        else:
-            last["concepts"] = (self.attend_cross, context, memory["attribute"])
-        return {
+            stages["regions/local"] = (self.attend_local, aspect, memory["local_visual"])
+            stages["concepts/local"] = (self.attend_local, aspect, memory["local_attribute"])
+        weights = {
             name: attend.weights(query, source.keys, source.mask).unflatten(1, tokens.shape[1:])
-            for name, (attend, query, source) in last.items()
+            for name, (attend, query, source) in stages.items()
         }
+        last = "local" if self.config.local else "global"
+        return weights | {name: weights[f"{name}/{last}"] for name in ("regions", "concepts")}
+
+    def groups(self, batch: Batch) -> Tensor:
+        """(B, R, R) the weights of H_vd (Eq. 7): the regions that each row of Ĩ is made of."""
+        regions, mask = self.regions(batch.regions.to(self.regions.weight.dtype)), batch.region_mask
+        if not self.config.global_visual:
+            return torch.diag_embed(mask.to(regions.dtype))
+        return self.attend_vd.weights(regions, self.attend_vd.project(regions)[0], mask[:, None])
 
     def _context(self, memory: GliedMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Input x and x̃ = G(H_x(t̃, T̃, T̃), t̃) (Eq. 9; Eq. 3 where t̃ = x), (B, S·L, D)."""

@@ -33,6 +33,7 @@ both, 6.3 M.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -155,30 +156,76 @@ class Mia(Refine):
         self, regions: Tensor, region_mask: Tensor, concepts: Tensor, concept_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Eq. 3 to 5, in the order and with the output that the config asks for."""
-        rows: dict[Modality, Tensor] = {"visual": regions, "textual": concepts}
-        masks: dict[Modality, Tensor] = {"visual": region_mask, "textual": concept_mask}
-
-        def opposite(modality: Modality) -> Tensor:
-            return counterparts(
-                rows[OTHER[modality]], masks[OTHER[modality]], rows[modality].shape[1]
-            )
-
+        pair = Pair(
+            {"visual": regions, "textual": concepts},
+            {"visual": region_mask, "textual": concept_mask},
+        )
         for modality in self.updates:
-            guide = opposite(modality) if self.config.attention == "mutual" else rows[modality]
-            refined = self.layers[modality](guide, rows[modality], masks[modality])
-            if modality == "visual" and self.config.outer_norm:
-                refined = self.outer_norm(refined + rows[modality])
-            rows[modality] = refined
+            pair.rows[modality] = self._update(pair, modality)
         match self.config.output:
             case "visual":
-                return rows["visual"], concepts
+                return pair.rows["visual"], concepts
             case "textual":
-                return regions, rows["textual"]
+                return regions, pair.rows["textual"]
             case "both":
                 visual, textual = (
-                    self.norm(rows[modality] + opposite(modality)) for modality in rows
+                    self.norm(pair.rows[modality] + pair.opposite(modality))
+                    for modality in pair.rows
                 )
                 return visual, textual
+
+    def accumulated(
+        self, regions: Tensor, region_mask: Tensor, concepts: Tensor, concept_mask: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """What refined rows are made of, after every iteration: "regions", "concepts" (B, N, N).
+
+        Row j of A_n = W_n A_{n-1}, A_0 = I, is the weights that refined row j gives to the original
+        rows, where W_n is the attention of iteration n, averaged over heads: the "accumulated
+        attention weights" of the paper's Figure 4. Shortcuts are left out.
+        """
+        pair = Pair(
+            {"visual": regions, "textual": concepts},
+            {"visual": region_mask, "textual": concept_mask},
+        )
+        made = {m: torch.diag_embed(pair.masks[m].to(pair.rows[m].dtype)) for m in pair.rows}
+        per_iteration = len(self.updates) / self.config.iterations
+        found: list[dict[str, Tensor]] = []
+        for number, modality in enumerate(self.updates, 1):
+            layer = self.layers[modality]
+            assert isinstance(layer, AttentionLayer)
+            weights = layer.weights(
+                self._guide(pair, modality), pair.rows[modality], pair.masks[modality]
+            )
+            made = {**made, modality: weights @ made[modality]}
+            pair.rows[modality] = self._update(pair, modality)
+            if number >= per_iteration * (len(found) + 1) or number == len(self.updates):
+                found.append({MEMBER[modality]: weights for modality, weights in made.items()})
+        return found
+
+    def _guide(self, pair: Pair, modality: Modality) -> Tensor:
+        mutual = self.config.attention == "mutual"
+        return pair.opposite(modality) if mutual else pair.rows[modality]
+
+    def _update(self, pair: Pair, modality: Modality) -> Tensor:
+        """The refined rows of Eq. 3 or 4."""
+        rows, mask = pair.rows[modality], pair.masks[modality]
+        refined: Tensor = self.layers[modality](self._guide(pair, modality), rows, mask)
+        if modality == "visual" and self.config.outer_norm:
+            refined = self.outer_norm(refined + rows)
+        return refined
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Rows (B, N, D) and masks (B, N) of both modalities; updates replace the rows."""
+
+    rows: dict[Modality, Tensor]
+    masks: dict[Modality, Tensor]
+
+    def opposite(self, modality: Modality) -> Tensor:
+        """A row of the other modality for each row of this one."""
+        other = OTHER[modality]
+        return counterparts(self.rows[other], self.masks[other], self.rows[modality].shape[1])
 
 
 class AttentionLayer(nn.Module):
@@ -198,6 +245,10 @@ class AttentionLayer(nn.Module):
         attended = self.attend(guide, *self.attend.project(value), mask[:, None])
         x = self.norm_attended(attended, value)
         return self.norm(self.feed_forward(x), x)
+
+    def weights(self, guide: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """(B, N, N) the attention of each guide to the values, averaged over the heads."""
+        return self.attend.weights(guide, self.attend.project(value)[0], mask[:, None])
 
 
 def counterparts(source: Tensor, mask: Tensor, rows: int) -> Tensor:

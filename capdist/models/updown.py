@@ -280,6 +280,13 @@ class SsUpDown(UpDown):
         return super().attend_regions(memory, h) + self.config.share * memory.beta[:, None]
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
-        """γ_t / (1 + λ) before each word, which sums to 1 as for all models."""
-        attention = super().attention(memory, tokens)
-        return {name: weights / (1 + self.config.share) for name, weights in attention.items()}
+        """γ_t / (1 + λ) before each word, which sums to 1 as for all models.
+
+        "regions/α" is α_t, "regions/β" is β at every word, and "regions/γ" is "regions".
+        """
+        assert memory.beta is not None
+        share, (_, gamma) = self.config.share, self.unroll(memory, tokens)
+        beta = memory.beta[:, None, None].expand_as(gamma)
+        regions = gamma / (1 + share)
+        parts = {"α": gamma - share * beta, "β": beta, "γ": regions}
+        return {"regions": regions} | {f"regions/{name}": part for name, part in parts.items()}

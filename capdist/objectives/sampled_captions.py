@@ -10,9 +10,7 @@ log-probabilities of the first are computed; only the last product of its loss w
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +24,7 @@ from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig, SamplingConfig
 from capdist.decoding.beam import beam_search
 from capdist.decoding.sampling import sample_captions
+from capdist.distributed.part_timer import PartTimer
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, PAD
 
@@ -58,21 +57,10 @@ class SampledCaptions(Batch):
 
 
 @dataclass
-class StepTimings:
+class StepTimings(PartTimer):
     """The rewards of a step, and the seconds of each of its parts."""
 
     rewards: list[Tensor] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, part: str, device: torch.device) -> Iterator[None]:
-        """Add the seconds of a part of the step; a GPU is synchronised first."""
-        started = time.perf_counter()
-        yield
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        spent = time.perf_counter() - started
-        self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
     def sums(self) -> list[float]:
         """Of this rank: number of captions, Σ reward, Σ reward², seconds of each part."""

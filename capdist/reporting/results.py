@@ -19,7 +19,7 @@ from capdist.errors import CapdistError
 from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
-from capdist.reporting.page import CONFIG, CONSTANT
+from capdist.reporting.report.files import CONFIG, CONSTANT
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, data_wait, timeline
 from shards.atomic import write_text

@@ -38,6 +38,8 @@ from capdist.metrics.coco import ONE_IMAGE, probe
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.objectives.base import StageContext, objective_of
 from capdist.reporting.metrics_log import MetricsLog
+from capdist.reporting.report.files import REPORT, RunFiles
+from capdist.reporting.report.page import write_report
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
@@ -241,6 +243,9 @@ class Run:
         else:
             print(f"{', '.join(sorted(stage.provides))}: {self.folder / 'concepts'}")
             print(f"to the shards: python -m shards concepts --run {folder}", flush=True)
+        page = self.folder / REPORT
+        write_report([RunFiles(self.folder, self.folder, known=self.manifest)], page)
+        print(f"report: {page}", flush=True)
 
     def stage(
         self, number: int, progress: TrainingProgress, metrics_log: MetricsLog

@@ -45,7 +45,8 @@ class StepRecord:
     ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` is its duration on
     the first rank in seconds, ``data_s`` the part of it spent waiting for batches; ``skipped``
     counts the steps that the loss scaler skipped since the run began; ``lost`` has a line for each
-    damaged sample or unavailable shard that the step lacks; ``figures`` are the objective's own.
+    damaged sample or unavailable shard that the step lacks; ``seconds`` are the engine's, of parts
+    of the step on the first rank; ``figures`` are the objective's own.
     """
 
     step: int
@@ -59,6 +60,7 @@ class StepRecord:
     data_s: float
     skipped: int
     lost: list[str]
+    seconds: dict[str, float]
     figures: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +68,9 @@ class StepRecord:
         record = asdict(self)
         if not self.lost:
             del record["lost"]
-        return record | record.pop("figures")
+        seconds = {f"{part}_s": spent for part, spent in record.pop("seconds").items()}
+        figures = record.pop("figures")
+        return record | seconds | figures
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Trainer:
                     data_s=waited,
                     skipped=progress.skipped,
                     lost=lost,
+                    seconds=result.seconds,
                     figures=figures,
                 ),
                 progress,

@@ -27,8 +27,8 @@ from capdist.workers.driver_process import ActorRequest, DriverProcess, actor_er
 from capdist.workers.ray_decoders import serve
 from shards.manifest import Manifest
 
-#: The best caption of each image of a batch.
-DecodedBatch = list[tuple[int, Caption]]
+#: The captions of each image of a batch, best first.
+DecodedBatch = list[tuple[int, list[Caption]]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SplitDecoding:
         model, size = self.model.to(device), self.decoding.batch
         read: Iterator[Batch] = chain.from_iterable(self.batches.epoch(0, start * size))
         images = caption_images(model, read, self.vocab, self.decoding, device, boxes=self.boxes)
-        while decoded := [(image, captions[0]) for image, captions in islice(images, size)]:
+        while decoded := list(islice(images, size)):
             yield decoded
 
     @property

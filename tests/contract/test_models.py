@@ -51,7 +51,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         **{name: {**AS_WIDE, "refine": MIA | row} for name, row in MIA_ROWS.items()},
     },
 }
-
+#: Parts of an image and their number in the batch.
+SIZES = {"regions": R, "concepts": A}
 
 VARIANTS: list[Any] = [pytest.param(small(name), id=name) for name in registered()] + [
     pytest.param(small(name, **row), id=f"{name}-{kind}")
@@ -81,7 +82,7 @@ def test_logits_and_attention_have_their_shapes(section: dict[str, Any]) -> None
     model, batch = make(section), make_batch()
     assert logits_of(model, batch).shape == (B, S, L - 1, 23)
     for name, weights in model.attention(model.encode(batch), batch.inputs).items():
-        assert weights.shape == (B, S, L - 1, {"regions": R, "concepts": A}[name])
+        assert weights.shape == (B, S, L - 1, SIZES[name.partition("/")[0]])
 
 
 def test_step_equals_forward(section: dict[str, Any]) -> None:
@@ -203,9 +204,20 @@ def test_attention_sums_to_one_over_real_parts(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     masks = {"regions": batch.region_mask, "concepts": batch.concept_mask}
     for name, weights in model.attention(model.encode(batch), batch.inputs).items():
-        there = masks[name].any(1).float()[:, None, None].expand(weights.shape[:3])
+        mask = masks[name.partition("/")[0]]
+        there = mask.any(1).float()[:, None, None].expand(weights.shape[:3])
         torch.testing.assert_close(weights.sum(-1), there, rtol=1e-5, atol=1e-5)
-        assert not weights.masked_select(~masks[name][:, None, None]).any()
+        assert not weights.masked_select(~mask[:, None, None]).any()
+
+
+def test_the_attention_that_stands_for_a_model_is_one_of_its_named_ones(
+    section: dict[str, Any],
+) -> None:
+    model, batch = make(section), make_batch()
+    attention = model.attention(model.encode(batch), batch.inputs)
+    for part in SIZES:
+        named = [attention[name] for name in attention if name.startswith(f"{part}/")]
+        assert not named or any(torch.equal(attention[part], each) for each in named)
 
 
 def test_models_import_only_shared_modules() -> None:

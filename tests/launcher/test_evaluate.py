@@ -27,7 +27,7 @@ def test_evaluation_writes_scores_captions_and_a_report(run: Path, tiny: Manifes
     assert set(scores) == {"run, beam 3", "constant caption"}
     assert {"BLEU-4", "ROUGE-L", "CIDEr"} <= set(scores["run, beam 3"]["values"])
     assert "METEOR" in scores["run, beam 3"]["absent"]
-    assert "<html" in (run / "report-test.html").read_text()
+    assert "<html" in (run / "report.html").read_text()
 
 
 def test_a_model_with_grounding_loss_is_scored_with_f1(

@@ -33,6 +33,7 @@ def test_a_run_writes_its_documented_files(config: Path, tmp_path: Path) -> None
     assert len(list((run / "captions").glob("val-*.json"))) == 2
     assert list((run / "tensorboard").iterdir())
     assert "trained 8 steps" in result.stdout
+    assert '"name":"loss","steps":[1,2,3,4,5,6,7,8]' in (run / "report.html").read_text()
 
 
 def test_two_ranks_of_the_deepspeed_launcher_train_as_one_process_does(

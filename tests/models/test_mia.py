@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -170,3 +171,39 @@ def test_regions_stay_distinct_at_the_hosts_rates_with_the_outer_norm(
 
 def test_regions_become_equal_at_a_high_rate_without_the_outer_norm() -> None:
     assert spread_after_training(512, 2e-3, outer_norm=False) < 1e-6
+
+
+@pytest.mark.parametrize("options", ROWS.values(), ids=list(ROWS))
+def test_accumulated_attention_is_the_product_of_the_iterations(options: dict[str, Any]) -> None:
+    made, given = make(**options), inputs(padding=1)
+    weights: dict[str, list[Tensor]] = {"visual": [], "textual": []}
+
+    def note(module: nn.Module, arguments: tuple[Tensor, ...], _: Tensor) -> None:
+        guide, value, mask = arguments
+        keys = module.attend.key(value)
+        scores = [
+            (query @ key.transpose(1, 2) / math.sqrt(key.shape[-1]))
+            .masked_fill(~mask[:, None], -1e9)
+            .softmax(-1)
+            for query, key in zip(
+                module.attend.query(guide).chunk(3, -1), keys.chunk(3, -1), strict=True
+            )
+        ]
+        weights[names[module]].append(torch.stack(scores).mean(0) * mask[:, None])
+
+    names = {layer: name for name, layer in made.layers.items()}
+    hooks = [layer.register_forward_hook(note) for layer in names]
+    with torch.inference_mode():
+        made(*given)
+        for hook in hooks:
+            hook.remove()
+        found = made.accumulated(*given)
+    assert len(found) == made.config.iterations
+    for modality, part, mask in (
+        ("visual", "regions", given[1]),
+        ("textual", "concepts", given[3]),
+    ):
+        product = torch.diag_embed(mask.float())
+        for step in weights[modality]:
+            product = step @ product
+        torch.testing.assert_close(found[-1][part], product, rtol=1e-5, atol=1e-6)

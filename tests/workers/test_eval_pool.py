@@ -60,8 +60,8 @@ def test_three_workers_equal_one_process(cluster: Any, manifest: Manifest) -> No
     both = Several((task(manifest, UPDOWN, 3, boxes=True), task(manifest, GLIED, 1, boxes=False)))
     here = decode(both, 0, "", [])
     assert [len(beams) for beams, _ in here] == [5] * 7 + [2]
-    assert len({" ".join(caption.words) for part in here for _, caption in part[0]}) > 9
-    assert here[0][0][0][1].boxes
+    assert len({" ".join(caption.words) for part in here for _, (caption, *_) in part[0]}) > 9
+    assert here[0][0][0][1][0].boxes
     assert decode(both, 3, cluster.address, []) == here
 
 
