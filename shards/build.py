@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
 from shards.caption_tokens import TokenisedCaptions, read_captions
 from shards.class_names import names_problem
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
+from shards.extract_annotated import EXTRACTED, extract_annotated, find_extractor
+from shards.extractors import PictureFeatures
 from shards.feature_scan import (
     FeatureScan,
     SampleLoader,
@@ -21,7 +24,7 @@ from shards.feature_scan import (
 )
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.formats import Annotation, find_files
+from shards.formats import CAPTION_FORMATS, Annotation, detect_format, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
@@ -64,6 +67,9 @@ class BuildConfig:
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
         max_bad: largest number of bad images; they are left out.
+        images: folder of pictures, whose features are extracted if there are no feature files.
+        backbone: that extracts them; with feature files, the one that made them.
+        projection: path of the projection of the backbone's features, if there is one.
         tokeniser: of the captions, by name.
         language: of the captions, see `read_captions`.
         pair_by: how captions find their features, see `shards.pairing.pair`.
@@ -82,6 +88,9 @@ class BuildConfig:
     sizes: str | Sequence[str] = ()
     storage: str = "fp16"
     max_bad: int = 0
+    images: str | None = None
+    backbone: str | None = None
+    projection: str | None = None
     tokeniser: str = PTB_LIKE
     language: str | None = None
     pair_by: str | None = None
@@ -190,15 +199,17 @@ class FileSource:
     def _choose_storage(self, config: BuildConfig, scan: FeatureScan) -> FeatureSpec:
         """The features' description; from here on, samples are loaded as they will be stored."""
         features = self._load.features
-        name = config.feature_name or features.format
+        extractor = find_extractor(features, config.backbone, config.projection, limit=scan.max_abs)
+        made_by = extractor.feature_name if extractor else features.format
+        spec = FeatureSpec(config.feature_name or made_by, features.dim, 0, extractor=extractor)
         if config.storage == "fp16":
-            return FeatureSpec(name, features.dim, 0)
+            return spec
         scale, step = int8_scale(scan.max_abs), -(-len(self._images) // _ERROR_IMAGES)
         images = self._images[::step]
         error = quantization_error((self._load(image).regions for image in images), scale)
         print(f"int8: {error}, over {len(images)} images")
         self._load = replace(self._load, scale=scale)
-        return FeatureSpec(name, features.dim, 0, scale=scale)
+        return replace(spec, scale=scale)
 
     def _concepts_of(
         self, config: BuildConfig, given: bytes | None, scan: FeatureScan
@@ -225,8 +236,10 @@ def build(
     Raises:
         ShardError: if the input is not valid or incomplete, or the folder holds something else.
     """
+    if config.images:
+        config = _with_extracted(config, Path(out))
     source = FileSource(config, workers)
-    return write(
+    manifest = write(
         source,
         out,
         samples_per_shard=samples_per_shard,
@@ -235,6 +248,29 @@ def build(
         text=source.text,
         predictor=source.predictor,
     )
+    shutil.rmtree(Path(out) / EXTRACTED, ignore_errors=True)
+    return manifest
+
+
+def _with_extracted(config: BuildConfig, out: Path) -> BuildConfig:
+    """The build of the features of ``config.images``, which are extracted first."""
+    assert config.images
+    assert config.backbone
+    files = find_files(config.annotations)
+    formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
+    folder = extract_annotated(
+        [image for file, format_ in formats for image in format_(file).annotations()],
+        Path(config.images),
+        PictureFeatures.open(config.backbone, _path(config.projection)),
+        out / EXTRACTED,
+        config.max_bad,
+    )
+    by_id = replace(config, features=[str(folder)], pair_by="id")
+    return replace(by_id, images=None, backbone=None, projection=None)
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _read_sizes(files: Sequence[Path]) -> list[Annotation]:
@@ -258,7 +294,7 @@ def _read_class_names(path: str | None) -> tuple[str, ...]:
 def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | None) -> str:
     """Hash of the settings, of all files' names and contents, and of a given predictor."""
     # Paths may differ for the same content, and max_bad does not change what is written.
-    not_hashed = ("annotations", "features", "class_names", "sizes", "max_bad")
+    not_hashed = ("annotations", "features", "class_names", "sizes", "max_bad", "images")
     settings = {**asdict(config), **dict.fromkeys(not_hashed)}
     del settings["concepts_from"]  # its content counts, and older builds know no such setting
     digest = hashlib.sha256(json.dumps(settings).encode() + (predictor or b""))

@@ -14,14 +14,16 @@ from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from shards.json_types import Count, parse_json
 from shards.schema import Array, ShardError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: The record next to extracted features.
 EXTRACTOR = "extractor.json"
@@ -46,6 +48,8 @@ class Preprocessing:
 
     def resize(self, picture: Image.Image) -> Array:
         """The pixels (height, width, 3) of an RGB picture, uint8."""
+        from PIL import Image
+
         size, resample = (self.width, self.height), Image.Resampling[self.resample.upper()]
         return np.asarray(picture if picture.size == size else picture.resize(size, resample))
 
@@ -174,6 +178,13 @@ class ExtractorSpec:
     def dim(self) -> int:
         """F, the width of the features."""
         return self.projection.arrays[1].shape[1] if self.projection else self.width
+
+    @property
+    def feature_name(self) -> str:
+        """A name for the features: the backbone's, without the folders of its path."""
+        kind, colon, source = self.backbone.partition(":")
+        name = f"{kind}{colon}{source.rpartition('/')[2]}"
+        return f"{name}_projected{self.dim}" if self.projection else name
 
     def finish(self, regions: Array) -> Array:
         """The features (R, F) from the backbone's regions (R, D)."""

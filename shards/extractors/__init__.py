@@ -139,7 +139,7 @@ def open_backbone(name: str) -> Extractor:
 
 def _with_whole_path(backbone: str) -> str:
     """The name of a backbone, which is looked up later from other folders."""
-    kind, colon, source = backbone.partition(":")
+    kind, _, source = backbone.partition(":")
     is_folder = bool(source) and Path(source).is_dir()
     return f"{kind}:{Path(source).resolve()}" if is_folder else backbone
 

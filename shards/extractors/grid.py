@@ -13,7 +13,7 @@ from PIL import Image
 
 from shards.extractor_spec import Preprocessing, Resample
 from shards.formats import RegionFeatures
-from shards.formats.arrays import grid_boxes
+from shards.formats.layout import grid_boxes
 from shards.schema import Array, ShardError
 
 if TYPE_CHECKING:

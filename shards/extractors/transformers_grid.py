@@ -38,7 +38,7 @@ class TransformersGrid(GridExtractor):
                 source, use_safetensors=True, output_loading_info=True
             )
             _fill_missing(self._name, model, loaded["missing_keys"])
-            # Models of pictures and texts, such as CLIP, have the part for pictures in vision_model.
+            # Models of pictures and texts, such as CLIP, have a part for pictures.
             self._take(getattr(model, "vision_model", model), _preprocessing(self._name, settings))
 
     def _map(self, pixels: Tensor) -> Tensor:
@@ -59,9 +59,7 @@ def _fill_missing(name: str, model: nn.Module, missing: Collection[str]) -> None
     for weight, values in model.named_parameters():
         if weight in missing:
             if "pooler" not in weight:
-                raise ShardError(
-                    f"backbone {name!r}: no weights {weight!r}; give the whole model"
-                )
+                raise ShardError(f"backbone {name!r}: no weights {weight!r}; give the whole model")
             values.data.zero_()
 
 

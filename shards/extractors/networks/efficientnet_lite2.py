@@ -80,7 +80,7 @@ class _Block(nn.Module):
         inner = width * stage.expansion
         layers = [_convolution(width, inner, 1)] if stage.expansion > 1 else []
         layers.append(_convolution(inner, inner, stage.kernel, stride, size, groups=inner))
-        self.layers = nn.Sequential(*layers, *_convolution(inner, stage.width, 1)[:-1])
+        self.layers = nn.Sequential(*layers, *list(_convolution(inner, stage.width, 1))[:-1])
         self.shortcut = stride == 1 and width == stage.width
 
     def forward(self, x: Tensor) -> Tensor:
