@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL.Image import Image
 from tqdm import tqdm
 
 from shards.atomic import atomic_write, remove_temporary_files, write_json
@@ -20,7 +21,7 @@ from shards.extractor_spec import EXTRACTOR, ExtractorSpec
 from shards.extractors import PictureFeatures
 from shards.feature_scan import check_bad_count
 from shards.formats import RegionFeatures
-from shards.pictures import PictureError, read_picture
+from shards.pictures import PictureError, read_picture, to_rgb
 from shards.schema import Array, ShardError
 from shards.storage import to_float16
 
@@ -67,7 +68,7 @@ def extract(
     with tqdm(
         total=len(pictures), initial=len(pictures) - len(missing), desc="extracting", unit="image"
     ) as bar:
-        for found in features_of(features, missing, batch):
+        for found in chain.from_iterable(features_of(features, missing, batch)):
             if found.features is None:
                 bad.append(found.problem)
             else:
@@ -101,13 +102,13 @@ def check_bad_pictures(bad: tuple[str, ...], max_bad: int, count: int) -> None:
 
 
 def features_of(
-    features: PictureFeatures, pictures: Mapping[str, Path], batch: int = BATCH
-) -> Iterator[Extracted]:
-    """The features of pictures in their order; threads read the next ones while a batch runs.
+    features: PictureFeatures, pictures: Mapping[str, Path | Image], batch: int = BATCH
+) -> Iterator[list[Extracted]]:
+    """The features of each batch of pictures; threads read the next batch meanwhile.
 
     Args:
         features: the backbone.
-        pictures: paths by name.
+        pictures: paths, or pictures in memory, by name.
         batch: pictures at a time.
     """
     left = iter(pictures.items())
@@ -121,7 +122,7 @@ def features_of(
         reading = start()
         while reading:
             following = start()
-            yield from _run(features, reading)
+            yield _run(features, reading)
             reading = following
 
 
@@ -134,14 +135,12 @@ class _Read:
     height: int
 
 
-def _read(features: PictureFeatures, path: Path) -> _Read:
-    picture = read_picture(path)
+def _read(features: PictureFeatures, given: Path | Image) -> _Read:
+    picture = read_picture(given) if isinstance(given, Path) else to_rgb(given)
     return _Read(features.prepare(picture), picture.width, picture.height)
 
 
-def _run(
-    features: PictureFeatures, reading: list[tuple[str, Future[_Read]]]
-) -> Iterator[Extracted]:
+def _run(features: PictureFeatures, reading: list[tuple[str, Future[_Read]]]) -> list[Extracted]:
     read: dict[str, _Read] = {}
     problems: dict[str, str] = {}
     for name, future in reading:
@@ -150,12 +149,10 @@ def _run(
         except PictureError as error:
             problems[name] = str(error)
     made = features([picture.pixels for picture in read.values()]) if read else []
-    by_name = dict(zip(read, made, strict=True))
-    for name, _ in reading:
-        if name in problems:
-            yield Extracted(name, None, problems[name])
-        else:
-            yield Extracted(name, _with_size(by_name[name], read[name]))
+    by_name = {
+        name: _with_size(regions, read[name]) for name, regions in zip(read, made, strict=True)
+    }
+    return [Extracted(name, by_name.get(name), problems.get(name, "")) for name, _ in reading]
 
 
 def _with_size(features: RegionFeatures, picture: _Read) -> RegionFeatures:
