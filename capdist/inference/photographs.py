@@ -93,7 +93,7 @@ class PhotographCaptioner:
         return cls(Captioner.open(runs, overrides)).prepared()
 
     def prepared(self) -> PhotographCaptioner:
-        """This captioner, with everything loaded; raises as `load` does."""
+        """The same captioner, with everything loaded; raises as `load` does."""
         _ = self.features, self.concepts
         return self
 
@@ -113,8 +113,10 @@ class PhotographCaptioner:
         """What predicts concepts; None if the model reads none."""
         return self.captioner.image_concepts()
 
-    @overload
-    def __call__(self, photographs: Photograph, *, forced: WordSets = ()) -> PhotographCaption: ...
+    @overload  # a text is one path, though it is a sequence of texts, too
+    def __call__(  # type: ignore[overload-overlap]
+        self, photographs: Photograph, *, forced: WordSets = ()
+    ) -> PhotographCaption: ...
     @overload
     def __call__(
         self, photographs: Sequence[Photograph], *, forced: WordSets = ()
