@@ -22,7 +22,7 @@ ENDINGS = frozenset(
 MAX_PIXELS = 128_000_000
 
 # Others are not needed, and some start programs: EPS runs Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _WHITE = (255, 255, 255)
 
 # MAX_PIXELS takes the place of Pillow's warning, which it gives from 89 million pixels on.
@@ -43,8 +43,10 @@ def read_picture(path: Path) -> Image.Image:
     if not path.is_file():
         reason = "not a file" if path.exists() else "no such file"
         raise PictureError(f"{path}: {reason}; give the path of a picture")
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        with Image.open(path, formats=formats) as picture:
             _check_size(path, picture)
             return to_rgb(picture)
     except PictureError:

@@ -1,0 +1,143 @@
+"""Pictures become feature files or shards, which know what made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.__main__ import main
+from shards.extract import extract
+from shards.extractor_spec import EXTRACTOR, ExtractorSpec
+from shards.extractors import PictureFeatures
+from shards.joined_features import JoinedFeatures
+from shards.manifest import Manifest
+from shards.pictures import find_pictures, read_picture
+from shards.schema import Sample, ShardError, decode
+from shards.tar import read_tar
+from tests.support.photographs import IDS, QUARTERS, annotated, photograph_shards, write_photographs
+
+
+def samples(manifest: Manifest) -> dict[int, Sample]:
+    read = [
+        decode(entry.key, members)
+        for shard in manifest.shards
+        for entry, members in read_tar(manifest.tar_path(shard))
+    ]
+    return {sample.image_id: sample for sample in read}
+
+
+def command(folder: Path, *more: str) -> int:
+    images, out = ["--images", str(folder / "photographs")], ["--out", str(folder / "features")]
+    return main(["extract", *images, "--backbone", QUARTERS, *out, *more])
+
+
+def test_extracted_features_are_those_of_the_backbone(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photographs")
+    assert command(tmp_path, "--batch", "4") == 0
+    features = PictureFeatures.open(QUARTERS)
+    read = JoinedFeatures([tmp_path / "features"])
+    assert sorted(read.image_ids) == sorted(IDS)
+    for image in IDS:
+        picture = read_picture(tmp_path / "photographs" / f"{image}.png")
+        (made,), found = features([features.prepare(picture)]), read.read(image)
+        np.testing.assert_array_equal(found.regions, made.regions.astype(np.float16))
+        np.testing.assert_array_equal(found.boxes, made.boxes)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.classes, made.classes)  # type: ignore[arg-type]
+        assert (found.width, found.height) == (32, 24)
+    assert ExtractorSpec.load(tmp_path / "features" / EXTRACTOR) == features.spec
+
+
+def test_a_stopped_extraction_continues(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    features, pictures = PictureFeatures.open(QUARTERS), find_pictures(photographs)
+    extract(features, dict(list(pictures.items())[:2]), tmp_path / "features")
+    for path in list(pictures.values())[:2]:
+        path.write_bytes(b"not read again")
+    assert extract(features, pictures, tmp_path / "features").done == len(IDS)
+    other = PictureFeatures.open(f"{QUARTERS}:other")
+    with pytest.raises(ShardError, match="has features of another extractor"):
+        extract(other, pictures, tmp_path / "features")
+
+
+def test_bad_pictures_are_named_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    (photographs / f"{IDS[0]}.png").write_bytes(b"damaged")
+    (photographs / f"{IDS[1]}.jpg").write_bytes((photographs / f"{IDS[1]}.png").read_bytes())
+    assert command(tmp_path) == 2
+    assert "2 bad, of 15 pictures; correct them, or leave them out with --max-bad 2" in (
+        capsys.readouterr().err
+    )
+    assert command(tmp_path, "--max-bad", "2") == 0
+    printed = capsys.readouterr().out
+    assert f"bad: {photographs / f'{IDS[0]}.png'}: damaged" in printed
+    assert f"{IDS[1]}.png: its features have the name of" in printed
+    assert len(JoinedFeatures([tmp_path / "features"]).image_ids) == len(IDS) - 1
+
+
+def test_shards_from_pictures_equal_those_from_their_feature_files(tmp_path: Path) -> None:
+    straight = photograph_shards(tmp_path)
+    assert not (straight.root / "extracted").exists()
+    assert command(tmp_path) == 0
+    by_files = [
+        *("--annotations", *annotated(tmp_path), "--features", str(tmp_path / "features")),
+        *("--concepts", "3", "--workers", "1", "--out", str(tmp_path / "by_files")),
+    ]
+    assert main(["build", *by_files]) == 0
+    other = Manifest.load(tmp_path / "by_files")
+    assert straight.features == other.features
+    assert straight.features.extractor == PictureFeatures.open(QUARTERS).spec
+    assert straight.sha256_by_shard == other.sha256_by_shard
+    assert Manifest.load(straight.root).features == straight.features
+    assert {sample.width for sample in samples(straight).values()} == {640}  # the captions'
+
+
+def test_images_without_a_picture_are_bad(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    (photographs / f"{IDS[3]}.png").unlink()
+    with pytest.raises(ShardError, match=rf"{IDS[3]}\.png: no picture of image {IDS[3]}; 1 bad"):
+        photograph_shards(tmp_path)
+    manifest = photograph_shards(tmp_path, max_bad=1)
+    assert len(samples(manifest)) == len(IDS) - 1
+    assert len(manifest.left_out) == 1
+
+
+def test_the_backbone_of_feature_files_can_be_stated(tmp_path: Path) -> None:
+    """New pictures are clipped to the range of the files, which may be stored in 8 bits."""
+    write_photographs(tmp_path / "photographs")
+    assert command(tmp_path) == 0
+    (tmp_path / "features" / EXTRACTOR).unlink()
+    build = [
+        *("build", "--annotations", *annotated(tmp_path), "--concepts", "0", "--workers", "1"),
+        *("--features", str(tmp_path / "features"), "--backbone", QUARTERS),
+    ]
+    assert main([*build, "--out", str(tmp_path / "shards")]) == 0
+    manifest = Manifest.load(tmp_path / "shards")
+    extractor = manifest.features.extractor
+    assert extractor is not None
+    largest = np.max([s.regions.max(0) for s in samples(manifest).values()], 0)
+    np.testing.assert_array_equal(np.array(extractor.limit, np.float16), largest)
+    np.testing.assert_allclose(extractor.finish(np.full((1, 3), 2.0))[0], largest)
+    np.testing.assert_allclose(extractor.finish(np.full((1, 3), -2.0))[0], -largest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "x"], "--images: no network to extract features with; give --backbone NAME"),
+        (["--features", "x", "--projection", "y"], "--projection: of no network; give --backbone"),
+        (["--features", "x", "--images", "y"], "not allowed with argument"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    try:
+        status = main(["build", "--annotations", "c.json", "--out", str(tmp_path), *arguments])
+    except SystemExit as stopped:
+        status = int(str(stopped.code))
+    assert status == 2
+    assert message in capsys.readouterr().err
