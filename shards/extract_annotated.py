@@ -39,14 +39,18 @@ def extract_annotated(
         ShardError: if there are more.
     """
     found = find_pictures(pictures)
-    by_base = {PurePosixPath(name).name: path for name, path in found.items()}
+    by_base: dict[str, list[Path]] = {}
+    for name, path in found.items():
+        by_base.setdefault(PurePosixPath(name).name, []).append(path)
     paths, bad = {}, []
     for image in images:
-        path = found.get(image.file_name) or by_base.get(PurePosixPath(image.file_name).name)
-        if path is None:
-            bad.append(f"{pictures / image.file_name}: no picture of image {image.image_id}")
+        same_base = by_base.get(PurePosixPath(image.file_name).name, [])
+        matching = [found[image.file_name]] if image.file_name in found else same_base
+        if len(matching) == 1:
+            paths[str(image.image_id)] = matching[0]
         else:
-            paths[str(image.image_id)] = path
+            number = "several pictures" if matching else "no picture"
+            bad.append(f"{pictures / image.file_name}: {number} of image {image.image_id}")
     check_bad_pictures(tuple(bad), max_bad, len(images))
     done = extract(features, paths, out)
     check_bad_pictures((*bad, *done.bad), max_bad, len(images))

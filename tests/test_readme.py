@@ -104,7 +104,7 @@ def test_the_readmes_python_example_captions_photographs(
     names: dict[str, Any] = {}
     exec(python_examples()[1], names)
     assert names["found"].caption in capsys.readouterr().out
-    assert [one.caption for one in names["many"]][0] == names["found"].caption
+    assert names["many"][0].caption == names["found"].caption
 
 
 def python_examples() -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def photographs(folder: Path) -> list[Path]:
     return [folder / "photographs" / f"{image}.png" for image in IDS]
+
+
+def test_capdist_and_the_names_of_backbones_are_found_without_torch() -> None:
+    code = "import sys, capdist, shards.extractors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_photographs_get_the_captions_of_their_feature_files(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,18 @@ def test_images_without_a_picture_are_bad(tmp_path: Path) -> None:
     manifest = photograph_shards(tmp_path, max_bad=1)
     assert len(samples(manifest)) == len(IDS) - 1
     assert len(manifest.left_out) == 1
+
+
+def test_an_image_whose_name_two_pictures_have_is_bad(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    for folder in ("a", "b"):
+        (photographs / folder).mkdir()
+        shutil.copy(photographs / f"{IDS[3]}.png", photographs / folder)
+    (photographs / f"{IDS[3]}.png").unlink()
+    with pytest.raises(ShardError, match=f"several pictures of image {IDS[3]}; 1 bad"):
+        photograph_shards(tmp_path)
+    shutil.rmtree(photographs / "b")
+    assert len(samples(photograph_shards(tmp_path))) == len(IDS)
 
 
 def test_the_backbone_of_feature_files_can_be_stated(tmp_path: Path) -> None:
