@@ -199,7 +199,7 @@ class FileSource:
     def _choose_storage(self, config: BuildConfig, scan: FeatureScan) -> FeatureSpec:
         """The features' description; from here on, samples are loaded as they will be stored."""
         features = self._load.features
-        extractor = find_extractor(features, config.backbone, config.projection, limit=scan.max_abs)
+        extractor = find_extractor(features, config.backbone, config.projection)
         made_by = extractor.feature_name if extractor else features.format
         spec = FeatureSpec(config.feature_name or made_by, features.dim, 0, extractor=extractor)
         if config.storage == "fp16":

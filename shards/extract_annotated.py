@@ -10,10 +10,10 @@ from shards.extract import check_bad_pictures, extract
 from shards.extractor_spec import EXTRACTOR, ExtractorSpec
 from shards.extractors import PictureFeatures
 from shards.formats import Annotation
+from shards.formats.npz_blocks import NpzBlocks
 from shards.joined_features import JoinedFeatures
 from shards.pictures import find_pictures
-from shards.schema import Array, ShardError
-from shards.storage import to_float16
+from shards.schema import ShardError
 
 #: Where a build from pictures has their features until its shards are complete.
 EXTRACTED = "extracted"
@@ -58,7 +58,7 @@ def extract_annotated(
 
 
 def find_extractor(
-    features: JoinedFeatures, backbone: str | None, projection: str | None, limit: Array
+    features: JoinedFeatures, backbone: str | None, projection: str | None
 ) -> ExtractorSpec | None:
     """What made feature files: what `extract` recorded next to them, or what the user says.
 
@@ -66,8 +66,6 @@ def find_extractor(
         features: the files.
         backbone: that made them, as the user says; None if nothing is said.
         projection: path of its projection.
-        limit: (F,) largest absolute value of each dimension. New features are clipped to it if the
-            files do not come from `extract`, because others are often stored in 8 bits.
 
     Raises:
         ShardError: if files have different records, or the backbone makes other features.
@@ -94,6 +92,5 @@ def find_extractor(
             f"{features.paths[0]}: features of width {features.dim}, but backbone {backbone!r} "
             f"makes width {spec.dim}; give their backbone and their --projection"
         )
-    # Not float32: shards have float16, in which the largest value may be rounded up.
-    values = to_float16(limit).astype(float).tolist()
-    return replace(spec, limit=tuple(values))
+    scales = {part.int8_scale for part in features.parts if isinstance(part, NpzBlocks)}
+    return replace(spec, scale=scales.pop() if len(scales) == 1 else ())

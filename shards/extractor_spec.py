@@ -3,9 +3,9 @@
 A set of shards and the models trained on it have this record, so that new pictures get features of
 the same kind. Legend: R regions, D width of the backbone, F width of the features.
 
-    f = clip((x - mean) @ components, ±limit)
+    f = (x - mean) @ components,  then  scale * clip(round(f / scale), ±127)
 
-Projection and limit are optional.
+Projection and scale are optional.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from shards.json_types import Count, parse_json
 from shards.schema import Array, ShardError
+from shards.storage import quantize_int8
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -122,11 +123,11 @@ class ExtractorSpec:
         width: D, of its regions.
         preprocessing: of pictures.
         projection: of its regions; None leaves them as they are.
-        limit: the largest absolute value in each dimension of the features, empty for none:
-            features whose files are stored in 8 bits are clipped.
+        scale: F numbers, of features whose files are in 8 bits: new features are rounded and
+            clipped as they are; empty for others.
 
     Raises:
-        ValueError: if projection or limit do not fit.
+        ValueError: if projection or scale do not fit.
     """
 
     backbone: str
@@ -134,7 +135,7 @@ class ExtractorSpec:
     width: Count
     preprocessing: Preprocessing
     projection: Projection | None = None
-    limit: tuple[FiniteFloat, ...] = ()
+    scale: tuple[FiniteFloat, ...] = ()
 
     def __post_init__(self) -> None:
         if self.projection and len(self.projection.arrays[0]) != self.width:
@@ -142,8 +143,8 @@ class ExtractorSpec:
                 f"a projection from width {len(self.projection.arrays[0])}, but backbone "
                 f"{self.backbone!r} has width {self.width}"
             )
-        if self.limit and len(self.limit) != self.dim:
-            raise ValueError(f"{len(self.limit)} limits of features of width {self.dim}")
+        if self.scale and len(self.scale) != self.dim:
+            raise ValueError(f"{len(self.scale)} scales of features of width {self.dim}")
 
     @classmethod
     def load(cls, path: Path) -> ExtractorSpec:
@@ -190,9 +191,8 @@ class ExtractorSpec:
         """The features (R, F) from the backbone's regions (R, D)."""
         if self.projection:
             regions = self.projection(regions)
-        if self.limit:
-            limit = np.array(self.limit, np.float32)
-            regions = np.clip(regions, -limit, limit)
+        if self.scale:
+            regions = quantize_int8(regions, self.scale) * np.array(self.scale, np.float32)
         return regions
 
 

@@ -16,6 +16,7 @@ from shards.joined_features import JoinedFeatures
 from shards.manifest import Manifest
 from shards.pictures import find_pictures, read_picture
 from shards.schema import Sample, ShardError, decode
+from shards.storage import quantize_int8
 from shards.tar import read_tar
 from tests.support.photographs import IDS, QUARTERS, annotated, photograph_shards, write_photographs
 
@@ -118,23 +119,34 @@ def test_an_image_whose_name_two_pictures_have_is_bad(tmp_path: Path) -> None:
     assert len(samples(photograph_shards(tmp_path))) == len(IDS)
 
 
-def test_the_backbone_of_feature_files_can_be_stated(tmp_path: Path) -> None:
-    """New pictures are clipped to the range of the files, which may be stored in 8 bits."""
-    write_photographs(tmp_path / "photographs")
-    assert command(tmp_path) == 0
-    (tmp_path / "features" / EXTRACTOR).unlink()
+def test_the_backbone_of_files_in_8_bits_can_be_stated(tmp_path: Path) -> None:
+    """New features are rounded and clipped as those of the files."""
+    features, photographs = PictureFeatures.open(QUARTERS), write_photographs(tmp_path / "p")
+    scale = np.array([1 / 127, 1 / 254, 1 / 127], np.float32)  # green is clipped at a half
+    prepared = [features.prepare(read_picture(photographs / f"{n}.png")) for n in IDS]
+    steps = np.stack([quantize_int8(made.regions, tuple(scale)) for made in features(prepared)])
+    np.savez(tmp_path / "block.npz", imgid=IDS, feat=steps, scale=scale)
     build = [
         *("build", "--annotations", *annotated(tmp_path), "--concepts", "0", "--workers", "1"),
-        *("--features", str(tmp_path / "features"), "--backbone", QUARTERS),
+        *("--features", str(tmp_path / "block.npz"), "--backbone", QUARTERS),
     ]
     assert main([*build, "--out", str(tmp_path / "shards")]) == 0
-    manifest = Manifest.load(tmp_path / "shards")
-    extractor = manifest.features.extractor
+    extractor = Manifest.load(tmp_path / "shards").features.extractor
     assert extractor is not None
-    largest = np.max([s.regions.max(0) for s in samples(manifest).values()], 0)
-    np.testing.assert_array_equal(np.array(extractor.limit, np.float16), largest)
-    np.testing.assert_allclose(extractor.finish(np.full((1, 3), 2.0))[0], largest)
-    np.testing.assert_allclose(extractor.finish(np.full((1, 3), -2.0))[0], -largest)
+    found = PictureFeatures.reopen(extractor)(prepared)
+    stored = samples(Manifest.load(tmp_path / "shards"))
+    for image, made in zip(IDS, found, strict=True):
+        np.testing.assert_array_equal(made.regions.astype(np.float16), stored[image].regions)
+
+
+def test_the_backbone_of_feature_files_must_have_their_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "block.npz", imgid=IDS, feat=np.ones((14, 4, 2)), scale=np.ones(2))
+    build = ["build", "--annotations", *annotated(tmp_path), "--concepts", "0", "--workers", "1"]
+    files = ["--features", str(tmp_path / "block.npz"), "--backbone", QUARTERS]
+    assert main([*build, *files, "--out", str(tmp_path / "shards")]) == 2
+    assert "features of width 2, but backbone 'quarters' makes width 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -169,9 +169,12 @@ def test_a_manifest_with_a_damaged_extractor_is_refused() -> None:
     }
     for changed, message in (
         ({"width": -1}, "features.extractor.width"),
-        ({"limit": [1.0]}, "1 limits of features of width 3"),
+        ({"scale": [1.0]}, "1 scales of features of width 3"),
         ({"projection": {"mean": "????", "components": ""}}, "features.extractor.projection"),
-        ({"projection": vars(projection)}, "features of width 3, but their extractor makes width"),
+        (
+            {"projection": asdict(projection)},
+            "features of width 3, but their extractor makes width",
+        ),
     ):
         described = {**features, "extractor": {**spec, **changed}}
         manifest = {"schema_version": 2, "name": "a", "features": described, "shards": []}
