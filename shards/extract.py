@@ -180,7 +180,15 @@ def _prepare_folder(out: Path, spec: ExtractorSpec) -> None:
 
 
 def _file(out: Path, name: str) -> Path:
-    return out / f"{name}.npz"
+    """The file of a picture's features; an image id in captions may be any text.
+
+    Raises:
+        ShardError: if the name leads out of the folder.
+    """
+    path = out / f"{name}.npz"
+    if not path.resolve().is_relative_to(out.resolve()):
+        raise ShardError(f"image id {name!r}: leads out of {out}; change it")
+    return path
 
 
 def _write(path: Path, features: RegionFeatures) -> None:

@@ -21,6 +21,7 @@ from capdist.reporting.progress import Progress
 from shards.extract import Extracted, features_of
 from shards.extractors import PictureFeatures
 from shards.jobs import check_trainable
+from shards.json_types import ImageId
 from shards.pictures import PictureError
 from shards.schema import Array, Sample
 
@@ -64,7 +65,7 @@ class PhotographCaption:
 class Decoded:
     """Captions of photographs by name, best first; the boxes of their regions; what is wrong."""
 
-    captions: dict[str, list[Caption]] = field(default_factory=dict)
+    captions: dict[ImageId, list[Caption]] = field(default_factory=dict)
     boxes: dict[str, Array] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
 
