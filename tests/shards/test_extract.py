@@ -107,6 +107,13 @@ def test_images_without_a_picture_are_bad(tmp_path: Path) -> None:
     assert len(manifest.left_out) == 1
 
 
+def test_an_image_id_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    pictures = {"../../x": write_photographs(tmp_path / "photographs") / f"{IDS[0]}.png"}
+    with pytest.raises(ShardError, match=r"image id '\.\./\.\./x': leads out of"):
+        extract(PictureFeatures.open(QUARTERS), pictures, tmp_path / "a" / "features")
+    assert not (tmp_path / "x.npz").exists()
+
+
 def test_an_image_whose_name_two_pictures_have_is_bad(tmp_path: Path) -> None:
     photographs = write_photographs(tmp_path / "photographs")
     for folder in ("a", "b"):

@@ -12,7 +12,7 @@ import pytest
 
 from shards.extractor_spec import ExtractorSpec, Projection
 from shards.extractors import EXTRACTORS, PictureFeatures
-from shards.formats.arrays import grid_boxes
+from shards.formats.layout import grid_boxes
 from shards.manifest_json import parse_manifest
 from shards.pictures import read_picture
 from shards.schema import ShardError

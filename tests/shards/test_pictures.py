@@ -14,6 +14,8 @@ from PIL import Image
 
 from shards.pictures import MAX_PIXELS, PictureError, find_pictures, read_picture
 
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
 

@@ -19,7 +19,7 @@ from shards.build import build as build_shards
 from shards.extractor_spec import Preprocessing
 from shards.extractors import extractor
 from shards.formats import RegionFeatures
-from shards.formats.arrays import grid_boxes
+from shards.formats.layout import grid_boxes
 from shards.manifest import Manifest
 from shards.schema import CLASS_DTYPE, Array
 from tests.support.runs import SMALL
