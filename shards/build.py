@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
@@ -24,7 +25,7 @@ from shards.feature_scan import (
 )
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.formats import CAPTION_FORMATS, Annotation, detect_format, find_files
+from shards.formats import Annotation, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.formats.records import read_lines
 from shards.joined_features import JoinedFeatures
@@ -127,6 +128,7 @@ class FileSource:
         self.class_names = classes.names(names)
         _check_class_names(config, names, features.class_count, exact=True)
         given = open_predictor(config.concepts_from) if config.concepts_from else None
+        self._extractor = find_extractor(features, config.backbone, config.projection)
         scan = self._scan(config, workers)
         _check_class_names(config, names, scan.classes)
         self.features = self._choose_storage(config, scan)
@@ -199,7 +201,7 @@ class FileSource:
     def _choose_storage(self, config: BuildConfig, scan: FeatureScan) -> FeatureSpec:
         """The features' description; from here on, samples are loaded as they will be stored."""
         features = self._load.features
-        extractor = find_extractor(features, config.backbone, config.projection)
+        extractor = self._extractor
         made_by = extractor.feature_name if extractor else features.format
         spec = FeatureSpec(config.feature_name or made_by, features.dim, 0, extractor=extractor)
         if config.storage == "fp16":
@@ -256,21 +258,20 @@ def _with_extracted(config: BuildConfig, out: Path) -> BuildConfig:
     """The build of the features of ``config.images``, which are extracted first."""
     assert config.images
     assert config.backbone
-    files = find_files(config.annotations)
-    formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
+    captions = read_captions(find_files(config.annotations), config.tokeniser, config.language)
+    # Read again later; a mistake in these should not show after hours of extraction.
+    find_files(config.sizes)
+    _read_class_names(config.class_names)
+    projection = Path(config.projection) if config.projection else None
     folder = extract_annotated(
-        [image for file, format_ in formats for image in format_(file).annotations()],
+        captions.images,
         Path(config.images),
-        PictureFeatures.open(config.backbone, _path(config.projection)),
+        partial(PictureFeatures.open, config.backbone, projection),
         out / EXTRACTED,
         config.max_bad,
     )
     by_id = replace(config, features=[str(folder)], pair_by="id")
     return replace(by_id, images=None, backbone=None, projection=None)
-
-
-def _path(given: str | None) -> Path | None:
-    return None if given is None else Path(given)
 
 
 def _read_sizes(files: Sequence[Path]) -> list[Annotation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +22,7 @@ EXTRACTED = "extracted"
 def extract_annotated(
     images: Sequence[Annotation],
     pictures: Path,
-    features: PictureFeatures,
+    open_features: Callable[[], PictureFeatures],
     out: Path,
     max_bad: int,
 ) -> Path:
@@ -31,7 +31,7 @@ def extract_annotated(
     Args:
         images: with the names of their files, with or without folders.
         pictures: the folder that has them.
-        features: the backbone.
+        open_features: opens the backbone, after the pictures have been found.
         out: the folder for the features.
         max_bad: largest number of images without a picture that can be read.
 
@@ -52,7 +52,7 @@ def extract_annotated(
             number = "several pictures" if matching else "no picture"
             bad.append(f"{pictures / image.file_name}: {number} of image {image.image_id}")
     check_bad_pictures(tuple(bad), max_bad, len(images))
-    done = extract(features, paths, out)
+    done = extract(open_features(), paths, out)
     check_bad_pictures((*bad, *done.bad), max_bad, len(images))
     return out
 

@@ -40,9 +40,7 @@ def read_picture(path: Path) -> Image.Image:
         PictureError: if it is no file, of another format, damaged, too large, or has samples of
             more than 16 bits.
     """
-    if not path.is_file():
-        reason = "not a file" if path.exists() else "no such file"
-        raise PictureError(f"{path}: {reason}; give the path of a picture")
+    check_is_file(path)
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
@@ -58,6 +56,17 @@ def read_picture(path: Path) -> Image.Image:
             f"{path}: damaged, or not a picture that can be read "
             f"({_one_line(error)}); copy it again, or convert it to JPEG or PNG"
         ) from error
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a path that is not a file; a pipe, for instance, might never end.
+
+    Raises:
+        PictureError: naming it.
+    """
+    if not path.is_file():
+        reason = "not a file" if path.exists() else "no such file"
+        raise PictureError(f"{path}: {reason}; give the path of a picture")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

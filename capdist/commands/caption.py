@@ -15,6 +15,7 @@ from capdist.commands.evaluate import decoding_overrides
 from capdist.commands.options import add_accept_features
 from capdist.errors import CapdistError
 from shards.outputs import check_output_file
+from shards.pictures import check_is_file
 from shards.reading import BY_FORMAT, add_reading_options, reading
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def caption(args: argparse.Namespace) -> None:
         )
     if not args.features and reading(args) != BY_FORMAT:
         raise CapdistError("--layout, --boxes and --clip-boxes need --features; leave them out")
+    for path in args.image or ():
+        check_is_file(path)
     from capdist.inference.captioner import Captioner, write_captions
 
     captioner = Captioner.open(

@@ -9,7 +9,8 @@ safetensors files only, and no code that comes with a model is run.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shards.extractor_spec import Preprocessing
@@ -34,9 +35,10 @@ class TransformersGrid(GridExtractor):
             from transformers.image_processing_base import ImageProcessingMixin
 
             settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-            model, loaded = AutoModel.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
-            )
+            with _without_report():
+                model, loaded = AutoModel.from_pretrained(
+                    source, use_safetensors=True, output_loading_info=True
+                )
             _fill_missing(self._name, model, loaded["missing_keys"])
             # Models of pictures and texts, such as CLIP, have a part for pictures.
             self._take(getattr(model, "vision_model", model), _preprocessing(self._name, settings))
@@ -48,6 +50,20 @@ class TransformersGrid(GridExtractor):
         side = math.isqrt(hidden.shape[1])
         patches = hidden[:, hidden.shape[1] - side * side :]
         return patches.transpose(1, 2).unflatten(2, (side, side))
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Silence transformers, which prints weights that are missing or not used; we check them."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    yield
+    logging.set_verbosity(verbosity)
+    if bar:
+        logging.enable_progress_bar()
 
 
 def _fill_missing(name: str, model: nn.Module, missing: Collection[str]) -> None:

@@ -134,7 +134,7 @@ def test_bad_photographs_are_left_out_only_if_they_are_allowed(
     [
         (["--image", "x.jpg", "--features", "f"], "give --run, and one of --image, --shards and"),
         (["--shards", "x"], "no file to write; give --out FILE"),
-        (["--image", "x.jpg", "--forced", "FORCED"], "other.jpg is not captioned here; remove it"),
+        (["--image", "PHOTO", "--forced", "FORCED"], "other.jpg is not captioned here; remove it"),
     ],
 )
 def test_commands_that_do_not_fit_are_refused(
@@ -146,7 +146,8 @@ def test_commands_that_do_not_fit_are_refused(
 ) -> None:
     forced = tmp_path / "forced.json"
     forced.write_text(json.dumps({"other.jpg": [["dog"]]}))
-    given = [str(forced) if word == "FORCED" else word for word in arguments]
+    places = {"FORCED": str(forced), "PHOTO": str(photographs(folder)[0])}
+    given = [places.get(word, word) for word in arguments]
     out = ["--out", str(tmp_path / "c.json")] if "--features" in given else []
     assert main(["caption", "--run", str(folder / "run"), *given, *out]) == 2
     assert message in capsys.readouterr().err
