@@ -31,6 +31,7 @@ _PROJECTION = """npz file with arrays mean (D,) and components (D, F), such as P
 the backbone"""
 _EXTRACT = """Extract the region features of all pictures of a folder. To continue an extraction
 that was stopped, run the same command again."""
+_EXTRACT_WORKERS = """processes, each with the network and its share of the CPUs"""
 _SIZES = """COCO JSON files with the images' sizes, needed if boxes are in pixels and neither
 captions nor features have the sizes"""
 _SCENES = """Build shards of synthetic scenes, which are made from a seed: pictures, regions, boxes,
@@ -146,6 +147,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     add("--projection", type=Path, metavar="FILE", help=_PROJECTION)
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the features")
     add("--batch", type=positive, default=32, metavar="N", help="pictures at a time")
+    add("--workers", type=positive, default=1, metavar="N", help=_EXTRACT_WORKERS)
     add("--max-bad", type=count, default=0, metavar="N", help="leave out at most N bad pictures")
     parser.set_defaults(run_command=_extract)
 
@@ -258,7 +260,7 @@ def _extract(options: argparse.Namespace) -> int:
     check_output_folder(options.out)
     pictures, repeated = unique_names(find_pictures(options.images))
     features = PictureFeatures.open(options.backbone, options.projection)
-    done = extract(features, pictures, options.out, options.batch)
+    done = extract(features, pictures, options.out, options.batch, options.workers)
     check_bad_pictures((*repeated, *done.bad), options.max_bad, len(pictures) + len(repeated))
     spec = features.spec
     print(f"{options.out}: {done.done} pictures, {spec.feature_name}, width {spec.dim}")

@@ -239,7 +239,7 @@ def build(
         ShardError: if the input is not valid or incomplete, or the folder holds something else.
     """
     if config.images:
-        config = _with_extracted(config, Path(out))
+        config = _with_extracted(config, Path(out), workers)
     source = FileSource(config, workers)
     manifest = write(
         source,
@@ -254,7 +254,7 @@ def build(
     return manifest
 
 
-def _with_extracted(config: BuildConfig, out: Path) -> BuildConfig:
+def _with_extracted(config: BuildConfig, out: Path, workers: int | None) -> BuildConfig:
     """The build of the features of ``config.images``, which are extracted first."""
     assert config.images
     assert config.backbone
@@ -269,6 +269,7 @@ def _with_extracted(config: BuildConfig, out: Path) -> BuildConfig:
         partial(PictureFeatures.open, config.backbone, projection),
         out / EXTRACTED,
         config.max_bad,
+        workers or 1,
     )
     by_id = replace(config, features=[str(folder)], pair_by="id")
     return replace(by_id, images=None, backbone=None, projection=None)

@@ -6,38 +6,28 @@ says what made the features, for the manifest of shards that are built from them
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL.Image import Image
 from tqdm import tqdm
 
 from shards.atomic import atomic_write, remove_temporary_files, write_json
 from shards.extractor_spec import EXTRACTOR, ExtractorSpec
 from shards.extractors import PictureFeatures
+from shards.extractors.grid import limit_threads
 from shards.feature_scan import check_bad_count
 from shards.formats import RegionFeatures
-from shards.pictures import PictureError, read_picture, to_rgb
-from shards.schema import Array, ShardError
-from shards.storage import to_float16
+from shards.parallel import parallel_map
+from shards.picture_batches import BATCH, features_of
+from shards.schema import ShardError
 
-#: Pictures that go through the network together.
-BATCH = 32
-# Threads that decode pictures, each of which may take `pictures.MAX_PIXELS`.
-_THREADS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Extracted:
-    """The features of one picture, with boxes in [0, 1], or what is wrong with its file."""
-
-    name: str
-    features: RegionFeatures | None
-    problem: str = ""
+#: Batches that a process is given at a time.
+_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,11 @@ class Extraction:
 
 
 def extract(
-    features: PictureFeatures, pictures: Mapping[str, Path], out: Path, batch: int = BATCH
+    features: PictureFeatures,
+    pictures: Mapping[str, Path],
+    out: Path,
+    batch: int = BATCH,
+    workers: int = 1,
 ) -> Extraction:
     """Write the features of pictures as ``<name>.npz``, with a progress bar.
 
@@ -58,23 +52,61 @@ def extract(
         pictures: paths by the names of their features.
         out: folder; made if it does not exist.
         batch: pictures at a time.
+        workers: processes, each with a network of its own; with 1, everything runs in this one.
 
     Raises:
-        ShardError: if the folder has features of another extractor.
+        ShardError: if the folder has features of another extractor, or a process died.
     """
     _prepare_folder(out, features.spec)
     missing = {name: path for name, path in pictures.items() if not _file(out, name).is_file()}
-    bad = []
-    with tqdm(
-        total=len(pictures), initial=len(pictures) - len(missing), desc="extracting", unit="image"
-    ) as bar:
-        for found in chain.from_iterable(features_of(features, missing, batch)):
-            if found.features is None:
-                bad.append(found.problem)
-            else:
-                _write(_file(out, found.name), found.features)
-            bar.update()
+    if workers > 1 and len(missing) > batch * _BATCHES:
+        chunk = _ExtractChunk(features.spec, out, batch, workers)
+        chunks = list(_chunks(missing, batch * _BATCHES))
+        bad = list(chain(*parallel_map(chunk, chunks, workers, "extracting", "chunk")))
+    else:
+        bad = []
+        initial = len(pictures) - len(missing)
+        with tqdm(total=len(pictures), initial=initial, desc="extracting", unit="image") as bar:
+            for problem in _write_features(features, missing, out, batch):
+                bad += [problem] if problem else []
+                bar.update()
     return Extraction(len(pictures) - len(bad), tuple(bad))
+
+
+@dataclass(frozen=True)
+class _ExtractChunk:
+    """Extracts some of the pictures in a process of its own; returns a line for each bad one."""
+
+    spec: ExtractorSpec
+    out: Path
+    batch: int
+    workers: int
+
+    def __call__(self, pictures: dict[str, Path]) -> list[str]:
+        features = _open(self.spec, self.workers)
+        return list(filter(None, _write_features(features, pictures, self.out, self.batch)))
+
+
+@cache
+def _open(spec: ExtractorSpec, workers: int) -> PictureFeatures:
+    limit_threads(max(1, (os.cpu_count() or 1) // workers))
+    return PictureFeatures.reopen(spec)
+
+
+def _chunks(pictures: Mapping[str, Path], size: int) -> Iterator[dict[str, Path]]:
+    items = iter(pictures.items())
+    while chunk := dict(islice(items, size)):
+        yield chunk
+
+
+def _write_features(
+    features: PictureFeatures, pictures: Mapping[str, Path], out: Path, batch: int
+) -> Iterator[str]:
+    """Write the features of each picture; what is wrong with it, or an empty text."""
+    for found in chain.from_iterable(features_of(features, pictures, batch)):
+        if found.features:
+            _write(_file(out, found.name), found.features)
+        yield found.problem
 
 
 def unique_names(pictures: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
@@ -99,70 +131,6 @@ def check_bad_pictures(bad: tuple[str, ...], max_bad: int, count: int) -> None:
     check_bad_count(bad, max_bad, f"{count} pictures")
     for line in bad:
         print(f"bad: {line}")
-
-
-def features_of(
-    features: PictureFeatures, pictures: Mapping[str, Path | Image], batch: int = BATCH
-) -> Iterator[list[Extracted]]:
-    """The features of each batch of pictures; threads read the next batch meanwhile.
-
-    Args:
-        features: the backbone.
-        pictures: paths, or pictures in memory, by name.
-        batch: pictures at a time.
-    """
-    left = iter(pictures.items())
-    with ThreadPoolExecutor(_THREADS) as threads:
-
-        def start() -> list[tuple[str, Future[_Read]]]:
-            return [
-                (name, threads.submit(_read, features, path)) for name, path in islice(left, batch)
-            ]
-
-        reading = start()
-        while reading:
-            following = start()
-            yield _run(features, reading)
-            reading = following
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A picture's pixels for the network, and its own size."""
-
-    pixels: Array
-    width: int
-    height: int
-
-
-def _read(features: PictureFeatures, given: Path | Image) -> _Read:
-    picture = read_picture(given) if isinstance(given, Path) else to_rgb(given)
-    return _Read(features.prepare(picture), picture.width, picture.height)
-
-
-def _run(features: PictureFeatures, reading: list[tuple[str, Future[_Read]]]) -> list[Extracted]:
-    read: dict[str, _Read] = {}
-    problems: dict[str, str] = {}
-    for name, future in reading:
-        try:
-            read[name] = future.result()
-        except PictureError as error:
-            problems[name] = str(error)
-    made = features([picture.pixels for picture in read.values()]) if read else []
-    by_name = {
-        name: _with_size(regions, read[name]) for name, regions in zip(read, made, strict=True)
-    }
-    return [Extracted(name, by_name.get(name), problems.get(name, "")) for name, _ in reading]
-
-
-def _with_size(features: RegionFeatures, picture: _Read) -> RegionFeatures:
-    return RegionFeatures(
-        to_float16(features.regions),
-        features.boxes,
-        features.classes,
-        picture.width,
-        picture.height,
-    )
 
 
 def _prepare_folder(out: Path, spec: ExtractorSpec) -> None:

@@ -25,6 +25,7 @@ def extract_annotated(
     open_features: Callable[[], PictureFeatures],
     out: Path,
     max_bad: int,
+    workers: int,
 ) -> Path:
     """Write the features of annotated images to a folder, by image id; returns the folder.
 
@@ -34,6 +35,7 @@ def extract_annotated(
         open_features: opens the backbone, after the pictures have been found.
         out: the folder for the features.
         max_bad: largest number of images without a picture that can be read.
+        workers: processes that extract.
 
     Raises:
         ShardError: if there are more.
@@ -52,7 +54,7 @@ def extract_annotated(
             number = "several pictures" if matching else "no picture"
             bad.append(f"{pictures / image.file_name}: {number} of image {image.image_id}")
     check_bad_pictures(tuple(bad), max_bad, len(images))
-    done = extract(open_features(), paths, out)
+    done = extract(open_features(), paths, out, workers=workers)
     check_bad_pictures((*bad, *done.bad), max_bad, len(images))
     return out
 

@@ -18,10 +18,10 @@ from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.captioner import Captioner, read_words
 from capdist.inference.image_concepts import ImageConcepts
 from capdist.reporting.progress import Progress
-from shards.extract import Extracted, features_of
 from shards.extractors import PictureFeatures
 from shards.jobs import check_trainable
 from shards.json_types import ImageId
+from shards.picture_batches import Extracted, features_of
 from shards.pictures import PictureError
 from shards.schema import Array, Sample
 

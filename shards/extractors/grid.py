@@ -67,6 +67,13 @@ class GridExtractor(ABC):
         ]
 
 
+def limit_threads(count: int) -> None:
+    """Let the networks of this process compute with so many threads."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
 def weights_digest(network: nn.Module) -> str:
     """SHA-256 of all weights with their names."""
     digest = hashlib.sha256()

