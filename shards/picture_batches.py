@@ -66,8 +66,15 @@ class _Read:
 
 
 def _read(features: PictureFeatures, given: Path | Image) -> _Read:
-    picture = read_picture(given) if isinstance(given, Path) else to_rgb(given)
+    picture = read_picture(given) if isinstance(given, Path) else _in_memory(given)
     return _Read(features.prepare(picture), picture.width, picture.height)
+
+
+def _in_memory(given: Image) -> Image:
+    try:
+        return to_rgb(given)
+    except ValueError as error:
+        raise PictureError(f"picture in memory: {error}; convert it to RGB") from error
 
 
 def _run(features: PictureFeatures, reading: list[tuple[str, Future[_Read]]]) -> list[Extracted]:

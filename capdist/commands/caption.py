@@ -15,7 +15,6 @@ from capdist.commands.evaluate import decoding_overrides
 from capdist.commands.options import add_accept_features
 from capdist.errors import CapdistError
 from shards.outputs import check_output_file
-from shards.pictures import check_is_file
 from shards.reading import BY_FORMAT, add_reading_options, reading
 
 if TYPE_CHECKING:
@@ -90,10 +89,11 @@ def caption(args: argparse.Namespace) -> None:
         )
     if not args.features and reading(args) != BY_FORMAT:
         raise CapdistError("--layout, --boxes and --clip-boxes need --features; leave them out")
+    from capdist.inference.captioner import Captioner, write_captions
+    from shards.pictures import check_is_file
+
     for path in args.image or ():
         check_is_file(path)
-    from capdist.inference.captioner import Captioner, write_captions
-
     captioner = Captioner.open(
         args.run,
         decoding_overrides(args),

@@ -82,6 +82,8 @@ def test_a_file_that_is_no_picture_is_named(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "photo.jpg").write_text("no picture")
     with pytest.raises(PictureError, match=r"photo\.jpg: damaged, or not a picture"):
         capdist.load(folder / "run")([photographs(folder)[0], tmp_path / "photo.jpg"])
+    with pytest.raises(PictureError, match="picture in memory: samples of mode F"):
+        capdist.load(folder / "run")(Image.new("F", (8, 8)))
 
 
 def test_a_run_whose_extractor_is_unknown_is_refused(folder: Path, tmp_path: Path) -> None:
