@@ -21,7 +21,8 @@ _ANNOTATIONS = """captions: Karpathy or COCO JSON files, CSV files, or a folder 
 Entities; paths or quoted globs"""
 _FEATURES = """features: bottom-up, LXMERT or VinVL TSV, HDF5 or npz files, LMDB databases, folders
 of npz or npy files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
-_IMAGES = """folder of pictures, from which features are extracted instead"""
+_IMAGES = """folder of pictures, from which features are extracted; with --features, some are
+compared with the files, to check the stated --backbone"""
 _BACKBONE = """network that extracts features: efficientnet_lite2_grid, transformers:MODEL or
 timm:MODEL"""
 _MADE_BY = """with --images, the network that extracts their features: efficientnet_lite2_grid,
@@ -80,9 +81,8 @@ def _add_command(
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--annotations", required=True, nargs="+", metavar="PATH", help=_ANNOTATIONS)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--features", nargs="+", metavar="PATH", help=_FEATURES)
-    source.add_argument("--images", metavar="DIR", help=_IMAGES)
+    add("--features", nargs="+", default=(), metavar="PATH", help=_FEATURES)
+    add("--images", metavar="DIR", help=_IMAGES)
     add("--backbone", metavar="NAME", help=_MADE_BY)
     add("--projection", metavar="FILE", help=_PROJECTION)
     add("--sizes", nargs="+", default=(), metavar="PATH", help=_SIZES)
@@ -219,7 +219,7 @@ def _build(options: argparse.Namespace) -> int:
     _check_backbone(options)
     config = BuildConfig(
         annotations=options.annotations,
-        features=options.features or (),
+        features=options.features,
         feature_name=options.feature_name,
         concepts=options.concepts,
         concepts_kept=options.concepts_kept,
@@ -246,6 +246,8 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _check_backbone(options: argparse.Namespace) -> None:
+    if not (options.features or options.images):
+        raise CapdistError("no features; give --features PATH, or --images DIR and --backbone NAME")
     if options.images and not options.backbone:
         raise CapdistError("--images: no network to extract features with; give --backbone NAME")
     if options.projection and not options.backbone:

@@ -14,7 +14,7 @@ from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
 from shards.caption_tokens import TokenisedCaptions, read_captions
 from shards.class_names import names_problem
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
-from shards.extract_annotated import EXTRACTED, extract_annotated, find_extractor
+from shards.extract_annotated import EXTRACTED, extract_annotated
 from shards.extractors import PictureFeatures
 from shards.feature_scan import (
     FeatureScan,
@@ -42,6 +42,7 @@ from shards.pairing import (
 from shards.predict_concepts import open_predictor
 from shards.reading import BY_FORMAT, Reading
 from shards.schema import Sample, ShardError
+from shards.stated_extractor import find_extractor
 from shards.storage import STORAGES, int8_scale, quantization_error
 from shards.tokenisers import PTB_LIKE
 from shards.writer import write
@@ -68,7 +69,8 @@ class BuildConfig:
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
         max_bad: largest number of bad images; they are left out.
-        images: folder of pictures, whose features are extracted if there are no feature files.
+        images: folder of pictures, whose features are extracted if there are no feature files, and
+            compared with those if there are.
         backbone: that extracts them; with feature files, the one that made them.
         projection: path of the projection of the backbone's features, if there is one.
         tokeniser: of the captions, by name.
@@ -120,7 +122,7 @@ class FileSource:
         classes = ClassVectors(features.class_count > 0, config.classes_kept)
         self._load = SampleLoader(features, classes, config.storage == "fp16")
         self._annotated = len(captions.images)
-        self._images = self._pair(config, captions)
+        self._images = captions_with_features = self._pair(config, captions)
         features.sizes = image_sizes(self._images, _read_sizes(size_files), config.pair_by)
         self._images = with_prefix(self._images, config.id_prefix)
         self.name = caption_files[0].stem
@@ -128,7 +130,13 @@ class FileSource:
         self.class_names = classes.names(names)
         _check_class_names(config, names, features.class_count, exact=True)
         given = open_predictor(config.concepts_from) if config.concepts_from else None
-        self._extractor = find_extractor(features, config.backbone, config.projection)
+        self._extractor = find_extractor(
+            features,
+            config.backbone,
+            config.projection,
+            captions_with_features,
+            Path(config.images) if config.images else None,
+        )
         scan = self._scan(config, workers)
         _check_class_names(config, names, scan.classes)
         self.features = self._choose_storage(config, scan)
@@ -238,7 +246,7 @@ def build(
     Raises:
         ShardError: if the input is not valid or incomplete, or the folder holds something else.
     """
-    if config.images:
+    if config.images and not config.features:
         config = _with_extracted(config, Path(out), workers)
     source = FileSource(config, workers)
     manifest = write(

@@ -162,6 +162,30 @@ def test_the_backbone_of_files_in_8_bits_can_be_stated(tmp_path: Path) -> None:
         np.testing.assert_array_equal(made.regions.astype(np.float16), stored[image].regions)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_the_backbone_that_is_stated_is_compared_with_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], same: bool
+) -> None:
+    write_photographs(tmp_path / "photographs")
+    assert command(tmp_path) == 0
+    (tmp_path / "features" / EXTRACTOR).unlink()
+    pictures = tmp_path / "photographs"
+    if not same:  # each picture gets another one's name
+        names = [pictures / f"{image}.png" for image in IDS]
+        contents = [path.read_bytes() for path in names]
+        for path, content in zip(names, contents[1:] + contents[:1], strict=True):
+            path.write_bytes(content)
+    build = ["build", "--annotations", *annotated(tmp_path), "--concepts", "0", "--workers", "1"]
+    given = ["--features", str(tmp_path / "features"), "--images", str(pictures)]
+    out = ["--backbone", QUARTERS, "--out", str(tmp_path / "shards")]
+    assert main([*build, *given, *out]) == (0 if same else 2)
+    printed = capsys.readouterr()
+    if same:
+        assert "features of 14 pictures: relative error 0\n" in printed.out
+    else:
+        assert "features differ from those that backbone 'quarters' makes of 14" in printed.err
+
+
 def test_the_backbone_of_feature_files_must_have_their_width(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,15 +201,11 @@ def test_the_backbone_of_feature_files_must_have_their_width(
     [
         (["--images", "x"], "--images: no network to extract features with; give --backbone NAME"),
         (["--features", "x", "--projection", "y"], "--projection: of no network; give --backbone"),
-        (["--features", "x", "--images", "y"], "not allowed with argument"),
+        ([], "no features; give --features PATH, or --images DIR and --backbone NAME"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    try:
-        status = main(["build", "--annotations", "c.json", "--out", str(tmp_path), *arguments])
-    except SystemExit as stopped:
-        status = int(str(stopped.code))
-    assert status == 2
+    assert main(["build", "--annotations", "c.json", "--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
