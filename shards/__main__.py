@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capdist.arguments import ArgumentParser, count, positive
-from capdist.errors import exit_status
+from capdist.errors import CapdistError, exit_status
 from shards.manifest import Manifest
 from shards.outputs import check_output_file, check_output_folder
 from shards.reading import add_reading_options, reading
@@ -21,6 +21,18 @@ _ANNOTATIONS = """captions: Karpathy or COCO JSON files, CSV files, or a folder 
 Entities; paths or quoted globs"""
 _FEATURES = """features: bottom-up, LXMERT or VinVL TSV, HDF5 or npz files, LMDB databases, folders
 of npz or npy files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
+_IMAGES = """folder of pictures, from which features are extracted; with --features, some are
+compared with the files, to check the stated --backbone"""
+_BACKBONE = """network that extracts features: efficientnet_lite2_grid, transformers:MODEL or
+timm:MODEL"""
+_MADE_BY = """with --images, the network that extracts their features: efficientnet_lite2_grid,
+transformers:MODEL or timm:MODEL; with --features, the one that made them, which the trained model
+then uses for new pictures"""
+_PROJECTION = """npz file with arrays mean (D,) and components (D, F), such as PCA, that follows
+the backbone"""
+_EXTRACT = """Extract the region features of all pictures of a folder. To continue an extraction
+that was stopped, run the same command again."""
+_EXTRACT_WORKERS = """processes, each with the network and its share of the CPUs"""
 _SIZES = """COCO JSON files with the images' sizes, needed if boxes are in pixels and neither
 captions nor features have the sizes"""
 _SCENES = """Build shards of synthetic scenes, which are made from a seed: pictures, regions, boxes,
@@ -47,6 +59,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_build(_add_command(commands, "build", _BUILD))
+    _add_extract(_add_command(commands, "extract", _EXTRACT))
     _add_scenes(_add_command(commands, "scenes", _SCENES))
     _add_concepts(_add_command(commands, "concepts", _CONCEPTS))
     _add_inspect(_add_command(commands, "inspect", _INSPECT))
@@ -68,7 +81,10 @@ def _add_command(
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--annotations", required=True, nargs="+", metavar="PATH", help=_ANNOTATIONS)
-    add("--features", required=True, nargs="+", metavar="PATH", help=_FEATURES)
+    add("--features", nargs="+", default=(), metavar="PATH", help=_FEATURES)
+    add("--images", metavar="DIR", help=_IMAGES)
+    add("--backbone", metavar="NAME", help=_MADE_BY)
+    add("--projection", metavar="FILE", help=_PROJECTION)
     add("--sizes", nargs="+", default=(), metavar="PATH", help=_SIZES)
     add("--storage", choices=("fp16", "int8"), default="fp16", help="how features are stored")
     add(
@@ -122,6 +138,18 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     )
     _add_output(parser)
     parser.set_defaults(run_command=_build)
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", required=True, type=Path, metavar="DIR", help="folder of pictures")
+    add("--backbone", required=True, metavar="NAME", help=_BACKBONE)
+    add("--projection", type=Path, metavar="FILE", help=_PROJECTION)
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the features")
+    add("--batch", type=positive, default=32, metavar="N", help="pictures at a time")
+    add("--workers", type=positive, default=1, metavar="N", help=_EXTRACT_WORKERS)
+    add("--max-bad", type=count, default=0, metavar="N", help="leave out at most N bad pictures")
+    parser.set_defaults(run_command=_extract)
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +216,7 @@ def _build(options: argparse.Namespace) -> int:
     from shards.build import BuildConfig, build
 
     check_output_folder(options.out)
+    _check_backbone(options)
     config = BuildConfig(
         annotations=options.annotations,
         features=options.features,
@@ -205,11 +234,38 @@ def _build(options: argparse.Namespace) -> int:
         pair_by=options.pair_by,
         id_prefix=options.id_prefix,
         reading=reading(options),
+        images=options.images,
+        backbone=options.backbone,
+        projection=options.projection,
     )
     manifest = build(
         config, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
     )
     print(_summary(manifest))
+    return 0
+
+
+def _check_backbone(options: argparse.Namespace) -> None:
+    if not (options.features or options.images):
+        raise CapdistError("no features; give --features PATH, or --images DIR and --backbone NAME")
+    if options.images and not options.backbone:
+        raise CapdistError("--images: no network to extract features with; give --backbone NAME")
+    if options.projection and not options.backbone:
+        raise CapdistError("--projection: of no network; give --backbone NAME")
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from shards.extract import check_bad_pictures, extract, unique_names
+    from shards.extractors import PictureFeatures
+    from shards.pictures import find_pictures
+
+    check_output_folder(options.out)
+    pictures, repeated = unique_names(find_pictures(options.images))
+    features = PictureFeatures.open(options.backbone, options.projection)
+    done = extract(features, pictures, options.out, options.batch, options.workers)
+    check_bad_pictures((*repeated, *done.bad), options.max_bad, len(pictures) + len(repeated))
+    spec = features.spec
+    print(f"{options.out}: {done.done} pictures, {spec.feature_name}, width {spec.dim}")
     return 0
 
 

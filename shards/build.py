@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
 from shards.caption_tokens import TokenisedCaptions, read_captions
 from shards.class_names import names_problem
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
+from shards.extract_annotated import EXTRACTED, extract_annotated
+from shards.extractors import PictureFeatures
 from shards.feature_scan import (
     FeatureScan,
     SampleLoader,
@@ -38,6 +42,7 @@ from shards.pairing import (
 from shards.predict_concepts import open_predictor
 from shards.reading import BY_FORMAT, Reading
 from shards.schema import Sample, ShardError
+from shards.stated_extractor import find_extractor
 from shards.storage import STORAGES, int8_scale, quantization_error
 from shards.tokenisers import PTB_LIKE
 from shards.writer import write
@@ -64,6 +69,10 @@ class BuildConfig:
         sizes: paths or globs of COCO files that hold the images' sizes.
         storage: fp16 or int8.
         max_bad: largest number of bad images; they are left out.
+        images: folder of pictures, whose features are extracted if there are no feature files, and
+            compared with those if there are.
+        backbone: that extracts them; with feature files, the one that made them.
+        projection: path of the projection of the backbone's features, if there is one.
         tokeniser: of the captions, by name.
         language: of the captions, see `read_captions`.
         pair_by: how captions find their features, see `shards.pairing.pair`.
@@ -82,6 +91,9 @@ class BuildConfig:
     sizes: str | Sequence[str] = ()
     storage: str = "fp16"
     max_bad: int = 0
+    images: str | None = None
+    backbone: str | None = None
+    projection: str | None = None
     tokeniser: str = PTB_LIKE
     language: str | None = None
     pair_by: str | None = None
@@ -110,7 +122,7 @@ class FileSource:
         classes = ClassVectors(features.class_count > 0, config.classes_kept)
         self._load = SampleLoader(features, classes, config.storage == "fp16")
         self._annotated = len(captions.images)
-        self._images = self._pair(config, captions)
+        self._images = captions_with_features = self._pair(config, captions)
         features.sizes = image_sizes(self._images, _read_sizes(size_files), config.pair_by)
         self._images = with_prefix(self._images, config.id_prefix)
         self.name = caption_files[0].stem
@@ -118,6 +130,13 @@ class FileSource:
         self.class_names = classes.names(names)
         _check_class_names(config, names, features.class_count, exact=True)
         given = open_predictor(config.concepts_from) if config.concepts_from else None
+        self._extractor = find_extractor(
+            features,
+            config.backbone,
+            config.projection,
+            captions_with_features,
+            Path(config.images) if config.images else None,
+        )
         scan = self._scan(config, workers)
         _check_class_names(config, names, scan.classes)
         self.features = self._choose_storage(config, scan)
@@ -190,15 +209,17 @@ class FileSource:
     def _choose_storage(self, config: BuildConfig, scan: FeatureScan) -> FeatureSpec:
         """The features' description; from here on, samples are loaded as they will be stored."""
         features = self._load.features
-        name = config.feature_name or features.format
+        extractor = self._extractor
+        made_by = extractor.feature_name if extractor else features.format
+        spec = FeatureSpec(config.feature_name or made_by, features.dim, 0, extractor=extractor)
         if config.storage == "fp16":
-            return FeatureSpec(name, features.dim, 0)
+            return spec
         scale, step = int8_scale(scan.max_abs), -(-len(self._images) // _ERROR_IMAGES)
         images = self._images[::step]
         error = quantization_error((self._load(image).regions for image in images), scale)
         print(f"int8: {error}, over {len(images)} images")
         self._load = replace(self._load, scale=scale)
-        return FeatureSpec(name, features.dim, 0, scale=scale)
+        return replace(spec, scale=scale)
 
     def _concepts_of(
         self, config: BuildConfig, given: bytes | None, scan: FeatureScan
@@ -225,8 +246,10 @@ def build(
     Raises:
         ShardError: if the input is not valid or incomplete, or the folder holds something else.
     """
+    if config.images and not config.features:
+        config = _with_extracted(config, Path(out), workers)
     source = FileSource(config, workers)
-    return write(
+    manifest = write(
         source,
         out,
         samples_per_shard=samples_per_shard,
@@ -235,6 +258,29 @@ def build(
         text=source.text,
         predictor=source.predictor,
     )
+    shutil.rmtree(Path(out) / EXTRACTED, ignore_errors=True)
+    return manifest
+
+
+def _with_extracted(config: BuildConfig, out: Path, workers: int | None) -> BuildConfig:
+    """The build of the features of ``config.images``, which are extracted first."""
+    assert config.images
+    assert config.backbone
+    captions = read_captions(find_files(config.annotations), config.tokeniser, config.language)
+    # Read again later; a mistake in these should not show after hours of extraction.
+    find_files(config.sizes)
+    _read_class_names(config.class_names)
+    projection = Path(config.projection) if config.projection else None
+    folder = extract_annotated(
+        captions.images,
+        Path(config.images),
+        partial(PictureFeatures.open, config.backbone, projection),
+        out / EXTRACTED,
+        config.max_bad,
+        workers or 1,
+    )
+    by_id = replace(config, features=[str(folder)], pair_by="id")
+    return replace(by_id, images=None, backbone=None, projection=None)
 
 
 def _read_sizes(files: Sequence[Path]) -> list[Annotation]:
@@ -258,7 +304,7 @@ def _read_class_names(path: str | None) -> tuple[str, ...]:
 def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | None) -> str:
     """Hash of the settings, of all files' names and contents, and of a given predictor."""
     # Paths may differ for the same content, and max_bad does not change what is written.
-    not_hashed = ("annotations", "features", "class_names", "sizes", "max_bad")
+    not_hashed = ("annotations", "features", "class_names", "sizes", "max_bad", "images")
     settings = {**asdict(config), **dict.fromkeys(not_hashed)}
     del settings["concepts_from"]  # its content counts, and older builds know no such setting
     digest = hashlib.sha256(json.dumps(settings).encode() + (predictor or b""))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from shards.extractor_spec import ExtractorSpec
 from shards.fingerprint import UNKNOWN, Fingerprint
 from shards.schema import Array, ShardError
 
@@ -24,6 +25,7 @@ class FeatureSpec:
         fingerprint: statistics of the features, which tell extractors apart.
         scale: F numbers, by which stored int8 regions are multiplied; empty if regions are stored
             as float16.
+        extractor: that makes these features from pictures; None if it is not known.
     """
 
     name: str
@@ -31,10 +33,11 @@ class FeatureSpec:
     max_regions: int
     fingerprint: Fingerprint = UNKNOWN
     scale: tuple[float, ...] = ()
+    extractor: ExtractorSpec | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
-        """Inverse of `dataclasses.asdict`.
+        """Inverse of `to_json`.
 
         Raises:
             ShardError: if an older version wrote it, without a fingerprint.
@@ -47,7 +50,19 @@ class FeatureSpec:
         stored = data["fingerprint"]
         mean, deviation = tuple(stored["mean"]), tuple(stored["deviation"])
         fingerprint = Fingerprint(stored["images"], mean, deviation)
-        return cls(**{**data, "fingerprint": fingerprint, "scale": tuple(data["scale"])})
+        return cls(
+            data["name"],
+            data["dim"],
+            data["max_regions"],
+            fingerprint,
+            tuple(data["scale"]),
+            ExtractorSpec.from_json(data.get("extractor")),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields; an extractor only if it is known."""
+        fields = asdict(self)
+        return fields if self.extractor else {k: v for k, v in fields.items() if k != "extractor"}
 
     def same_name(self, other: FeatureSpec) -> bool:
         """Whether name and width are equal; the fingerprint tells whether the numbers are, too."""

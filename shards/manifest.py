@@ -164,6 +164,7 @@ class Manifest:
         """The content of ``manifest.json``."""
         data = asdict(self)
         del data["root"], data["concepts"], data["url"], data["tar_predictor"]
+        data["features"] = self.features.to_json()
         for shard in data["shards"]:
             del shard["remote"]
         if self.tar_predictor:

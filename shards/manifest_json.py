@@ -8,6 +8,7 @@ from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
 from shards.concept_predictor import PredictorJson
+from shards.extractor_spec import ExtractorSpec
 from shards.json_types import Count, T, parse_json
 from shards.schema import SCHEMA_VERSION, ShardError
 
@@ -27,6 +28,7 @@ class _FeaturesJson(TypedDict):
     max_regions: Count
     fingerprint: _FingerprintJson
     scale: tuple[FiniteFloat, ...]
+    extractor: NotRequired[ExtractorSpec]
 
 
 class _ShardJson(TypedDict):
@@ -88,6 +90,11 @@ def _check_features(path: str, features: _FeaturesJson) -> None:
         raise ShardError(
             f"{path}: features of width {features['dim']} have {len(scale)} scales, {len(mean)} "
             f"means and {len(deviation)} deviations; copy it again"
+        )
+    if (extractor := features.get("extractor")) and extractor.dim != features["dim"]:
+        raise ShardError(
+            f"{path}: features of width {features['dim']}, but their extractor makes width "
+            f"{extractor.dim}; copy it again"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from capdist.config.run_config import load_config
 from capdist.models.base import Dims, build
 from capdist.training.run import train
 from shards.manifest import Manifest
+from tests.support.photographs import photograph, photograph_shards, untrained_run
 
 ROOT = Path(__file__).parents[1]
 #: COCO's usual sizes: bottom-up features, its vocabulary, Visual Genome's classes.
@@ -29,6 +31,7 @@ EXAMPLES = {
     "capdist/models/gru.py",
     "configs/gru.json",
     "shards/formats/json_folder.py",
+    "shards/extractors/scripted_grid.py",
     "capdist/objectives/focal.py",
 }
 TINY_MODEL = '{"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}'
@@ -85,12 +88,29 @@ def test_the_readmes_python_example_captions_a_trained_run(
         load_config(ROOT / "configs/glied.json", overrides), "configs/glied.json", resume=False
     )
     capsys.readouterr()
-    (example,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S
-    )
-    exec(example, {})
+    exec(python_examples()[0], {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["2000", "2001", "2002", "2003", "2004"]
+
+
+def test_the_readmes_python_example_captions_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    untrained_run(photograph_shards(tmp_path), tmp_path / "runs/mine")
+    for number, name in enumerate(("photo.jpg", "other.jpg")):
+        photograph(number).save(name)
+    capsys.readouterr()
+    names: dict[str, Any] = {}
+    exec(python_examples()[1], names)
+    assert names["found"].caption in capsys.readouterr().out
+    assert names["many"][0].caption == names["found"].caption
+
+
+def python_examples() -> list[str]:
+    """The README's examples in Python."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
 
 
 def test_messages_about_config_values_are_the_ones_printed() -> None:

@@ -1,4 +1,4 @@
-"""``capdist caption``: caption the images of shards or feature files.
+"""``capdist caption``: caption photographs, or the images of shards or feature files.
 
 Several runs decode as an ensemble. For the COCO server, ``--submission NAME --results VAL.json
 TEST.json --out NAME.zip`` checks captions that were written before and packs them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capdist.arguments import count, positive
 from capdist.commands.evaluate import decoding_overrides
@@ -15,6 +16,9 @@ from capdist.commands.options import add_accept_features
 from capdist.errors import CapdistError
 from shards.outputs import check_output_file
 from shards.reading import BY_FORMAT, add_reading_options, reading
+
+if TYPE_CHECKING:
+    from capdist.inference.captioner import Captioner
 
 HELP = "caption images, or pack captions for the COCO server"
 
@@ -25,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shards", help="folder of shards")
     add("--split", default="test", help="split of the shards; default: test")
     add("--features", help="feature files instead of shards: a path or a quoted glob")
+    add("--image", type=Path, nargs="+", metavar="PHOTO", help="photographs")
     add("--beam", type=positive, help="beam width; default: the config's")
     add(
         "--set",
@@ -35,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--forced", type=Path, help="JSON of the words that each image's caption must contain")
     add("--n-best", type=positive, default=1, help="captions per image, with their scores")
-    add("--max-bad", type=count, default=0, help="bad images of feature files to leave out")
+    add(
+        "--max-bad",
+        type=count,
+        default=0,
+        help="bad images or photographs to leave out",
+    )
     add(
         "--concepts-from",
         metavar="DIR",
@@ -44,18 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--submission", metavar="NAME", help="pack results for the COCO server")
     add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
-    add("--out", required=True, type=Path, help="file to write")
+    add("--out", type=Path, help="file to write; captions of photographs are printed without it")
     add_reading_options(parser)
     add_accept_features(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output_file(args.out)
+    if args.out:
+        check_output_file(args.out)
+    elif args.submission or not args.image:
+        raise CapdistError("no file to write; give --out FILE")
     if args.submission:
         pack_submission(args)
     else:
         caption(args)
-    print(args.out)
+    if args.out:
+        print(args.out)
     return 0
 
 
@@ -69,16 +83,21 @@ def pack_submission(args: argparse.Namespace) -> None:
 
 
 def caption(args: argparse.Namespace) -> None:
-    if not args.run or bool(args.shards) == bool(args.features):
-        raise CapdistError("nothing to caption; give --run, and either --shards or --features")
-    if args.shards and reading(args) != BY_FORMAT:
+    if not args.run or [args.shards, args.features, args.image].count(None) != 2:
+        raise CapdistError(
+            "nothing to caption; give --run, and one of --image, --shards and --features"
+        )
+    if not args.features and reading(args) != BY_FORMAT:
         raise CapdistError("--layout, --boxes and --clip-boxes need --features; leave them out")
     from capdist.inference.captioner import Captioner, write_captions
+    from shards.pictures import check_is_file
 
+    for path in args.image or ():
+        check_is_file(path)
     captioner = Captioner.open(
         args.run,
         decoding_overrides(args),
-        args.forced,
+        None if args.image else args.forced,
         args.concepts_from,
         accept_features=args.accept_features,
     )
@@ -87,8 +106,30 @@ def caption(args: argparse.Namespace) -> None:
             f"--n-best {args.n_best} is more than the {captioner.decoding.beam} hypotheses per "
             f"image; give --beam {args.n_best}"
         )
+    if args.image:
+        caption_photographs(args, captioner)
+        return
     if args.shards:
         captions = captioner.of_shards(args.shards, args.split)
     else:
         captions = captioner.of_features(args.features, reading(args), args.max_bad)
     write_captions(args.out, captions, args.n_best, captioner.first.text)
+
+
+def caption_photographs(args: argparse.Namespace, captioner: Captioner) -> None:
+    from capdist.inference.captioner import write_captions
+    from capdist.inference.photographs import PhotographCaptioner, read_forced
+    from shards.extract import check_bad_pictures
+
+    photographs = {str(path): path for path in args.image}
+    forced = read_forced(args.forced, photographs)
+    decoded = PhotographCaptioner(captioner).prepared().decode(photographs, forced)
+    check_bad_pictures(tuple(decoded.bad), args.max_bad, len(photographs))
+    text = captioner.first.text
+    if args.out:
+        write_captions(args.out, decoded.captions, args.n_best, text)
+        return
+    for name, captions in decoded.captions.items():
+        for caption in captions[: args.n_best]:
+            score = f" ({caption.score:.2f})" if args.n_best > 1 else ""
+            print(f"{name}: {text.join(caption.words)}{score}")

@@ -10,7 +10,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig
-from capdist.decoding.beam import attended_boxes
+from capdist.decoding.beam import attended_boxes, replay_attention
 from capdist.decoding.constraints import Constraints, ForcedWords
 from capdist.decoding.cuda_graph import make_search
 from capdist.models.base import CaptionModel
@@ -22,12 +22,13 @@ class Caption:
     """Words, and the sum of the log-probabilities of their tokens, EOS included.
 
     ``boxes``, if requested: that of the region with most attention before each word, x1 y1 x2 y2
-    in 0..1.
+    in 0..1. ``attention``, if requested: the weight of every region before each word.
     """
 
     words: list[str]
     score: float
     boxes: list[list[float]] = field(default_factory=list)
+    attention: list[list[float]] = field(default_factory=list)
 
 
 def caption_images(
@@ -39,6 +40,7 @@ def caption_images(
     forced: ForcedWords | None = None,
     *,
     boxes: bool = False,
+    attention: bool = False,
 ) -> Iterator[tuple[int, list[Caption]]]:
     """Every image's id and captions, best first: at most ``decoding.beam``.
 
@@ -50,6 +52,7 @@ def caption_images(
         device: where to decode.
         forced: words that captions of single images must contain.
         boxes: whether to return the box with most attention before each word.
+        attention: whether to return the regions' weights, which stay empty if the model has none.
 
     Raises:
         ConfigError: if no caption can satisfy the constraints.
@@ -65,7 +68,11 @@ def caption_images(
         attended = result.tokens.new_zeros(*result.scores.shape, 0)
         if boxes:
             attended = attended_boxes(model, on_device, result.tokens)
-        rows = zip(result.tokens.tolist(), result.scores.tolist(), attended.tolist(), strict=True)
+        weights = result.tokens.new_zeros(*result.scores.shape, 0)
+        if attention:
+            weights = replay_attention(model, on_device, result.tokens).get("regions", weights)
+        columns = (result.tokens, result.scores, attended, weights)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         # `Batch.empty` has an image, but no key.
         for _, image, row in zip(batch.keys, batch.image_ids.tolist(), rows, strict=False):
             hypotheses = zip(*row, strict=True)
@@ -73,7 +80,11 @@ def caption_images(
 
 
 def _caption(
-    vocab: Vocabulary, tokens: list[int], score: float, boxes: list[list[float]]
+    vocab: Vocabulary,
+    tokens: list[int],
+    score: float,
+    boxes: list[list[float]],
+    attention: list[list[float]],
 ) -> Caption:
     words = vocab.decode(tokens)
-    return Caption(words, score, boxes[: len(words)])
+    return Caption(words, score, boxes[: len(words)], attention[: len(words)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -34,7 +34,26 @@ from shards.image_ids import id_order, image_number, parse_image_id
 from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.reading import BY_FORMAT, Reading
+from shards.schema import Sample
 from shards.tokenisers import CaptionText
+
+_WORDS = TypeAdapter(dict[str, list[list[str]]])
+
+
+def read_words(path: Path) -> dict[str, list[list[str]]]:
+    """Sets of words by image, from a JSON file.
+
+    Raises:
+        ConfigError: if it has another form.
+    """
+    try:
+        return _WORDS.validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f'{path}: {place}: {first["msg"]}; expected {{"image id": [["word", ...], ...]}}'
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -51,17 +70,8 @@ class ForcedWords:
         Raises:
             ConfigError: if it has another form.
         """
-        if path is None:
-            return cls()
-        try:
-            words = TypeAdapter(dict[str, list[list[str]]]).validate_python(read_json(path))
-            return cls(str(path), {parse_image_id(image): sets for image, sets in words.items()})
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ConfigError(
-                f'{path}: {place}: {first["msg"]}; expected {{"image id": [["word", ...], ...]}}'
-            ) from error
+        words = read_words(path) if path else {}
+        return cls(str(path), {parse_image_id(image): sets for image, sets in words.items()})
 
     def by_number(self, images: Collection[ImageId]) -> dict[int, list[list[str]]]:
         """The words by image number, for images that are captioned.
@@ -185,7 +195,7 @@ class Captioner:
         """
         trained = self.first.features
         source = open_features(files, trained, reading)
-        concepts = self._image_concepts()
+        concepts = self.image_concepts()
         images = FeatureImages.check(files, source, trained, self.check, max_bad)
         count = images.source.class_count
         for member in self.members:
@@ -204,25 +214,31 @@ class Captioner:
                     "use features of the same extractor"
                 )
         vectors = self._class_vectors(count)
+
+        def read(ids: Sequence[ImageId]) -> list[Sample]:
+            return [replace(s, classes=vectors(s.classes)) for s in images.samples(list(ids))]
+
+        size, all_ids = self.decoding.batch, images.image_ids
+        parts = [all_ids[start : start + size] for start in range(0, len(all_ids), size)]
+        return self.caption(self.batches(map(read, parts), concepts), all_ids)
+
+    def batches(
+        self, parts: Iterable[Sequence[Sample]], concepts: ImageConcepts | None
+    ) -> Iterator[Batch]:
+        """A batch of each part of new images, with their concepts if a member reads some."""
         collate = Collate(
             self.first.vocab,
             1,
             self.first.config.data.max_concepts,
             max(member.classes for member in self.members),
         )
+        for samples in parts:
+            if concepts:
+                found = zip(samples, concepts(samples), strict=True)
+                samples = [replace(sample, concepts=pairs) for sample, pairs in found]
+            yield collate(samples)
 
-        def batches() -> Iterator[Batch]:
-            size = self.decoding.batch
-            for start in range(0, len(images.image_ids), size):
-                samples = images.samples(images.image_ids[start : start + size])
-                if concepts:
-                    found = zip(samples, concepts(samples), strict=True)
-                    samples = [replace(sample, concepts=pairs) for sample, pairs in found]
-                yield collate([replace(s, classes=vectors(s.classes)) for s in samples])
-
-        return self.caption(batches(), images.image_ids)
-
-    def _image_concepts(self) -> ImageConcepts | None:
+    def image_concepts(self) -> ImageConcepts | None:
         """What predicts the concepts of new images; None if no member reads any.
 
         Raises:
@@ -246,7 +262,7 @@ class Captioner:
 
 
 def write_captions(
-    path: Path, found: dict[ImageId, list[Caption]], n_best: int, text: CaptionText
+    path: Path, found: Mapping[ImageId, list[Caption]], n_best: int, text: CaptionText
 ) -> None:
     """Write COCO results, sorted by image id; with ``n_best`` > 1 each entry lists its n best."""
     entries: list[dict[str, Any]] = []

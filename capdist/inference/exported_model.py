@@ -188,7 +188,7 @@ def write_export(
 
     save_file(weights, folder / file, metadata={"vocabulary": vocab.hash})
     described = {
-        "features": asdict(manifest.features.without_scale()),
+        "features": manifest.features.without_scale().to_json(),
         "classes": len(manifest.class_names),
         "classes_kept": classes_kept(manifest),
         "concepts": manifest.concept_source,

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
         "init": read_origin(config),
         "shards": {
             "name": manifest.name,
-            **asdict(manifest.features.without_scale()),
+            **replace(manifest.features.without_scale(), extractor=None).to_json(),
             "captions": asdict(manifest.text),
         },
     }

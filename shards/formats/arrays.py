@@ -10,6 +10,7 @@ archive; those in brackets are other writers' names of the same:
 ``cls_prob``                           (R, C) probabilities, column 0 the background; optional
 ``image_w``, ``image_h``               pixels; optional
 ``num_boxes`` [``num_bbox``]           number of regions; further rows are padding; optional
+``classes``                            (R, T) of CLASS_DTYPE instead of ``cls_prob``; optional
 =====================================  =====================================================
 """
 
@@ -95,7 +96,7 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
     return RegionFeatures(
         regions,
         boxes,
-        None if probabilities is None else ranked_classes(probabilities),
+        _classes(where, arrays),
         width=_pixels(arrays, "image_w"),
         height=_pixels(arrays, "image_h"),
         pixels=boxes is not None,
@@ -103,6 +104,21 @@ def from_arrays(where: str, arrays: Mapping[str, Array]) -> RegionFeatures:
         count=None if count is None else int(count.reshape(-1)[0]),
         class_count=0 if probabilities is None else probabilities.shape[1] - 1,
     )
+
+
+def _classes(where: str, arrays: Mapping[str, Array]) -> Array | None:
+    """The classes (R, T) of the regions; None if there are none."""
+    if "cls_prob" in arrays:
+        return ranked_classes(arrays["cls_prob"])
+    if "classes" not in arrays:
+        return None
+    classes = arrays["classes"]
+    if classes.dtype != CLASS_DTYPE or classes.ndim != 2:
+        raise ShardError(
+            f"{where}: classes are {classes.dtype} {classes.shape}, expected (R, T) of "
+            f"{CLASS_DTYPE}"
+        )
+    return classes
 
 
 def ranked_classes(probabilities: Array) -> Array:

@@ -58,6 +58,12 @@ class NpzBlocks:
     def image_ids(self) -> list[ImageId]:
         return list(self._rows)
 
+    @property
+    def int8_scale(self) -> tuple[float, ...]:
+        """The scale (F numbers) of a block in 8 bits; empty for others."""
+        block = _load(self.paths[0])
+        return tuple(block["scale"].tolist()) if block["feat"].dtype == np.int8 else ()
+
     def read(self, image_id: ImageId) -> RegionFeatures:
         row, block = self._rows[image_id], _load(self.paths[0])
         with wrap_read_errors(f"{self.paths[0]}: image {image_id}"):

@@ -48,10 +48,10 @@ def test_deepspeed_may_put_its_option_first(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["caption", "--out", "c.json"], "give --run, and either --shards or --features"),
+        (["caption", "--out", "c.json"], "give --run, and one of --image, --shards and"),
         (
             ["caption", "--out", "c.json", "--run", "r", "--shards", "s", "--features", "f"],
-            "give --run, and either --shards or --features",
+            "give --run, and one of --image, --shards and",
         ),
         (["caption", "--out", "c.zip", "--submission", "x"], "give --results VAL TEST"),
         (["evaluate", "--run", "/nowhere"], "/nowhere"),

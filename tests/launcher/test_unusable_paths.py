@@ -46,6 +46,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 #: Commands that write a file, and those that write into a folder; RUN, SHARDS and OUT are replaced.
 FILES = {
     "caption": "caption --run RUN --shards SHARDS --out OUT",
+    "photographs": "caption --run RUN --image a.jpg --out OUT",
     "submission": "caption --submission x --results a.json b.json --out OUT",
     "results": "results --run RUN --out OUT",
     "timeline": "results --run RUN --out /dev/null --timeline OUT",
@@ -58,6 +59,7 @@ FOLDERS = {
     "sweep": "sweep OUT.json",
     "scenes": "shards scenes --out OUT",
     "build": "shards build --annotations a.json --features f.tsv --out OUT",
+    "extract": "shards extract --images a --backbone transformers:b --out OUT",
 }
 
 
@@ -163,6 +165,10 @@ def test_a_run_folder_that_cannot_be_written_is_refused(
         ("caption --run RUN --features FOLDER --out OUT", "FOLDER: "),
         ("caption --run RUN --features FILE/x --out OUT", "FILE/x: no such file"),
         ("caption --run RUN --shards SHARDS --forced FOLDER --out OUT", "FOLDER: Is a directory"),
+        ("caption --run RUN --image FOLDER", "FOLDER: not a file; give the path of a picture"),
+        ("caption --run RUN --image FILE/x.jpg", "FILE/x.jpg: no such file; give the path of a"),
+        ("shards extract --images FILE --backbone timm:x --out OUT", "FILE: no such folder"),
+        ("shards extract --images FOLDER --backbone timm:x --out OUT", "FOLDER: no pictures"),
         ("caption --submission x --results FOLDER FOLDER --out OUT", "FOLDER: Is a directory"),
         ("concepts --run FOLDER --shards SHARDS", "FOLDER: no concept detector"),
         ("results --run FOLDER --out OUT", "FOLDER/config.json: no such file"),

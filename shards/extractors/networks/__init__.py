@@ -1,0 +1,1 @@
+"""Networks of backbones whose packages have weights only; each is imported when it is opened."""
