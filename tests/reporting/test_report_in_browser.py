@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ def press(driver: Any, key: str) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     ActionChains(driver).send_keys(getattr(Keys, key)).perform()
+
+
+def until(driver: Any, done: Callable[[], bool]) -> None:
+    """Wait for what the browser does in its own time."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(driver, 20).until(lambda _: done())
 
 
 def images(driver: Any) -> list[int]:
@@ -159,16 +166,13 @@ def test_a_failure_shows_its_images(opened: Any) -> None:
     opened.execute_script("arguments[0].open = true", details)
     word, kind = chip.get_attribute("data-word"), chip.get_attribute("data-kind")
     said = {"missing": "missed", "invented": "invented"}[kind]
-    assert f"{said} {word}" in opened.execute_script(
-        "return new Promise(done => setTimeout(() => done(arguments[0].innerText), 50))", details
-    )
+    until(opened, lambda: f"{said} {word}" in details.text)
 
 
 def test_more_images_are_made_when_they_are_near(opened: Any) -> None:
     assert len(images(opened)) == 24
     opened.execute_script("document.getElementById('more').scrollIntoView()")
-    opened.execute_async_script("setTimeout(arguments[0], 200)")
-    assert len(images(opened)) == 30
+    until(opened, lambda: len(images(opened)) == 30)
 
 
 def test_curves_are_drawn_and_read_off(opened: Any) -> None:
@@ -179,8 +183,10 @@ def test_curves_are_drawn_and_read_off(opened: Any) -> None:
         "Captions/s",
     ]
     hover(opened, plots[0].find_element("css selector", ".u-over"))
-    values = [v.text for v in plots[0].find_elements("css selector", ".u-value")]
-    step, *losses = map(float, values)
+    shown = plots[0].find_elements("css selector", ".u-value")
+    # The legend changes with the next frame that the browser draws.
+    until(opened, lambda: "–" not in [value.text for value in shown])
+    step, *losses = (float(value.text) for value in shown)
     assert losses == pytest.approx([4 - step / 10] * 2)
 
 
