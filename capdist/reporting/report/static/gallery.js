@@ -91,6 +91,10 @@ class GalleryPage {
     const split = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
     this.run = Number(this.value("run", 0));
     this.other = Number(this.value("other", 0));
+    if (this.runs.length > 1 && this.other === this.run) {
+      this.other = this.run ? 0 : 1;
+      document.getElementById("other").value = this.other;
+    }
     this.query = split(this.value("search"));
     this.words = split(this.value("words"));
     this.shortest = Number(this.value("shortest") || 0);
