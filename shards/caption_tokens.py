@@ -49,6 +49,8 @@ def read_captions(
     text = CaptionText(tokeniser, ENGLISH if language is None else language).check("command line")
     formats = [(file, detect_format(CAPTION_FORMATS, file)[1]) for file in files]
     read = [(file, image) for file, format_ in formats for image in format_(file).annotations()]
+    if not read:
+        raise ShardError(f"{files[0]}: no images; give a file that has some")
     split = [(file, _with_tokens(file, image, text)) for file, image in read]
     notes: list[str] = []
     if language is None and not _mostly_latin([image for _, image in split]):
@@ -57,6 +59,7 @@ def read_captions(
             "captions: most are not in Latin letters, so that the PTB tokeniser, METEOR and SPICE "
             "do not apply; name their language with --language"
         )
+    _check_split_again(split, text)
     kept = [_without_wordless(file, image) for file, image in split]
     left_out = [line for _, lines in kept for line in lines]
     notes += left_out[:_LINES_SHOWN]
@@ -77,6 +80,26 @@ def _with_tokens(file: Path, image: Annotation, text: CaptionText) -> Annotation
             f"{text.tokeniser} does not keep; choose --tokeniser given"
         )
     return replace(image, captions=captions, tokens=tuple(map(text.split, captions)))
+
+
+def _check_split_again(split: Sequence[tuple[Path, Annotation]], text: CaptionText) -> None:
+    """Refuse a file's own tokens if a caption that is written with them has others.
+
+    Unless the PTB tokeniser splits both, final scores compare captions with these tokens.
+
+    Raises:
+        ShardError: naming the first such caption.
+    """
+    if text.is_ptb:
+        return
+    for file, image in split:
+        for tokens in image.tokens:
+            if (again := text.split(text.join(tokens))) != tokens:
+                raise ShardError(
+                    f"{file}: image {image.image_id} ({image.file_name}): tokens "
+                    f"{' '.join(tokens)!r} are not those of tokeniser {text.tokeniser}, "
+                    f"{' '.join(again)!r}; keep them with --tokeniser given"
+                )
 
 
 def _without_wordless(file: Path, image: Annotation) -> tuple[Annotation, list[str]]:

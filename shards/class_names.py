@@ -27,7 +27,7 @@ def names_problem(names: Sequence[str], classes: int, *, exact: bool = False) ->
         return ""
     if len(names) < classes:
         return f"{len(names)} class names, but there are {classes} classes; name every class"
-    if len(names) > classes and names[0].strip().lower() in _BACKGROUND:
+    if len(names) >= classes + (not exact) and names[0].strip().lower() in _BACKGROUND:
         return (
             f"{len(names)} class names for {classes} classes, the first of them {names[0]!r}, so "
             "that every class has the name of the one before; remove that name"

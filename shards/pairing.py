@@ -79,14 +79,14 @@ def describe(images: Sequence[Annotation], features: FeatureNames, by: str | Non
 
 
 def check_any_pair(images: Sequence[Annotation], features: FeatureNames, where: Path) -> None:
-    """Refuse images of which none has features; ``where`` is the first file of features.
+    """Refuse images, at least one, of which none has features; ``where`` has those of others.
 
     Raises:
         ShardError: with an id of both sides.
     """
     if any(image.feature_id in features.ids for image in images):
         return
-    captions = f"image {images[0].image_id} with file {images[0].file_name}" if images else "none"
+    captions = f"image {images[0].image_id} with file {images[0].file_name}"
     first = min(map(str, features.ids), default="none")
     raise ShardError(
         f"no annotated image has features: the captions have {captions}, {where} has features of "

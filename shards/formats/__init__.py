@@ -154,19 +154,25 @@ def feature_format(name: str) -> Callable[[_Features], _Features]:
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
     """The files or folders that match paths or globs; those of each pattern in alphabetical order.
 
-    A path that exists is taken literally, also if it has brackets.
+    A path that exists is taken literally, also if it has brackets; so are a pattern's folders.
 
     Raises:
         ShardError: if a pattern matches nothing.
     """
     paths: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        literal = [pattern] if Path(pattern).exists() else glob.glob(pattern)
-        files = sorted(map(Path, literal))
+        files = sorted(map(Path, glob.glob(_existing_part_escaped(pattern))))
         if not files:
             raise ShardError(f"{pattern}: no such file; check the path, and quote patterns with *")
         paths += files
     return paths
+
+
+def _existing_part_escaped(pattern: str) -> str:
+    """The pattern, in which the longest path that exists stands for itself."""
+    path = Path(pattern)
+    there = next((part for part in (path, *path.parents) if part.exists()), Path())
+    return str(Path(glob.escape(str(there))) / path.relative_to(there))
 
 
 def detect_format(formats: dict[str, type[_Format]], path: Path) -> tuple[str, type[_Format]]:

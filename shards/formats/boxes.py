@@ -47,10 +47,12 @@ def normalise_boxes(
 def check_pixels(where: str, boxes: Array) -> None:
     """Refuse boxes in pixels that are all within one: they are shares of the image already.
 
+    Shares may exceed the image by as much as `clip_boxes` clips.
+
     Raises:
         ShardError: if they are.
     """
-    if boxes.size and (np.abs(boxes) <= 1).all():
+    if boxes.size and (np.abs(boxes) <= 1 + MAX_CLIPPED).all():
         raise ShardError(
             f"{where}: all boxes are within one pixel, so they are shares of the image rather than "
             "pixels; give --boxes relative"

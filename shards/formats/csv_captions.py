@@ -63,7 +63,7 @@ class CsvCaptions:
 
         Raises:
             ShardError: naming the line, if an image id or a caption is missing, or two lines of an
-                image differ in their split.
+                image differ in their split or in the name of its file.
         """
         images: dict[ImageId, _Image] = {}
         for line in self._lines():
@@ -73,6 +73,11 @@ class CsvCaptions:
                 raise ShardError(
                     f"{line.where}: image {image_id} is of split {line.split}, but of "
                     f"{image.split} in an earlier line; correct one"
+                )
+            if image.file_name != line.image:
+                raise ShardError(
+                    f"{line.where}: {line.image} is image {image_id}, as is {image.file_name} in "
+                    "an earlier line; rename one"
                 )
             image.captions.append(line.caption)
         return [
@@ -88,6 +93,7 @@ class CsvCaptions:
         ]
 
     def _lines(self) -> Iterator[_Line]:
+        first = 2
         with self._file.open(newline="", encoding="utf-8-sig") as file:
             try:
                 header = file.readline()
@@ -96,9 +102,13 @@ class CsvCaptions:
                 reader = csv.reader(file, delimiter=dialect, strict=True)
                 for row in reader:
                     yield self._line(f"{self._file}: line {reader.line_num + 1}", columns, row)
-            except (UnicodeDecodeError, csv.Error) as error:
+                    first = reader.line_num + 2
+            except UnicodeDecodeError as error:
+                raise ShardError(f"{self._file}: not UTF-8 ({error}); save it as UTF-8") from error
+            except csv.Error as error:
                 raise ShardError(
-                    f"{self._file}: not a CSV file in UTF-8 ({error}); save it as one"
+                    f"{self._file}: line {first}: {error}; put captions with quotes in quotes, and "
+                    "double those inside"
                 ) from error
 
     def _columns(self, header: list[str]) -> _Columns:

@@ -58,6 +58,8 @@ class Karpathy:
 
 def _tokens(where: str, sentence: Any) -> tuple[str, ...]:
     tokens = get_field(where, sentence, "tokens", list)
-    if not all(isinstance(token, str) and token for token in tokens):
-        raise ShardError(f"{where}: tokens {tokens!r}, expected words; correct the caption")
+    if not all(isinstance(token, str) and token.split() == [token] for token in tokens):
+        raise ShardError(
+            f"{where}: tokens {tokens!r}, expected words without spaces; correct the caption"
+        )
     return tuple(tokens)

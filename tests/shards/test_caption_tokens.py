@@ -126,3 +126,31 @@ def test_the_command_line_states_tokeniser_and_language(
     options += ["--concepts", "0", "--workers", "1"]
     assert main(["build", *options, "--tokeniser", "characters", "--language", "zh"]) == 0
     assert "; captions characters, zh" in capsys.readouterr().out
+
+
+def karpathy(folder: Path, tokens: Sequence[str]) -> Path:
+    image = {"filename": "7.jpg", "imgid": 7, "split": "train"}
+    sentence = {"raw": "Ein roter Bus.", "tokens": tokens}
+    return write_json(folder / "set.json", {"images": [{**image, "sentences": [sentence]}]})
+
+
+def test_own_tokens_that_scores_would_split_otherwise_are_refused(tmp_path: Path) -> None:
+    file = karpathy(tmp_path, ["Ein", "Bus", "."])
+    message = r"image 7 \(7.jpg\): tokens 'Ein Bus .' are not those of .* ptb-like, 'ein bus'; keep"
+    with pytest.raises(ShardError, match=message):
+        read_captions([file], "ptb-like", "de")
+    for tokeniser, language in (("given", "de"), ("ptb-like", "en")):
+        (image,) = read_captions([file], tokeniser, language).images
+        assert image.tokens == (("Ein", "Bus", "."),)
+
+
+@pytest.mark.parametrize("token", ["roter Bus", " ", "Bus "])
+def test_tokens_with_spaces_are_refused(token: str, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"image 7.jpg: tokens .*, expected words without"):
+        read_captions([karpathy(tmp_path, ["ein", token])], "given", "de")
+
+
+def test_a_file_without_lines_is_named(tmp_path: Path) -> None:
+    (tmp_path / "val.csv").write_text("image,caption\n")
+    with pytest.raises(ShardError, match=r"val.csv: no images"):
+        read_captions([tmp_path / "val.csv"], "given")

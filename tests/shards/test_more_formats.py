@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, detect_format
+from shards.formats import CAPTION_FORMATS, FEATURE_FORMATS, detect_format, find_files
 from shards.formats.coco_captions import CocoCaptions
 from shards.formats.csv_captions import CsvCaptions
 from shards.formats.hdf5 import Hdf5
@@ -250,10 +250,26 @@ def test_csv_files_of_other_tools_are_read(name: str, text: str, tmp_path: Path)
         ("picture,caption\n7,A\n", "no column image_id or .*, only picture, caption"),
         ("image,words\n7,A\n", "no column caption or comment or text, only image, words"),
         ("", "no column image_id"),
-        ('image,split,caption\n7,val,"A\n', "not a CSV file in UTF-8"),
+        ('image,split,caption\n7,val,A\n8,val,"A\n9,val,B\n', "line 3: .*; put captions with q"),
+        ('image,split,caption\n7,val,"A" dog\n', "line 2: .*; put captions with quotes in quotes"),
+        (
+            "image,split,caption\n7.jpg,val,A\n7.png,val,B\n",
+            "line 3: 7.png is image 7, as is 7.jpg in an earlier line",
+        ),
     ],
 )
 def test_invalid_csv_files_are_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ShardError, match=f"a.csv: {message}"):
         CsvCaptions(tmp_path / "a.csv").annotations()
+
+
+def test_an_existing_folder_of_a_pattern_is_taken_literally(tmp_path: Path) -> None:
+    folder = tmp_path / "run [1]"
+    folder.mkdir()
+    for name in ("a.npz", "b.npz", "c[1].npz"):
+        (folder / name).touch()
+    assert find_files(str(folder / "?.npz")) == [folder / "a.npz", folder / "b.npz"]
+    assert find_files(str(folder / "c[1].npz")) == [folder / "c[1].npz"]
+    with pytest.raises(ShardError, match="no such file"):
+        find_files(str(folder / "d*"))

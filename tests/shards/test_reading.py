@@ -122,15 +122,16 @@ def test_layout_with_other_axes_is_refused(layout: str | None, shape: tuple[int,
 SHARES = np.array([[0, 0.25, 1, 1], [0.5, 0, 0.75, 0.5]], np.float32)
 
 
+@pytest.mark.parametrize("boxes", [SHARES, SHARES * np.float32(1.05)], ids=["inside", "beyond"])
 def test_boxes_within_one_pixel_are_refused_unless_they_are_stated_to_be_shares(
-    tmp_path: Path,
+    boxes: Array, tmp_path: Path
 ) -> None:
-    features = write(tmp_path, features=numbers(2, 3), boxes=SHARES)
+    features = write(tmp_path, features=numbers(2, 3), boxes=boxes)
     message = r"features: all boxes are within one pixel, .* give --boxes relative"
     with pytest.raises(ShardError, match=message):
         samples(tmp_path, features)
-    for sample in samples(tmp_path, features, reading=Reading(relative_boxes=True)):
-        np.testing.assert_array_equal(sample.boxes, SHARES)
+    for sample in samples(tmp_path, features, reading=Reading(None, True, clip_boxes=True)):
+        np.testing.assert_array_equal(sample.boxes, boxes.clip(0, 1))
 
 
 def test_one_image_with_boxes_within_one_pixel_is_bad(tmp_path: Path) -> None:
@@ -172,6 +173,7 @@ def test_shares_over_the_edge_are_clipped_on_request(tmp_path: Path) -> None:
     [
         ("dog cat", "2 class names, but there are 3 classes; name every class"),
         ("__background__ dog cat ball", r".* first of them '__background__', .* remove that name"),
+        ("background dog cat", r"3 class names for 3 classes, the first of them 'background', so"),
         ("dog cat ball tree", "4 class names, but there are 3 classes besides the background"),
     ],
 )
