@@ -62,7 +62,8 @@ def predict_concepts(
     Args:
         manifest: of the shards.
         location: of the predictor, as in `open_predictor`.
-        top: concepts to keep per image, the best first; None: as many as the build kept.
+        top: concepts to keep per image, the best first; None: as many as the build kept,
+            or all.
         workers: processes, one per CPU by default.
 
     Raises:
@@ -72,7 +73,7 @@ def predict_concepts(
     data, root = open_predictor(location), manifest.local_folder
     predictor = parse_predictor(location, data)
     predictor.check(manifest.location, manifest.features.fingerprint)
-    kept = predictor.kept if top is None else top
+    kept = min(predictor.kept, len(predictor.words)) if top is None else top
     if not 1 <= kept <= len(predictor.words):
         raise ShardError(
             f"--top {kept}: the predictor of {location} has {len(predictor.words)} words; choose "

@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING
 
 from capdist.arguments import count, positive
 from capdist.commands.evaluate import decoding_overrides
-from capdist.commands.options import add_accept_features
+from capdist.commands.options import add_accept_features, refuse_unused
 from capdist.errors import CapdistError
 from shards.outputs import check_output_file
-from shards.reading import BY_FORMAT, add_reading_options, reading
+from shards.reading import add_reading_options, reading
 
 if TYPE_CHECKING:
     from capdist.inference.captioner import Captioner
 
 HELP = "caption images, or pack captions for the COCO server"
+
+
+#: Options of feature files, and of models.
+_READING = ("layout", "boxes", "clip_boxes")
+_OF_FEATURES = (*_READING, "max_bad", "concepts_from")
+_OF_MODELS = ("run", "shards", "features", "image", "beam", "set", "forced", "accept_features")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +84,7 @@ def pack_submission(args: argparse.Namespace) -> None:
 
     if not args.results:
         raise CapdistError("--submission: no captions to pack; give --results VAL TEST")
+    refuse_unused(args, (*_OF_MODELS, *_OF_FEATURES), "with --submission, which packs captions")
     val, test = args.results
     write_submission(args.submission, val, test, args.out)
 
@@ -87,8 +94,11 @@ def caption(args: argparse.Namespace) -> None:
         raise CapdistError(
             "nothing to caption; give --run, and one of --image, --shards and --features"
         )
-    if not args.features and reading(args) != BY_FORMAT:
-        raise CapdistError("--layout, --boxes and --clip-boxes need --features; leave them out")
+    if args.shards:
+        refuse_unused(args, _OF_FEATURES, "with --shards, but with --features")
+    if args.image:
+        refuse_unused(args, _READING, "with --image, but with --features")
+    refuse_unused(args, ("results",), "without --submission")
     from capdist.inference.captioner import Captioner, write_captions
     from shards.pictures import check_is_file
 

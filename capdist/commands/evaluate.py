@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from capdist.arguments import count, positive
-from capdist.commands.options import add_accept_features
+from capdist.commands.options import add_accept_features, refuse_unused
 from capdist.errors import CapdistError
 
 HELP = "score a trained model on a split"
@@ -81,11 +81,7 @@ def score_captions(args: argparse.Namespace) -> None:
         "address",
         "accept_features",
     )
-    if given := [f"--{name.replace('_', '-')}" for name in not_used if getattr(args, name)]:
-        raise CapdistError(
-            f"{', '.join(given)}: not used with --results, which scores captions that exist; "
-            "remove it"
-        )
+    refuse_unused(args, not_used, "with --results, which scores captions that exist")
     if not args.shards:
         raise CapdistError("--results: no references to score against; give --shards DIR")
     from capdist.inference.given_captions import score_results

@@ -13,6 +13,7 @@ import pytest
 from capdist.commands.main import COMMANDS, main, new_parser
 from tests.support.processes import ROOT
 
+CAPTION = ["caption", "--out", "c.json", "--run", "r"]
 HEAVY = ("torch", "numpy", "pydantic", "ray", "deepspeed")
 
 
@@ -54,6 +55,20 @@ def test_deepspeed_may_put_its_option_first(name: str) -> None:
             "give --run, and one of --image, --shards and",
         ),
         (["caption", "--out", "c.zip", "--submission", "x"], "give --results VAL TEST"),
+        (
+            [*CAPTION, "--shards", "s", "--max-bad", "1", "--concepts-from", "r"],
+            "--max-bad, --concepts-from: not used with --shards, but with --features; leave out",
+        ),
+        ([*CAPTION, "--shards", "s", "--clip-boxes"], "--clip-boxes: not used with --shards"),
+        ([*CAPTION, "--features", "f", "--results", "v", "t"], "not used without --submission"),
+        (
+            [*CAPTION, "--submission", "x", "--results", "v", "t"],
+            "--run: not used with --submission, which packs captions",
+        ),
+        (
+            ["evaluate", "--results", "c.json", "--beam", "2"],
+            "--beam: not used with --results, which scores captions that exist",
+        ),
         (["evaluate", "--run", "/nowhere"], "/nowhere"),
         (["results", "--run", "/nowhere"], "/nowhere/config.json: no such file"),
         (["sweep", "/nowhere.json"], "/nowhere.json: no such file"),

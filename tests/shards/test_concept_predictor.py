@@ -54,7 +54,8 @@ def whole(files: dict[str, str], tmp_path: Path) -> Manifest:
 
 
 def build_shards(files: dict[str, str], out: Path, captions: list[str], **options: Any) -> Manifest:
-    config = BuildConfig(captions, files["features"], "net", concepts_kept=3, **options)
+    options = {"concepts_kept": 3, **options}
+    config = BuildConfig(captions, files["features"], "net", **options)
     return build(config, out, samples_per_shard=8, workers=1)
 
 
@@ -111,6 +112,13 @@ def test_top_chooses_the_number_of_concepts(
     assert main([*arguments, "--top", str(top)]) == 0
     assert all(len(pairs) == top for pairs in concepts(Manifest.load(new.root)).values())
     assert main([*arguments, "--top", "6"]) == 2
+
+
+def test_fewer_words_than_a_build_keeps_are_all_kept(files: dict[str, str], tmp_path: Path) -> None:
+    every = build_shards(files, tmp_path / "all", [files["train"], files["new"]], concepts_kept=49)
+    new = build_shards(files, tmp_path / "new", [files["new"]], concepts=0)
+    assert main(["concepts", "--run", str(every.root), "--shards", str(new.root)]) == 0
+    assert concepts(Manifest.load(new.root)) == concepts(every)
 
 
 def test_building_older_shards_again_adds_their_predictor(
