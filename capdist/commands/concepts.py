@@ -13,6 +13,7 @@ from pathlib import Path
 from capdist.arguments import positive
 from capdist.commands.lost_rank import one_line_for_lost_rank
 from capdist.commands.options import add_accept_features
+from capdist.errors import CapdistError
 
 HELP = "predict the concepts of other shards with a run's detector"
 
@@ -42,7 +43,12 @@ def predict(args: argparse.Namespace) -> None:
 
     detector, manifest = Detector.open(args.run), Manifest.load(args.shards)
     check_output_folder(manifest.local_folder)
-    kept = detector.sizes.kept if args.top is None else args.top
+    words = len(detector.words)
+    kept = min(detector.sizes.kept, words) if args.top is None else args.top
+    if kept > words:
+        raise CapdistError(
+            f"--top {kept}: the detector of {args.run} has {words} words; choose 1 to {words}"
+        )
     group = ProcessGroup.join(timeout_s=600)
     check = FeatureCheck(args.accept_features, (args.run,) if group.first else ())
     detector.write(manifest, manifest.local_folder, kept, group, check)

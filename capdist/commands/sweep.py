@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
     from capdist.reporting.sweep import Sweep
 
     sweep = Sweep.load(args.list)
+    if args.only is None:
+        write_page(sweep, args.page)  # a page without the section is refused before anything runs
     check_output_folder(Path(sweep.list.folder))
     if args.only is not None:
         return run_alone(sweep.run(args.only))
-    write_page(sweep, args.page)  # a page without the section is refused before anything runs
     failed = run_all(sweep)
     print(sweep.table())
     write_page(sweep, args.page)
@@ -58,7 +60,8 @@ def write_page(sweep: Sweep, page: Path | None) -> None:
     from capdist.reporting.results import fill
 
     if page:
-        fill(page, sweep.path.stem, sweep.page(f"capdist sweep {sweep.path} --page {page}"))
+        command = shlex.join(["capdist", "sweep", str(sweep.path), "--page", str(page)])
+        fill(page, sweep.path.stem, sweep.page(command))
         print(page)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ class Detector:
         if folder is None:
             raise ConfigError(
                 f"{run}: no concept detector; train one with a stage of objective 'mil', or apply "
-                "the concept predictor of a build with: python -m shards concepts"
+                "a build's predictor with: python -m shards concepts "
+                f"--run {shlex.quote(str(run))} --shards DIR"
             )
         return cls.read(folder)
 

@@ -129,6 +129,8 @@ def read_sample(source: JoinedFeatures, image: ImageId) -> Sample:
     """
     read = source.read(image)
     assert read.boxes is not None
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        regions = np.ascontiguousarray(read.regions, np.float32)
     sample = Sample(
         key=image_key(image),
         image_id=image,
@@ -137,7 +139,7 @@ def read_sample(source: JoinedFeatures, image: ImageId) -> Sample:
         split="",
         captions=(),
         tokens=(),
-        regions=np.ascontiguousarray(read.regions, np.float32),
+        regions=regions,
         boxes=read.boxes,
         classes=read.classes,
     )

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 from capdist.config.base import read_json
 from capdist.config.data import DataConfig
@@ -89,7 +90,7 @@ class Results:
         yield f"# {manifest.name}: {self.run.name}\n"
         yield self.config["description"] + "\n"
         yield from self._scores()
-        yield f"\n![training loss and validation CIDEr]({curves})\n"
+        yield f"\n![training loss and validation CIDEr]({quote(curves)})\n"
         yield from self._facts()
         yield f"\n## {SHOWN} captions of the {self.split} split, beam {max(self._scored())}\n"
         annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]

@@ -82,6 +82,7 @@ def write_features(folder: Path, **changed: Any) -> None:
         (np.zeros((3, 20000), np.float32), r"image 49: regions of shape \(3, 20000\)"),
         (np.zeros((3, 3), np.float16), r"image 49: regions of shape \(3, 3\), expected \(R, 6\)"),
         (np.full((3, 6), np.nan, np.float32), r"image 49: regions have values that are not finite"),
+        (np.full((3, 6), 1e39), r"image 49: regions have values that are not finite"),
     ],
 )
 def test_every_feature_file_is_checked(

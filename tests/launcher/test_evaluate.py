@@ -67,7 +67,7 @@ def test_grounding_of_shards_without_it_is_refused(run: Path, tiny: Manifest) ->
 def test_a_results_page_keeps_its_discussion_and_fills_the_readme(
     run: Path, tmp_path: Path
 ) -> None:
-    page = tmp_path / "page.md"
+    page = tmp_path / "a page.md"
     line = refused(launch("results.py", "--run", str(run), "--split", "val"))
     assert "no scores of val" in line
     assert launch("evaluate.py", "--run", str(run), "--split", "val").returncode == 0
@@ -75,6 +75,7 @@ def test_a_results_page_keeps_its_discussion_and_fills_the_readme(
     assert result.returncode == 0, result.stderr
     text = page.read_text()
     assert "| constant caption |" in text
+    assert "](a%20page_curves.png)" in text
     assert text.count("\n- **") == 7
     page.write_text(text + "\n## Discussion\n\nBoth failures are hard.\n")
     again = launch("results.py", "--run", str(run), "--split", "val", "--out", str(page))
@@ -87,7 +88,7 @@ def test_a_results_page_keeps_its_discussion_and_fills_the_readme(
     assert "old" not in readme.read_text()
     with pytest.raises(ResultsError, match="no <!-- results:y -->"):
         Results(run, "val").fill(readme, "y")
-    assert (tmp_path / "page_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a page_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_split_with_few_images_gets_a_results_page(run: Path, tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_other_shards_are_captioned_with_the_runs_concepts(
     assert f"{shards}: concepts of the tars, but the model was trained on those of dete" in line
     assert f"capdist concepts --run {reference}" in line
     predict = ("--run", str(reference), "--shards", str(shards))
+    line = refused(launch("concepts.py", *predict, "--top", "99"))
+    assert "--top 99: the detector of" in line
     result = launch("concepts.py", *predict)
     assert result.returncode == 0, result.stderr
     written, expected = ConceptSet.load(shards), ConceptSet.load(reference / "concepts")
