@@ -117,6 +117,12 @@ class ConceptSet:
             data["predictor"] = self.predictor.to_json()
         write_json(self.root / CONCEPTS, {"schema_version": SCHEMA_VERSION, **data})
 
+    def covers(self, sha256_by_shard: Mapping[str, str]) -> bool:
+        """Whether they were predicted for all these shards."""
+        return {file.tar_sha256 for file in self.files.values()}.issuperset(
+            sha256_by_shard.values()
+        )
+
     def of_shards(self, sha256_by_shard: Mapping[str, str]) -> ConceptSet:
         """The concepts of these shards, which may have been moved since.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +152,19 @@ def _concepts_remedy(trained: str | None, manifest: Manifest, config: Config) ->
 
 
 def run_shards(config: Config, run: Path, shards: str | None = None) -> Manifest:
-    """The shards of a run, or others, with the concepts of its own detector if it trained one.
+    """The shards of a run, or others, with the concepts that its own detector predicted for them.
+
+    Other shards than those of the run have the concepts next to their tars.
 
     Raises:
         ShardError: if either is missing.
     """
     data = config.data.model_copy(update={"shards": shards}) if shards else config.data
     manifest = load_shards(data)
-    return (
-        manifest.with_concepts(ConceptSet.load(run / "concepts"))
-        if "concepts" in config.provides
-        else manifest
-    )
+    if "concepts" not in config.provides:
+        return manifest
+    own = ConceptSet.load(run / "concepts")
+    return manifest.with_concepts(own) if own.covers(manifest.sha256_by_shard) else manifest
 
 
 def write_export(
@@ -238,7 +239,7 @@ def classes_kept(manifest: Manifest) -> int:
 
 
 def read_run(run: Path, checkpoint: str = "best") -> ExportedModel:
-    """The model of the ``best`` or ``last`` checkpoint of a run folder.
+    """The model of the ``best`` or ``last`` checkpoint of a run folder, which may have been moved.
 
     Raises:
         ConfigError: if there is none, or it is damaged.
@@ -246,7 +247,8 @@ def read_run(run: Path, checkpoint: str = "best") -> ExportedModel:
     folder = find_checkpoint(run, checkpoint)
     if folder is None:
         raise ConfigError(f"{run}: no {checkpoint} checkpoint; train first, or give another --run")
-    return read_export(folder)
+    exported = read_export(folder)
+    return replace(exported, config=exported.config.model_copy(update={"run": str(run)}))
 
 
 def read_weights(folder: Path, vocab: Vocabulary, file: str = MODEL) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from capdist.inference.captioner import Captioner
 from shards.concept_files import CONCEPTS, ConceptSet
 from shards.manifest import Manifest
 from shards.schema import Sample
+from shards.writer import write as write_shards
 from tests.support.processes import Running, environment, free_port, launch
 from tests.support.resume import finish, same_run, started, steps_done, wait_for
 from tests.support.runs import checkpoint, records, refused, train
@@ -163,6 +164,14 @@ def test_other_shards_are_captioned_with_the_runs_concepts(
     written, expected = ConceptSet.load(shards), ConceptSet.load(reference / "concepts")
     assert (written.detector, written.files) == (expected.detector, expected.files)
     assert launch("caption.py", *caption).returncode == 0
+    source = TinySource(sizes=(("train", 8), ("val", 4)))
+    other = str(write_shards(source, tmp_path / "other", workers=1).root)
+    score = ("--run", str(reference), "--shards", other, "--split", "val", "--accept-features")
+    remedy = f"capdist concepts --run {reference} --shards {other}"
+    assert remedy in refused(launch("evaluate.py", *score))
+    assert launch("concepts.py", *score[:4], "--accept-features").returncode == 0
+    result = launch("evaluate.py", *score, "--out", str(tmp_path / "scores"))
+    assert result.returncode == 0, result.stderr
     (tmp_path / "new").mkdir()
     for number in range(2000, 2005):
         np.savez(tmp_path / f"new/{number}.npz", feat=tiny_sample(number, "test").regions)
@@ -251,7 +260,6 @@ def test_a_run_does_not_resume_with_a_detector_of_other_sizes(
 def test_the_detector_needs_no_concepts_in_the_shards(
     base_settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    from shards.writer import write as write_shards
 
     shards = write_shards(WithoutConcepts(), tmp_path / "shards", samples_per_shard=8, workers=1)
     config = write(
