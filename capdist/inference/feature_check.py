@@ -91,4 +91,7 @@ def _record(run: Path, accepted: dict[str, str]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time, **entry}, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise ConfigError(f"{path}: can't record that features are accepted: {error}") from error
+        raise ConfigError(
+            f"{path}: can't record that features are accepted: {error.strerror}; copy the run to "
+            "where it can be written to"
+        ) from error
