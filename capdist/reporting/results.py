@@ -94,6 +94,12 @@ class Results:
         yield from self._facts()
         yield f"\n## {SHOWN} captions of the {self.split} split, beam {max(self._scored())}\n"
         annotations = [json.loads(data) for _, data in self.manifest.read(self.split, "json")]
+        if {sample["image_id"] for sample in annotations} != self.captions.keys():
+            again = shlex.join(["--run", str(self.run), "--split", self.split])
+            raise ResultsError(
+                f"{self.run}: the scores of {self.split} are of other images than those of "
+                f"{self.manifest.location}; score these again: capdist evaluate {again}"
+            )
         yield from self._captions(annotations[:: max(1, len(annotations) // SHOWN)][:SHOWN])
         yield f"\n## The {FAILURES} captions with the lowest CIDEr\n"
         yield from self._captions(self._failures(annotations))

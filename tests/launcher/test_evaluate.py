@@ -81,6 +81,10 @@ def test_a_results_page_keeps_its_discussion_and_fills_the_readme(
     again = launch("results.py", "--run", str(run), "--split", "val", "--out", str(page))
     assert again.returncode == 0, again.stderr
     assert page.read_text() == text + "\n## Discussion\n\nBoth failures are hard.\n"
+    captions = run / "captions" / "val-beam3.json"
+    captions.write_text(json.dumps(json.loads(captions.read_text())[1:]))
+    line = refused(launch("results.py", "--run", str(run), "--split", "val"))
+    assert "the scores of val are of other images than those of" in line
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- results:x -->\nold\n<!-- /results -->\nb\n")
     Results(run, "val").fill(readme, "x")
