@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -159,6 +160,15 @@ class Manifest:
     def sha256_by_shard(self) -> dict[str, str]:
         """The SHA-256 of each tar by its name."""
         return {shard.name: shard.sha256 for shard in self.shards}
+
+    def split_digest(self, name: str) -> str:
+        """A digest of the tars of a split, wherever they are.
+
+        Raises:
+            ShardError: if the set has no such split.
+        """
+        tars = sorted(shard.sha256 for shard in self.split(name))
+        return hashlib.sha256("\n".join(tars).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``manifest.json``."""

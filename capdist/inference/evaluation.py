@@ -27,6 +27,7 @@ from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.grounding import Annotated, read_class_names
 from capdist.inference.looks import Names, look
+from capdist.inference.run_folder import read_versions
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings, describe_endings
@@ -129,12 +130,23 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """The stem of the files that it writes."""
+        """The stem of the files that it writes: another one for each decoding and set of images."""
         usual = self.exported.config.decoding.model_copy(update={"beam": self.decoding.beam})
         settings = self.decoding.model_dump_json()
         digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
         changed = "" if self.decoding == usual else f"-{digest}"
-        return f"{self.split}{changed}-beam{self.decoding.beam}"
+        other = f"-shards-{self.digest[:6]}" if self.is_of_other_shards else ""
+        return f"{self.split}{changed}{other}-beam{self.decoding.beam}"
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.split_digest(self.split)
+
+    @property
+    def is_of_other_shards(self) -> bool:
+        """Whether the images are not those of the run's own split; older runs do not know them."""
+        own = read_versions(self.run).get("shards", {}).get("splits")
+        return own is not None and own.get(self.split) != self.digest
 
     def evaluate(self) -> None:
         """Decode, score where there are references, print the table, write the files."""
@@ -227,8 +239,11 @@ class Evaluation:
         text = json.dumps(written, indent=1)
         path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
-        for target in (path, self.folder / SCORES):
-            write_text(target, text)
+        write_text(path, text)
+        if self.is_of_other_shards:  # not what the run's report and pages are about
+            print(f"scores:   {path}")
+            return
+        write_text(self.folder / SCORES, text)
         page = self.folder / REPORT
         run = RunFiles(self.run, self.folder, known=self.manifest)
         write_report([run], page, self.split)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from capdist.config.base import read_json
 from capdist.config.run_config import Config, parse_saved_config
@@ -54,6 +55,12 @@ def read_run_config(run: Path) -> Config:
     """The config that a run trains or was trained with."""
     path = run / "config.json"
     return parse_saved_config(read_json(path), str(path))
+
+
+def read_versions(run: Path) -> dict[str, Any]:
+    """What a run was made with; empty if it has not recorded it."""
+    path = run / "versions.json"
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:

@@ -37,6 +37,7 @@ def write_provenance(config: Config, vocab: Vocabulary, manifest: Manifest) -> N
             "name": manifest.name,
             **replace(manifest.features.without_scale(), extractor=None).to_json(),
             "captions": asdict(manifest.text),
+            "splits": {s: manifest.split_digest(s) for s in {s.split: 0 for s in manifest.shards}},
         },
     }
     write_text(folder / "versions.json", json.dumps(used, indent=1))

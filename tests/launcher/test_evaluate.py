@@ -101,10 +101,27 @@ def test_a_split_with_few_images_gets_a_results_page(run: Path, tmp_path: Path) 
     settings = json.loads((run / "config.json").read_text())
     settings["data"]["shards"] = shards
     (run / "config.json").write_text(json.dumps(settings))
+    versions = json.loads((run / "versions.json").read_text())
+    del versions["shards"]["splits"]  # as older runs, which did not record their images
+    (run / "versions.json").write_text(json.dumps(versions))
     assert launch("evaluate.py", "--run", str(run), "--shards", shards).returncode == 0
     result = launch("results.py", "--run", str(run), "--out", str(tmp_path / "page.md"))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "page.md").read_text().count("\n- **") == 3 + 2
+
+
+def test_scores_of_other_shards_do_not_replace_those_of_the_run(run: Path, tmp_path: Path) -> None:
+    own = ("--run", str(run), "--split", "val", "--beam", "1")
+    assert launch("evaluate.py", *own).returncode == 0
+    files = ["scores.json", "scores/val-beam1.json", "captions/val-beam1.json"]
+    before = [(run / file).read_bytes() for file in files]
+    source = TinySource(sizes=(("train", 8), ("val", 4)))
+    other = str(write(source, tmp_path / "other", workers=1).root)
+    result = launch("evaluate.py", *own, "--shards", other, "--accept-features")
+    assert result.returncode == 0, result.stderr
+    assert [(run / file).read_bytes() for file in files] == before
+    (scores,) = (run / "scores").glob("val-shards-*-beam1.json")
+    assert str(scores) in result.stdout
 
 
 def test_a_results_page_names_the_command_that_trained_the_run(run: Path) -> None:
