@@ -173,6 +173,11 @@ def _add_concepts(parser: argparse.ArgumentParser) -> None:
         help="concepts per image; default: as in the run",
     )
     add("--shards", metavar="DIR", help="folder of the shards; by default, that of the run")
+    add(
+        "--accept-features",
+        action="store_true",
+        help="also features with other statistics; recorded with the concepts",
+    )
     parser.set_defaults(run_command=_concepts)
 
 
@@ -297,7 +302,9 @@ def _concepts(options: argparse.Namespace) -> int:
     elif options.shards:
         manifest = Manifest.load(options.shards)
         check_output_folder(manifest.local_folder)
-        installed = predict_concepts(manifest, options.run, options.top)
+        installed = predict_concepts(
+            manifest, options.run, options.top, accept_features=options.accept_features
+        )
     else:
         raise ShardError(
             f"{detected}: no such file; expected the folder of a run with a stage 'mil', or the "

@@ -55,8 +55,13 @@ class ConceptPredictor:
     kept: int
     features: Fingerprint
 
-    def check(self, where: str, found: Fingerprint) -> None:
-        """Refuse features of another extractor; ``where`` names their file or folder.
+    def check(self, where: str, found: Fingerprint, otherwise: str = "") -> None:
+        """Refuse features of another extractor.
+
+        Args:
+            where: names their file or folder.
+            found: their statistics.
+            otherwise: what else can be done, for the message.
 
         Raises:
             ShardError: saying how they differ.
@@ -64,7 +69,7 @@ class ConceptPredictor:
         if difference := self.features.difference(found):
             raise ShardError(
                 f"{where}: features {difference} than those that the concept predictor was fitted "
-                "on; use features of the same extractor with the same settings"
+                f"on; use features of the same extractor with the same settings{otherwise}"
             )
 
     def __call__(self, regions: Array) -> Concepts:

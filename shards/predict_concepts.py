@@ -55,7 +55,12 @@ def find_predictor(location: str) -> bytes | None:
 
 
 def predict_concepts(
-    manifest: Manifest, location: str, top: int | None, workers: int | None = None
+    manifest: Manifest,
+    location: str,
+    top: int | None,
+    workers: int | None = None,
+    *,
+    accept_features: bool = False,
 ) -> ConceptSet:
     """Write a predictor's concepts of all samples next to their tars.
 
@@ -65,6 +70,7 @@ def predict_concepts(
         top: concepts to keep per image, the best first; None: as many as the build kept,
             or all.
         workers: processes, one per CPU by default.
+        accept_features: also features with other statistics, which ``concepts.json`` then records.
 
     Raises:
         ShardError: if there is no predictor, it was fitted on features of another width or
@@ -72,7 +78,9 @@ def predict_concepts(
     """
     data, root = open_predictor(location), manifest.local_folder
     predictor = parse_predictor(location, data)
-    predictor.check(manifest.location, manifest.features.fingerprint)
+    if not accept_features:
+        otherwise = ", or accept these by --accept-features"
+        predictor.check(manifest.location, manifest.features.fingerprint, otherwise)
     kept = min(predictor.kept, len(predictor.words)) if top is None else top
     if not 1 <= kept <= len(predictor.words):
         raise ShardError(
@@ -83,6 +91,8 @@ def predict_concepts(
     files = parallel_map(predict, manifest.shards, workers, "predicting concepts", "shard")
     names = [shard.name for shard in manifest.shards]
     made_by = {"predictor": location, "words": len(predictor.words)}
+    if difference := predictor.features.difference(manifest.features.fingerprint):
+        made_by["accepted_features"] = difference
     file = write_predictor(data, root)
     by_shard = dict(zip(names, files, strict=True))
     concepts = ConceptSet(root, file.identity, made_by, kept, by_shard, file)

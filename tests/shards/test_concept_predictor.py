@@ -158,8 +158,10 @@ def test_features_of_another_extractor_are_refused(
     with pytest.raises(ShardError, match=message):
         build_shards(other, tmp_path / "new", [files["new"]], concepts_from=str(whole.root))
     new = build_shards(other, tmp_path / "plain", [files["new"]], concepts=0)
-    with pytest.raises(ShardError, match=message):
+    with pytest.raises(ShardError, match=f"{message}.*, or accept these by --accept-features"):
         predict_concepts(new, str(whole.root), None, workers=1)
+    accepted = predict_concepts(new, str(whole.root), None, workers=1, accept_features=True)
+    assert "distributed differently" in accepted.made_by["accepted_features"]
 
 
 def test_damaged_predictors_are_named(whole: Manifest) -> None:
