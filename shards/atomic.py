@@ -20,19 +20,26 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     was. A device or a pipe, such as /dev/stdout, is written to directly.
     """
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+        with _naming(path), path.open("wb") as file:
             yield file
         return
     # With the process number: a worker that outlives its build can't write into the next build's.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _naming(path):
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let system errors name the file: a failed write names none, others the temporary one."""
+    try:
+        yield
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # a failed write names no file
+        if error.filename is None or str(error.filename).endswith(".tmp"):
             error.filename = str(path)
         raise
 

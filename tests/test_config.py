@@ -78,7 +78,7 @@ def test_refusals_name_the_key(path: Path, override: str, message: str) -> None:
 
 def test_a_missing_key_is_named(path: Path) -> None:
     path.write_text(json.dumps({**GOOD, "data": {}}))
-    with pytest.raises(ConfigError, match=r"c\.json: data\.shards: Field required"):
+    with pytest.raises(ConfigError, match=r"c\.json: data\.shards: is missing; add it"):
         load_config(path)
 
 

@@ -67,6 +67,8 @@ def _explain(section: type[Section], error: ValidationError, prefix: str) -> str
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(section, names, prefix)}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        message = "is missing; add it, docs/options.md says what it is"
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"{key}: {message}{got}" if key else f"{message}{got}"
 
