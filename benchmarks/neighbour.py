@@ -125,7 +125,8 @@ def train(root: Path, engine: str, policy: str, busy: int | None = None) -> Meas
 def busy_process() -> Iterator[int]:
     """A process that computes all the time at nice 10; its number."""
     code = "import os; os.nice(10)\nwhile True: pass"
-    busy = subprocess.Popen([sys.executable, "-c", code])
+    # In a session of its own: Linux shares cores among sessions first, whatever their niceness.
+    busy = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
         yield busy.pid
     finally:

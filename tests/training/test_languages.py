@@ -72,7 +72,7 @@ def test_captions_are_written_without_spaces(run: Path, chinese: Manifest, tmp_p
     options = ["--run", str(run), "--shards", str(chinese.root), "--out", str(out)]
     assert main(["caption", *options, "--split", "test", "--n-best", "2"]) == 0
     n_best = [entry["n_best"] for entry in json.loads(out.read_text())]
-    written = [json.loads(path.read_text()) for path in (run / "captions").iterdir()]
+    written = [json.loads(path.read_text()) for path in (run / "captions").glob("*.json")]
     texts = [entry["caption"] for entries in (*n_best, *written) for entry in entries]
     assert max(map(len, texts)) > 1
     assert set("".join(texts)) <= set(CHINESE.values())
