@@ -33,11 +33,12 @@ class RendezvousError(CapdistError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One process of a run: its ranks and its device."""
+    """One process of a run: its ranks and its device; ``alone`` without a launcher."""
 
     ranks: Ranks
     device: torch.device
     heartbeat: Heartbeat | None = None
+    alone: bool = False
 
     @classmethod
     def join(cls, timeout_s: float) -> ProcessGroup:
@@ -83,7 +84,7 @@ class ProcessGroup:
                 "that the port is free; choose another with MASTER_PORT, or with --master_port of "
                 "the deepspeed launcher; a new SLURM job gets another one"
             ) from error
-        return cls(ranks, device, heartbeat)
+        return cls(ranks, device, heartbeat, alone=not launched)
 
     @property
     def first(self) -> bool:
@@ -125,10 +126,16 @@ class ProcessGroup:
         distributed.barrier()
 
     def leave(self) -> None:
-        """Stop the heartbeat and destroy the process group."""
+        """Stop the heartbeat and destroy the process group.
+
+        What `join` set in the environment goes: a child process is not a rank of this group.
+        """
         if self.heartbeat:
             self.heartbeat.stop()
         distributed.destroy_process_group()
+        if self.alone:
+            for name in (*_ALONE, "MASTER_PORT"):
+                os.environ.pop(name, None)
 
 
 def lost_rank(error: RuntimeError) -> bool:

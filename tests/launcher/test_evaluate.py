@@ -167,7 +167,8 @@ def test_a_split_without_captions_is_decoded_but_not_scored(
     result = launch("evaluate.py", "--run", str(run), "--split", "test")
     assert result.returncode == 0, result.stderr
     assert "nothing is scored" in result.stdout
-    assert len(json.loads((run / "captions" / "test-beam3.json").read_text())) == 3
+    (captions,) = (run / "captions").glob("test-shards-*-beam3.json")
+    assert len(json.loads(captions.read_text())) == 3
 
 
 def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:

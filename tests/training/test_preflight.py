@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,11 @@ def test_an_incomplete_launch_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(RendezvousError, match=message):
         ProcessGroup.join(1)
+
+
+def test_a_rank_alone_leaves_no_trace_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    group = ProcessGroup.join(1)
+    group.leave()
+    assert not LAUNCHED.keys() & os.environ.keys()
