@@ -8,7 +8,7 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.models.att2in import Att2in
 from capdist.models.base import Dims, build
-from tests.support.equations import additive, mix, regions_of, roughened
+from tests.support.equations import additive, check_equations, mix, regions_of
 from tests.support.models import DIMS, make_batch, small
 
 
@@ -46,14 +46,4 @@ def literal(
 def test_logits_equal_the_papers_equations() -> None:
     model, batch = build(small("att2in", width=11), DIMS).eval(), make_batch()
     assert isinstance(model, Att2in)
-    roughened(model)
-    with torch.inference_mode():
-        memory = model.encode(batch)
-        logits = model(memory, batch.inputs)
-        looks = model.attention(memory, batch.inputs)["regions"]
-        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
-            expected, weights = literal(model, batch, image, caption, length)
-            found = logits[image, caption, length - 1]
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-            shown = looks[image, caption, length - 1][batch.region_mask[image]]
-            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)
+    check_equations(model, batch, literal)

@@ -12,7 +12,7 @@ from capdist.batch import Batch
 from capdist.models.base import Dims, build
 from capdist.models.layers import MultiHeadAttention
 from capdist.models.meshed_memory import MemoryAttention, MeshedMemory
-from tests.support.equations import regions_of, roughened
+from tests.support.equations import check_equations, regions_of
 from tests.support.models import DIMS, make_batch, small
 
 
@@ -94,14 +94,4 @@ def test_logits_equal_the_papers_equations() -> None:
     section = small("meshed_memory", width=12, heads=3, slots=4)
     model, batch = build(section, DIMS).eval(), make_batch()
     assert isinstance(model, MeshedMemory)
-    roughened(model)
-    with torch.inference_mode():
-        memory = model.encode(batch)
-        logits = model(memory, batch.inputs)
-        looks = model.attention(memory, batch.inputs)["regions"]
-        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
-            expected, weights = literal(model, batch, image, caption, length)
-            found = logits[image, caption, length - 1]
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-            shown = looks[image, caption, length - 1][batch.region_mask[image]]
-            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)
+    check_equations(model, batch, literal)

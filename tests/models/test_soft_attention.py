@@ -9,7 +9,7 @@ from torch import Tensor
 from capdist.batch import Batch
 from capdist.models.base import Dims, build
 from capdist.models.soft_attention import HardAttention, ShowAttendTell, SoftAttention
-from tests.support.equations import additive, lstm, mix, regions_of, roughened
+from tests.support.equations import additive, check_equations, lstm, mix, regions_of
 from tests.support.models import DIMS, make_batch, small
 
 
@@ -55,17 +55,7 @@ def literal(
 def test_logits_equal_the_papers_equations(name: str, deep: bool) -> None:
     model, batch = build(small(name, width=11, deep_output=deep), DIMS).eval(), make_batch()
     assert isinstance(model, ShowAttendTell)
-    roughened(model)
-    with torch.inference_mode():
-        memory = model.encode(batch)
-        logits = model(memory, batch.inputs)
-        looks = model.attention(memory, batch.inputs)["regions"]
-        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
-            expected, weights = literal(model, batch, image, caption, length)
-            found = logits[image, caption, length - 1]
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-            shown = looks[image, caption, length - 1][batch.region_mask[image]]
-            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)
+    check_equations(model, batch, literal)
 
 
 def hard() -> HardAttention:

@@ -14,7 +14,7 @@ from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.layers import MultiHeadAttention
 from capdist.models.transformer import Transformer
-from tests.support.equations import regions_of, roughened
+from tests.support.equations import check_equations, regions_of
 from tests.support.models import DIMS, make_batch, small
 
 
@@ -76,17 +76,7 @@ def test_logits_equal_the_papers_equations(layers: int, heads: int) -> None:
     section = small("transformer", width=12, layers=layers, heads=heads)
     model, batch = build(section, DIMS).eval(), make_batch()
     assert isinstance(model, Transformer)
-    roughened(model)
-    with torch.inference_mode():
-        memory = model.encode(batch)
-        logits = model(memory, batch.inputs)
-        looks = model.attention(memory, batch.inputs)["regions"]
-        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
-            expected, weights = literal(model, batch, image, caption, length)
-            found = logits[image, caption, length - 1]
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-            shown = looks[image, caption, length - 1][batch.region_mask[image]]
-            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)
+    check_equations(model, batch, literal)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

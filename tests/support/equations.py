@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from capdist.batch import Batch
+from capdist.models.base import CaptionModel
 from capdist.models.layers import AdditiveAttention
 
 
@@ -46,3 +49,28 @@ def roughened(model: nn.Module) -> None:
     torch.manual_seed(7)
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.0, 2 / math.sqrt(parameter.shape[-1]))
+
+
+def check_equations(
+    model: CaptionModel[Any],
+    batch: Batch,
+    literal: Callable[[Any, Batch, int, int, int], tuple[Tensor, Tensor]],
+) -> None:
+    """Compare a model with its equations written out, on captions of several images.
+
+    Args:
+        model: in evaluation mode; its weights are made unlike each other.
+        batch: of `tests.support.models.make_batch`.
+        literal: logits after so many words of an image's caption, and the look at its regions.
+    """
+    roughened(model)
+    with torch.inference_mode():
+        memory = model.encode(batch)
+        logits = model(memory, batch.inputs)
+        looks = model.attention(memory, batch.inputs)["regions"]
+        for image, caption, length in ((0, 0, 1), (0, 1, 5), (1, 0, 3), (2, 1, 4)):
+            expected, weights = literal(model, batch, image, caption, length)
+            found = logits[image, caption, length - 1]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            shown = looks[image, caption, length - 1][batch.region_mask[image]]
+            torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)

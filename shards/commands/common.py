@@ -1,0 +1,35 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from capdist.arguments import positive
+from shards.manifest import Manifest
+
+PROJECTION = """npz file with arrays mean (D,) and components (D, F), such as PCA, that follows
+the backbone"""
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the shards")
+    add("--samples-per-shard", type=positive, default=256, metavar="N", help="images per shard")
+    add("--workers", type=positive, metavar="N", help="processes; by default, one per CPU")
+
+
+def summary(manifest: Manifest) -> str:
+    """One line that describes a folder of shards."""
+    splits = dict.fromkeys(shard.split for shard in manifest.shards)
+    counts = ", ".join(
+        f"{split} {sum(shard.samples for shard in manifest.split(split))}" for split in splits
+    )
+    features = manifest.features
+    left_out = f", {len(manifest.left_out)} left out" if manifest.left_out else ""
+    return (
+        f"{manifest.location}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
+        f"{left_out}; features {features.name}, width {features.dim}, {features.stored_dtype}, "
+        f"up to {features.max_regions} regions; captions {manifest.text.tokeniser}, "
+        f"{manifest.text.language}"
+    )
