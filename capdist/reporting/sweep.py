@@ -26,6 +26,7 @@ from capdist.config.run_config import (
     load_config,
     parse_saved_config,
 )
+from capdist.metrics.coco_java import SPICE_NAMES
 from capdist.reporting.kept_runs import difference, kept_run, read_kept, write_kept
 from capdist.reporting.report.files import EvaluationName
 from capdist.reporting.results import Results
@@ -204,9 +205,11 @@ class Sweep:
     @property
     def columns(self) -> tuple[str, ...]:
         grounding = GROUNDING if self.list.grounding else ()
+        known = [row for row in self.rows().values() if row.get("SPICE") is not None]
+        spice = tuple(SPICE_NAMES.values()) if known else ()
         papers = {metric for row in self.list.rows.values() for metric in row.paper}
         published = [f"paper's {m}" for m in (*METRICS, *GROUNDING) if m in papers]
-        return (*METRICS, "±", *grounding, *published, *SIZES)
+        return (*METRICS, "±", *spice, *grounding, *published, *SIZES)
 
     def rows(self) -> dict[str, dict[str, float | None]]:
         """Means over the finished seeds of each row; rows without any are left out."""

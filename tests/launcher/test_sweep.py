@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from capdist.reporting.kept_runs import read_kept, write_kept
+from capdist.reporting.sweep import Sweep
 from tests.support.processes import Running, launch
 from tests.support.runs import losses, refused
 
@@ -104,6 +106,21 @@ def test_runs_kept_beside_the_page_need_no_run_folder(finished: Path, tmp_path: 
         shutil.rmtree(finished / "runs")
     finally:
         moved.rename(finished / "runs")
+
+
+def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path) -> None:
+    assert "SPICE" not in (finished / "page.md").read_text()
+    kept = finished / "runs" / "list" / "glied-1.json.gz"
+    run = read_kept(kept)
+    assert run is not None
+    run["summary"] |= {"SPICE": 12.3, "SPICE Color": 4.5}
+    (tmp_path / "page.md").write_text("<!-- results:list --><!-- /results -->")
+    write_kept(tmp_path / "runs" / "list" / kept.name, run)
+    path = write(tmp_path, finished / "config.json", seeds=[1], folder=str(finished / "runs"))
+    sweep = Sweep.load(path, tmp_path / "page.md")
+    assert "  12.3 " in sweep.table()
+    assert sweep.rows()["GLIED"]["SPICE Color"] == 4.5
+    assert {"SPICE", "SPICE Color"} <= set(sweep.columns)
 
 
 def test_a_killed_sweep_resumes_its_runs(finished: Path, tmp_path: Path) -> None:
