@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.features import by_size, by_word, measure
-from capdist.data.dataset import references
 from capdist.errors import CapdistError
+from capdist.inference.grounding import Annotated
 from shards.manifest import Manifest
 from shards.scenes import SceneSource
 from shards.writer import write
@@ -39,8 +39,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 def test_captions_that_say_everything_name_objects_of_all_sizes(scenes: Manifest) -> None:
     everything = {
-        image: {word for tokens in captions for word in tokens}
-        for image, captions in references(scenes, "val").tokens.items()
+        image: {known.name for caption in captions for known in caption.objects}
+        for image, captions in Annotated.read(scenes, "val").references.items()
     }
     rows = by_size(scenes, "val", everything)
     assert [row["share named %"] for row in rows.values()] == [100, 100, 100]
