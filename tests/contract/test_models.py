@@ -50,6 +50,11 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "soft_attention": {"state": {"deep_output": False}, **PROPHET_ROWS},
     "hard_attention": {"state": {"deep_output": False}},
     "spatial_attention": {name: {"refine": MIA | row} for name, row in MIA_ROWS.items()},
+    "gvd": {
+        "unsupervised": {"attention_loss": 0, "grounding_loss": 0, "class_loss": 0},
+        "alone": {"layers": 0},
+        "prophet": {"prophet": {"span": "phrase"}},
+    },
     "updown": {
         "embedded": {"regions": 12},
         **PROPHET_ROWS,
