@@ -188,18 +188,27 @@ class UpDown(CaptionModel[UpDownMemory]):
 
         ``weights`` (B, K, R), if given, take the place of this attention.
 
-        h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2), v̂_t = Σ α_{i,t} v_i (Eq. 5),
-        h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6).
+        v̂_t = Σ α_{i,t} v_i (Eq. 5).
         """
-        gates = word + memory.image[:, None]
-        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
-        h1, c1 = lstm_cell(gates, before["c1"])
+        h1, c1 = self.attention_lstm(memory, word, before)
         if weights is None:
             weights = self.attend_regions(memory, h1)
         attended = weights @ memory.regions
-        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
-        h2, c2 = lstm_cell(gates, before["c2"])
+        h2, c2 = self.language_lstm(attended, h1, before)
         return {"h1": h1, "c1": c1, "h2": h2, "c2": c2}, weights
+
+    def attention_lstm(
+        self, memory: UpDownMemory, word: Tensor, before: Cells
+    ) -> tuple[Tensor, Tensor]:
+        """h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2) and its cell."""
+        gates = word + memory.image[:, None]
+        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
+        return lstm_cell(gates, before["c1"])
+
+    def language_lstm(self, attended: Tensor, h1: Tensor, before: Cells) -> tuple[Tensor, Tensor]:
+        """h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6) and its cell."""
+        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
+        return lstm_cell(gates, before["c2"])
 
     def unroll(
         self, memory: UpDownMemory, tokens: Tensor, weights: Tensor | None = None
