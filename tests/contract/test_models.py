@@ -232,7 +232,7 @@ def test_the_attention_that_stands_for_a_model_is_one_of_its_named_ones(
 
 def test_models_import_only_shared_modules() -> None:
     folder = Path(capdist.models.__path__[0])
-    shared = {"base", "boxes", "layers", "lstm_decoders", "mia", "prophet"} | {
+    shared = {"base", "boxes", "layers", "lstm_decoders", "mia", "prophet", "x_linear"} | {
         "updown"
     }  # which others extend
     for file in folder.glob("[!_]*.py"):
