@@ -26,8 +26,11 @@ class Batch:
     ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 if the shards have no classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A) is True;
     ``tokens`` (B, S, L) are BOS, words, EOS, then PAD; a missing caption is all PAD;
-    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read,
-    and ``object_captions`` (B, G) the index of the phrase's caption, padded with -1.
+    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read;
+    ``object_captions`` (B, G) the index of the phrase's caption, padded with -1; ``object_words``
+    (B, G, 3) its first word, its last word + 1 and the word that names the object, whose positions
+    are those of ``targets``, and may lie behind the end of a caption that was clipped;
+    ``object_classes`` (B, G) its class, -1 for one that the detector does not have.
     """
 
     keys: tuple[str, ...]
@@ -42,6 +45,8 @@ class Batch:
     tokens: Tensor
     objects: Tensor
     object_captions: Tensor
+    object_words: Tensor
+    object_classes: Tensor
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
@@ -59,6 +64,8 @@ class Batch:
             tokens=torch.full((1, 1, 2), PAD),
             objects=torch.zeros(1, 0, 4),
             object_captions=torch.zeros(1, 0, dtype=torch.long),
+            object_words=torch.zeros(1, 0, 3, dtype=torch.long),
+            object_classes=torch.zeros(1, 0, dtype=torch.long),
         )
 
     @property

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from capdist.batch import Batch
 from capdist.data.buffer_pool import empty
 from capdist.data.copy import copy_regions
-from capdist.data.encoded_sample import BOX, HEADER, ID, EncodedSample, SampleEncoder
+from capdist.data.encoded_sample import BOX, HEADER, ID, OBJECT, EncodedSample, SampleEncoder
 from capdist.vocab import PAD, Vocabulary
 from shards.schema import CLASS_DTYPE, Array, Sample, ShardError
 
@@ -50,6 +50,7 @@ class Collate:
         max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
         classes: number of class names; 0 leaves the regions' classes out.
         scale: (F,) float32, multiplies int8 regions; None: regions are float16 and stay so.
+        class_names: of the detector, for the classes of grounded objects; may be empty.
     """
 
     vocab: Vocabulary
@@ -57,10 +58,11 @@ class Collate:
     max_concepts: int
     classes: int = 0
     scale: Array | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def encoder(self) -> SampleEncoder:
-        return SampleEncoder(self.vocab, self.max_words, self.max_concepts)
+        return SampleEncoder(self.vocab, self.max_words, self.max_concepts, self.class_names)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Pad one or more samples; raises as `rows` does."""
@@ -81,6 +83,7 @@ class Collate:
             _mask(headers["captions"], 1)[:, :, None] & _mask(headers["length"], 2)[:, None]
         )
         class_ids, class_probs = self._classes(samples, headers, region_mask)
+        objects = _padded([sample.objects for sample in samples], OBJECT, object_mask)
         _check_all_or_none(samples, headers["objects"], "grounding.json")
         if regions is None:
             regions = _regions(rows, region_mask.shape[1], self.scale)
@@ -97,10 +100,10 @@ class Collate:
             concepts=_ids([sample.concepts for sample in samples], concept_mask),
             concept_mask=torch.from_numpy(concept_mask),
             tokens=_ids([sample.tokens for sample in samples], token_mask, PAD),
-            objects=torch.from_numpy(
-                _padded([sample.objects for sample in samples], BOX, object_mask)["box"]
-            ),
-            object_captions=_ids([sample.object_captions for sample in samples], object_mask, -1),
+            objects=torch.from_numpy(objects["box"].copy()),
+            object_captions=torch.from_numpy(np.where(object_mask, objects["caption"], -1)).long(),
+            object_words=torch.from_numpy(objects["words"].astype(np.int64)),
+            object_classes=torch.from_numpy(np.where(object_mask, objects["class"], -1)).long(),
         )
 
     def _classes(

@@ -171,8 +171,8 @@ def _batches(
     grounding: bool = False,
 ) -> Batches:
     scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
-    classes = len(manifest.class_names)
-    collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
+    names = manifest.class_names
+    collate = Collate(vocab, data.max_words, data.max_concepts, len(names), scale, names)
     store = SampleStore(manifest, split, collate.encoder, grounding=grounding)
     reader = make_reader(data, store, RankPlan(order, ranks, batch.images))
     return Batches(reader, collate, batch)

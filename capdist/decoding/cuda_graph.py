@@ -113,6 +113,8 @@ def pad_to_stride(batch: Batch) -> Batch:
         tokens=batch.tokens[:, :1, :2],
         objects=batch.objects[:, :0],
         object_captions=batch.object_captions[:, :0],
+        object_words=batch.object_words[:, :0],
+        object_classes=batch.object_classes[:, :0],
     )
 
 

@@ -73,6 +73,25 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         """
         return frozenset()
 
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Optional members that `supervised` reads besides ``needs``: "grounding"."""
+        return frozenset()
+
+    def supervised(
+        self, memory: MemoryT, batch: Batch, inputs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits of `forward`, and a loss of the model's own, None if it has none.
+
+        Cross entropy adds this loss, a sum over the words of the batch's captions, to its own.
+
+        Args:
+            memory: of the batch.
+            batch: what is to be predicted, and what the loss compares the model with.
+            inputs: (B, S, L), which differ from the batch's under scheduled sampling.
+        """
+        return self(memory, inputs), None
+
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:
         """Compute what depends on the image alone; called once per image."""

@@ -293,6 +293,7 @@ class Run:
     def batches(self, number: int) -> Batches:
         """The training split as a stage reads it on this rank."""
         stage = self.config.stages[number]
+        reads = stage.reads | (self.model.supervision if stage.supervises else frozenset())
         return training_batches(
             self.manifest,
             self.config.data,
@@ -300,7 +301,7 @@ class Run:
             self.vocab,
             self.group.ranks,
             self.config.seed,
-            grounding="grounding" in stage.reads,
+            grounding="grounding" in reads,
         )
 
 

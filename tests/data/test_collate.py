@@ -100,6 +100,19 @@ def test_objects_have_the_index_of_their_caption() -> None:
     assert Collate(VOCAB, 20, 3)(samples[:1]).objects.shape == (1, 0, 4)
 
 
+def test_objects_have_the_words_and_the_class_of_their_phrase() -> None:
+    box = (0.0, 0.0, 0.5, 1.0)
+    phrases = (
+        Phrase(0, 1, 4, 2, "dog", (box, box)),
+        Phrase(0, 0, 1, 0, "unicorn", (box,)),
+        Phrase(0, 2, 3, 2, "people", ()),
+    )
+    samples = [replace(tiny_sample(4), grounding=phrases), replace(tiny_sample(3), grounding=())]
+    batch = Collate(VOCAB, 20, 3, class_names=("background", "dog"))(samples)
+    assert batch.object_words.tolist() == [[[1, 4, 2], [1, 4, 2], [0, 1, 0]], [[0, 0, 0]] * 3]
+    assert batch.object_classes.tolist() == [[1, 1, -1], [-1, -1, -1]]
+
+
 def test_a_sample_without_its_grounding_is_refused() -> None:
     samples = [replace(tiny_sample(4), grounding=()), tiny_sample(7)]
     with pytest.raises(ShardError, match=r"sample 0+7: grounding\.json is missing"):

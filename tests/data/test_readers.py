@@ -83,7 +83,8 @@ def expected(manifest: Manifest) -> Whole:
 def test_the_same_batches_bit_for_bit(
     manifest: Manifest, expected: Whole, reader: str, world: int, workers: int
 ) -> None:
-    plain = Collate(VOCAB, 20, 3, len(manifest.class_names))
+    names = manifest.class_names
+    plain = Collate(VOCAB, 20, 3, len(names), class_names=names)
     for rank in range(world):
         read = batches(manifest, reader, rank, world, workers, micro=3)
         for epoch in (0, 1):  # in the second, words and checks are remembered

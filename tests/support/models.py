@@ -55,4 +55,12 @@ def make_batch() -> Batch:
         tokens=tokens,
         objects=torch.rand(B, 4, 4, generator=generator),
         object_captions=torch.tensor([[0, 0, 1, 1], [1, 0, -1, -1], [-1, -1, -1, -1]]),
+        object_words=torch.tensor(
+            [
+                [[0, 2, 1], [2, 4, 3], [1, 2, 1], [1, 2, 1]],
+                [[0, 3, 2], [3, 5, 4], [0, 0, 0], [0, 0, 0]],
+                [[0, 0, 0]] * 4,
+            ]
+        ),
+        object_classes=torch.tensor([[3, 1, -1, 8], [0, 8, -1, -1], [-1, -1, -1, -1]]),
     )
