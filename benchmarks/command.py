@@ -13,6 +13,7 @@ from capdist.arguments import ArgumentParser, positive
 from capdist.errors import exit_status
 from shards.atomic import write_text
 from shards.outputs import check_output_file
+from shards.progress import wants_json
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON and Markdown if asked for."""
+    wants_json()  # refuses another value of its variable before the work
     for path in filter(None, (args.json, args.page)):
         check_output_file(path)
     figures = args.measure(args)
