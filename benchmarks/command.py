@@ -13,6 +13,7 @@ from capdist.arguments import ArgumentParser, positive
 from capdist.errors import exit_status
 from shards.atomic import write_text
 from shards.outputs import check_output_file
+from shards.progress import wants_json
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON and Markdown if asked for."""
+    wants_json()  # refuses another value of its variable before the work
     for path in filter(None, (args.json, args.page)):
         check_output_file(path)
     figures = args.measure(args)
@@ -78,7 +80,14 @@ def read_arguments() -> argparse.Namespace:
     scale.add_argument("--model", default="glied", help="registered model, random weights")
     neighbour = benchmarks.add_parser("neighbour", help="training beside a busy process")
     neighbour.set_defaults(measure=measure_neighbour)
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour):
+    features = benchmarks.add_parser(
+        "features", help="the words that captions lack against those that a linear model finds"
+    )
+    features.set_defaults(measure=measure_features)
+    features.add_argument("--shards", required=True, help="folder of shards with concepts")
+    features.add_argument("--split", default="val", help="with captions")
+    features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -127,3 +136,9 @@ def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_features(args: argparse.Namespace) -> Any:
+    from benchmarks.features import measure
+
+    return measure(args.shards, args.split, args.captions)

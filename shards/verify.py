@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from shards.checksum import crc32
 from shards.class_names import check_class_ids
 from shards.concept_predictor import parse_predictor
 from shards.index import SampleIndex
 from shards.json_types import ImageId
 from shards.manifest import Manifest, Shard
+from shards.progress import tracked
 from shards.schema import Sample, ShardError, decode
 from shards.tar import read_tar
 
@@ -41,8 +40,8 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = pool.map(lambda shard: _check_shard(manifest, shard), manifest.shards)
-        progress = tqdm(results, total=len(manifest.shards), desc="verifying", unit="shard")
-        reports = list(progress)
+        count = len(manifest.shards)
+        reports = list(tracked(results, count, title="verifying", unit="shard"))
     problems = [problem for report in reports for problem in report.problems]
     problems += _duplicates(manifest, reports)
     problems += _check_predictor(manifest)

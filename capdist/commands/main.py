@@ -11,6 +11,7 @@ from capdist.commands import caption, compare, concepts, evaluate, report, resul
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 from capdist.threads import choose_threads
+from shards.progress import wants_json
 
 
 class Command(Protocol):
@@ -47,9 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = new_parser().parse_args(arguments)
     choose_threads()
-    status = exit_status(lambda: args.command.run(args))
+    status = exit_status(lambda: run(args))
     if args.command in DISTRIBUTED:
         end_process(status)
+    return status
+
+
+def run(args: argparse.Namespace) -> int:
+    wants_json()  # refuses another value of its variable before the work
+    status: int = args.command.run(args)
     return status
 
 

@@ -23,6 +23,7 @@ from capdist.vocab import Vocabulary
 from shards.image_ids import image_number
 from shards.json_types import ImageId
 from shards.manifest import Manifest
+from shards.progress import tracked
 from shards.schema import ShardError, decode_sample_json
 
 T = TypeVar("T")
@@ -51,7 +52,10 @@ def references(manifest: Manifest, split: str) -> References:
         ShardError: naming an image id that occurs twice.
     """
     found, keys = References({}, {}, {}), dict[int, str]()
-    for key, data in manifest.read(split, "json"):
+    samples = sum(shard.samples for shard in manifest.split(split))
+    title = f"reading captions of {split}"
+    read = tracked(manifest.read(split, "json"), samples, title=title, unit="image", inner=True)
+    for key, data in read:
         annotation = decode_sample_json(key, data)
         image = image_number(annotation["image_id"])
         if image in keys:

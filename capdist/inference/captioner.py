@@ -27,12 +27,12 @@ from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.feature_images import FeatureImages, open_features
 from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
-from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
 from shards.image_ids import id_order, image_number, parse_image_id
 from shards.json_types import ImageId
 from shards.manifest import Manifest
+from shards.progress import Progress
 from shards.reading import BY_FORMAT, Reading
 from shards.schema import Sample
 from shards.tokenisers import CaptionText
@@ -159,7 +159,7 @@ class Captioner:
         with Progress(len(images), title="captioning", unit="image") as progress:
             for number, captions in decode(forced):
                 found[ids[number]] = captions
-                progress.advance(1)
+                progress.advance()
         return found
 
     def of_shards(self, folder: str, split: str) -> dict[ImageId, list[Caption]]:

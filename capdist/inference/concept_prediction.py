@@ -35,6 +35,7 @@ from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concep
 from shards.concepts import Concepts, top_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest, Shard
+from shards.progress import tracked
 from shards.schema import Sample
 
 #: The validation score that chooses the best detectors: average precision.
@@ -137,8 +138,11 @@ class Detector:
         root.mkdir(parents=True, exist_ok=True)
         model = self.model.to(group.device)
         mine = manifest.shards[group.ranks.rank :: group.ranks.world]
+        shards = tracked(
+            mine, len(mine), title="predicting concepts", unit="shard", enabled=group.first
+        )
         written = group.agree(
-            lambda: {s.name: self._write_shard(model, manifest, s, root, kept) for s in mine}
+            lambda: {s.name: self._write_shard(model, manifest, s, root, kept) for s in shards}
         )
         files = {name: file for part in group.gather(written) for name, file in part.items()}
         if group.first:

@@ -31,7 +31,6 @@ from capdist.inference.run_folder import read_versions
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings, describe_endings
-from capdist.reporting.progress import Progress
 from capdist.reporting.report.files import CONSTANT, REPORT, SCORES, RunFiles, looks_path
 from capdist.reporting.report.looks import SHOWN, write_looks
 from capdist.reporting.report.page import write_report
@@ -41,6 +40,7 @@ from shards.atomic import write_text
 from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.outputs import check_output_folder
+from shards.progress import Progress
 from shards.tokenisers import CaptionText
 
 

@@ -17,12 +17,12 @@ from capdist.config.base import ConfigError
 from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.captioner import Captioner, read_words
 from capdist.inference.image_concepts import ImageConcepts
-from capdist.reporting.progress import Progress
 from shards.extractors import PictureFeatures
 from shards.jobs import check_trainable
 from shards.json_types import ImageId
 from shards.picture_batches import Extracted, features_of
 from shards.pictures import PictureError
+from shards.progress import Progress
 from shards.schema import Array, Sample
 
 #: A path, or a picture in memory.
@@ -179,7 +179,7 @@ class PhotographCaptioner:
                 attention=attention,
             ):
                 decoded.captions[names[number]] = captions
-                bar.advance(1)
+                bar.advance()
         return decoded
 
     def _parts(

@@ -22,6 +22,7 @@ from capdist.metrics.endings import bad_endings, describe_endings
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
+from shards.progress import tracked
 from shards.tokenisers import CaptionText
 
 
@@ -129,7 +130,16 @@ class CaptionValidator:
     def captions(self, weights: dict[str, Tensor]) -> dict[int, list[str]]:
         """Words of each image's greedy caption by number, on all ranks, which call it together."""
         self.model.load_state_dict(weights)
-        device, batches = self.group.device, chain.from_iterable(self.batches.epoch(0))
+        device = self.group.device
+        steps = tracked(
+            self.batches.epoch(0),
+            self.batches.plan.steps,
+            title="validating",
+            unit="batch",
+            enabled=self.group.first,
+            inner=True,
+        )
+        batches = chain.from_iterable(steps)
         found = caption_images(self.model, batches, self.vocab, self.decoding, device)
         mine = self.group.agree(lambda: {image: captions[0].words for image, captions in found})
         return {image: words for part in self.group.gather(mine) for image, words in part.items()}

@@ -68,7 +68,8 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
 
     The words' share of the gates is computed for whole captions, and so are the logits from the
     states. The memory has the parts of the first state that ``carried`` names, each (B, 1, D), and
-    whatever else `advance` and `predict` read.
+    whatever else `advance` and `predict` read. Embedded words are read as they are: public code of
+    several of these models applies ReLU to them, which no paper mentions.
 
     Args:
         vocabulary: V.
