@@ -92,13 +92,12 @@ class Prophet(nn.Module):
             attend: f_Att, of (B, N, D) to (B, N, R).
         """
         real = (batch.targets != PAD) & (batch.targets != EOS)
-        start, end, found = phrase_spans(batch, real)
-        if self.config.span == "word":
-            start = torch.arange(start.shape[-1], device=start.device).expand_as(start)
-            end, found = start + 1, real
-        weights = attend(self.read(words, start, end).flatten(1, 2)).unflatten(1, start.shape[1:])
-        k = torch.arange(start.shape[-1], device=start.device)
-        inside = (start[..., None] <= k) & (k < end[..., None])
+        position = torch.arange(real.shape[-1], device=real.device)
+        start, end, found = position.expand_as(real), position.expand_as(real) + 1, real
+        if self.config.span == "phrase":
+            start, end, found = phrase_spans(batch, real)
+        weights = attend(self.read(words, start, end).flatten(1, 2)).unflatten(1, real.shape[1:])
+        inside = (start[..., None] <= position) & (position < end[..., None])
         mean = inside.to(weights.dtype) / (end - start)[..., None]
         return mean @ weights, found
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.config.base import ConfigError
-from capdist.models.layers import masked_softmax
+from capdist.models.layers import AddNorm, FeedForward, masked_softmax
 
 #: α of CELU.
 ALPHA = 1.3
@@ -103,6 +103,25 @@ class XLinearAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
+class Mix(nn.Module):
+    """LayerNorm(ReLU(W [v̂; row]) + row), then a feed-forward layer if ``hidden`` is given."""
+
+    def __init__(self, width: int, dropout: float, hidden: int | None = None) -> None:
+        super().__init__()
+        self.both = nn.Linear(2 * width, width)
+        self.norm = AddNorm(width, 0.3)
+        self.feed_forward = FeedForward(width, hidden) if hidden else None
+        self.norm_fed = AddNorm(width, dropout) if hidden else None
+
+    def forward(self, query: Tensor, rows: Tensor) -> Tensor:
+        """What a block returned (..., N or 1, D), and the rows (..., N, D) that it read."""
+        mixed = self.both(torch.cat([query.expand_as(rows), rows], -1)).relu()
+        rows = self.norm(mixed, rows)
+        if self.feed_forward is None or self.norm_fed is None:
+            return rows
+        return self.norm_fed(self.feed_forward(rows), rows)
+
+
 class XLinearEncoder(nn.Module):
     """Regions and image through M blocks, each of which reads what the last one wrote.
 
@@ -110,28 +129,29 @@ class XLinearEncoder(nn.Module):
         rows ← LayerNorm(ReLU(W_m [v̂^(m); row]) + row)
         image = LayerNorm(W_G [v̂^(0); ...; v̂^(M)])
 
-    Dropout of 0.3 follows the ReLU, and ``dropout`` every v̂, as in the authors' code.
+    Dropout of 0.3 follows the ReLU, and ``dropout`` every v̂, as in the authors' code. If ``hidden``
+    is given, a feed-forward layer of that width follows, with a shortcut and its norm.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, dropout: float, hidden: int | None = None
+    ) -> None:
         super().__init__()
         blocks = [XLinearAttention(width, heads, 0.1) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
-        self.mix = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(layers))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.mix = nn.ModuleList(Mix(width, dropout, hidden) for _ in range(layers))
         self.image = nn.Linear((layers + 1) * width, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout, self.mix_dropout = nn.Dropout(dropout), nn.Dropout(0.3)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B, R, D) with ``mask`` (B, 1, R) to the image (B, 1, D) and rows (B, R, D)."""
         shown = mask.to(rows.dtype)
         image = shown @ rows / shown.sum(-1, keepdim=True)
         images = [image]
-        for block, mix, norm in zip(self.blocks, self.mix, self.norms, strict=True):
+        for block, mix in zip(self.blocks, self.mix, strict=True):
             assert isinstance(block, XLinearAttention)
             image = self.dropout(block(image, *block.project(rows), mask))
-            both = torch.cat([image.expand_as(rows), rows], -1)
-            rows = norm(self.mix_dropout(mix(both).relu()) + rows)
+            rows = mix(image, rows)
             images.append(image)
         return self.norm(self.image(torch.cat(images, -1))), rows
