@@ -30,12 +30,14 @@ def make_search(
     decoding: DecodingConfig,
     constraints: Constraints,
     device: torch.device,
+    *,
+    graphs: bool = True,
 ) -> Callable[[Batch], SearchResult]:
     """A function that searches captions of batches on a device; on a GPU by CUDA graphs.
 
     Forced words rule graphs out: they make the search depend on the image.
     """
-    if device.type == "cuda" and not constraints.forced and not constraints.by_image:
+    if graphs and device.type == "cuda" and not constraints.forced and not constraints.by_image:
         return GraphSearches(model, decoding, constraints)
 
     @torch.inference_mode()
