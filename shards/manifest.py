@@ -57,6 +57,7 @@ class Manifest:
         url: of a remote set.
         text: tokeniser and language of the captions; of older sets, the default.
         tar_predictor: the predictor of the concepts in the tars; None if it is unknown.
+        predicates: names of those of ``relations.npy``, whose numbers begin with 1; may be empty.
     """
 
     root: Path
@@ -69,6 +70,7 @@ class Manifest:
     url: str | None = None
     text: CaptionText = ENGLISH_TEXT
     tar_predictor: PredictorFile | None = None
+    predicates: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
@@ -104,6 +106,7 @@ class Manifest:
             url=folder.url,
             text=CaptionText.from_json(path, data),
             tar_predictor=PredictorFile.listed(folder, data.get("concept_predictor")),
+            predicates=data.get("predicates", ()),
         )
         concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest

@@ -51,6 +51,7 @@ class ManifestJson(TypedDict):
     tokeniser: NotRequired[str]
     language: NotRequired[str]
     concept_predictor: NotRequired[PredictorJson | None]
+    predicates: NotRequired[tuple[str, ...]]
 
 
 _ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(ManifestJson)

@@ -14,6 +14,7 @@ from shards.concept_predictor import parse_predictor
 from shards.index import SampleIndex
 from shards.json_types import ImageId
 from shards.manifest import Manifest, Shard
+from shards.members.relations import check_predicates
 from shards.progress import tracked
 from shards.schema import Sample, ShardError, decode
 from shards.tar import read_tar
@@ -144,6 +145,7 @@ def _decode_sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sampl
             f"but the manifest says {manifest.features.stored_dtype}"
         )
     check_class_ids(f"sample {entry.key}", sample.classes, manifest.class_names)
+    check_predicates(f"sample {entry.key}", sample.relations, manifest.predicates)
     return sample
 
 

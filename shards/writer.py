@@ -35,7 +35,7 @@ from shards.atomic import remove_temporary_files, write_json
 from shards.concept_predictor import write_predictor
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
+from shards.jobs import SampleSource, ShardJob, WrittenShard, predicates_of, write_shard
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
 from shards.schema import SCHEMA_VERSION, ShardError
@@ -88,6 +88,7 @@ def write(
         tuple(left_out),
         text=text,
         tar_predictor=write_predictor(predictor, root) if predictor else None,
+        predicates=predicates_of(source),
     )
     write_json(root / MANIFEST, manifest.to_json())
     return manifest

@@ -311,7 +311,8 @@ def _initialise(
     """A freshly initialised model: the same on every rank, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        dims = Dims(manifest.features.dim, len(vocab), len(manifest.class_names))
+        classes, predicates = len(manifest.class_names), len(manifest.predicates)
+        dims = Dims(manifest.features.dim, len(vocab), classes, predicates)
         return build(config.model, dims, where)
 
 
