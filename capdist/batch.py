@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from capdist.vocab import PAD
+from shards.members import MEMBERS
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,13 @@ class Batch:
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
         """An image without targets, for a rank that has no images in an uneven last step."""
-        return cls(
-            keys=(),
-            image_ids=torch.full((1,), -1),
-            regions=torch.zeros(1, 1, feature_dim),
-            region_mask=torch.ones(1, 1, dtype=torch.bool),
-            boxes=torch.zeros(1, 1, 4),
-            class_ids=torch.zeros(1, 1, 0, dtype=torch.long),
-            class_probs=torch.zeros(1, 1, 0),
-            concepts=torch.zeros(1, 1, dtype=torch.long),
-            concept_mask=torch.ones(1, 1, dtype=torch.bool),
-            tokens=torch.full((1, 1, 2), PAD),
-            objects=torch.zeros(1, 0, 4),
-            object_captions=torch.zeros(1, 0, dtype=torch.long),
-            object_words=torch.zeros(1, 0, 3, dtype=torch.long),
-            object_classes=torch.zeros(1, 0, dtype=torch.long),
-        )
+        fields = {
+            name: torch.from_numpy(array)
+            for member in MEMBERS
+            for name, array in member.empty(PAD).items()
+        }
+        regions, mask = torch.zeros(1, 1, feature_dim), torch.ones(1, 1, dtype=torch.bool)
+        return cls(keys=(), regions=regions, region_mask=mask, **fields)
 
     @property
     def inputs(self) -> Tensor:

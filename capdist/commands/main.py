@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from capdist.arguments import ArgumentParser
-from capdist.commands import caption, compare, concepts, evaluate, report, results, sweep, train
+from capdist.commands import (
+    caption,
+    compare,
+    concepts,
+    evaluate,
+    report,
+    results,
+    serve,
+    sweep,
+    train,
+)
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 from capdist.threads import choose_threads
@@ -32,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "concepts": concepts,
     "report": report,
     "results": results,
+    "serve": serve,
     "sweep": sweep,
 }
 #: Commands whose processes join a process group.
