@@ -17,7 +17,8 @@ that word t names is above 0.5, and c the class of that object:
     L = L_sent + λ_α L_attn + λ_β L_grd + λ_c L_cls
 
 In the localisation loss L_grd, log β^t differs by a constant from the scores that the paper adds,
-which cancels. The paper's metric, F1, is that of `capdist.metrics.grounding`.
+which cancels. All are sums over words and captions, as L_sent is; the authors' code takes the mean
+of each. The paper's metric, F1, is that of `capdist.metrics.grounding`.
 
 Where the shards have less than the paper reads: W_c and B begin there as the detector's classifier,
 here small, and the detector's probabilities (the member classes) are a prior, W_c^T R + B + log p,
@@ -44,10 +45,9 @@ from torch.nn import functional
 from capdist.batch import Batch
 from capdist.config.base import ConfigError, Positive
 from capdist.models.base import Dims, register
-from capdist.models.boxes import pairwise_iou
 from capdist.models.layers import AddNorm, FeedForward, MultiHeadAttention, full_precision
+from capdist.models.objects import at_words, matches
 from capdist.models.updown import UpDown, UpDownMemory, UpDownSizes
-from capdist.vocab import PAD
 
 #: Probability of the classes that a detector has not kept for a region.
 REST = 1e-4
@@ -141,10 +141,10 @@ class Gvd(UpDown):
         return encoded
 
     def own_loss(
-        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, weights: Tensor
+        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, hidden: Tensor, weights: Tensor
     ) -> Tensor | None:
         """λ_α L_attn + λ_β L_grd + λ_c L_cls, and the prophet's losses if there is one."""
-        prophet = super().own_loss(memory, batch, inputs, weights)
+        prophet = super().own_loss(memory, batch, inputs, hidden, weights)
         if not self.grounded:
             return prophet
         scores = full_precision(self.class_scores(batch, super()._regions(batch)))
@@ -160,9 +160,9 @@ class Gvd(UpDown):
             scores: of `class_scores`, (B, R, K).
         """
         c, known = batch.object_classes.clamp(min=0), batch.object_classes >= 0
-        gamma = self._positives(batch).to(scores.dtype)
+        gamma = matches(batch, self.config.iou).to(scores.dtype)
         with_class = gamma * known[..., None]
-        weights = full_precision(_at_words(batch, weights)).clamp(min=torch.finfo().tiny)
+        weights = full_precision(at_words(batch, weights)).clamp(min=torch.finfo().tiny)
         log_beta = weights.log()
         of_class = _at_classes(scores, c)
         located = (of_class + log_beta).masked_fill(~batch.region_mask[:, None], -torch.inf)
@@ -173,22 +173,6 @@ class Gvd(UpDown):
             + self.config.grounding_loss * (with_class * located).sum()
             + self.config.class_loss * (with_class * kinds).sum()
         )
-
-    def _positives(self, batch: Batch) -> Tensor:
-        """γ (B, G, R); False for objects whose word the caption does not have."""
-        length = batch.targets.shape[-1]
-        there = (batch.object_captions >= 0) & (batch.object_words[..., 2] < length)
-        there = there & (_at_words(batch, batch.targets[..., None])[..., 0] != PAD)
-        near = pairwise_iou(batch.objects, batch.boxes) > self.config.iou
-        return near & there[..., None] & batch.region_mask[:, None]
-
-
-def _at_words(batch: Batch, values: Tensor) -> Tensor:
-    """Of (B, S, L, N) values those at the word that names each object, (B, G, N)."""
-    captions, length = values.shape[1:3]
-    heads = batch.object_words[..., 2].clamp(max=length - 1)
-    row = (batch.object_captions.clamp(0, captions - 1) * length + heads)[..., None]
-    return values.flatten(1, 2).gather(1, row.expand(-1, -1, values.shape[-1]))
 
 
 def _at_classes(values: Tensor, classes: Tensor) -> Tensor:

@@ -150,12 +150,12 @@ class UpDown(CaptionModel[UpDownMemory]):
     ) -> tuple[Tensor, Tensor | None]:
         """The logits, and the prophet's losses if there is one."""
         hidden, weights = self.unroll(memory, inputs)
-        return self.output(self.dropout(hidden)), self.own_loss(memory, batch, inputs, weights)
+        return self.predict(memory, hidden), self.own_loss(memory, batch, inputs, hidden, weights)
 
     def own_loss(
-        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, weights: Tensor
+        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, hidden: Tensor, weights: Tensor
     ) -> Tensor | None:
-        """The loss of `supervised`, given the attention weights (B, S, L, R)."""
+        """The loss of `supervised`, given what `unroll` returns."""
         if self.prophet is None:
             return None
 
@@ -163,8 +163,7 @@ class UpDown(CaptionModel[UpDownMemory]):
             return self.attend_regions(memory, h)
 
         ideal, has_loss = self.prophet(batch, self.words(batch.targets), attend)
-        hidden, _ = self.unroll(memory, inputs, ideal)
-        again = self.output(self.dropout(hidden))
+        again = self.predict(memory, self.unroll(memory, inputs, ideal)[0])
         return self.prophet.loss(batch, weights, ideal, has_loss, again)
 
     def encode(self, batch: Batch) -> UpDownMemory:
@@ -213,7 +212,7 @@ class UpDown(CaptionModel[UpDownMemory]):
     def unroll(
         self, memory: UpDownMemory, tokens: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """h² (B, S, L, D) and attention weights (B, S, L, R) at every position of captions.
+        """Of captions, at every position, `hidden` (B, S, L, D) and the attention (B, S, L, R).
 
         ``weights`` (B, S, L, R), if given, take the place of the attention.
         """
@@ -221,13 +220,21 @@ class UpDown(CaptionModel[UpDownMemory]):
         for position, word in enumerate(self.embed(tokens).unbind(2)):
             given = None if weights is None else weights[:, :, position]
             cells, used = self.advance(memory, word, cells, given)
-            hidden.append(cells["h2"])
+            hidden.append(self.hidden(cells))
             attention.append(used)
         return torch.stack(hidden, 2), torch.stack(attention, 2)
 
     def forward(self, memory: UpDownMemory, tokens: Tensor) -> Tensor:
-        """W_p h²_t + b_p (Eq. 7 before its softmax) at every position."""
-        return self.output(self.dropout(self.unroll(memory, tokens)[0]))
+        """Logits at every position."""
+        return self.predict(memory, self.unroll(memory, tokens)[0])
+
+    def hidden(self, cells: Cells) -> Tensor:
+        """What `predict` reads of the states after a word: h² (B, K, D)."""
+        return cells["h2"]
+
+    def predict(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
+        """W_p h²_t + b_p (Eq. 7 before its softmax), (B, ..., V), of `hidden` (B, ..., D)."""
+        return self.output(self.dropout(hidden))
 
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
         return State(memory, self._zeros(memory, beams))
@@ -235,7 +242,7 @@ class UpDown(CaptionModel[UpDownMemory]):
     def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
         """One position of `forward`."""
         cells, _ = self.advance(state.memory, self.embed(token), state.cache)
-        logits = self.output(self.dropout(cells["h2"]))
+        logits = self.predict(state.memory, self.hidden(cells))
         return logits, replace(state, cache=cells, position=state.position + 1)
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
