@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from shards.caption_counts import CaptionCounts, shards_digest
 from shards.checksum import crc32
 from shards.class_names import check_class_ids
 from shards.concept_predictor import parse_predictor
@@ -46,6 +47,7 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
     problems = [problem for report in reports for problem in report.problems]
     problems += _duplicates(manifest, reports)
     problems += _check_predictor(manifest)
+    problems += _check_caption_counts(manifest)
     return problems + list(_unlisted_tars(manifest))
 
 
@@ -54,6 +56,18 @@ def _check_predictor(manifest: Manifest) -> Iterator[str]:
     try:
         if data := manifest.read_predictor():
             parse_predictor(f"{manifest.location}: the concept predictor", data)
+    except ShardError as error:
+        yield str(error)
+
+
+def _check_caption_counts(manifest: Manifest) -> Iterator[str]:
+    """Whether the counts of the training captions, if the set lists some, are of its shards."""
+    try:
+        if manifest.counts:
+            manifest.counts.read(manifest.root)
+            counts = CaptionCounts.load(manifest.counts.path(manifest.root))
+            if counts.shards != shards_digest(manifest, "train"):
+                yield f"{counts.path}: of other shards; remove it, and training counts them again"
     except ShardError as error:
         yield str(error)
 
