@@ -87,7 +87,13 @@ def read_arguments() -> argparse.Namespace:
     features.add_argument("--shards", required=True, help="folder of shards with concepts")
     features.add_argument("--split", default="val", help="with captions")
     features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features):
+    serve = benchmarks.add_parser("serve", help="capdist serve against the captioner alone")
+    serve.set_defaults(measure=measure_serve)
+    serve.add_argument("--run", type=Path, required=True, help="run that captions photographs")
+    serve.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    serve.add_argument("--clients", type=positive, default=64, help="that send at the same time")
+    serve.add_argument("--seconds", type=positive, default=60, help="of the clients' time")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, serve):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -130,6 +136,12 @@ def measure_neighbour(args: argparse.Namespace) -> Any:
     from benchmarks.neighbour import measure
 
     return measure()
+
+
+def measure_serve(args: argparse.Namespace) -> Any:
+    from benchmarks.serve import Setting, measure
+
+    return measure(Setting(args.run, args.images, args.clients, args.seconds))
 
 
 def measure_scale(args: argparse.Namespace) -> Any:
