@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from capdist.arguments import ArgumentParser
-from capdist.commands import caption, compare, concepts, evaluate, report, results, sweep, train
+from capdist.commands import (
+    caption,
+    compare,
+    concepts,
+    evaluate,
+    extract,
+    report,
+    results,
+    sweep,
+    train,
+)
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 from capdist.threads import choose_threads
@@ -27,6 +37,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "train": train,
     "evaluate": evaluate,
+    "extract": extract,
     "caption": caption,
     "compare": compare,
     "concepts": concepts,
