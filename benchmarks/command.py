@@ -80,7 +80,14 @@ def read_arguments() -> argparse.Namespace:
     scale.add_argument("--model", default="glied", help="registered model, random weights")
     neighbour = benchmarks.add_parser("neighbour", help="training beside a busy process")
     neighbour.set_defaults(measure=measure_neighbour)
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour):
+    features = benchmarks.add_parser(
+        "features", help="the words that captions lack against those that a linear model finds"
+    )
+    features.set_defaults(measure=measure_features)
+    features.add_argument("--shards", required=True, help="folder of shards with concepts")
+    features.add_argument("--split", default="val", help="with captions")
+    features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -129,3 +136,9 @@ def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_features(args: argparse.Namespace) -> Any:
+    from benchmarks.features import measure
+
+    return measure(args.shards, args.split, args.captions)

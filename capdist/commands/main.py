@@ -15,6 +15,7 @@ from capdist.commands import (
     extract,
     report,
     results,
+    serve,
     sweep,
     train,
 )
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "concepts": concepts,
     "report": report,
     "results": results,
+    "serve": serve,
     "sweep": sweep,
 }
 #: Commands whose processes join a process group.

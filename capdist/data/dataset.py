@@ -13,6 +13,7 @@ from capdist.config.data import DataConfig
 from capdist.config.stage import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.collate import Collate
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.mixture import mixture_sets
 from capdist.data.order import Order
 from capdist.data.rank_plan import RankPlan, Ranks
@@ -175,8 +176,8 @@ def _batches(
     grounding: bool = False,
 ) -> Batches:
     scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
-    classes = len(manifest.class_names)
-    collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
-    store = SampleStore(manifest, split, collate.encoder, grounding=grounding)
+    names = manifest.class_names
+    encoder = SampleEncoder(vocab, data.max_words, data.max_concepts, len(names), names)
+    store = SampleStore(manifest, split, encoder, grounding=grounding)
     reader = make_reader(data, store, RankPlan(order, ranks, batch.images))
-    return Batches(reader, collate, batch)
+    return Batches(reader, Collate(encoder, scale), batch)

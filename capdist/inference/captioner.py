@@ -18,6 +18,7 @@ from capdist.config.base import ConfigError, read_json
 from capdist.config.decoding import DecodingConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, references
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from capdist.decoding.constraints import Constraints
 from capdist.decoding.ensemble import Ensemble
@@ -226,12 +227,13 @@ class Captioner:
         self, parts: Iterable[Sequence[Sample]], concepts: ImageConcepts | None
     ) -> Iterator[Batch]:
         """A batch of each part of new images, with their concepts if a member reads some."""
-        collate = Collate(
+        encoder = SampleEncoder(
             self.first.vocab,
             1,
             self.first.config.data.max_concepts,
             max(member.classes for member in self.members),
         )
+        collate = Collate(encoder)
         for samples in parts:
             if concepts:
                 found = zip(samples, concepts(samples), strict=True)

@@ -19,6 +19,7 @@ from capdist.config.detector import DetectorConfig
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, read_weights
@@ -171,7 +172,7 @@ class Detector:
 
     def predict(self, samples: Sequence[Sample]) -> list[Concepts]:
         """The concepts of images that the detectors were not trained on, best first."""
-        collate = Collate(self.vocab, max_words=1, max_concepts=1)
+        collate = Collate(SampleEncoder(self.vocab, max_words=1, max_concepts=1))
         scores = self._scores(self.model, collate(samples), split="").round(DIGITS)
         return top_concepts(scores, self.words, self.sizes.kept)
 

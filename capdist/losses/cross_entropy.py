@@ -18,6 +18,8 @@ def cross_entropy(
 ) -> Tensor:
     """-Σ log p(w_t | w_<t, image), summed over the words and EOS of every caption; a scalar.
 
+    The loss of the model's own, `CaptionModel.supervised`, is added.
+
     A sum, not a mean: the mean of ranks' and micro-batches' means is not the global mean, so the
     trainer divides by the token count of the whole step.
 
@@ -31,14 +33,15 @@ def cross_entropy(
     inputs = batch.inputs
     if sampled > 0:
         inputs = scheduled_inputs(model, memory, inputs, sampled)
-    logits = model(memory, inputs)
-    return functional.cross_entropy(
+    logits, own = model.supervised(memory, batch, inputs)
+    loss = functional.cross_entropy(
         logits.flatten(0, 2).float(),
         batch.targets.flatten(),
         ignore_index=PAD,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
+    return loss if own is None else loss + own
 
 
 @torch.no_grad()

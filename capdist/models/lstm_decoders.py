@@ -68,7 +68,8 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
 
     The words' share of the gates is computed for whole captions, and so are the logits from the
     states. The memory has the parts of the first state that ``carried`` names, each (B, 1, D), and
-    whatever else `advance` and `predict` read.
+    whatever else `advance` and `predict` read. Embedded words are read as they are: public code of
+    several of these models applies ReLU to them, which no paper mentions.
 
     Args:
         vocabulary: V.
@@ -98,12 +99,19 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
         """Logits after embedded words (..., E), from the result of `advance`, each (..., D)."""
 
-    def unroll(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensors]:
-        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...)."""
+    def unroll(
+        self, memory: Tensors, tokens: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...).
+
+        ``weights`` (B, S, L, R) take the place of the attention, step by step, as the memory's
+        "weights" in `advance`.
+        """
         words = self.dropout(self.words(tokens))
         after, steps = self.start(memory, tokens.shape[1], tokens.shape[2]).cache, []
-        for word in self.word_gates(words).unbind(2):
-            after = self.advance(memory, word, after)
+        for position, word in enumerate(self.word_gates(words).unbind(2)):
+            given = {} if weights is None else {"weights": weights[:, :, position]}
+            after = self.advance({**memory, **given}, word, after)
             steps.append(after)
         return words, {name: torch.stack([step[name] for step in steps], 2) for name in after}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -51,6 +51,8 @@ class ReinforceConfig(Section):
 
 class CrossEntropyStage(TrainingStage):
     """Cross entropy with teacher forcing."""
+
+    supervises: ClassVar[bool] = True
 
     objective: Literal["xe"]
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -100,6 +102,12 @@ class CrossEntropy(Objective[CrossEntropyStage]):
             _check_reinforce(stage, context)
         if stage.grounding:
             _check_grounding(context, f"{context.place}.grounding")
+        for lacking in sorted(model.supervision - members(context.manifest, "train")):
+            raise ConfigError(
+                f"{context.place}: {context.manifest.location}: its samples have no {lacking}, "
+                f"which the losses of model {name!r} read; switch those off in the section model, "
+                "or choose other shards"
+            )
 
     @classmethod
     @contextmanager

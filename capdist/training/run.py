@@ -306,6 +306,7 @@ class Run:
     def batches(self, number: int) -> Batches:
         """The training split as a stage reads it on this rank."""
         stage = self.config.stages[number]
+        reads = stage.reads | (self.model.supervision if stage.supervises else frozenset())
         return training_batches(
             self.manifest,
             self.config.data,
@@ -313,7 +314,7 @@ class Run:
             self.vocab,
             self.group.ranks,
             self.config.seed,
-            grounding="grounding" in stage.reads,
+            grounding="grounding" in reads,
         )
 
 
@@ -323,7 +324,8 @@ def _initialise(
     """A freshly initialised model: the same on every rank, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        dims = Dims(manifest.features.dim, len(vocab), len(manifest.class_names))
+        classes, predicates = len(manifest.class_names), len(manifest.predicates)
+        dims = Dims(manifest.features.dim, len(vocab), classes, predicates)
         return build(config.model, dims, where)
 
 

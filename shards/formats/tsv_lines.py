@@ -18,15 +18,15 @@ from shards.schema import Array, ShardError
 
 
 class TsvLines:
-    """The lines of a TSV file, whose first column is the image id.
+    """The lines of a TSV file, whose first column is the image id: the base of such formats.
 
     Attributes:
-        path: of the file.
+        path: of the file, which is all of ``paths``.
         bad: one line for each line without a usable id.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.paths = path, [path]
         #: Line number (from 1), offset and size in bytes, by image id.
         lines = Entries[tuple[int, int, int]](lambda line: f"line {line[0]}")
         offset, size, title = 0, path.stat().st_size, f"reading {path.name}"
