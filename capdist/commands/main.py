@@ -12,6 +12,7 @@ from capdist.commands import (
     compare,
     concepts,
     evaluate,
+    extract,
     report,
     results,
     serve,
@@ -37,6 +38,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "train": train,
     "evaluate": evaluate,
+    "extract": extract,
     "caption": caption,
     "compare": compare,
     "concepts": concepts,
