@@ -49,6 +49,9 @@ setup(
         "bench": ["h5py", "lmdb", "transformers"],
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
+        # The part of mlflow that sends to a server; the whole of it has everything needed, too.
+        "mlflow": ["mlflow-skinny"],
+        "wandb": ["wandb"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
         "dev": [

@@ -156,6 +156,7 @@ def make_batch(images: int) -> Batch:
         object_captions=torch.zeros(images, 0, dtype=torch.long),
         object_words=torch.zeros(images, 0, 3, dtype=torch.long),
         object_classes=torch.zeros(images, 0, dtype=torch.long),
+        relations=torch.zeros(images, 0, 3, dtype=torch.long),
     )
 
 

@@ -23,9 +23,10 @@ from pydantic import TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
 from shards.atomic import atomic_write, write_json
-from shards.concept_predictor import PredictorFile, PredictorJson
+from shards.concept_predictor import PredictorFile
 from shards.concepts import Concepts
 from shards.json_types import Count, T, WordScores, parse_json
+from shards.listed_file import ListedFileJson
 from shards.location import LocalFolder, RemoteFolder
 from shards.progress import tracked
 from shards.remote.remote_file import RemoteFile
@@ -172,7 +173,7 @@ class _SetJson(TypedDict):
     made_by: dict[str, Any]
     kept: Count
     files: dict[str, _ConceptFileJson]
-    predictor: NotRequired[PredictorJson | None]
+    predictor: NotRequired[ListedFileJson | None]
 
 
 _ANY_JSON, _SET_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(_SetJson)

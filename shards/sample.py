@@ -66,6 +66,7 @@ class Sample:
         concepts: (word, score) pairs, highest score first.
         grounding: phrases with their boxes.
         picture: the bytes of a PNG file.
+        relations: (E, 3) int16, numbers of two regions and of the predicate between them.
     """
 
     key: str
@@ -81,3 +82,4 @@ class Sample:
     concepts: tuple[tuple[str, float], ...] | None = None
     grounding: tuple[Phrase, ...] | None = None
     picture: bytes | None = None
+    relations: Array | None = None

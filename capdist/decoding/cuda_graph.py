@@ -100,18 +100,14 @@ class CapturedSearch:
 
 
 def pad_to_stride(batch: Batch) -> Batch:
-    """Pad regions and concepts to multiples of STRIDE, and drop the captions."""
-    room = {
-        "regions": -batch.regions.shape[1] % STRIDE,
-        "concepts": -batch.concepts.shape[1] % STRIDE,
-    }
+    """Pad what an image has to multiples of STRIDE, and drop the captions."""
     nothing = Batch.empty(batch.regions.shape[2])
     padded: dict[str, Any] = {}
     for member in MEMBERS:
         for name, counts in member.fields:
             value = getattr(batch, name)
             if counts:
-                padded[name] = _widened(value, room[counts])
+                padded[name] = _widened(value, -value.shape[1] % STRIDE)
             else:
                 kept = (slice(None), *map(slice, getattr(nothing, name).shape[1:]))
                 padded[name] = value[kept]

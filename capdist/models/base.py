@@ -19,11 +19,12 @@ from capdist.config.run_config import parse_model
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that depend on the data: F, V, and the number of classes of the detector."""
+    """Sizes that depend on the data: F, V, and the numbers of classes and of predicates."""
 
     features: int
     vocabulary: int
     classes: int = 0
+    predicates: int = 0
 
 
 MemoryT = TypeVar("MemoryT")

@@ -195,6 +195,7 @@ class AveragePrecision:
     ap_image: float
 
     name: ClassVar[str] = METRIC
+    captions: ClassVar[None] = None
 
     @property
     def value(self) -> float:

@@ -257,6 +257,8 @@ class Trainer:
             self.metrics_log.write(
                 {"step": progress.step, "epoch": progress.epoch, **found.to_json()}
             )
+            if found.captions:
+                self.metrics_log.show(progress.step, found.captions)
             before = None if best else progress.best[found.name]
             bar.say(f"epoch {progress.epoch}: validation {describe(found, before)}")
         self.save(progress, weights, best=best)

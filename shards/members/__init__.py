@@ -14,6 +14,7 @@ from shards.members.description import Description
 from shards.members.grounding import Grounding
 from shards.members.picture import Picture
 from shards.members.regions import Regions
+from shards.members.relations import Relations
 
 DESCRIPTION, GROUNDING = Description(), Grounding()
 
@@ -25,5 +26,6 @@ MEMBERS: tuple[Member, ...] = (
     Classes(),
     ConceptWords(),
     GROUNDING,
+    Relations(),
     Picture(),
 )

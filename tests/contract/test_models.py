@@ -44,6 +44,7 @@ PROPHET_ROWS: dict[str, dict[str, Any]] = {
 AS_WIDE = {"regions": 12, "embedding": 12}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "glied": GLIED_ROWS,
+    "gcn_lstm": {"semantic": {"graph": "semantic"}},
     "ss_updown": SS_ROWS,
     **{name: {"mia": {"refine": MIA}} for name in HOSTS},
     "att2in": PROPHET_ROWS,
@@ -171,6 +172,7 @@ def test_reads_exactly_the_members_that_it_needs(section: dict[str, Any]) -> Non
             concept_mask=torch.ones_like(batch.concept_mask),
         ),
         "classes": replace(batch, class_ids=8 - batch.class_ids),
+        "relations": replace(batch, relations=batch.relations.flip(1) * torch.tensor([1, 1, 0])),
     }
     assert model.needs <= set(others)
     for name, other in others.items():

@@ -29,7 +29,7 @@ def test_decode_undoes_encode(i: int) -> None:
 
 
 def test_optional_members_can_be_left_out() -> None:
-    sample = replace(make_sample(1), classes=None, concepts=None, grounding=None)
+    sample = replace(make_sample(1), classes=None, concepts=None, grounding=None, relations=None)
     members = encode(sample)
     assert tuple(members) == REQUIRED
     assert_equal(decode(sample.key, members), sample)
