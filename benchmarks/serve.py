@@ -18,13 +18,12 @@ from statistics import median, quantiles
 from typing import Any
 from urllib.request import urlopen
 
-from tqdm import tqdm
-
 import capdist
 from capdist.errors import CapdistError
 from capdist.inference.photographs import PhotographCaptioner
 from capdist.reporting.table import Row, format_markdown, format_table
 from shards.pictures import find_pictures
+from shards.progress import tracked
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3
@@ -125,7 +124,7 @@ def measure(setting: Setting) -> Figures:
     with server(setting) as address:
         send(setting, address, 1)
         before = memory(address)
-        for _ in tqdm(range(ROUNDS), desc="measuring", unit="round"):
+        for _ in tracked(range(ROUNDS), ROUNDS, title="measuring", unit="round"):
             alone = caption(captioner, paths, seconds)
             found = send(setting, address, seconds)
             served = len(found["seconds"]) / found["elapsed"]
