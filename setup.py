@@ -49,6 +49,7 @@ setup(
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
         "dev": [
             "aiohttp",
