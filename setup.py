@@ -16,6 +16,7 @@ setup(
     entry_points={"console_scripts": ["capdist = capdist.commands.main:main"]},
     package_data={
         "capdist": ["py.typed"],
+        "capdist.inference": ["model_card.md.j2"],
         "capdist.reporting.report": ["static/*", "static/uplot/*"],
         "shards": ["py.typed"],
     },

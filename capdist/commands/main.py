@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from capdist.arguments import ArgumentParser
-from capdist.commands import caption, compare, concepts, evaluate, report, results, sweep, train
+from capdist.commands import (
+    caption,
+    compare,
+    concepts,
+    evaluate,
+    export,
+    report,
+    results,
+    sweep,
+    train,
+)
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 from capdist.threads import choose_threads
@@ -29,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "caption": caption,
     "compare": compare,
     "concepts": concepts,
+    "export": export,
     "report": report,
     "results": results,
     "sweep": sweep,
