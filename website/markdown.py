@@ -18,10 +18,16 @@ def outside_fences(text: str, change: Callable[[str], str]) -> str:
 
 
 def as_on_github(text: str) -> str:
-    """Nest lists that are indented by two spaces, and unescape | in the code of tables."""
+    """Nest lists that are indented by two spaces, and unescape | in the code of tables.
+
+    What a block of commands needs, such as a cluster, is a comment on GitHub; here it is shown.
+    """
 
     def change(part: str) -> str:
         nested = re.sub(r"^  (?=- )", "    ", part, flags=re.MULTILINE)
+        nested = re.sub(
+            r"^<!-- needs (.+) -->$", r'<p class="needs">Needs \1</p>', nested, flags=re.M
+        )
         return re.sub(r"`[^`\n]+`", lambda code: code[0].replace(r"\|", "|"), nested)
 
     return outside_fences(text, change)

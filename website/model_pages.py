@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PAPERS = "docs/results/papers.md"
 _MARK = re.compile(r"^<!-- (configs|scores|module): (.+) -->$", re.MULTILINE)
 #: Columns of the papers' tables that are shown, in this order.
-_COLUMNS = ("", "BLEU-4", "CIDEr", "±", "F1_all", "paper's BLEU-4", "paper's CIDEr")
-_COLUMNS += ("paper's F1_all", "seeds")
+_COLUMNS: tuple[str, ...] = ("", "BLEU-4", "CIDEr", "±", "F1_all")
+_COLUMNS += ("paper's BLEU-4", "paper's CIDEr", "paper's F1_all", "seeds")
 
 
 def fill(markdown: str) -> str:
@@ -74,7 +74,4 @@ def _module(name: str) -> str:
     said = ast.get_docstring(ast.parse(code)) or ""
     # A star after a symbol is the papers' notation, not emphasis.
     prose = re.sub(r"(?<=\b[A-Z])\*", r"\\*", said)
-    return (
-        f"## Equations\n\n{prose}\n\n## Code\n\n"
-        f"[capdist/models/{name}](../../capdist/models/{name})\n\n`````python\n{code}`````"
-    )
+    return f"{prose}\n\n`````python\n{code}`````"
