@@ -18,9 +18,15 @@ from tests.support.documentation import ROOT, Command
 #: What stands for a value of the reader's.
 PLACEHOLDERS = {"K": "3", "N": "3", "C": "1"}
 #: ``--set`` with keys that stand for any.
-ANY_KEY = ("a.b=c", "decoding.a=b", "run=FOLDER", "data.max_bad_shards: N")
+ANY_KEY = ("a.b=c", "decoding.a=b")
+#: Configs that the worked examples of CONTRIBUTING.md make.
+EXAMPLES = ("configs/gru.json",)
 #: Programs of others, whose arguments are not checked.
 OTHERS = ("pip", "apt-get", "source", "export", "ssh", "zcat", "ray", "(umask", "npm", "git", "cd")
+_OURS = re.compile(
+    r"capdist (?!0)[a-z]+|python -m (shards|capdist) [a-z]+|--set [\w.]+=|sbatch .*\.sbatch"
+    r"|(python|deepspeed|torchrun.*) launcher/"
+)
 CLUSTER, GPU = "needs a cluster", "needs a GPU"
 
 
@@ -35,7 +41,7 @@ def check(command: Command) -> None:
         assert set(words) <= set(targets), f"{command}: no such target"
     elif program == "--set":
         check_settings(command, "configs/glied.json", [program, *words])
-    elif program in ("capdist", "python", "deepspeed"):
+    elif program in ("capdist", "python", "deepspeed", "torchrun"):
         check_arguments(command, *find_parser(command, program, words))
     elif program in OTHERS:
         for rest in after_dashes(words):
@@ -48,9 +54,7 @@ def check(command: Command) -> None:
 
 def is_known(command: Command) -> bool:
     """Whether a part of a text, or of a block without a language, is a command of ours."""
-    words = " ".join(command.words)
-    ours = r"(capdist (?!0)[a-z]+|python -m (shards|capdist) [a-z]+|(python|deepspeed) launcher/"
-    return re.match(ours + r"|--set [\w.]+=|sbatch .*\.sbatch)", words) is not None
+    return _OURS.match(" ".join(command.words)) is not None
 
 
 def after_dashes(words: Sequence[str]) -> Iterator[list[str]]:
@@ -70,7 +74,8 @@ def find_parser(
     """The parser of a command line, and the words that it gets; None for another program's."""
     if program == "capdist":
         return capdist_parser(), words
-    if program == "deepspeed":
+    assert "--num_gpus" not in words or command.mark == GPU, f"{command}: mark it: <!-- {GPU} -->"
+    if program in ("deepspeed", "torchrun"):
         script = next(i for i, word in enumerate(words) if word.endswith(".py"))
         words = words[script:]
     if words[0] == "-m":
@@ -154,7 +159,3 @@ def check_sbatch(command: Command, words: list[str]) -> None:
     rest = words[script + 1 :]
     if rest:
         check_arguments(command, capdist_parser(), [*first[name](rest[0]), *rest[1:]])
-
-
-#: Files that the worked examples of CONTRIBUTING.md make.
-EXAMPLES = ("configs/gru.json",)
