@@ -22,7 +22,7 @@ def main() -> int:
     Returns:
         The exit status, by `capdist.errors.exit_status`.
     """
-    args = read_arguments()
+    args = new_parser().parse_args()
     return exit_status(lambda: run(args))
 
 
@@ -42,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_arguments() -> argparse.Namespace:
+def new_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        description="Measure speed, always compared with a peer or a bound of the same run."
+        prog="python launcher/bench.py",
+        description="Measure speed, always compared with a peer or a bound of the same run.",
     )
     benchmarks = parser.add_subparsers(metavar="benchmark", required=True)
     decode = benchmarks.add_parser("decode", help="beam search against the bare model and a peer")
@@ -96,7 +97,7 @@ def read_arguments() -> argparse.Namespace:
     for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, serve):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
-    return parser.parse_args()
+    return parser
 
 
 # Each imports its benchmark when it runs, so that the others need none of its packages.

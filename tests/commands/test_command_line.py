@@ -108,10 +108,14 @@ def test_a_wheel_has_the_package_and_nothing_else(installed: Path) -> None:
     assert folders == {"bin", "capdist", "shards"}
     assert (installed / "capdist" / "py.typed").is_file()
     assert (installed / "shards" / "py.typed").is_file()
-    sources = {file.relative_to(ROOT) for file in (ROOT / "capdist").rglob("*.py")}
-    assert sources == {
-        file.relative_to(installed) for file in (installed / "capdist").rglob("*.py")
-    }
+    for package in ("capdist", "shards"):
+        assert package_files(ROOT, package) == package_files(installed, package)
+
+
+def package_files(root: Path, package: str) -> set[Path]:
+    """The files of a package: code, templates, scripts and styles."""
+    files = {file.relative_to(root) for file in (root / package).rglob("*") if file.is_file()}
+    return {file for file in files if file.suffix != ".md" and "__pycache__" not in file.parts}
 
 
 def test_the_installed_command_runs_anywhere(installed: Path, tmp_path: Path) -> None:
