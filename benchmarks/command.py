@@ -78,7 +78,12 @@ def read_arguments() -> argparse.Namespace:
     scale.add_argument("--model", default="glied", help="registered model, random weights")
     neighbour = benchmarks.add_parser("neighbour", help="training beside a busy process")
     neighbour.set_defaults(measure=measure_neighbour)
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour):
+    train = benchmarks.add_parser("train", help="training steps against plain PyTorch loops")
+    train.set_defaults(measure=measure_train)
+    train.add_argument("--model", default="glied", help="name of a config in configs/")
+    train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
+    train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, train):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -127,3 +132,9 @@ def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_train(args: argparse.Namespace) -> Any:
+    from benchmarks.train import measure
+
+    return measure(args.model, args.stage, args.images)
