@@ -94,7 +94,7 @@ class Ours:
     def _time_model(self) -> None:
         """Time what the objective calls of its model; sampling is not part of the forward pass."""
         model = cast(Any, self.objective.model)
-        for name in ("encode", "forward"):
+        for name in ("encode", "states"):
             setattr(model, name, self._timed(getattr(model, name)))
 
     def _timed(self, run: Any) -> Any:
@@ -196,7 +196,7 @@ class PaddedSelfCritical(nn.Module):
         logits = self.model(self.model.encode(batch), batch.inputs)
         never = torch.tensor([PAD, BOS, UNK], device=logits.device)
         log_probs = logits.index_fill(-1, never, -torch.inf).log_softmax(-1)
-        words = batch.targets.clamp(min=UNK + 1)
+        words = batch.targets.masked_fill(batch.targets == PAD, UNK + 1)
         chosen = log_probs.gather(-1, words[..., None])[..., 0]
         rewards = batch.rewards(batch.earned)
         advantage = (rewards - leave_one_out_baseline(rewards)).to(chosen)

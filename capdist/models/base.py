@@ -15,6 +15,8 @@ from capdist.config.model import MODEL_SECTIONS
 from capdist.config.model import ModelConfig as ModelConfig
 from capdist.config.registry import Registry
 from capdist.config.run_config import parse_model
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class State(Generic[MemoryT]):
 class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     """Reads region features, and the members that ``needs`` names, and writes captions.
 
-    ``forward``, under teacher forcing, and ``step`` must agree at every position, and neither may
+    ``states``, under teacher forcing, and ``step`` must agree at every position, and neither may
     depend on padding or on the other images of a batch. tests/contract checks every registered
     model.
     """
 
     Config: ClassVar[type[ModelConfig]]
+    #: Maps the last state of a word to the logits of the next one.
+    output: Output
     #: Whether each step reads the state of the last; scheduled sampling requires it.
     recurrent: ClassVar[bool] = False
 
@@ -78,8 +82,13 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         """Compute what depends on the image alone; called once per image."""
 
     @abstractmethod
+    def states(self, memory: MemoryT, words: Words) -> Tensor:
+        """What ``output`` reads after each of the T words, (T, D)."""
+
     def forward(self, memory: MemoryT, tokens: Tensor) -> Tensor:
         """(B, S, L) tokens to the (B, S, L, V) logits of the token after each."""
+        words = Words.all(tokens)
+        return words.pad(self.output(self.states(memory, words)))
 
     @abstractmethod
     def start(self, memory: MemoryT, beams: int, length: int) -> State[MemoryT]:

@@ -53,6 +53,8 @@ from capdist.models.lstm_decoders import (
     initialise_gates,
     lstm_cell,
 )
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class ShowAttendTellSizes(ModelConfig):
@@ -94,7 +96,7 @@ class ShowAttendTell(StepwiseLstmDecoder):
         if self.deep:
             self.from_state = nn.Linear(width, embedding)
             self.from_image = nn.Linear(width, embedding, bias=False)
-        self.output = nn.Linear(embedding if self.deep else width, dims.vocabulary)
+        self.output = Output(embedding if self.deep else width, dims.vocabulary)
 
     @abstractmethod
     def glimpse(self, weights: Tensor, memory: Tensors, h: Tensor) -> Tensors:
@@ -122,11 +124,11 @@ class ShowAttendTell(StepwiseLstmDecoder):
         inputs = after["h"]
         if self.deep:
             inputs = words + self.from_state(inputs) + self.from_image(after["z"])
-        return self.output(self.dropout(inputs))
+        return self.dropout(inputs)
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """α_t; for hard attention, the probability of drawing each region."""
-        return {"regions": self.unroll(memory, tokens)[1]["weights"]}
+        return {"regions": self.unroll(memory, Words.all(tokens))[1]["weights"]}
 
 
 @register("soft_attention")
@@ -188,8 +190,11 @@ class HardAttention(ShowAttendTell):
 
         Where ``expected`` (B,) is True, the model reads the expectation over regions instead.
         """
-        words, steps = self.unroll({**memory, "expected": expected[:, None, None]}, tokens)
+        words, steps = self.unroll(
+            {**memory, "expected": expected[:, None, None]}, Words.all(tokens)
+        )
         weights = steps["weights"].float().clamp(min=torch.finfo(torch.float32).tiny)
         log_p = weights.log()
         chosen = log_p.gather(-1, steps["chosen"])[..., 0]
-        return Drawn(self.predict(memory, words, steps), chosen, -(weights * log_p).sum(-1))
+        logits = self.output(self.predict(memory, words, steps))
+        return Drawn(logits, chosen, -(weights * log_p).sum(-1))

@@ -40,6 +40,8 @@ from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import AdditiveAttention, masked_mean
 from capdist.models.lstm_decoders import initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
+from capdist.models.output import Output
+from capdist.words import Words
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
 Cells = dict[str, Tensor]
@@ -100,6 +102,17 @@ class UpDownMemory:
     image: Tensor
     beta: Tensor | None = None
 
+    def of(self, images: Tensor) -> UpDownMemory:
+        """The memory of the images of these numbers (N,)."""
+        return UpDownMemory(**{n: v.index_select(0, images) for n, v in self._given().items()})
+
+    def first(self, images: int) -> UpDownMemory:
+        """The memory of so many images."""
+        return UpDownMemory(**{name: value[:images] for name, value in self._given().items()})
+
+    def _given(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 @register("updown")
 class UpDown(CaptionModel[UpDownMemory]):
@@ -129,7 +142,7 @@ class UpDown(CaptionModel[UpDownMemory]):
         self.language_gates = nn.Linear(region + 2 * width, 4 * width)
         gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
         initialise_gates(width, *gates)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -166,18 +179,25 @@ class UpDown(CaptionModel[UpDownMemory]):
         h2, c2 = lstm_cell(gates, before["c2"])
         return {"h1": h1, "c1": c1, "h2": h2, "c2": c2}, weights
 
-    def unroll(self, memory: UpDownMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """h² (B, S, L, D) and attention weights (B, S, L, R) at every position of captions."""
-        cells, hidden, attention = self._zeros(memory, tokens.shape[1]), [], []
-        for word in self.embed(tokens).unbind(2):
-            cells, weights = self.advance(memory, word, cells)
-            hidden.append(cells["h2"])
-            attention.append(weights)
-        return torch.stack(hidden, 2), torch.stack(attention, 2)
+    def unroll(self, memory: UpDownMemory, words: Words) -> tuple[Tensor, Tensor]:
+        """h² (T, D) and attention weights (T, R) after each word.
 
-    def forward(self, memory: UpDownMemory, tokens: Tensor) -> Tensor:
-        """W_p h²_t + b_p (Eq. 7 before its softmax) at every position."""
-        return self.output(self.dropout(self.unroll(memory, tokens)[0]))
+        Every caption is a hypothesis of an image of its own; captions end from the last one on.
+        """
+        memory = memory.of(words.images)
+        cells, hidden, attention = self._zeros(memory, 1), [], []
+        for word in self.embed(words.tokens).split(words.alive):
+            n = len(word)
+            memory = memory.first(n)
+            before = {name: tensor[:n] for name, tensor in cells.items()}
+            cells, weights = self.advance(memory, word[:, None], before)
+            hidden.append(cells["h2"][:, 0])
+            attention.append(weights[:, 0])
+        return torch.cat(hidden), torch.cat(attention)
+
+    def states(self, memory: UpDownMemory, words: Words) -> Tensor:
+        """h²_t, what Eq. 7 reads."""
+        return self.dropout(self.unroll(memory, words)[0])
 
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
         return State(memory, self._zeros(memory, beams))
@@ -190,7 +210,8 @@ class UpDown(CaptionModel[UpDownMemory]):
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
         """α_t before each word."""
-        return {"regions": self.unroll(memory, tokens)[1]}
+        words = Words.all(tokens)
+        return {"regions": words.pad(self.unroll(memory, words)[1])}
 
     def _regions(self, batch: Batch) -> Tensor:
         """Regions (B, R, F'), embedded and refined as the config says."""
@@ -285,7 +306,8 @@ class SsUpDown(UpDown):
         "regions/α" is α_t, "regions/β" is β at every word, and "regions/γ" is "regions".
         """
         assert memory.beta is not None
-        share, (_, gamma) = self.config.share, self.unroll(memory, tokens)
+        share, words = self.config.share, Words.all(tokens)
+        gamma = words.pad(self.unroll(memory, words)[1])
         beta = memory.beta[:, None, None].expand_as(gamma)
         regions = gamma / (1 + share)
         parts = {"α": gamma - share * beta, "β": beta, "γ": regions}

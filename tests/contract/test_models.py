@@ -14,6 +14,7 @@ import capdist.models
 from capdist.batch import Batch
 from capdist.losses.cross_entropy import cross_entropy
 from capdist.models.base import CaptionModel, build, registered
+from capdist.vocab import PAD
 from tests.support.models import (
     DIMS,
     GLIED_ROWS,
@@ -93,6 +94,18 @@ def test_step_equals_forward(section: dict[str, Any]) -> None:
         for position in range(L - 1):
             logits, state = model.step(state, batch.inputs[..., position])
             torch.testing.assert_close(logits, expected[:, :, position], rtol=1e-5, atol=1e-5)
+
+
+def test_states_without_padding_are_those_of_padded_captions(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    batch.tokens[0, 1] = PAD
+    batch.tokens[1, 0, 4:] = PAD
+    expected = logits_of(model, batch)
+    words = batch.words
+    with torch.inference_mode():
+        logits = model.output(model.states(model.encode(batch), words))
+    assert len(logits) == words.count == batch.token_count
+    torch.testing.assert_close(logits, words.pick(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_selected_hypotheses_continue_their_parents(section: dict[str, Any]) -> None:
@@ -222,7 +235,9 @@ def test_the_attention_that_stands_for_a_model_is_one_of_its_named_ones(
 
 def test_models_import_only_shared_modules() -> None:
     folder = Path(capdist.models.__path__[0])
-    shared = {"base", "boxes", "layers", "lstm_decoders", "mia"} | {"updown"}  # which others extend
+    shared = {"base", "boxes", "layers", "lstm_decoders", "mia", "output"} | {
+        "updown"
+    }  # which others extend
     for file in folder.glob("[!_]*.py"):
         nodes = ast.walk(ast.parse(file.read_text()))
         sources = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
