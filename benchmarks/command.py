@@ -87,7 +87,12 @@ def read_arguments() -> argparse.Namespace:
     features.add_argument("--shards", required=True, help="folder of shards with concepts")
     features.add_argument("--split", default="val", help="with captions")
     features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features):
+    train = benchmarks.add_parser("train", help="training steps against plain PyTorch loops")
+    train.set_defaults(measure=measure_train)
+    train.add_argument("--model", default="glied", help="name of a config in configs/")
+    train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
+    train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, train):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -142,3 +147,9 @@ def measure_features(args: argparse.Namespace) -> Any:
     from benchmarks.features import measure
 
     return measure(args.shards, args.split, args.captions)
+
+
+def measure_train(args: argparse.Namespace) -> Any:
+    from benchmarks.train import measure
+
+    return measure(args.model, args.stage, args.images)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel
@@ -29,19 +28,13 @@ def cross_entropy(
         label_smoothing: share of the target mass spread over the vocabulary (Szegedy et al.).
         sampled: probability that an input word is drawn from the model (Bengio et al. 2015).
     """
-    memory = model.encode(batch)
-    inputs = batch.inputs
+    memory, words = model.encode(batch), batch.words
     if sampled > 0:
-        inputs = scheduled_inputs(model, memory, inputs, sampled)
-    logits, own = model.supervised(memory, batch, inputs)
-    loss = functional.cross_entropy(
-        logits.flatten(0, 2).float(),
-        batch.targets.flatten(),
-        ignore_index=PAD,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    return loss if own is None else loss + own
+        words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
+    states, own = model.supervised(memory, batch, words)
+    loss = model.output(states, words.pick(batch.targets), smoothing=label_smoothing)
+    loss = loss if own is None else loss + own
+    return loss if words.count else 0.0 * loss
 
 
 @torch.no_grad()
