@@ -29,8 +29,8 @@ def cross_entropy(
     memory, words = model.encode(batch), batch.words
     if sampled > 0:
         words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
-    states, targets = model.states(memory, words), words.pick(batch.targets)
-    loss = model.output(states, targets, smoothing=label_smoothing)
+    decoded, targets = model.decode_words(memory, words), words.pick(batch.targets)
+    loss = model.word_loss(decoded, targets, smoothing=label_smoothing)
     return loss if words.count else 0.0 * loss
 
 

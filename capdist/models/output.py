@@ -49,6 +49,21 @@ class Output(nn.Linear):
         return _apply(*arguments)
 
 
+def weighted_nll(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+    never: Sequence[int] = (),
+) -> Tensor:
+    """The loss of `Output` from the logits (T, V) of all words: its reference implementation."""
+    logits = logits.float()
+    if never:
+        logits = logits.index_fill(-1, torch.tensor(never, device=logits.device), -torch.inf)
+    losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    return (losses if weights is None else losses * weights).sum()
+
+
 class _WeightedNll(Function):
     """The loss of `Output`, whose gradient is computed along with it, chunk by chunk.
 
