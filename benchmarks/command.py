@@ -91,6 +91,7 @@ def read_arguments() -> argparse.Namespace:
     train.set_defaults(measure=measure_train)
     train.add_argument("--model", default="glied", help="name of a config in configs/")
     train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
+    train.add_argument("--means", action="store_true", help="what each of our means brings alone")
     train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
     for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, train):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
@@ -152,4 +153,4 @@ def measure_features(args: argparse.Namespace) -> Any:
 def measure_train(args: argparse.Namespace) -> Any:
     from benchmarks.train import measure
 
-    return measure(args.model, args.stage, args.images)
+    return measure(args.model, args.stage, args.images, means=args.means)

@@ -22,9 +22,10 @@ from torch.multiprocessing import get_context
 from tqdm import tqdm
 
 from benchmarks.train_corpus import make_shards
-from benchmarks.train_figures import ROUNDS, STEPS, Figures, Measured, own_model
+from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
 from benchmarks.train_process import Failure, Round, serve
 from benchmarks.train_setup import Task
+from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.errors import CapdistError
 
@@ -35,13 +36,15 @@ IMAGES, CORPUS = {"cpu": 8, "cuda": 64}, 192
 TRANSFORMERS = ("glied", "transformer", "meshed_memory")
 
 
-def measure(model: str, stage: str, images: int | None) -> Figures:
+def measure(model: str, stage: str, images: int | None, *, means: bool = False) -> Figures:
     """Time all programs in turn.
 
     Raises:
-        ConfigError: if there is no config of that name.
+        ConfigError: if there is no config of that name, or the means are not those of the stage.
         CapdistError: if a program fails.
     """
+    if means and stage != "xe":
+        raise ConfigError(f"--means: expected stage xe, got {stage}; leave out --stage")
     section = load_config(str(ROOT / "configs" / f"{model}.json"), []).model.model_dump()
     images = images or IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
     load = os.getloadavg()[0]
@@ -49,7 +52,8 @@ def measure(model: str, stage: str, images: int | None) -> Figures:
         shards = Path(folder) / "shards"
         make_shards(shards, max(CORPUS, 2 * images * most_ranks()))
         running = {}
-        for ranks, name in contestants(model, stage):
+        alone = [(1, name) for name in ("torch", *MEANS)]
+        for ranks, name in alone if means else contestants(model, stage):
             task = Task(name, ranks, section, stage, images, shards)
             running[ranks, name] = stack.enter_context(started(task))
         for connections in running.values():
@@ -71,7 +75,7 @@ def measure(model: str, stage: str, images: int | None) -> Figures:
                 captions=mean(captions for captions, _ in useful),
                 useful=mean(flops for _, flops in useful),
             )
-    return Figures(model, stage, images, measured, load)
+    return Figures(model, stage, images, measured, load, "before" if means else "loop")
 
 
 def contestants(model: str, stage: str) -> Iterator[tuple[int, str]]:

@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,8 +22,10 @@ from benchmarks.timing import seconds
 from benchmarks.train_corpus import UsefulFlops, first_image
 from benchmarks.train_hugging_face import HuggingFace
 from benchmarks.train_programs import (
+    ChunkedCrossEntropy,
     Loop,
     Ours,
+    PackedCrossEntropy,
     PaddedCrossEntropy,
     PaddedSelfCritical,
     Program,
@@ -162,6 +165,11 @@ def _transformer(setup: Setup, **options: Any) -> Program:
     return Loop(setup, TransformerLoss(parameters, Sizes()), **options)
 
 
+def _alone(kind: type[nn.Module], **options: Any) -> Callable[[Setup], Program]:
+    """The loop with one of the means that make ours fast."""
+    return lambda setup: Loop(setup, kind(setup.model()), **options)
+
+
 #: Programs by name.
 PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "torch": Ours,
@@ -171,4 +179,8 @@ PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "nn.Transformer": _transformer,
     "nn.Transformer, compiled": lambda setup: _transformer(setup, compiled=True),
     "Trainer": HuggingFace,
+    "before": _alone(PaddedCrossEntropy, fused=False),
+    "no padding": _alone(PackedCrossEntropy, fused=False),
+    "loss in chunks": _alone(ChunkedCrossEntropy, fused=False),
+    "fused Adam": _alone(PaddedCrossEntropy),
 }

@@ -28,6 +28,7 @@ from capdist.objectives.self_critical import SelfCritical
 from capdist.signals import StopSignal
 from capdist.training.trainer import StepRecord, Trainer
 from capdist.vocab import BOS, PAD, UNK
+from capdist.words import Words
 
 
 class Program(Protocol):
@@ -109,16 +110,22 @@ class Loop:
     """What a user of PyTorch writes: batches, a loss, Adam, DistributedDataParallel.
 
     ``module`` maps a batch to the sum of its loss; ``per_caption`` repeats an image for every
-    caption.
+    caption; ``fused`` is Adam's.
     """
 
     def __init__(
-        self, setup: Setup, module: nn.Module, *, per_caption: bool = False, compiled: bool = False
+        self,
+        setup: Setup,
+        module: nn.Module,
+        *,
+        per_caption: bool = False,
+        compiled: bool = False,
+        fused: bool = True,
     ) -> None:
         self.device, self.per_caption = setup.group.device, per_caption
         self.module = module.to(self.device).train()
         self.batches = setup.endless()
-        self.optimizer = torch.optim.Adam(module.parameters(), LR, fused=True)
+        self.optimizer = torch.optim.Adam(module.parameters(), LR, fused=fused or None)
         run = torch.compile(self.module, dynamic=True) if compiled else self.module
         self.run = DistributedDataParallel(run) if setup.group.ranks.world > 1 else run
         self.seconds: dict[str, float] = {}
@@ -172,6 +179,34 @@ class PaddedCrossEntropy(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         logits = self.model(self.model.encode(batch), batch.inputs)
         return summed_cross_entropy(logits, batch)
+
+
+class PackedCrossEntropy(nn.Module):
+    """The cross entropy over logits of real words."""
+
+    def __init__(self, model: CaptionModel[Any]) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        words = batch.words
+        logits = self.model.output(self.model.states(self.model.encode(batch), words))
+        return functional.cross_entropy(logits, words.pick(batch.targets), reduction="sum")
+
+
+class ChunkedCrossEntropy(nn.Module):
+    """The cross entropy by the output layer, of padded captions."""
+
+    def __init__(self, model: CaptionModel[Any]) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        words = Words.all(batch.inputs)
+        targets = words.pick(batch.targets)
+        states = self.model.states(self.model.encode(batch), words)
+        loss: Tensor = self.model.output(states, targets, (targets != PAD).float())
+        return loss
 
 
 def summed_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:

@@ -78,7 +78,9 @@ class Batch:
     @cached_property
     def words(self) -> Words:
         """The input words whose targets carry loss."""
-        return Words.of(self.inputs, self.targets != PAD)
+        tokens = self.tokens.cpu()
+        words = Words.of(tokens[..., :-1], tokens[..., 1:] != PAD)
+        return words.to(self.tokens.device)
 
     @property
     def token_count(self) -> int:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, State
-from capdist.words import Words
 
 EnsembleMemory = tuple[Any, ...]
 
@@ -39,14 +38,9 @@ class Ensemble(CaptionModel[EnsembleMemory]):
     def encode(self, batch: Batch) -> EnsembleMemory:
         return tuple(model.encode(batch) for model in self.models)
 
-    def states(self, memory: EnsembleMemory, words: Words) -> Tensor:
-        """The log of (1/n) Σ p_i after each word, (T, V), as no output layer is common to all."""
-        pairs = zip(self.models, memory, strict=True)
-        return _mean([model.output(model.states(part, words)) for model, part in pairs])
-
     def forward(self, memory: EnsembleMemory, tokens: Tensor) -> Tensor:
-        words = Words.all(tokens)
-        return words.pad(self.states(memory, words))
+        """The log of (1/n) Σ p_i at every position."""
+        return _mean([model(part, tokens) for model, part in zip(self.models, memory, strict=True)])
 
     def start(self, memory: EnsembleMemory, beams: int, length: int) -> EnsembleState:
         pairs = zip(self.models, memory, strict=True)

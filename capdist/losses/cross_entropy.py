@@ -31,8 +31,8 @@ def cross_entropy(
     memory, words = model.encode(batch), batch.words
     if sampled > 0:
         words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
-    states, own = model.supervised(memory, batch, words)
-    loss = model.output(states, words.pick(batch.targets), smoothing=label_smoothing)
+    decoded, own = model.supervised(memory, batch, words)
+    loss = model.word_loss(decoded, words.pick(batch.targets), smoothing=label_smoothing)
     loss = loss if own is None else loss + own
     return loss if words.count else 0.0 * loss
 

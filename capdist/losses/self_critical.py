@@ -26,22 +26,22 @@ def policy_log_probs(model: CaptionModel[Any], batch: Batch) -> Tensor:
     EOS after the most words that it writes is not drawn: leave it out of the batch.
     """
     words = batch.words
-    logits = model.output(model.states(model.encode(batch), words)).float()
+    logits = model.word_logits(model.encode(batch), words).float()
     logits = logits.index_fill(-1, torch.tensor(NEVER, device=logits.device), -torch.inf)
     chosen = logits.log_softmax(-1).gather(-1, _targets(batch)[:, None])[:, 0]
     return words.pad(chosen if words.count else 0.0 * chosen)
 
 
 def self_critical(
-    model: CaptionModel[Any], states: Tensor, batch: Batch, advantage: Tensor
+    model: CaptionModel[Any], decoded: Tensor, batch: Batch, advantage: Tensor
 ) -> Tensor:
-    """−Σ (r − b) Σ_t log π(w_t), a scalar; of what ``model.states`` gave, and r − b (B, S).
+    """−Σ (r − b) Σ_t log π(w_t), a scalar; of ``model.decode_words`` and r − b (B, S).
 
     A sum, not a mean, like `cross_entropy`: the trainer divides by the tokens of the whole step.
     """
     words = batch.words
     weights = words.pick(advantage[..., None].expand(words.shape)).float()
-    return model.output(states, _targets(batch), weights, never=NEVER)
+    return model.word_loss(decoded, _targets(batch), weights, never=NEVER)
 
 
 def _targets(batch: Batch) -> Tensor:

@@ -45,7 +45,7 @@ from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import full_precision, masked_softmax
 from capdist.models.objects import matches, word_rows
-from capdist.models.output import Output, loss_of_logits
+from capdist.models.output import Output, weighted_nll
 from capdist.models.updown import Cells, UpDown, UpDownMemory, UpDownSizes
 from capdist.words import Words
 
@@ -92,7 +92,7 @@ class Mixture(Output):
         log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()
         if targets is None:
             return log_p
-        return loss_of_logits(log_p, targets, weights, smoothing, never)
+        return weighted_nll(log_p, targets, weights, smoothing, never)
 
 
 @register("neural_baby_talk")

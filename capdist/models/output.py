@@ -35,7 +35,9 @@ class Output(nn.Linear):
         smoothing: float = 0.0,
         never: Sequence[int] = (),
     ) -> Tensor:
-        """The logits or, for ``targets`` (T,) of states (T, D), the loss Σ_t w_t l_t (fp32 or more).
+        """The logits or, for ``targets`` (T,) of states (T, D), the loss Σ_t w_t l_t.
+
+        It is in fp32, or fp64 for states in fp64.
 
         l_t = −(1 − ε) log p_t(target) − ε/V Σ_v log p_t(v), with ε the ``smoothing`` and p the
         softmax without the words that are ``never`` written; these exclude each other. ``weights``
@@ -50,21 +52,18 @@ class Output(nn.Linear):
         return _apply(*arguments)
 
 
-def loss_of_logits(
+def weighted_nll(
     logits: Tensor,
     targets: Tensor,
     weights: Tensor | None = None,
     smoothing: float = 0.0,
     never: Sequence[int] = (),
 ) -> Tensor:
-    """The loss of `Output` from all logits (T, V): the reference implementation.
-
-    It also serves models whose logits are no linear function of states.
-    """
+    """The loss of `Output` from the logits (T, V) of all words: its reference implementation."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if never:
-        logits = logits.index_fill(-1, torch.tensor(list(never), device=logits.device), -torch.inf)
-    losses = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        logits = logits.index_fill(-1, torch.tensor(never, device=logits.device), -torch.inf)
+    losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
     return (losses if weights is None else losses * weights).sum()
 
 

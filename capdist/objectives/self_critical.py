@@ -106,10 +106,10 @@ class SelfCritical(Objective[SelfCriticalStage]):
         assert isinstance(batch, SampledCaptions)
         timings = self.sampler.timings
         with timings.time("loss", batch.regions.device):
-            states = self.model.states(self.model.encode(batch), batch.words)
+            decoded = self.model.decode_words(self.model.encode(batch), batch.words)
         if batch.earned is None:
-            nothing = torch.zeros(batch.tokens.shape[:2], device=states.device)
-            return self_critical(self.model, states, batch, nothing)
+            nothing = torch.zeros(batch.tokens.shape[:2], device=decoded.device)
+            return self_critical(self.model, decoded, batch, nothing)
         with timings.time("wait", torch.device("cpu")):
             rewards = batch.rewards(batch.earned)
             if batch.baseline is None:
@@ -117,9 +117,9 @@ class SelfCritical(Objective[SelfCriticalStage]):
             else:
                 baseline = batch.rewards(batch.baseline)
         timings.rewards.append(rewards)
-        advantage = (rewards - baseline).to(states.device)
+        advantage = (rewards - baseline).to(decoded.device)
         with timings.time("loss", batch.regions.device):
-            return self_critical(self.model, states, batch, advantage)
+            return self_critical(self.model, decoded, batch, advantage)
 
     def sums(self) -> list[float]:
         return self.sampler.timings.sums()

@@ -115,7 +115,7 @@ def test_states_without_padding_are_those_of_padded_captions(section: dict[str, 
     expected = logits_of(model, batch)
     words = batch.words
     with torch.inference_mode():
-        logits = model.output(model.states(model.encode(batch), words))
+        logits = model.word_logits(model.encode(batch), words)
     assert len(logits) == words.count == batch.token_count
     torch.testing.assert_close(logits, words.pick(expected), rtol=1e-5, atol=1e-5)
 

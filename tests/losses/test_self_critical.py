@@ -51,8 +51,8 @@ def gradient(model: CaptionModel[Tensor], loss: Tensor) -> Tensor:
 
 
 def loss_of(model: CaptionModel[Tensor], batch: Batch, advantage: Tensor) -> Tensor:
-    states = model.states(model.encode(batch), batch.words)
-    return self_critical(model, states, batch, advantage)
+    decoded = model.decode_words(model.encode(batch), batch.words)
+    return self_critical(model, decoded, batch, advantage)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from capdist.models import output
-from capdist.models.output import Output, loss_of_logits
+from capdist.models.output import Output, weighted_nll
 
 T, D, V = 11, 6, 13
 NEVER = (0, 1, 3)
@@ -34,7 +34,7 @@ def test_equals_the_loss_of_all_logits(
     inputs = [states, *layer.parameters()]
     with patch.object(output, "CHUNK", chunk):
         loss = layer(states, *arguments)
-    reference = loss_of_logits(layer(states), *arguments)
+    reference = weighted_nll(layer(states), *arguments)
     torch.testing.assert_close(loss, reference)
     found, true = (torch.autograd.grad(each / 7, inputs) for each in (loss, reference))
     torch.testing.assert_close(found, true)
@@ -77,7 +77,7 @@ def test_no_tensor_has_the_logits_of_all_words() -> None:
         layer(states, targets).backward()
     assert largest.elements == 2000
     with Operations() as largest:
-        loss_of_logits(layer(states), targets).backward()
+        weighted_nll(layer(states), targets).backward()
     assert largest.elements == 300 * 50
 
 
@@ -87,7 +87,7 @@ def test_without_a_gradient_only_the_loss_is_computed() -> None:
         loss = layer(states, targets)
     assert not seen.names & {"aten.mm.out", "aten.addmm.out"}
     assert not loss.requires_grad
-    torch.testing.assert_close(loss, loss_of_logits(layer(states), targets))
+    torch.testing.assert_close(loss, weighted_nll(layer(states), targets))
     with Operations() as seen:
         layer(states, targets)
     assert seen.names >= {"aten.mm.out", "aten.addmm.out"}
