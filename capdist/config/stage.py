@@ -36,6 +36,11 @@ class OptimizerConfig(Section):
         description="Largest absolute value of a gradient's element; 0: no limit. Not "
         "with DeepSpeed.",
     )
+    implementation: Literal["torch", "fused", "deepspeed", "apex"] = Field(
+        "fused",
+        description="Who computes Adam: torch, torch's fused kernel, DeepSpeed's or Apex's. All "
+        "are the same algorithm; they round differently.",
+    )
     ema: float = Field(
         0.0,
         ge=0,
