@@ -85,7 +85,12 @@ def read_arguments() -> argparse.Namespace:
     features.add_argument("--shards", required=True, help="folder of shards with concepts")
     features.add_argument("--split", default="val", help="with captions")
     features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features):
+    start = benchmarks.add_parser("start", help="seconds and memory until the first step")
+    start.set_defaults(measure=measure_start)
+    start.add_argument(
+        "--images", type=positive, default=10**5, help="largest number of training images"
+    )
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, start):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser.parse_args()
@@ -134,6 +139,12 @@ def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_start(args: argparse.Namespace) -> Any:
+    from benchmarks.start import measure
+
+    return measure(args.images)
 
 
 def measure_features(args: argparse.Namespace) -> Any:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.vocab import PAD
@@ -28,6 +30,8 @@ class Batch:
     ``tokens`` (B, S, L) are BOS, words, EOS, then PAD; a missing caption is all PAD;
     ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read,
     and ``object_captions`` (B, G) the index of the phrase's caption, padded with -1.
+    ``references`` (B, S, L), of objectives that reward captions, are all captions as
+    `capdist.vocab.WordIds` encodes them, padded with -1; they stay in the host's memory.
     """
 
     keys: tuple[str, ...]
@@ -42,6 +46,7 @@ class Batch:
     tokens: Tensor
     objects: Tensor
     object_captions: Tensor
+    references: NDArray[np.int32] | None = field(default=None, kw_only=True)
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:

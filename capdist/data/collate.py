@@ -15,7 +15,7 @@ from capdist.batch import Batch
 from capdist.data.buffer_pool import empty
 from capdist.data.copy import copy_regions
 from capdist.data.encoded_sample import BOX, HEADER, ID, EncodedSample, SampleEncoder
-from capdist.vocab import PAD, Vocabulary
+from capdist.vocab import PAD, Vocabulary, WordIds
 from shards.schema import CLASS_DTYPE, Array, Sample, ShardError
 
 
@@ -50,6 +50,7 @@ class Collate:
         max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
         classes: number of class names; 0 leaves the regions' classes out.
         scale: (F,) float32, multiplies int8 regions; None: regions are float16 and stay so.
+        reference_ids: ids of the words of references; None: batches have no references.
     """
 
     vocab: Vocabulary
@@ -57,10 +58,11 @@ class Collate:
     max_concepts: int
     classes: int = 0
     scale: Array | None = None
+    reference_ids: WordIds | None = None
 
     @property
     def encoder(self) -> SampleEncoder:
-        return SampleEncoder(self.vocab, self.max_words, self.max_concepts)
+        return SampleEncoder(self.vocab, self.max_words, self.max_concepts, self.reference_ids)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Pad one or more samples; raises as `rows` does."""
@@ -101,7 +103,14 @@ class Collate:
                 _padded([sample.objects for sample in samples], BOX, object_mask)["box"]
             ),
             object_captions=_ids([sample.object_captions for sample in samples], object_mask, -1),
+            references=self._references(samples, headers) if self.reference_ids else None,
         )
+
+    def _references(self, samples: Sequence[EncodedSample], headers: Array) -> Array:
+        """(B, S, M) int32, padded with -1."""
+        length = headers["reference_length"]
+        mask = _mask(headers["captions"], 1)[:, :, None] & _mask(length, 1)[:, None]
+        return _padded([sample.references for sample in samples], ID, mask, -1)
 
     def _classes(
         self, samples: Sequence[EncodedSample], headers: Array, region_mask: Array

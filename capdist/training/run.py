@@ -301,6 +301,7 @@ class Run:
             self.group.ranks,
             self.config.seed,
             grounding="grounding" in stage.reads,
+            reference_ids=self.captions.reference_ids if stage.reads_references else None,
         )
 
 
