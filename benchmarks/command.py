@@ -100,7 +100,24 @@ def new_parser() -> argparse.ArgumentParser:
     train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
     train.add_argument("--means", action="store_true", help="what each of our means brings alone")
     train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, serve, train):
+    start = benchmarks.add_parser("start", help="seconds and memory until the first step")
+    start.set_defaults(measure=measure_start)
+    start.add_argument(
+        "--images", type=positive, default=10**5, help="largest number of training images"
+    )
+    for benchmark in (
+        decode,
+        reward,
+        gpu,
+        order,
+        load,
+        scale,
+        neighbour,
+        features,
+        serve,
+        train,
+        start,
+    ):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser
@@ -155,6 +172,12 @@ def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_start(args: argparse.Namespace) -> Any:
+    from benchmarks.start import measure
+
+    return measure(args.images)
 
 
 def measure_features(args: argparse.Namespace) -> Any:
