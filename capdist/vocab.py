@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from capdist.config.base import read_json
@@ -27,12 +26,11 @@ class Vocabulary:
         self._ids = {word: index for index, word in enumerate(self.words)}
 
     @classmethod
-    def count(cls, captions: Iterable[Sequence[str]], min_count: int) -> Vocabulary:
-        """The vocabulary of training captions: words that occur at least ``min_count`` times.
+    def frequent(cls, counts: Mapping[str, int], min_count: int) -> Vocabulary:
+        """The words that occur at least ``min_count`` times, from how often each word occurs.
 
         Equally frequent words are sorted alphabetically, so that ids depend only on the captions.
         """
-        counts = Counter(word for caption in captions for word in caption)
         kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
         return cls(sorted(kept, key=lambda word: (-counts[word], word)))
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from capdist.arguments import ArgumentParser
 from capdist.errors import exit_status
 from shards.commands import build, concepts, extract, inspect, scenes, verify
+from shards.progress import wants_json
 
 
 class Command(Protocol):
@@ -35,7 +36,13 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
     options = new_parser().parse_args(arguments)
-    return exit_status(lambda: options.command.run(options))
+    return exit_status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    wants_json()  # refuses another value of its variable before the work
+    status: int = options.command.run(options)
+    return status
 
 
 def new_parser() -> argparse.ArgumentParser:

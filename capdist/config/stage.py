@@ -116,6 +116,8 @@ class TrainingStage(Section):
     provides: ClassVar[frozenset[str]] = frozenset()
     #: Whether it trains a captioning model; otherwise it prepares what captioning models read.
     trains_captions: ClassVar[bool] = True
+    #: Whether the loss of the model's own, `CaptionModel.supervised`, is part of its loss.
+    supervises: ClassVar[bool] = False
 
     objective: str
     init: InitConfig | None = Field(

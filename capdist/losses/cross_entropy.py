@@ -16,10 +16,19 @@ from capdist.vocab import PAD
 def cross_entropy(
     model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
 ) -> Tensor:
-    """-Σ log p(w_t | w_<t, image), summed over the words and EOS of every caption; a scalar.
+    """The sum of `training_losses`, a scalar."""
+    loss, own = training_losses(model, batch, label_smoothing=label_smoothing, sampled=sampled)
+    return loss if own is None else loss + own
 
-    A sum, not a mean: the mean of ranks' and micro-batches' means is not the global mean, so the
-    trainer divides by the token count of the whole step.
+
+def training_losses(
+    model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
+) -> tuple[Tensor, Tensor | None]:
+    """-Σ log p(w_t | w_<t, image), and the loss of the model's own, `CaptionModel.supervised`.
+
+    Both are scalars, summed over the words and EOS of every caption. A sum, not a mean: the mean of
+    ranks' and micro-batches' means is not the global mean, so the trainer divides by the token
+    count of the whole step.
 
     Args:
         model: a captioning model.
@@ -31,14 +40,15 @@ def cross_entropy(
     inputs = batch.inputs
     if sampled > 0:
         inputs = scheduled_inputs(model, memory, inputs, sampled)
-    logits = model(memory, inputs)
-    return functional.cross_entropy(
+    logits, own = model.supervised(memory, batch, inputs)
+    loss = functional.cross_entropy(
         logits.flatten(0, 2).float(),
         batch.targets.flatten(),
         ignore_index=PAD,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
+    return loss, own
 
 
 @torch.no_grad()

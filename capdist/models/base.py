@@ -19,11 +19,12 @@ from capdist.config.run_config import parse_model
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that depend on the data: F, V, and the number of classes of the detector."""
+    """Sizes that depend on the data: F, V, and the numbers of classes and of predicates."""
 
     features: int
     vocabulary: int
     classes: int = 0
+    predicates: int = 0
 
 
 MemoryT = TypeVar("MemoryT")
@@ -72,6 +73,25 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         A class variable will do if it does not depend on the config.
         """
         return frozenset()
+
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Optional members that `supervised` reads besides ``needs``: "grounding"."""
+        return frozenset()
+
+    def supervised(
+        self, memory: MemoryT, batch: Batch, inputs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits of `forward`, and a loss of the model's own, None if it has none.
+
+        Cross entropy adds this loss, a sum over the words of the batch's captions, to its own.
+
+        Args:
+            memory: of the batch.
+            batch: what is to be predicted, and what the loss compares the model with.
+            inputs: (B, S, L), which differ from the batch's under scheduled sampling.
+        """
+        return self(memory, inputs), None
 
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:

@@ -99,12 +99,19 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
         """Logits after embedded words (..., E), from the result of `advance`, each (..., D)."""
 
-    def unroll(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensors]:
-        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...)."""
+    def unroll(
+        self, memory: Tensors, tokens: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...).
+
+        ``weights`` (B, S, L, R) take the place of the attention, step by step, as the memory's
+        "weights" in `advance`.
+        """
         words = self.dropout(self.words(tokens))
         after, steps = self.start(memory, tokens.shape[1], tokens.shape[2]).cache, []
-        for word in self.word_gates(words).unbind(2):
-            after = self.advance(memory, word, after)
+        for position, word in enumerate(self.word_gates(words).unbind(2)):
+            given = {} if weights is None else {"weights": weights[:, :, position]}
+            after = self.advance({**memory, **given}, word, after)
             steps.append(after)
         return words, {name: torch.stack([step[name] for step in steps], 2) for name in after}
 

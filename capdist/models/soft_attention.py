@@ -47,12 +47,8 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import AdditiveAttention, masked_mean
-from capdist.models.lstm_decoders import (
-    StepwiseLstmDecoder,
-    Tensors,
-    initialise_gates,
-    lstm_cell,
-)
+from capdist.models.lstm_decoders import Tensors, initialise_gates, lstm_cell
+from capdist.models.prophet import ProphetConfig, ProphetHost, prophet
 
 
 class ShowAttendTellSizes(ModelConfig):
@@ -71,6 +67,7 @@ class SoftAttentionConfig(ShowAttendTellSizes):
     """Soft attention."""
 
     name: Literal["soft_attention"]
+    prophet: ProphetConfig | None = Field(None, description="Prophet attention as a loss.")
 
 
 class HardAttentionConfig(ShowAttendTellSizes):
@@ -79,16 +76,18 @@ class HardAttentionConfig(ShowAttendTellSizes):
     name: Literal["hard_attention"]
 
 
-class ShowAttendTell(StepwiseLstmDecoder):
+class ShowAttendTell(ProphetHost):
     """All but φ. The memory: h_0 and c_0, and V with its mask and its keys W_a V."""
 
     def __init__(self, config: ShowAttendTellSizes, dims: Dims) -> None:
         width, embedding = config.width, config.embedding
+        future = config.prophet if isinstance(config, SoftAttentionConfig) else None
         super().__init__(dims.vocabulary, embedding, 4 * width, config.dropout)
         self.deep = config.deep_output
         self.regions = nn.Linear(dims.features, width)
         self.first = nn.Linear(width, 2 * width)
         self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
+        self.prophet = prophet(future, embedding, width)
         self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.state_gates)
         if self.deep:
@@ -111,7 +110,7 @@ class ShowAttendTell(StepwiseLstmDecoder):
 
     def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
         """Attention from h_{t-1}, then the LSTM (Eq. 1 to 6)."""
-        weights = self.attend(before["h"], memory["keys"], memory["mask"])
+        weights = self.look(memory, before["h"])
         seen = self.glimpse(weights, memory, before["h"])
         gates = word + self.state_gates(torch.cat([seen["z"], before["h"]], -1))
         h, c = lstm_cell(gates, before["c"])

@@ -40,6 +40,7 @@ from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import AdditiveAttention, masked_mean
 from capdist.models.lstm_decoders import initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
+from capdist.models.prophet import ProphetConfig, prophet
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
 Cells = dict[str, Tensor]
@@ -56,6 +57,7 @@ class UpDownSizes(ModelConfig):
     )
     activation: Literal["tanh", "relu"] = Field("tanh", description="Inside the attention.")
     dropout: float = Field(0.5, ge=0, lt=1)
+    prophet: ProphetConfig | None = Field(None, description="Prophet attention as a loss.")
 
 
 class UpDownConfig(UpDownSizes):
@@ -126,6 +128,7 @@ class UpDown(CaptionModel[UpDownMemory]):
         self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
         function = torch.tanh if config.activation == "tanh" else torch.relu
         self.attend = AdditiveAttention(region, width, config.attention, function)
+        self.prophet = prophet(config.prophet, config.embedding, width)
         self.language_gates = nn.Linear(region + 2 * width, 4 * width)
         gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
         initialise_gates(width, *gates)
@@ -136,6 +139,32 @@ class UpDown(CaptionModel[UpDownMemory]):
     def needs(self) -> frozenset[str]:
         """Concepts, if they guide the regions."""
         return self.refine.needs
+
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Phrases, if the prophet reads them."""
+        return self.prophet.supervision if self.prophet else frozenset()
+
+    def supervised(
+        self, memory: UpDownMemory, batch: Batch, inputs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The logits, and the prophet's losses if there is one."""
+        hidden, weights = self.unroll(memory, inputs)
+        return self.predict(memory, hidden), self.own_loss(memory, batch, inputs, hidden, weights)
+
+    def own_loss(
+        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, hidden: Tensor, weights: Tensor
+    ) -> Tensor | None:
+        """The loss of `supervised`, given what `unroll` returns."""
+        if self.prophet is None:
+            return None
+
+        def attend(h: Tensor) -> Tensor:
+            return self.attend_regions(memory, h)
+
+        ideal, has_loss = self.prophet(batch, self.words(batch.targets), attend)
+        again = self.predict(memory, self.unroll(memory, inputs, ideal)[0])
+        return self.prophet.loss(batch, weights, ideal, has_loss, again)
 
     def encode(self, batch: Batch) -> UpDownMemory:
         """Regions v_i, and v̄, their mean."""
@@ -151,33 +180,61 @@ class UpDown(CaptionModel[UpDownMemory]):
         """α_t (B, K, R) of h¹_t (B, K, D), Eq. 3 and 4."""
         return self.attend(h, memory.keys, memory.mask)
 
-    def advance(self, memory: UpDownMemory, word: Tensor, before: Cells) -> tuple[Cells, Tensor]:
+    def advance(
+        self, memory: UpDownMemory, word: Tensor, before: Cells, weights: Tensor | None = None
+    ) -> tuple[Cells, Tensor]:
         """The states after a word, embedded by `embed`, and the attention before the next.
 
-        h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2), v̂_t = Σ α_{i,t} v_i (Eq. 5),
-        h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6).
+        ``weights`` (B, K, R), if given, take the place of this attention.
+
+        v̂_t = Σ α_{i,t} v_i (Eq. 5).
         """
-        gates = word + memory.image[:, None]
-        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
-        h1, c1 = lstm_cell(gates, before["c1"])
-        weights = self.attend_regions(memory, h1)
+        h1, c1 = self.attention_lstm(memory, word, before)
+        if weights is None:
+            weights = self.attend_regions(memory, h1)
         attended = weights @ memory.regions
-        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
-        h2, c2 = lstm_cell(gates, before["c2"])
+        h2, c2 = self.language_lstm(attended, h1, before)
         return {"h1": h1, "c1": c1, "h2": h2, "c2": c2}, weights
 
-    def unroll(self, memory: UpDownMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """h² (B, S, L, D) and attention weights (B, S, L, R) at every position of captions."""
+    def attention_lstm(
+        self, memory: UpDownMemory, word: Tensor, before: Cells
+    ) -> tuple[Tensor, Tensor]:
+        """h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2) and its cell."""
+        gates = word + memory.image[:, None]
+        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
+        return lstm_cell(gates, before["c1"])
+
+    def language_lstm(self, attended: Tensor, h1: Tensor, before: Cells) -> tuple[Tensor, Tensor]:
+        """h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6) and its cell."""
+        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
+        return lstm_cell(gates, before["c2"])
+
+    def unroll(
+        self, memory: UpDownMemory, tokens: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Of captions, at every position, `hidden` (B, S, L, D) and the attention (B, S, L, R).
+
+        ``weights`` (B, S, L, R), if given, take the place of the attention.
+        """
         cells, hidden, attention = self._zeros(memory, tokens.shape[1]), [], []
-        for word in self.embed(tokens).unbind(2):
-            cells, weights = self.advance(memory, word, cells)
-            hidden.append(cells["h2"])
-            attention.append(weights)
+        for position, word in enumerate(self.embed(tokens).unbind(2)):
+            given = None if weights is None else weights[:, :, position]
+            cells, used = self.advance(memory, word, cells, given)
+            hidden.append(self.hidden(cells))
+            attention.append(used)
         return torch.stack(hidden, 2), torch.stack(attention, 2)
 
     def forward(self, memory: UpDownMemory, tokens: Tensor) -> Tensor:
-        """W_p h²_t + b_p (Eq. 7 before its softmax) at every position."""
-        return self.output(self.dropout(self.unroll(memory, tokens)[0]))
+        """Logits at every position."""
+        return self.predict(memory, self.unroll(memory, tokens)[0])
+
+    def hidden(self, cells: Cells) -> Tensor:
+        """What `predict` reads of the states after a word: h² (B, K, D)."""
+        return cells["h2"]
+
+    def predict(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
+        """W_p h²_t + b_p (Eq. 7 before its softmax), (B, ..., V), of `hidden` (B, ..., D)."""
+        return self.output(self.dropout(hidden))
 
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
         return State(memory, self._zeros(memory, beams))
@@ -185,7 +242,7 @@ class UpDown(CaptionModel[UpDownMemory]):
     def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
         """One position of `forward`."""
         cells, _ = self.advance(state.memory, self.embed(token), state.cache)
-        logits = self.output(self.dropout(cells["h2"]))
+        logits = self.predict(state.memory, self.hidden(cells))
         return logits, replace(state, cache=cells, position=state.position + 1)
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.concepts import commonest_words, mean_average_precision
 from shards.manifest import Manifest
+from shards.progress import tracked
 from shards.schema import ShardError
 
 #: Indices (N,) of the words that an image's captions mention, by image id.
@@ -194,6 +195,7 @@ class AveragePrecision:
     ap_image: float
 
     name: ClassVar[str] = METRIC
+    captions: ClassVar[None] = None
 
     @property
     def value(self) -> float:
@@ -246,8 +248,17 @@ class DetectorValidator:
 
     def probabilities(self) -> Iterable[tuple[int, NDArray[np.float32]]]:
         """Id and p (W,) of this rank's images."""
-        device = self.context.group.device
-        for batch in chain.from_iterable(self.batches.epoch(0)):
+        group = self.context.group
+        device = group.device
+        steps = tracked(
+            self.batches.epoch(0),
+            self.batches.plan.steps,
+            title="validating",
+            unit="batch",
+            enabled=group.first,
+            inner=True,
+        )
+        for batch in chain.from_iterable(steps):
             with torch.inference_mode():
                 p = noisy_or(absence_nll(*self.model.whole(batch.to(device))))
             if batch.keys:

@@ -13,6 +13,7 @@ import pytest
 from capdist.commands.main import COMMANDS, main, new_parser
 from tests.support.processes import ROOT
 
+EXTRACT = ["extract", "--images", "/nowhere", "--backbone", "b", "--out", "o"]
 CAPTION = ["caption", "--out", "c.json", "--run", "r"]
 HEAVY = ("torch", "numpy", "pydantic", "ray", "deepspeed")
 
@@ -70,6 +71,9 @@ def test_deepspeed_may_put_its_option_first(name: str) -> None:
             "--beam: not used with --results, which scores captions that exist",
         ),
         (["evaluate", "--run", "/nowhere"], "/nowhere"),
+        ([*EXTRACT, "--ray", "--workers", "2"], "--workers: processes on this machine; leave"),
+        ([*EXTRACT, "--ray", "--cpus", "0"], "--cpus 0 --gpus 0: expected more than 0 CPUs"),
+        ([*EXTRACT, "--gpus", "1"], "--gpus: not used without --ray"),
         (["results", "--run", "/nowhere"], "/nowhere/config.json: no such file"),
         (["sweep", "/nowhere.json"], "/nowhere.json: no such file"),
     ],

@@ -23,6 +23,7 @@ ANY_KEY = ("a.b=c", "decoding.a=b")
 EXAMPLES = ("configs/gru.json",)
 #: Programs of others, whose arguments are not checked.
 OTHERS = ("pip", "apt-get", "source", "export", "ssh", "zcat", "ray", "(umask", "npm", "git", "cd")
+OTHERS += ("curl", "tensorboard", "wandb")
 _OURS = re.compile(
     r"capdist (?!0)[a-z]+|python -m (shards|capdist) [a-z]+|--set [\w.]+=|sbatch .*\.sbatch"
     r"|(python|deepspeed|torchrun.*) launcher/"
