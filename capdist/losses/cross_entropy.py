@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel
@@ -36,19 +35,14 @@ def training_losses(
         label_smoothing: share of the target mass spread over the vocabulary (Szegedy et al.).
         sampled: probability that an input word is drawn from the model (Bengio et al. 2015).
     """
-    memory = model.encode(batch)
-    inputs = batch.inputs
+    memory, words = model.encode(batch), batch.words
     if sampled > 0:
-        inputs = scheduled_inputs(model, memory, inputs, sampled)
-    logits, own = model.supervised(memory, batch, inputs)
-    loss = functional.cross_entropy(
-        logits.flatten(0, 2).float(),
-        batch.targets.flatten(),
-        ignore_index=PAD,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    return loss, own
+        words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
+    decoded, own = model.supervised(memory, batch, words)
+    loss = model.word_loss(decoded, words.pick(batch.targets), smoothing=label_smoothing)
+    if words.count:
+        return loss, own
+    return 0.0 * loss, None if own is None else 0.0 * own
 
 
 @torch.no_grad()

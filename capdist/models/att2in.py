@@ -32,7 +32,9 @@ from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import AdditiveAttention
 from capdist.models.lstm_decoders import Tensors
+from capdist.models.output import Output
 from capdist.models.prophet import ProphetConfig, ProphetHost, prophet
+from capdist.words import Words
 
 
 class Att2inConfig(ModelConfig):
@@ -59,7 +61,7 @@ class Att2in(ProphetHost):
         self.prophet = prophet(config.prophet, width, width)
         self.state_gates = nn.Linear(width, 5 * width, bias=False)
         self.image_units = nn.Linear(width, 2 * width, bias=False)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> Tensors:
         """v_i."""
@@ -85,9 +87,9 @@ class Att2in(ProphetHost):
         return {"h": o.sigmoid() * c.tanh(), "c": c, "weights": weights}
 
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
-        """W_s h_t."""
-        return self.output(self.dropout(after["h"]))
+        """h_t."""
+        return self.dropout(after["h"])
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """α_t before each word."""
-        return {"regions": self.unroll(memory, tokens)[1]["weights"]}
+        return {"regions": self.unroll(memory, Words.all(tokens))[1]["weights"]}

@@ -49,6 +49,7 @@ from capdist.models.base import Dims, register
 from capdist.models.layers import AddNorm, FeedForward, MultiHeadAttention, full_precision
 from capdist.models.objects import at_words, matches
 from capdist.models.updown import UpDown, UpDownMemory, UpDownSizes
+from capdist.words import Words
 
 #: Probability of the classes that a detector has not kept for a region.
 REST = 1e-4
@@ -142,14 +143,14 @@ class Gvd(UpDown):
         return encoded
 
     def own_loss(
-        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, hidden: Tensor, weights: Tensor
+        self, memory: UpDownMemory, batch: Batch, words: Words, hidden: Tensor, weights: Tensor
     ) -> Tensor | None:
         """λ_α L_attn + λ_β L_grd + λ_c L_cls, and the prophet's losses if there is one."""
-        prophet = super().own_loss(memory, batch, inputs, hidden, weights)
+        prophet = super().own_loss(memory, batch, words, hidden, weights)
         if not self.grounded:
             return prophet
         scores = full_precision(self.class_scores(batch, super()._regions(batch)))
-        loss = self.grounding_losses(batch, weights, scores)
+        loss = self.grounding_losses(batch, words.pad(weights), scores)
         return loss if prophet is None else loss + prophet
 
     def grounding_losses(self, batch: Batch, weights: Tensor, scores: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ words has 8.3 M.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -44,8 +45,9 @@ from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import full_precision, masked_softmax
 from capdist.models.objects import matches, word_rows
+from capdist.models.output import Output, weighted_nll
 from capdist.models.updown import Cells, UpDown, UpDownMemory, UpDownSizes
-from capdist.vocab import PAD
+from capdist.words import Words
 
 
 class NeuralBabyTalkConfig(UpDownSizes):
@@ -72,6 +74,27 @@ class NeuralBabyTalkMemory(UpDownMemory):
     classes: Tensor
 
 
+class Mixture(Output):
+    """Log P of every word, of states [h_t; P_r(r̃); P(visual word)], (..., D + 1 + V)."""
+
+    def forward(
+        self,
+        states: Tensor,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+        smoothing: float = 0.0,
+        never: Sequence[int] = (),
+    ) -> Tensor:
+        """As `Output.forward`, but with all words' log-probabilities at a time."""
+        h, text, visual = states.split((self.in_features, 1, self.out_features), -1)
+        textual = super().forward(h.to(self.weight.dtype))
+        p = text * full_precision(textual).softmax(-1) + visual
+        log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()
+        if targets is None:
+            return log_p
+        return weighted_nll(log_p, targets, weights, smoothing, never)
+
+
 @register("neural_baby_talk")
 class NeuralBabyTalk(UpDown):
     """Up-Down that predicts the mixture; its logits are log-probabilities.
@@ -80,6 +103,7 @@ class NeuralBabyTalk(UpDown):
     """
 
     Config: ClassVar[type[ModelConfig]] = NeuralBabyTalkConfig
+    output_type: ClassVar[type[Output]] = Mixture
 
     def __init__(self, config: NeuralBabyTalkConfig, dims: Dims) -> None:
         super().__init__(config, dims)
@@ -132,21 +156,32 @@ class NeuralBabyTalk(UpDown):
         return torch.cat([cells["h2"], cells["sentinel"]], -1)
 
     def predict(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
-        """Log P of every word."""
+        """What `Mixture` reads."""
+        return self._words(self._pointed(memory, self.dropout(hidden)))
+
+    def predict_words(self, memory: UpDownMemory, words: Words, hidden: Tensor) -> Tensor:
+        return self._words(self.by_word(self._pointed, memory, words, self.dropout(hidden)))
+
+    def _pointed(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
+        """[h_t; P_r(r̃); the classes in every form that it points at], (B, N, D + 1 + forms · K)."""
         assert isinstance(memory, NeuralBabyTalkMemory)
-        h, sentinel = self.dropout(hidden).flatten(1, -2).chunk(2, -1)
-        pointer = self.point(memory, h, sentinel)
+        h, pointer = hidden.chunk(2, -1)[0], self.point(memory, hidden)
         forms = (memory.forms[:, None] + self.form_state(h)[:, :, None]).relu()
         # P_r(i) P(b | i), form by form; then the classes that it points at.
         pointed = pointer[..., :-1, None] * full_precision(self.form(forms)).softmax(-1)
         classes = pointed.transpose(-2, -1) @ full_precision(memory.classes)[:, None]
-        words = full_precision(self.class_words).softmax(-1).flatten(0, 1)
-        textual = full_precision(self.output(h)).softmax(-1)
-        p = pointer[..., -1:] * textual + classes.flatten(-2) @ words
-        return p.clamp(min=torch.finfo(p.dtype).tiny).log().view(*hidden.shape[:-1], -1)
+        return torch.cat([h, pointer[..., -1:], classes.flatten(-2)], -1)
 
-    def point(self, memory: NeuralBabyTalkMemory, h: Tensor, sentinel: Tensor) -> Tensor:
-        """P_r (B, N, R + 1), the sentinel last, of states and sentinels (B, N, D)."""
+    def _words(self, pointed: Tensor) -> Tensor:
+        """The words of the classes, in the place of these."""
+        split = self.width + 1
+        words = full_precision(self.class_words).softmax(-1).flatten(0, 1)
+        return torch.cat([pointed[..., :split], pointed[..., split:] @ words], -1)
+
+    def point(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
+        """P_r (B, N, R + 1), the sentinel last, of `hidden` (B, N, 2 D)."""
+        assert isinstance(memory, NeuralBabyTalkMemory)
+        h, sentinel = hidden.chunk(2, -1)
         state = self.pointer_state(h)
         regions = self.pointer((memory.pointers[:, None] + state[:, :, None]).tanh())[..., 0]
         text = self.pointer((self.pointer_sentinel(sentinel) + state).tanh())
@@ -154,28 +189,28 @@ class NeuralBabyTalk(UpDown):
         return masked_softmax(full_precision(torch.cat([regions, text], -1)), mask[:, None])
 
     def own_loss(
-        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, hidden: Tensor, weights: Tensor
+        self, memory: UpDownMemory, batch: Batch, words: Words, hidden: Tensor, weights: Tensor
     ) -> Tensor | None:
         """The losses on P_r, and the prophet's if there is one."""
-        prophet = super().own_loss(memory, batch, inputs, hidden, weights)
+        prophet = super().own_loss(memory, batch, words, hidden, weights)
         if not self.config.pointer_loss:
             return prophet
         assert isinstance(memory, NeuralBabyTalkMemory)
-        pointer = self.point(memory, *self.dropout(hidden).flatten(1, 2).chunk(2, -1))
-        shown = self._shown(batch, pointer.dtype)
+        pointer = self.by_word(self.point, memory, words, self.dropout(hidden))
+        shown = words.pick(self._shown(batch, pointer.dtype))
         visual = (pointer[..., :-1] * shown).sum(-1) / shown.sum(-1).clamp(min=1)
         p = torch.where(shown.any(-1), visual, pointer[..., -1])
         nll = -p.clamp(min=torch.finfo(p.dtype).tiny).log()
-        loss = self.config.pointer_loss * (nll * (batch.targets.flatten(1) != PAD)).sum()
+        loss = self.config.pointer_loss * nll.sum()
         return loss if prophet is None else loss + prophet
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
         """Where each word points if it is visual, and α_t, "regions/attention"."""
-        assert isinstance(memory, NeuralBabyTalkMemory)
-        hidden, weights = self.unroll(memory, tokens)
-        pointer = self.point(memory, *hidden.flatten(1, 2).chunk(2, -1))[..., :-1]
+        words = Words.all(tokens)
+        hidden, weights = self.unroll(memory, words)
+        pointer = self.by_word(self.point, memory, words, hidden)[..., :-1]
         pointer = pointer / pointer.sum(-1, keepdim=True).clamp(min=torch.finfo(pointer.dtype).tiny)
-        pointer = pointer.unflatten(1, tokens.shape[1:])
+        pointer, weights = words.pad(pointer), words.pad(weights)
         return {"regions": pointer, "regions/pointer": pointer, "regions/attention": weights}
 
     def _regions(self, batch: Batch) -> Tensor:
@@ -198,10 +233,11 @@ class NeuralBabyTalk(UpDown):
         return dense.scatter_add(-1, batch.class_ids, shares)
 
     def _shown(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """(B, S L, R): 1 for regions that show the object that a target names."""
+        """(B, S, L, R): 1 for regions that show the object that a target names."""
         found = matches(batch, self.config.iou).to(dtype)
         flat = found.new_zeros(len(found), batch.targets[0].numel(), found.shape[-1])
-        return flat.scatter_add(1, word_rows(batch, found.shape[-1]), found).clamp(max=1)
+        shown = flat.scatter_add(1, word_rows(batch, found.shape[-1]), found).clamp(max=1)
+        return shown.unflatten(1, batch.targets.shape[1:])
 
     def _zeros(self, memory: UpDownMemory, beams: int) -> Cells:
         cells = super()._zeros(memory, beams)

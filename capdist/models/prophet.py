@@ -24,7 +24,7 @@ Parameters with words of width E and states of width D: 4 D (E + D/2 + 1), for o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -42,6 +42,7 @@ from capdist.models.lstm_decoders import (
     lstm_cell,
 )
 from capdist.vocab import EOS, PAD
+from capdist.words import Words
 
 
 class ProphetConfig(Section):
@@ -82,62 +83,65 @@ class Prophet(nn.Module):
         return frozenset({"grounding"} if self.config.span == "phrase" else ())
 
     def forward(
-        self, batch: Batch, words: Tensor, attend: Callable[[Tensor], Tensor]
+        self, batch: Batch, words: Words, targets: Tensor, attend: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """α̂ (B, S, L, R), and whether a position has L_Att (B, S, L).
+        """α̂ (T, R), and whether a word has L_Att (T,).
 
         Args:
             batch: with captions, and with objects if the span is a phrase.
-            words: (B, S, L, E), its embedded targets.
-            attend: f_Att, of (B, N, D) to (B, N, R).
+            words: the places of its words.
+            targets: (T, E), its embedded targets.
+            attend: f_Att, of (T, D) to (T, R).
         """
         real = (batch.targets != PAD) & (batch.targets != EOS)
         position = torch.arange(real.shape[-1], device=real.device)
         start, end, found = position.expand_as(real), position.expand_as(real) + 1, real
         if self.config.span == "phrase":
             start, end, found = phrase_spans(batch, real)
-        weights = attend(self.read(words, start, end).flatten(1, 2)).unflatten(1, real.shape[1:])
+        states = self.read(words, targets, words.pick(start), words.pick(end))
+        weights = words.pad(attend(states))
         inside = (start[..., None] <= position) & (position < end[..., None])
         mean = inside.to(weights.dtype) / (end - start)[..., None]
-        return mean @ weights, found
+        return words.pick(mean @ weights), words.pick(found)
 
-    def read(self, words: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """The state h' (B, S, L, D) of every word in its span, from ``start`` to ``end``."""
-        position = torch.arange(words.shape[2], device=words.device)
-        ahead = self._direction(0, words, start < position)
-        back = self._direction(1, words.flip(2), (position + 1 < end).flip(2))
-        return torch.cat([ahead, back.flip(2)], -1)
+    def read(self, words: Words, targets: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """The state h' (T, D) of every word in its span, from ``start`` (T,) to ``end`` (T,)."""
+        position, alive = words.positions, words.alive
+        ahead = self._direction(0, targets.split(alive), (start < position).split(alive))
+        goes_on = (position + 1 < end).split(alive)
+        back = self._direction(1, targets.split(alive)[::-1], goes_on[::-1])
+        return torch.cat([torch.cat(ahead), torch.cat(back[::-1])], -1)
 
-    def _direction(self, number: int, words: Tensor, goes_on: Tensor) -> Tensor:
-        """The states of one direction, which begins anew where ``goes_on`` (B, S, L) is False."""
-        gates, size = self.word_gates[number](words), self.sizes[number]
-        h = c = words.new_zeros(*words.shape[:2], size)
+    def _direction(
+        self, number: int, words: Sequence[Tensor], goes_on: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The states of one direction, which begins anew where ``goes_on`` is False.
+
+        Each position has words (N, E) and ``goes_on`` (N,) of the captions that have a word there.
+        """
+        h = c = words[0].new_zeros(0, self.sizes[number])
         states = []
-        for gate, keep in zip(gates.unbind(2), goes_on[..., None].unbind(2), strict=True):
+        for word, keep in zip(words, goes_on, strict=True):
+            # Captions end, or begin in the other direction, from the last one on.
+            change = (0, 0, 0, len(word) - len(h))
+            h, c = (functional.pad(part, change) * keep[:, None] for part in (h, c))
+            gate = self.word_gates[number](word)
             if self.state_gates:
-                gate = gate + self.state_gates[number](h * keep)
-            h, c = lstm_cell(gate, c * keep)
+                gate = gate + self.state_gates[number](h)
+            h, c = lstm_cell(gate, c)
             states.append(h)
-        return torch.stack(states, 2)
+        return states
 
-    def loss(
-        self, batch: Batch, weights: Tensor, ideal: Tensor, has_loss: Tensor, again: Tensor
-    ) -> Tensor:
-        """λ L_Att and the cross entropy of the second prediction, summed over all captions.
+    def loss(self, weights: Tensor, ideal: Tensor, has_loss: Tensor) -> Tensor:
+        """λ L_Att, summed over all words.
 
         Args:
-            batch: the captions.
-            weights: α, (B, S, L, R).
-            ideal: α̂, (B, S, L, R).
-            has_loss: where L_Att counts, (B, S, L).
-            again: the logits with α̂ in the place of α, (B, S, L, V).
+            weights: α, (T, R).
+            ideal: α̂, (T, R).
+            has_loss: where L_Att counts, (T,).
         """
         distance = (weights - ideal).abs().sum(-1) * has_loss
-        logits = full_precision(again).flatten(0, 2)
-        nll = functional.cross_entropy(
-            logits, batch.targets.flatten(), ignore_index=PAD, reduction="sum"
-        )
-        return nll + self.config.weight * full_precision(distance).sum()
+        return self.config.weight * full_precision(distance).sum()
 
 
 def phrase_spans(batch: Batch, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,17 +195,23 @@ class ProphetHost(StepwiseLstmDecoder):
         return self.attend(h, memory["keys"], memory["mask"])
 
     def supervised(
-        self, memory: Tensors, batch: Batch, inputs: Tensor
+        self, memory: Tensors, batch: Batch, words: Words
     ) -> tuple[Tensor, Tensor | None]:
-        """The logits, and the prophet's losses."""
-        words, after = self.unroll(memory, inputs)
-        logits = self.predict(memory, words, after)
+        """The states, and the prophet's losses if there is one."""
+        embedded, after = self.unroll(memory, words)
+        states = words.pick(self.predict(memory, embedded, after))
         if self.prophet is None:
-            return logits, None
+            return states, None
 
         def attend(h: Tensor) -> Tensor:
-            return self.attend(h, memory["keys"], memory["mask"])
+            keys, mask = (memory[name].index_select(0, words.images) for name in ("keys", "mask"))
+            parts = [part[:, None] for part in h.split(words.alive)]
+            found = [self.attend(part, keys[: len(part)], mask[: len(part)]) for part in parts]
+            return torch.cat(found)[:, 0]
 
-        ideal, has_loss = self.prophet(batch, self.words(batch.targets), attend)
-        again = self.predict(memory, *self.unroll(memory, inputs, ideal))
-        return logits, self.prophet.loss(batch, after["weights"], ideal, has_loss, again)
+        targets = words.pick(batch.targets)
+        ideal, has_loss = self.prophet(batch, words, self.words(targets), attend)
+        again = words.pick(self.predict(memory, *self.unroll(memory, words, ideal)))
+        weights = words.pick(after["weights"])
+        own = self.output(again, targets) + self.prophet.loss(weights, ideal, has_loss)
+        return states, own

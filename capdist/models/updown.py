@@ -28,8 +28,9 @@ Spatial-Semantic attention adds less than 0.01 M, MIA 16.2 M at width 1000.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -40,10 +41,14 @@ from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import AdditiveAttention, masked_mean
 from capdist.models.lstm_decoders import initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
+from capdist.models.output import Output
 from capdist.models.prophet import ProphetConfig, prophet
+from capdist.words import Words
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
 Cells = dict[str, Tensor]
+
+MemoryT = TypeVar("MemoryT", bound="UpDownMemory")
 
 
 class UpDownSizes(ModelConfig):
@@ -102,6 +107,18 @@ class UpDownMemory:
     image: Tensor
     beta: Tensor | None = None
 
+    def of(self: MemoryT, images: Tensor) -> MemoryT:
+        """The memory of the images of these numbers (N,)."""
+        return self._each(lambda tensor: tensor.index_select(0, images))
+
+    def first(self: MemoryT, images: int) -> MemoryT:
+        """The memory of so many images."""
+        return self._each(lambda tensor: tensor[:images])
+
+    def _each(self: MemoryT, function: Callable[[Tensor], Tensor]) -> MemoryT:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: function(value) for name, value in given.items()})
+
 
 @register("updown")
 class UpDown(CaptionModel[UpDownMemory]):
@@ -109,6 +126,7 @@ class UpDown(CaptionModel[UpDownMemory]):
 
     Config: ClassVar[type[ModelConfig]] = UpDownConfig
     recurrent: ClassVar[bool] = True
+    output_type: ClassVar[type[Output]] = Output
 
     def __init__(self, config: UpDownSizes, dims: Dims) -> None:
         super().__init__()
@@ -132,7 +150,7 @@ class UpDown(CaptionModel[UpDownMemory]):
         self.language_gates = nn.Linear(region + 2 * width, 4 * width)
         gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
         initialise_gates(width, *gates)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = self.output_type(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -146,25 +164,27 @@ class UpDown(CaptionModel[UpDownMemory]):
         return self.prophet.supervision if self.prophet else frozenset()
 
     def supervised(
-        self, memory: UpDownMemory, batch: Batch, inputs: Tensor
+        self, memory: UpDownMemory, batch: Batch, words: Words
     ) -> tuple[Tensor, Tensor | None]:
-        """The logits, and the prophet's losses if there is one."""
-        hidden, weights = self.unroll(memory, inputs)
-        return self.predict(memory, hidden), self.own_loss(memory, batch, inputs, hidden, weights)
+        """The states, and the prophet's losses if there is one."""
+        hidden, weights = self.unroll(memory, words)
+        own = self.own_loss(memory, batch, words, hidden, weights)
+        return self.predict_words(memory, words, hidden), own
 
     def own_loss(
-        self, memory: UpDownMemory, batch: Batch, inputs: Tensor, hidden: Tensor, weights: Tensor
+        self, memory: UpDownMemory, batch: Batch, words: Words, hidden: Tensor, weights: Tensor
     ) -> Tensor | None:
         """The loss of `supervised`, given what `unroll` returns."""
         if self.prophet is None:
             return None
 
         def attend(h: Tensor) -> Tensor:
-            return self.attend_regions(memory, h)
+            return self.by_word(self.attend_regions, memory, words, h)
 
-        ideal, has_loss = self.prophet(batch, self.words(batch.targets), attend)
-        again = self.predict(memory, self.unroll(memory, inputs, ideal)[0])
-        return self.prophet.loss(batch, weights, ideal, has_loss, again)
+        targets = words.pick(batch.targets)
+        ideal, has_loss = self.prophet(batch, words, self.words(targets), attend)
+        again = self.predict_words(memory, words, self.unroll(memory, words, ideal)[0])
+        return self.output(again, targets) + self.prophet.loss(weights, ideal, has_loss)
 
     def encode(self, batch: Batch) -> UpDownMemory:
         """Regions v_i, and v̄, their mean."""
@@ -210,31 +230,52 @@ class UpDown(CaptionModel[UpDownMemory]):
         return lstm_cell(gates, before["c2"])
 
     def unroll(
-        self, memory: UpDownMemory, tokens: Tensor, weights: Tensor | None = None
+        self, memory: UpDownMemory, words: Words, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Of captions, at every position, `hidden` (B, S, L, D) and the attention (B, S, L, R).
+        """`hidden` (T, D) and the attention weights (T, R) after each word.
 
-        ``weights`` (B, S, L, R), if given, take the place of the attention.
+        Every caption is a hypothesis of an image of its own; captions end from the last one on.
+        ``weights`` (T, R), if given, take the place of the attention.
         """
-        cells, hidden, attention = self._zeros(memory, tokens.shape[1]), [], []
-        for position, word in enumerate(self.embed(tokens).unbind(2)):
-            given = None if weights is None else weights[:, :, position]
-            cells, used = self.advance(memory, word, cells, given)
-            hidden.append(self.hidden(cells))
-            attention.append(used)
-        return torch.stack(hidden, 2), torch.stack(attention, 2)
+        memory = memory.of(words.images)
+        cells, hidden, attention = self._zeros(memory, 1), [], []
+        given = None if weights is None else weights.split(words.alive)
+        for position, word in enumerate(self.embed(words.tokens).split(words.alive)):
+            n = len(word)
+            memory = memory.first(n)
+            before = {name: tensor[:n] for name, tensor in cells.items()}
+            instead = None if given is None else given[position][:, None]
+            cells, used = self.advance(memory, word[:, None], before, instead)
+            hidden.append(self.hidden(cells)[:, 0])
+            attention.append(used[:, 0])
+        return torch.cat(hidden), torch.cat(attention)
 
-    def forward(self, memory: UpDownMemory, tokens: Tensor) -> Tensor:
-        """Logits at every position."""
-        return self.predict(memory, self.unroll(memory, tokens)[0])
+    def by_word(
+        self,
+        function: Callable[[UpDownMemory, Tensor], Tensor],
+        memory: UpDownMemory,
+        words: Words,
+        rows: Tensor,
+    ) -> Tensor:
+        """The ``function`` of a memory and rows (B, K, ...), for one row of each word, (T, ...)."""
+        memory = memory.of(words.images)
+        parts = (part[:, None] for part in rows.split(words.alive))
+        return torch.cat([function(memory.first(len(part)), part)[:, 0] for part in parts])
+
+    def states(self, memory: UpDownMemory, words: Words) -> Tensor:
+        return self.predict_words(memory, words, self.unroll(memory, words)[0])
 
     def hidden(self, cells: Cells) -> Tensor:
         """What `predict` reads of the states after a word: h² (B, K, D)."""
         return cells["h2"]
 
     def predict(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
-        """W_p h²_t + b_p (Eq. 7 before its softmax), (B, ..., V), of `hidden` (B, ..., D)."""
-        return self.output(self.dropout(hidden))
+        """h²_t, what Eq. 7 reads, of `hidden` (B, K, D)."""
+        return self.dropout(hidden)
+
+    def predict_words(self, memory: UpDownMemory, words: Words, hidden: Tensor) -> Tensor:
+        """As `predict`, of the words' `hidden` (T, D)."""
+        return self.dropout(hidden)
 
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
         return State(memory, self._zeros(memory, beams))
@@ -242,12 +283,13 @@ class UpDown(CaptionModel[UpDownMemory]):
     def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
         """One position of `forward`."""
         cells, _ = self.advance(state.memory, self.embed(token), state.cache)
-        logits = self.predict(state.memory, self.hidden(cells))
+        logits = self.output(self.predict(state.memory, self.hidden(cells)))
         return logits, replace(state, cache=cells, position=state.position + 1)
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
         """α_t before each word."""
-        return {"regions": self.unroll(memory, tokens)[1]}
+        words = Words.all(tokens)
+        return {"regions": words.pad(self.unroll(memory, words)[1])}
 
     def _regions(self, batch: Batch) -> Tensor:
         """Regions (B, R, F'), embedded and refined as the config says."""
@@ -342,7 +384,8 @@ class SsUpDown(UpDown):
         "regions/α" is α_t, "regions/β" is β at every word, and "regions/γ" is "regions".
         """
         assert memory.beta is not None
-        share, (_, gamma) = self.config.share, self.unroll(memory, tokens)
+        share, words = self.config.share, Words.all(tokens)
+        gamma = words.pad(self.unroll(memory, words)[1])
         beta = memory.beta[:, None, None].expand_as(gamma)
         regions = gamma / (1 + share)
         parts = {"α": gamma - share * beta, "β": beta, "γ": regions}

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from capdist.config.base import ConfigError
-from capdist.models.layers import AddNorm, FeedForward, masked_softmax
+from capdist.models.layers import AddNorm, FeedForward, causal_mask, masked_softmax
+from capdist.words import Words
 
 #: α of CELU.
 ALPHA = 1.3
@@ -78,21 +79,41 @@ class XLinearAttention(nn.Module):
 
         ``mask`` (..., Q or 1, N) is True where a query may attend, somewhere for every query.
         """
-        joint = self._joint(query, keys)
-        weights = self._weights(joint, mask)
-        shown = mask[..., None, :, :, None]
-        mean = (joint * shown).sum(-2) / shown.sum(-2)
-        attended = (weights @ self._split(values)) * self._split(self.value_query(query))
-        attended = attended * self.channel(mean).sigmoid()
-        return attended.transpose(-3, -2).flatten(-2)
+        attended = self._attended(self.query(query), keys, values, mask)
+        return attended * self.value_query(query)
+
+    def of_words(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, words: Words
+    ) -> Tensor:
+        """As `forward` for the T queries (T, D) of words over their image's (B, N, D).
+
+        They are padded only where they meet keys and values.
+        """
+        q = words.pad(self.query(query)).flatten(1, 2)
+        attended = self._attended(q, keys, values, mask).unflatten(1, words.shape[1:])
+        return words.pick(attended) * self.value_query(query)
+
+    def among_words(self, query: Tensor, x: Tensor, words: Words) -> Tensor:
+        """(T, D), every query (T, D) over the rows x (T, D) of its caption up to its own."""
+        q, k, v = (words.pad(part) for part in (self.query(query), *self.project(x)))
+        attended = self._attended(q, k, v, causal_mask(words.shape[2], x.device))
+        return words.pick(attended) * self.value_query(query)
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """β^s (..., Q, N), averaged over the heads."""
-        return self._weights(self._joint(query, keys), mask).mean(-3)
+        return self._weights(self._joint(self.query(query), keys), mask).mean(-3)
 
-    def _joint(self, query: Tensor, keys: Tensor) -> Tensor:
+    def _attended(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """β^c ⊙ Σ_i β^s_i σ(W_v v_i), (..., Q, D), of projected queries."""
+        joint = self._joint(q, keys)
+        shown = mask[..., None, :, :, None]
+        mean = (joint * shown).sum(-2) / shown.sum(-2)
+        attended = self._weights(joint, mask) @ self._split(values)
+        return (attended * self.channel(mean).sigmoid()).transpose(-3, -2).flatten(-2)
+
+    def _joint(self, q: Tensor, keys: Tensor) -> Tensor:
         """B' (..., heads, Q, N, D / heads / 2)."""
-        q, k = self._split(self.query(query)), self._split(keys)
+        q, k = self._split(q), self._split(keys)
         return self.dropout(self.joint(q[..., None, :] * k[..., None, :, :]).relu())
 
     def _weights(self, joint: Tensor, mask: Tensor) -> Tensor:

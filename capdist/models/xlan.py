@@ -39,7 +39,9 @@ from capdist.models.lstm_decoders import (
     initialise_gates,
     lstm_cell,
 )
+from capdist.models.output import Output
 from capdist.models.x_linear import ALPHA, XLinearAttention, XLinearEncoder
+from capdist.words import Words
 
 
 class XlanConfig(ModelConfig):
@@ -75,7 +77,7 @@ class Xlan(StepwiseLstmDecoder):
         self.attended = nn.Linear(2 * width, width)  # W_a
         self.norm = nn.LayerNorm(width)
         self.context = nn.Linear(2 * width, 2 * width)  # W_c
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> Tensors:
         """V̂ and the enhanced regions."""
@@ -101,11 +103,11 @@ class Xlan(StepwiseLstmDecoder):
         return {"h": h, "c": c, "context": context}
 
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
-        """W_p c_t."""
-        return self.output(self.dropout(after["context"]))
+        """c_t."""
+        return self.dropout(after["context"])
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """β^s of the decoder's block before each word, averaged over its heads."""
-        states = self.unroll(memory, tokens)[1]["h"].flatten(1, 2)
+        states = self.unroll(memory, Words.all(tokens))[1]["h"].flatten(1, 2)
         weights = self.block.weights(states, memory["keys"], memory["mask"])
         return {"regions": weights.unflatten(1, tokens.shape[1:])}

@@ -32,8 +32,10 @@ from torch.nn import functional
 from capdist.batch import Batch
 from capdist.config.base import Positive
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
-from capdist.models.layers import causal_mask, positions
+from capdist.models.layers import positions
+from capdist.models.output import Output
 from capdist.models.x_linear import ALPHA, Mix, XLinearAttention, XLinearEncoder
+from capdist.words import Words
 
 Tensors = dict[str, Tensor]
 
@@ -63,18 +65,27 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, attended: Tensor, image: tuple[Tensor, Tensor, Tensor]
+        self,
+        x: Tensor,
+        attended: Tensor,
+        image: tuple[Tensor, Tensor, Tensor],
+        words: Words | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """q_t and x_t after the block, (B, N, D).
+        """q_t and x_t after the block, (B, N, D), or (T, D) of words.
 
         Args:
-            x: (B, N, D), before the block.
-            attended: what the attention to words returned, (B, N, D).
+            x: before the block, of the same shape.
+            attended: what the attention to words returned, of the same shape.
             image: keys and values (B, R, D) of the enhanced regions, and their mask (B, 1, R).
+            words: whose rows these are.
         """
         y = x + self.dropout(attended)
-        seen = self.dropout(self.attend_image(self.norm_asked(y), *image))
-        query = self.norm(y + seen)
+        asked = self.norm_asked(y)
+        if words is None:
+            seen = self.attend_image(asked, *image)
+        else:
+            seen = self.attend_image.of_words(asked, *image, words)
+        query = self.norm(y + self.dropout(seen))
         return query, x if self.mix is None else self.mix(query, x)
 
 
@@ -105,7 +116,7 @@ class XTransformer(CaptionModel[Tensors]):
         self.blocks = cast(list[DecoderBlock], blocks)  # ModuleList has no type parameter.
         self.joined = nn.Linear((layers + 1) * width, 2 * width)
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
         self.dropout, self.word_dropout = nn.Dropout(config.dropout), nn.Dropout(0.1)
 
     def encode(self, batch: Batch) -> Tensors:
@@ -119,9 +130,9 @@ class XTransformer(CaptionModel[Tensors]):
             memory[f"keys{n}"], memory[f"values{n}"] = block.attend_image.project(regions)
         return memory
 
-    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
-        """Logits at every position."""
-        return self._decode(memory, tokens)[0]
+    def states(self, memory: Tensors, words: Words) -> Tensor:
+        """All q_t, joined."""
+        return self._decode(memory, words)[0]
 
     def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
         """Empty caches of every block's keys and values (B, length, K, D), and a sum of no rows."""
@@ -142,7 +153,7 @@ class XTransformer(CaptionModel[Tensors]):
         ancestors[:, :, position] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
         so_far = slice(position + 1)
         mask = ancestors[:, :, so_far].flatten(2)
-        x = self._embed(token[..., None], position)[:, :, 0]
+        x = self._embed(token, positions(position, 1, self.config.width, token.device))
         total = state.cache["sum"] + x
         query = self._query(memory["image"], total / (position + 1))
         queries = [query]
@@ -153,28 +164,31 @@ class XTransformer(CaptionModel[Tensors]):
             query, x = block(x, block.attend_words(query, *words, mask), self._image(memory, n))
             queries.append(query)
         cache = {"sum": total}
-        return self._logits(queries), replace(state, cache=cache, position=position + 1)
+        logits = self.output(self._join(queries))
+        return logits, replace(state, cache=cache, position=position + 1)
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """The last block's spatial attention, averaged over its heads."""
-        return {"regions": self._decode(memory, tokens)[1]}
-
-    def _decode(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, S, L, V), and the last block's weights (B, S, L, R)."""
-        shape, mask = tokens.shape[1:], causal_mask(tokens.shape[2], tokens.device)
-        x = self._embed(tokens, 0)
-        count = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)[:, None]
-        query = self._query(memory["image"][:, None], x.cumsum(2) / count)
-        queries, asked = [query], query
-        for n, block in enumerate(self.blocks):
-            attended = block.attend_words(query, *block.attend_words.project(x), mask)
-            asked = block.norm_asked(x + attended)
-            flat = block(x.flatten(1, 2), attended.flatten(1, 2), self._image(memory, n))
-            query, x = (part.unflatten(1, shape) for part in flat)
-            queries.append(query)
+        words, last = Words.all(tokens), self.blocks[-1]
+        asked = words.pad(last.norm_asked(self._decode(memory, words)[1])).flatten(1, 2)
         keys, _, shown = self._image(memory, self.config.layers - 1)
-        weights = self.blocks[-1].attend_image.weights(asked.flatten(1, 2), keys, shown)
-        return self._logits(queries), weights.unflatten(1, shape)
+        weights = last.attend_image.weights(asked, keys, shown)
+        return {"regions": weights.unflatten(1, tokens.shape[1:])}
+
+    def _decode(self, memory: Tensors, words: Words) -> tuple[Tensor, Tensor]:
+        """What `states` returns, and the last block's y_t, (T, D)."""
+        table = positions(0, words.shape[2], self.config.width, words.tokens.device)
+        x = self._embed(words.tokens, table[words.positions])
+        total = words.pick(words.pad(x).cumsum(2))
+        image = memory["image"][:, 0].index_select(0, words.index // math.prod(words.shape[1:]))
+        query = self._query(image, total / (words.positions + 1)[:, None])
+        queries, y = [query], x
+        for n, block in enumerate(self.blocks):
+            attended = block.attend_words.among_words(query, x, words)
+            y = x + attended
+            query, x = block(x, attended, self._image(memory, n), words)
+            queries.append(query)
+        return self._join(queries), y
 
     def _query(self, image: Tensor, mean: Tensor) -> Tensor:
         """The first q, of the memory's image and the mean of the rows so far."""
@@ -183,14 +197,12 @@ class XTransformer(CaptionModel[Tensors]):
     def _image(self, memory: Tensors, block: int) -> tuple[Tensor, Tensor, Tensor]:
         return memory[f"keys{block}"], memory[f"values{block}"], memory["mask"]
 
-    def _logits(self, queries: list[Tensor]) -> Tensor:
-        """W_p of all q of a position, each (..., D)."""
+    def _join(self, queries: list[Tensor]) -> Tensor:
+        """What W_p reads, of all q of a word, each (..., D)."""
         joined = self.norm(functional.glu(self.joined(torch.cat(queries, -1))))
-        return self.output(self.dropout(joined))
+        return self.dropout(joined)
 
-    def _embed(self, tokens: Tensor, start: int) -> Tensor:
-        """Rows (B, S, L, D) of captions from position ``start`` on."""
-        width = self.config.width
-        words = math.sqrt(width) * self.words(tokens)
-        position = positions(start, tokens.shape[2], width, tokens.device).to(words.dtype)
-        return self.word_dropout(self.norm_words(words + position))
+    def _embed(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """(..., D) of words (...) and the sinusoids (..., D) of their positions."""
+        words = math.sqrt(self.config.width) * self.words(tokens)
+        return self.word_dropout(self.norm_words(words + position.to(words.dtype)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -146,7 +146,8 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
             found[row, self.mentioned[image]] = 1
             learns[row] = 1
             learns[row, 1 + fold_of(key, folds)] = 0
-        return LabelledBatch(**vars(batch), mentioned=found, learns=learns)
+        given = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        return LabelledBatch(**given, mentioned=found, learns=learns)
 
     def weight(self, batch: Batch) -> int:
         """Pairs of an image and a detector that learns from it."""

@@ -14,6 +14,7 @@ import capdist.models
 from capdist.batch import Batch
 from capdist.losses.cross_entropy import cross_entropy
 from capdist.models.base import CaptionModel, build, registered
+from capdist.vocab import PAD
 from tests.support.models import (
     DIMS,
     GLIED_ROWS,
@@ -105,6 +106,18 @@ def test_step_equals_forward(section: dict[str, Any]) -> None:
         for position in range(L - 1):
             logits, state = model.step(state, batch.inputs[..., position])
             torch.testing.assert_close(logits, expected[:, :, position], rtol=1e-5, atol=1e-5)
+
+
+def test_states_without_padding_are_those_of_padded_captions(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    batch.tokens[0, 1] = PAD
+    batch.tokens[1, 0, 4:] = PAD
+    expected = logits_of(model, batch)
+    words = batch.words
+    with torch.inference_mode():
+        logits = model.word_logits(model.encode(batch), words)
+    assert len(logits) == words.count == batch.token_count
+    torch.testing.assert_close(logits, words.pick(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_selected_hypotheses_continue_their_parents(section: dict[str, Any]) -> None:
@@ -242,6 +255,7 @@ def test_models_import_only_shared_modules() -> None:
         "lstm_decoders",
         "mia",
         "objects",
+        "output",
         "prophet",
         "x_linear",
     } | {"updown"}  # which others extend

@@ -165,7 +165,7 @@ def literal_losses(m: Gvd, batch: Batch) -> dict[str, float]:
 
 
 def loss_of(m: Gvd, batch: Batch) -> Tensor:
-    loss = m.supervised(m.encode(batch), batch, batch.inputs)[1]
+    loss = m.supervised(m.encode(batch), batch, batch.words)[1]
     assert loss is not None
     return loss
 

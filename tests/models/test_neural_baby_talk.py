@@ -114,7 +114,7 @@ def annotated() -> Batch:
 
 
 def loss_of(m: NeuralBabyTalk, batch: Batch) -> Tensor:
-    loss = m.supervised(m.encode(batch), batch, batch.inputs)[1]
+    loss = m.supervised(m.encode(batch), batch, batch.words)[1]
     assert loss is not None
     return loss
 

@@ -41,7 +41,7 @@ def captions() -> Batch:
 
 
 def loss_of(model: Any, batch: Batch) -> Tensor:
-    loss: Tensor = model.supervised(model.encode(batch), batch, batch.inputs)[1]
+    loss: Tensor = model.supervised(model.encode(batch), batch, batch.words)[1]
     return loss
 
 
@@ -179,8 +179,10 @@ def test_given_weights_take_the_place_of_the_attention(host: str) -> None:
     with torch.inference_mode():
         memory = model.encode(batch)
         own = model.attention(memory, batch.inputs)["regions"]
-        expected, same = model.unroll(memory, batch.inputs), model.unroll(memory, batch.inputs, own)
-        other = model.unroll(memory, batch.inputs, own.roll(1, -1))
+        words = batch.words
+        own = words.pick(own)
+        expected, same = model.unroll(memory, words), model.unroll(memory, words, own)
+        other = model.unroll(memory, words, own.roll(1, -1))
     state = (lambda found: found[0]) if host == "updown" else (lambda found: found[1]["h"])
     torch.testing.assert_close(state(same), state(expected))
     assert not torch.allclose(state(other), state(expected))
