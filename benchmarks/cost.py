@@ -60,9 +60,18 @@ class _Counter(TorchDispatchMode):
         if not views and func.namespace != "c10d":
             formula = flop_registry.get(func._overloadpacket)
             flops = formula(*args, **named, out_val=out) if formula else 0
-            tensors = [t for t in tree_leaves((args, named, out)) if isinstance(t, Tensor)]
+            # A fused optimizer returns nothing, and writes into its arguments.
+            written = _written(func, args, named) if out is None else ()
+            tensors = [t for t in tree_leaves((args, named, out, written)) if isinstance(t, Tensor)]
             self.operations.append((flops, sum(t.nbytes for t in tensors)))
         return out
+
+
+def _written(func: Any, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    """The arguments that an operation writes into."""
+    given = [*zip(func._schema.arguments, args, strict=False)]
+    given += [(a, named[a.name]) for a in func._schema.arguments if a.name in named]
+    return [value for argument, value in given if argument.is_write]
 
 
 def count(run: Callable[[], Any]) -> Work:

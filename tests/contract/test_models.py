@@ -25,6 +25,7 @@ from tests.support.models import (
     R,
     S,
     T,
+    images_of,
     make_batch,
     small,
 )
@@ -166,10 +167,7 @@ def test_logits_do_not_depend_on_other_images(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     together = logits_of(model, batch)
     for i in range(B):
-        alone = Batch(
-            keys=batch.keys[i : i + 1],
-            **{n: v[i : i + 1] for n, v in vars(batch).items() if n != "keys"},
-        )
+        alone = images_of(batch, slice(i, i + 1))
         torch.testing.assert_close(
             logits_of(model, alone), together[i : i + 1], rtol=1e-5, atol=1e-5
         )

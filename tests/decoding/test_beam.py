@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from capdist.batch import Batch
 from capdist.config.decoding import LengthConfig
 from capdist.decoding.beam import DecodingError, length_weights
 from capdist.vocab import BOS, EOS, PAD, UNK
@@ -24,7 +23,7 @@ from tests.support.decoding import (
     make,
     search,
 )
-from tests.support.models import B
+from tests.support.models import B, images_of
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -63,8 +62,7 @@ def test_captions_do_not_depend_on_the_batch(name: str, beam: int) -> None:
     model, batch = make(name), batch_of(V)
     together = search(model, batch, beam, 5)
     for i in range(B):
-        parts = {n: v[i : i + 1] for n, v in vars(batch).items() if n != "keys"}
-        alone = search(model, Batch(batch.keys[i : i + 1], **parts), beam, 5)
+        alone = search(model, images_of(batch, slice(i, i + 1)), beam, 5)
         assert torch.equal(alone.tokens[0], together.tokens[i])
         torch.testing.assert_close(alone.scores[0], together.scores[i])
 

@@ -14,7 +14,7 @@ from capdist.decoding.generate import caption_images
 from capdist.models.base import build
 from capdist.models.updown import UpDown
 from capdist.vocab import BOS, Vocabulary
-from tests.support.models import DIMS, make_batch, small
+from tests.support.models import DIMS, images_of, make_batch, small
 
 VOCAB = Vocabulary([f"w{number}" for number in range(DIMS.vocabulary - 4)])
 DECODING = DecodingConfig(beam=3, max_words=6)
@@ -23,8 +23,7 @@ CPU = torch.device("cpu")
 
 def step_by_step(model: UpDown, batch: Batch, image: int, words: list[str]) -> list[list[float]]:
     """The box with most attention before each word, step by step."""
-    alone = {n: v[image : image + 1] for n, v in vars(batch).items() if n != "keys"}
-    memory = model.encode(Batch(keys=("x",), **alone))
+    memory = model.encode(images_of(batch, slice(image, image + 1)))
     cells, found = model.start(memory, 1, 1).cache, []
     for token in [BOS, *map(VOCAB.id, words)][: len(words)]:
         cells, attention = model.advance(memory, model.embed(torch.tensor([[token]])), cells)

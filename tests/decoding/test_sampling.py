@@ -13,7 +13,7 @@ from capdist.decoding.sampling import draw, invert, sample_captions, uniform, un
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
 from tests.support.decoding import DECODERS, V, batch_of, make
-from tests.support.models import B
+from tests.support.models import B, images_of
 
 
 def sample(model: CaptionModel[Any], batch: Batch, seed: int, samples: int = 4) -> Hypotheses:
@@ -79,8 +79,7 @@ def test_samples_do_not_depend_on_the_batch(name: str) -> None:
     model, batch = make(name), batch_of(V)
     together = sample(model, batch, 11)
     for i in range(B):
-        parts = {n: v[i : i + 1] for n, v in vars(batch).items() if n != "keys"}
-        alone = sample(model, Batch(batch.keys[i : i + 1], **parts), 11)
+        alone = sample(model, images_of(batch, slice(i, i + 1)), 11)
         assert torch.equal(alone.tokens[0], together.tokens[i])
     fewer = sample(model, batch, 11, samples=2)
     assert torch.equal(fewer.tokens, together.tokens[:, :2])

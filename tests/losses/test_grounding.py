@@ -11,7 +11,7 @@ import torch
 from capdist.batch import Batch
 from capdist.losses.grounding import Salient, grounding_loss, pairwise_iou, positives
 from capdist.models.base import build
-from tests.support.models import DIMS, B, R, S, make_batch, small
+from tests.support.models import DIMS, B, R, S, images_of, make_batch, small
 
 Box = list[float]
 
@@ -70,7 +70,7 @@ def test_grounding_loss_equals_hand_computed_values() -> None:
     # An image with three regions; caption 0 names the left half twice, caption 1 right and whole.
     batch = make_batch()
     batch = replace(
-        Batch(*(v[2:] for v in vars(batch).values())),
+        images_of(batch, slice(2, None)),
         boxes=torch.tensor([[whole, left, right, left, left]]),
         objects=torch.tensor([[left, [0.0, 0.1, 0.5, 1.0], right, whole, [0.0] * 4]]),
         object_captions=torch.tensor([[0, 0, 1, 1, -1]]),

@@ -15,7 +15,7 @@ from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entrop
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.concept_detection import ConceptDetection, LabelledBatch, mentioned
 from shards.concepts import mean_average_precision
-from tests.support.models import make_batch
+from tests.support.models import images_of, make_batch
 
 FOLDS, WORDS = 3, 4
 CAPTIONS = {
@@ -77,10 +77,7 @@ REAL = ("regions", "region_mask")
 def test_an_image_teaches_nothing_to_the_detector_of_its_fold() -> None:
     for row in range(3):
         objective, batch = make_objective(), make_batch()
-        alone = Batch(
-            keys=batch.keys[row : row + 1],
-            **{n: v[row : row + 1] for n, v in vars(batch).items() if n != "keys"},
-        )
+        alone = images_of(batch, slice(row, row + 1))
         objective(labelled(objective, alone)).backward()
         learned = [
             any(p.grad is not None and bool(p.grad.any()) for p in detector.parameters())

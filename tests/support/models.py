@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, registered
@@ -71,3 +73,10 @@ def make_batch() -> Batch:
             ]
         ),
     )
+
+
+def images_of(batch: Batch, images: slice) -> Batch:
+    """Some images of a batch."""
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    chosen: dict[str, Any] = {name: value[images] for name, value in tensors.items()}
+    return replace(batch, keys=batch.keys[images], **chosen)
