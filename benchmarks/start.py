@@ -46,12 +46,12 @@ class Figures:
     ``imports``: GB of memory of a process that has read nothing.
     """
 
-    rows: dict[int, Row]
+    rows: dict[int, dict[str, float]]
     imports: float
     load: float = field(default_factory=lambda: os.getloadavg()[1])
 
     @property
-    def slopes(self) -> Row:
+    def slopes(self) -> dict[str, float]:
         """log(figure) per log(images) between the two largest sizes; 1: proportional."""
         if len(self.rows) < 2:
             return {}
@@ -64,7 +64,7 @@ class Figures:
         }
 
     @property
-    def far(self) -> Row:
+    def far(self) -> dict[str, float]:
         """The figures of FAR images if the slopes stay as they are."""
         most, row = list(self.rows.items())[-1]
         return {name: row[name] * (FAR / most) ** slope for name, slope in self.slopes.items()}
@@ -130,7 +130,7 @@ def measure(images: int) -> Figures:
     return Figures(rows, base)
 
 
-def measure_size(folder: Path, images: int) -> Row:
+def measure_size(folder: Path, images: int) -> dict[str, float]:
     manifest = write_shards(folder / "shards", images)
     counts = manifest.root / counts_name("train")
     began = time.monotonic()
@@ -154,7 +154,7 @@ def alone(function: Any, *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def start(shards: Path, run: Path) -> Row:
+def start(shards: Path, run: Path) -> dict[str, float]:
     """Seconds of each part of a start as `capdist.training.run` does it, and memory in GB."""
     run.mkdir()
     config = validate(Config, _config(shards, run), "bench.py start")
