@@ -8,6 +8,7 @@ have their shape as a suffix: ``logits_BSLV``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.vocab import PAD
+from capdist.words import Words
+from shards.members import MEMBERS
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,13 @@ class Batch:
     ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 if the shards have no classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A) is True;
     ``tokens`` (B, S, L) are BOS, words, EOS, then PAD; a missing caption is all PAD;
-    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read,
-    and ``object_captions`` (B, G) the index of the phrase's caption, padded with -1.
+    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read;
+    ``object_captions`` (B, G) the index of the phrase's caption, padded with -1; ``object_words``
+    (B, G, 3) its first word, its last word + 1 and the word that names the object, whose positions
+    are those of ``targets``, and may be after the end of a caption that was clipped;
+    ``object_classes`` (B, G) its class, -1 for one that the detector does not have; ``relations``
+    (B, E, 3) are predicates between regions: subject, object and the number of the predicate, 0
+    where there is no more, with E = 0 if the shards have none.
     ``references`` (B, S, L), of objectives that reward captions, are all captions as
     `capdist.vocab.WordIds` encodes them, padded with -1; they stay in the host's memory.
     """
@@ -46,25 +54,21 @@ class Batch:
     tokens: Tensor
     objects: Tensor
     object_captions: Tensor
+    object_words: Tensor
+    object_classes: Tensor
+    relations: Tensor
     references: NDArray[np.int32] | None = field(default=None, kw_only=True)
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
         """An image without targets, for a rank that has no images in an uneven last step."""
-        return cls(
-            keys=(),
-            image_ids=torch.full((1,), -1),
-            regions=torch.zeros(1, 1, feature_dim),
-            region_mask=torch.ones(1, 1, dtype=torch.bool),
-            boxes=torch.zeros(1, 1, 4),
-            class_ids=torch.zeros(1, 1, 0, dtype=torch.long),
-            class_probs=torch.zeros(1, 1, 0),
-            concepts=torch.zeros(1, 1, dtype=torch.long),
-            concept_mask=torch.ones(1, 1, dtype=torch.bool),
-            tokens=torch.full((1, 1, 2), PAD),
-            objects=torch.zeros(1, 0, 4),
-            object_captions=torch.zeros(1, 0, dtype=torch.long),
-        )
+        fields: dict[str, Any] = {
+            name: torch.from_numpy(array)
+            for member in MEMBERS
+            for name, array in member.empty(PAD).items()
+        }
+        regions, mask = torch.zeros(1, 1, feature_dim), torch.ones(1, 1, dtype=torch.bool)
+        return cls(keys=(), regions=regions, region_mask=mask, **fields)
 
     @property
     def inputs(self) -> Tensor:
@@ -76,21 +80,31 @@ class Batch:
         """(B, S, L-1) tokens to predict; PAD carries no loss."""
         return self.tokens[..., 1:]
 
+    @cached_property
+    def words(self) -> Words:
+        """The input words whose targets carry loss."""
+        tokens = self.tokens.cpu()
+        words = Words.of(tokens[..., :-1], tokens[..., 1:] != PAD)
+        return words.to(self.tokens.device)
+
     @property
     def token_count(self) -> int:
         """Targets that carry loss: every word and every EOS."""
-        return int((self.targets != PAD).sum())
+        return self.words.count
 
     @property
     def caption_count(self) -> int:
         """Captions that are not padding."""
-        return int((self.targets != PAD).any(-1).sum())
+        return len(self.words.captions) if self.words.count else 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device; regions become float32 there, as float16 is faster to copy."""
         tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor)}
         moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in tensors.items()}
-        return replace(self, **{**moved, "regions": moved["regions"].float()})
+        batch = replace(self, **{**moved, "regions": moved["regions"].float()})
+        # To find them on a GPU, the host would have to wait for it.
+        vars(batch)["words"] = self.words.to(device)
+        return batch
 
 
 @dataclass(frozen=True)

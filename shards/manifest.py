@@ -58,6 +58,7 @@ class Manifest:
         url: of a remote set.
         text: tokeniser and language of the captions; of older sets, the default.
         tar_predictor: the predictor of the concepts in the tars; None if it is unknown.
+        predicates: names of those of ``relations.npy``, whose numbers begin with 1; may be empty.
         counts: the counts of the training captions, if the build wrote them.
     """
 
@@ -71,6 +72,7 @@ class Manifest:
     url: str | None = None
     text: CaptionText = ENGLISH_TEXT
     tar_predictor: PredictorFile | None = None
+    predicates: tuple[str, ...] = ()
     counts: ListedFile | None = None
 
     @classmethod
@@ -107,6 +109,7 @@ class Manifest:
             url=folder.url,
             text=CaptionText.from_json(path, data),
             tar_predictor=PredictorFile.listed(folder, data.get("concept_predictor")),
+            predicates=data.get("predicates", ()),
             counts=ListedFile.listed(folder, data.get("caption_counts")),
         )
         concepts = ConceptSet.load_if_present(folder)

@@ -52,6 +52,7 @@ class ManifestJson(TypedDict):
     language: NotRequired[str]
     concept_predictor: NotRequired[ListedFileJson | None]
     caption_counts: NotRequired[ListedFileJson | None]
+    predicates: NotRequired[tuple[str, ...]]
 
 
 _ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(ManifestJson)

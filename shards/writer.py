@@ -38,7 +38,7 @@ from shards.concept_predictor import write_predictor
 from shards.count_captions import count_captions
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
+from shards.jobs import SampleSource, ShardJob, WrittenShard, predicates_of, write_shard
 from shards.listed_file import ListedFile
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
@@ -92,6 +92,7 @@ def write(
         tuple(left_out),
         text=text,
         tar_predictor=write_predictor(predictor, root) if predictor else None,
+        predicates=predicates_of(source),
     )
     if splits.get("train"):
         manifest = replace(manifest, counts=_write_counts(manifest, workers))

@@ -67,15 +67,15 @@ def write_page(sweep: Sweep) -> None:
 
 def run_all(sweep: Sweep) -> int:
     """Run all that is not done on Ray; 1 if a run failed, else 0."""
-    from capdist.reporting.progress import Progress
     from capdist.workers.commands import run_tasks
+    from shards.progress import Progress
 
     left = [run.task for run in sweep.runs if not run.done]
     title, done = f"sweep {sweep.path.stem}", len(sweep.runs) - len(left)
     failed = 0
     with Progress(len(sweep.runs), initial=done, title=title, unit="run") as progress:
         for task, status in run_tasks(left, sweep.list.cpus, sweep.list.gpus, sweep.list.ray):
-            progress.advance(1)
+            progress.advance()
             if status:
                 failed = 1
                 progress.say(f"{task.name} failed with status {status}: see {task.log}")

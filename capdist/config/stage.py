@@ -36,6 +36,11 @@ class OptimizerConfig(Section):
         description="Largest absolute value of a gradient's element; 0: no limit. Not "
         "with DeepSpeed.",
     )
+    implementation: Literal["torch", "fused", "deepspeed", "apex"] = Field(
+        "fused",
+        description="Who computes Adam: torch, torch's fused kernel, DeepSpeed's or Apex's. All "
+        "are the same algorithm; they round differently.",
+    )
     ema: float = Field(
         0.0,
         ge=0,
@@ -118,6 +123,8 @@ class TrainingStage(Section):
     reads_references: ClassVar[bool] = False
     #: Whether it trains a captioning model; otherwise it prepares what captioning models read.
     trains_captions: ClassVar[bool] = True
+    #: Whether the loss of the model's own, `CaptionModel.supervised`, is part of its loss.
+    supervises: ClassVar[bool] = False
 
     objective: str
     init: InitConfig | None = Field(

@@ -92,10 +92,12 @@ class ProcessGroup:
         return self.ranks.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """The sum of each value over all ranks."""
+        """The sum of each value over all ranks, in one message; none if there is one rank."""
+        if self.ranks.world == 1:
+            return [float(value) for value in values]
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(totals)
-        return [float(total) for total in totals]
+        return [float(total) for total in totals.tolist()]
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, on every rank."""

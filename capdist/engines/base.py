@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.distributed.process_group import ProcessGroup
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step: its loss per unit of weight over all ranks, and whether it counted.
+    """One optimizer step, and whether it counted.
 
-    ``parts`` are the contributions of this rank's micro-batches to the loss; ``skipped`` is True
-    where the loss scaler saw an overflow and left the weights alone. ``seconds`` are the host's, of
-    "forward", "backward", "communication" and "update"; an engine that communicates while it
-    computes leaves "communication" out.
+    ``parts`` are the contributions of this rank's micro-batches to the loss per unit of weight over
+    all ranks; ``skipped`` is True where the loss scaler saw an overflow and left the weights alone.
+    ``seconds`` are the host's, of "forward", "backward", "communication", "update" and "wait", for
+    what the device has not finished; an engine that communicates while it computes leaves
+    "communication" out.
     """
 
-    loss: float
     parts: list[float]
     grad_norm: float | None
     skipped: bool
@@ -33,8 +33,11 @@ class StepResult:
 class Engine(Protocol):
     """Turns the micro-batches of a step into an update of the weights."""
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
-        """One update from this rank's micro-batches; all ranks call it together."""
+    def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
+        """One update from this rank's micro-batches; all ranks call it together.
+
+        ``weight`` is that of the micro-batches of all ranks, the divisor of the loss.
+        """
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights in fp32 on the CPU, whole, whatever holds them in training.
@@ -49,7 +52,9 @@ class Engine(Protocol):
         """Read what `save` wrote on so many ranks; all ranks call it together."""
 
 
-def total_weight(group: ProcessGroup, weights: Iterable[int]) -> float:
-    """The divisor of a step's loss, over all ranks; 1 where all of its samples are lost."""
-    (weight,) = group.sum(sum(weights))
-    return max(weight, 1.0)
+def read(parts: Sequence[Tensor], *more: Tensor) -> list[float]:
+    """Numbers on the device: the host waits for it once, not for each."""
+    return [
+        float(number)
+        for number in torch.stack([p.detach().float() for p in (*parts, *more)]).tolist()
+    ]

@@ -14,7 +14,7 @@ from capdist.config.base import ConfigError
 from capdist.config.stage import OptimizerConfig
 from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.base import StepResult, total_weight
+from capdist.engines.base import StepResult, read
 from capdist.engines.deepspeed_files import convert, numbers_only
 from capdist.engines.deepspeed_operator import load_operator
 from capdist.engines.optimizer import make_optimizer, set_lr
@@ -63,12 +63,11 @@ class DeepSpeedEngine:
             ) from error
         self.group = group
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks.
 
         DeepSpeed averages over the ranks, so the loss carries their number as a factor.
         """
-        weight = total_weight(self.group, map(self.engine.module.weight, batches))
         skipped, parts, timer = self.engine.skipped_steps, [], PartTimer()
         set_lr(self.optimizer, lr)
         for batch in batches:
@@ -78,12 +77,12 @@ class DeepSpeedEngine:
                 self.engine.backward(loss * self.group.ranks.world, scale_wrt_gas=False)
             with timer.time("update"):
                 self.engine.step()
-            parts.append(float(loss.detach()))
+            parts.append(loss.detach())
         norm = self.engine.get_global_grad_norm()
-        (loss,) = self.group.sum(sum(parts))
+        with timer.time("wait"):
+            losses = read(parts)
         return StepResult(
-            loss=loss,
-            parts=parts,
+            parts=losses,
             grad_norm=None if norm is None else float(norm),
             skipped=self.engine.skipped_steps > skipped,
             seconds=timer.seconds,

@@ -35,13 +35,13 @@ class MovingAverage:
         self.steps = 0
         self.average = engine.weights()
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
-        result = self.engine.step(batches, lr)
+    def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
+        result = self.engine.step(batches, weight, lr)
         if not result.skipped:
             self.steps += 1
             decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-            for name, weight in self.engine.weights().items():
-                self.average[name].lerp_(weight, 1 - decay)
+            for name, new in self.engine.weights().items():
+                self.average[name].lerp_(new, 1 - decay)
         return result
 
     def weights(self) -> dict[str, Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -21,12 +23,52 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     A parameter belongs to the first group of ``config.groups`` whose pattern matches its name.
 
     Raises:
-        ConfigError: as `check_groups`.
+        ConfigError: as `check_groups` and `check_implementation`.
     """
     check_groups(model, config, "optimizer")
-    kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
+    check_implementation(config, "optimizer")
     groups = list(_parameter_groups(model, config))
-    return kind(groups, config.lr, config.betas, config.eps, config.weight_decay)
+    kind = adam(config)
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def adam(config: OptimizerConfig) -> Callable[..., torch.optim.Optimizer]:
+    """Adam or AdamW by the implementation that the config names."""
+    decay = config.weight_decay
+    if config.implementation in ("torch", "fused"):
+        kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
+        # None: torch chooses.
+        return partial(kind, weight_decay=decay, fused=config.implementation == "fused" or None)
+    if config.implementation == "apex":
+        from apex.optimizers import FusedAdam
+
+        return partial(FusedAdam, weight_decay=decay, adam_w_mode=config.decoupled)
+    if torch.cuda.is_available():
+        from deepspeed.ops.adam import FusedAdam
+
+        return partial(FusedAdam, weight_decay=decay, adam_w_mode=config.decoupled)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return partial(DeepSpeedCPUAdam, weight_decay=decay, adamw_mode=config.decoupled)
+
+
+def check_implementation(config: OptimizerConfig, place: str) -> None:
+    """Refuse what is not installed, or has no device here.
+
+    Raises:
+        ConfigError: naming the option and what to install.
+    """
+    name, option = config.implementation, f"{place}.implementation"
+    if name in ("torch", "fused"):
+        return
+    if find_spec(name) is None or (name == "apex" and find_spec("apex.optimizers") is None):
+        how = {
+            "apex": "build it with --cuda_ext as https://github.com/NVIDIA/apex describes",
+            "deepspeed": "pip install -e '.[train]'",
+        }
+        raise ConfigError(f"{option}: {name} is not installed; {how[name]}, or choose fused")
+    if name == "apex" and not torch.cuda.is_available():
+        raise ConfigError(f"{option}: apex needs a GPU, and there is none here; choose fused")
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from capdist.batch import Batch
 from capdist.config.stage import OptimizerConfig
 from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.base import StepResult, total_weight
+from capdist.engines.base import StepResult, read
 from capdist.engines.optimizer import make_optimizer, set_lr
 from capdist.objectives.base import Objective
 
@@ -29,26 +30,34 @@ class TorchEngine:
         self.config = config
         self.group = group
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
-        weight = total_weight(self.group, map(self.objective.weight, batches))
         parts, timer = [], PartTimer()
         for batch in batches:
             with timer.time("forward"):
                 loss = self.objective(batch.to(self.group.device)) / weight
             with timer.time("backward"):
                 loss.backward()
-                parts.append(float(loss.detach()))
+                parts.append(loss.detach())
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         with timer.time("communication"):
-            for parameter in parameters:
-                distributed.all_reduce(parameter.grad)
+            self.sum_gradients(parameters)
         with timer.time("update"):
             norm = self.update(parameters, lr)
-        (loss,) = self.group.sum(sum(parts))
-        return StepResult(loss, parts, norm, skipped=False, seconds=timer.seconds)
+        with timer.time("wait"):
+            *losses, found = read(parts, norm)
+        return StepResult(losses, found, skipped=False, seconds=timer.seconds)
 
-    def update(self, parameters: Sequence[nn.Parameter], lr: float) -> float:
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Over all ranks, in one message."""
+        if self.group.ranks.world == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        together = _flatten_dense_tensors(gradients)
+        distributed.all_reduce(together)
+        torch._foreach_copy_(gradients, _unflatten_dense_tensors(together, gradients))
+
+    def update(self, parameters: Sequence[nn.Parameter], lr: float) -> Tensor:
         """Clip the gradients and take a step; returns the gradients' norm before."""
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
         if self.config.clip_value:
@@ -56,7 +65,7 @@ class TorchEngine:
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(norm)
+        return norm
 
     def weights(self) -> dict[str, Tensor]:
         return {

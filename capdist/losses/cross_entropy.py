@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel
@@ -16,10 +15,19 @@ from capdist.vocab import PAD
 def cross_entropy(
     model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
 ) -> Tensor:
-    """-Σ log p(w_t | w_<t, image), summed over the words and EOS of every caption; a scalar.
+    """The sum of `training_losses`, a scalar."""
+    loss, own = training_losses(model, batch, label_smoothing=label_smoothing, sampled=sampled)
+    return loss if own is None else loss + own
 
-    A sum, not a mean: the mean of ranks' and micro-batches' means is not the global mean, so the
-    trainer divides by the token count of the whole step.
+
+def training_losses(
+    model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
+) -> tuple[Tensor, Tensor | None]:
+    """-Σ log p(w_t | w_<t, image), and the loss of the model's own, `CaptionModel.supervised`.
+
+    Both are scalars, summed over the words and EOS of every caption. A sum, not a mean: the mean of
+    ranks' and micro-batches' means is not the global mean, so the trainer divides by the token
+    count of the whole step.
 
     Args:
         model: a captioning model.
@@ -27,18 +35,14 @@ def cross_entropy(
         label_smoothing: share of the target mass spread over the vocabulary (Szegedy et al.).
         sampled: probability that an input word is drawn from the model (Bengio et al. 2015).
     """
-    memory = model.encode(batch)
-    inputs = batch.inputs
+    memory, words = model.encode(batch), batch.words
     if sampled > 0:
-        inputs = scheduled_inputs(model, memory, inputs, sampled)
-    logits = model(memory, inputs)
-    return functional.cross_entropy(
-        logits.flatten(0, 2).float(),
-        batch.targets.flatten(),
-        ignore_index=PAD,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
+        words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
+    decoded, own = model.supervised(memory, batch, words)
+    loss = model.word_loss(decoded, words.pick(batch.targets), smoothing=label_smoothing)
+    if words.count:
+        return loss, own
+    return 0.0 * loss, None if own is None else 0.0 * own
 
 
 @torch.no_grad()

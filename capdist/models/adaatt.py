@@ -30,6 +30,8 @@ from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean, masked_softmax
 from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors, lstm_cell
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class AdaAttConfig(ModelConfig):
@@ -58,7 +60,7 @@ class AdaAtt(StepwiseLstmDecoder):
         self.sentinel_key = nn.Linear(width, config.hidden, bias=False)
         self.query = nn.Linear(width, config.hidden, bias=False)
         self.score = nn.Linear(config.hidden, 1, bias=False)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> Tensors:
         """V, W_v V and v^g."""
@@ -92,11 +94,11 @@ class AdaAtt(StepwiseLstmDecoder):
         mask = torch.cat([memory["mask"], memory["mask"].new_ones(len(h), 1)], -1)
         weights = masked_softmax(scores, mask[:, None])
         context = weights[..., :-1] @ memory["regions"] + weights[..., -1:] * sentinel
-        return self.output(self.dropout(context + h)).unflatten(1, shape[1:-1])
+        return self.dropout(context + h).unflatten(1, shape[1:-1])
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """α_t = softmax(z_t) (Eq. 7): the attention to regions, without the sentinel."""
-        h = self.unroll(memory, tokens)[1]["h"].flatten(1, 2)
+        h = self.unroll(memory, Words.all(tokens))[1]["h"].flatten(1, 2)
         weights = masked_softmax(self._scores(memory, h), memory["mask"][:, None])
         return {"regions": weights.unflatten(1, tokens.shape[1:])}
 

@@ -46,6 +46,8 @@ from capdist.models.lstm_decoders import (
     initialise_gates,
     lstm_cell,
 )
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class AoaNetConfig(ModelConfig):
@@ -115,7 +117,7 @@ class AoaNet(StepwiseLstmDecoder):
         self.state_gates = nn.Linear(width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.context_gates, self.state_gates)
         self.aoa = AttentionOnAttention(*sizes)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> Tensors:
         """The refined regions."""
@@ -143,11 +145,11 @@ class AoaNet(StepwiseLstmDecoder):
         return {"h": h, "c": c, "context": context}
 
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
-        """W_p c_t (Eq. 13)."""
-        return self.output(self.dropout(after["context"]))
+        """c_t, what Eq. 13 reads."""
+        return self.dropout(after["context"])
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """The weights of f_att in Eq. 12 before each word, averaged over the heads."""
-        states = self.unroll(memory, tokens)[1]["h"].flatten(1, 2)
+        states = self.unroll(memory, Words.all(tokens))[1]["h"].flatten(1, 2)
         weights = self.aoa.attend.weights(states, memory["keys"], memory["mask"])
         return {"regions": weights.unflatten(1, tokens.shape[1:])}

@@ -25,6 +25,7 @@ from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import TextualMiaConfig, refiner
+from capdist.models.output import Output
 
 
 class AttCnnLstmConfig(ModelConfig):
@@ -49,7 +50,7 @@ class AttCnnLstm(SequenceLstmDecoder):
         self.refine = refiner(config.refine, config.width)
         if "regions" in self.refine.reads:
             self.regions = nn.Linear(dims.features, config.width)
-        self.output = nn.Linear(config.width, dims.vocabulary)
+        self.output = Output(config.width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensors:
@@ -63,4 +64,4 @@ class AttCnnLstm(SequenceLstmDecoder):
 
     def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
         states, hidden = self.recur(self.dropout(self.words(tokens)), hidden)
-        return self.output(self.dropout(states)), hidden
+        return self.dropout(states), hidden

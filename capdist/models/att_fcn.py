@@ -39,6 +39,7 @@ from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean, masked_softmax
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import TextualMiaConfig, refiner
+from capdist.models.output import Output
 
 
 class AttFcnConfig(ModelConfig):
@@ -71,7 +72,7 @@ class AttFcn(SequenceLstmDecoder):
         self.scale_out = nn.Parameter(torch.ones(width))  # w^{Y,A}
         self.project_in = nn.Linear(width, width, bias=False)  # W^{x,Y}
         self.project_out = nn.Linear(width, width, bias=False)  # W^{Y,h}
-        self.output = nn.Linear(width, dims.vocabulary, bias=False)  # E^T
+        self.output = Output(width, dims.vocabulary, bias=False)  # E^T
         self.dropout = nn.Dropout(config.dropout)
         self.scale = width**0.5 if config.scale_words else 1.0
 
@@ -100,7 +101,7 @@ class AttFcn(SequenceLstmDecoder):
         states = states.flatten(1, 2)
         context = self._weights(memory, "keys_out", states) @ memory["concepts"].tanh()
         out = self.project_out(states + self.scale_out * context)
-        return self.output(self.dropout(out)).unflatten(1, tokens.shape[1:]), hidden
+        return self.dropout(out).unflatten(1, tokens.shape[1:]), hidden
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """β_t, the last attention before each word."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,15 +15,18 @@ from capdist.config.model import MODEL_SECTIONS
 from capdist.config.model import ModelConfig as ModelConfig
 from capdist.config.registry import Registry
 from capdist.config.run_config import parse_model
+from capdist.models.output import Output, weighted_nll
+from capdist.words import Words
 
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that depend on the data: F, V, and the number of classes of the detector."""
+    """Sizes that depend on the data: F, V, and the numbers of classes and of predicates."""
 
     features: int
     vocabulary: int
     classes: int = 0
+    predicates: int = 0
 
 
 MemoryT = TypeVar("MemoryT")
@@ -56,12 +59,14 @@ class State(Generic[MemoryT]):
 class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     """Reads region features, and the members that ``needs`` names, and writes captions.
 
-    ``forward``, under teacher forcing, and ``step`` must agree at every position, and neither may
+    ``states``, under teacher forcing, and ``step`` must agree at every position, and neither may
     depend on padding or on the other images of a batch. tests/contract checks every registered
     model.
     """
 
     Config: ClassVar[type[ModelConfig]]
+    #: Maps the last state of a word to the logits of the next one.
+    output: Output
     #: Whether each step reads the state of the last; scheduled sampling requires it.
     recurrent: ClassVar[bool] = False
 
@@ -73,13 +78,70 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         """
         return frozenset()
 
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Optional members that `supervised` reads besides ``needs``: "grounding"."""
+        return frozenset()
+
+    def supervised(
+        self, memory: MemoryT, batch: Batch, words: Words
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `decode_words` returns, and a loss of the model's own, None if it has none.
+
+        Cross entropy adds this loss, a sum over the words of the batch's captions, to its own.
+
+        Args:
+            memory: of the batch.
+            batch: what is to be predicted, and what the loss compares the model with.
+            words: the batch's places, whose words differ from its own under scheduled sampling.
+        """
+        return self.decode_words(memory, words), None
+
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:
         """Compute what depends on the image alone; called once per image."""
 
-    @abstractmethod
+    def states(self, memory: MemoryT, words: Words) -> Tensor:
+        """What ``output`` reads after each of the T words, (T, D).
+
+        A model whose logits are not those of an output layer implements `forward` instead, and is
+        trained on padded captions.
+        """
+        raise NotImplementedError
+
     def forward(self, memory: MemoryT, tokens: Tensor) -> Tensor:
         """(B, S, L) tokens to the (B, S, L, V) logits of the token after each."""
+        words = Words.all(tokens)
+        return words.pad(self.output(self.states(memory, words)))
+
+    @property
+    def packs(self) -> bool:
+        """Whether it implements `states`."""
+        return type(self).states is not CaptionModel.states
+
+    def decode_words(self, memory: MemoryT, words: Words) -> Tensor:
+        """What `word_loss` reads: the states (T, D), or without them the logits (T, V)."""
+        if self.packs:
+            return self.states(memory, words)
+        logits: Tensor = self(memory, words.pad(words.tokens))
+        return words.pick(logits)
+
+    def word_logits(self, memory: MemoryT, words: Words) -> Tensor:
+        """The logits (T, V) after each word."""
+        decoded = self.decode_words(memory, words)
+        return self.output(decoded) if self.packs else decoded
+
+    def word_loss(
+        self,
+        decoded: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        smoothing: float = 0.0,
+        never: Sequence[int] = (),
+    ) -> Tensor:
+        """The loss of `Output` for what `decode_words` gave."""
+        loss = self.output if self.packs else weighted_nll
+        return loss(decoded, targets, weights, smoothing, never)
 
     @abstractmethod
     def start(self, memory: MemoryT, beams: int, length: int) -> State[MemoryT]:

@@ -30,9 +30,10 @@ from capdist.models.layers import (
     FeedForward,
     MultiHeadAttention,
     WordEmbedding,
-    causal_mask,
     positions,
 )
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class GliedConfig(ModelConfig):
@@ -53,11 +54,15 @@ class GliedConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Projected:
-    """Keys and values of an attention (B, N, D), and their mask (B, 1, N)."""
+    """Keys and values of an attention (B, N, D), and their mask (B, 1, N).
+
+    Queries are (B, Q, D), or (T, D) of ``words``.
+    """
 
     keys: Tensor
     values: Tensor
     mask: Tensor
+    words: Words | None = None
 
 
 #: Keys and values of the attentions over the image, by attention and source.
@@ -107,7 +112,7 @@ class Glied(CaptionModel[GliedMemory]):
         if config.local:
             self.attend_local = MultiHeadAttention(width, 1, dropout)
             self.norm_local = AddNorm(width, dropout)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> GliedMemory:
         """Keys and values of I and A for every attention; they are the same at every step."""
@@ -136,13 +141,13 @@ class Glied(CaptionModel[GliedMemory]):
         return self.transform_vd(self.norm_vd(attended, regions), regions)
 
     def distil_attributes(self, memory: GliedMemory, x: Tensor) -> Tensor:
-        """t̃ = G(H_ad(x, A, A), x) (Eq. 8): collocations around the input word; (B, N, D)."""
+        """t̃ = G(H_ad(x, A, A), x) (Eq. 8): collocations around the input word; as x."""
         if not self.config.global_attribute:
             return x
         return self.norm_ad(_attend(self.attend_ad, x, memory["collocation"]), x)
 
     def aspect(self, memory: GliedMemory, context: Tensor, x: Tensor) -> Tensor:
-        """The aspect vector c̃ of caption context x̃ (B, N, D).
+        """The aspect vector c̃ of caption context x̃, both as x.
 
         c = G(H_v(x̃, Ĩ, Ĩ) [+ H_a(x̃, A, A)], x̃) (Eq. 10, or Eq. 4 where attributes were not
         distilled already), then Eq. 5.
@@ -153,18 +158,18 @@ class Glied(CaptionModel[GliedMemory]):
         return self.transform(self.norm_cross(attended, context), x)
 
     def distil_local(self, memory: GliedMemory, aspect: Tensor) -> Tensor:
-        """c_l = G(H_vl(c̃_g, I, I) + H_al(c̃_g, A, A), c̃_g) (Eq. 11); (B, N, D)."""
+        """c_l = G(H_vl(c̃_g, I, I) + H_al(c̃_g, A, A), c̃_g) (Eq. 11); as c̃_g."""
         if not self.config.local:
             return aspect
         attended = _attend(self.attend_local, aspect, memory["local_visual"])
         attended = attended + _attend(self.attend_local, aspect, memory["local_attribute"])
         return self.norm_local(attended, aspect)
 
-    def forward(self, memory: GliedMemory, tokens: Tensor) -> Tensor:
-        """Logits (Eq. 6 before its softmax) at every position."""
-        x, context = self._context(memory, tokens)
-        aspect = self.distil_local(memory, self.aspect(memory, context, x))
-        return self.output(aspect).unflatten(1, tokens.shape[1:])
+    def states(self, memory: GliedMemory, words: Words) -> Tensor:
+        """What Eq. 6 reads."""
+        memory = {name: replace(source, words=words) for name, source in memory.items()}
+        x, context = self._context(memory, words)
+        return self.distil_local(memory, self.aspect(memory, context, x))
 
     def start(self, memory: GliedMemory, beams: int, length: int) -> State[GliedMemory]:
         """Empty caches of the self-attention's keys and values, (B, length, K, D)."""
@@ -182,7 +187,7 @@ class Glied(CaptionModel[GliedMemory]):
         Keys of all hypotheses of an image are stored together; ``ancestors`` masks each one's own.
         """
         memory, position = state.memory, state.position
-        x = self._embed(token, position)
+        x = self._embed(token, positions(position, 1, self.config.width, token.device))
         t = self.distil_attributes(memory, x)
         keys, values, ancestors = state.written["k"], state.written["v"], state.ancestors
         assert ancestors is not None
@@ -206,18 +211,22 @@ class Glied(CaptionModel[GliedMemory]):
         of regions that `groups` returns; "concepts/global": H_ad of Eq. 8, or H_a of Eq. 4;
         "regions/local" and "concepts/local": H_vl and H_al of Eq. 11.
         """
-        x, context = self._context(memory, tokens)
+        words = Words.all(tokens)
+        of_words = {name: replace(source, words=words) for name, source in memory.items()}
+        x, context = self._context(of_words, words)
         stages = {"regions/global": (self.attend_cross, context, memory["visual"])}
         if self.config.global_attribute:
             stages["concepts/global"] = (self.attend_ad, x, memory["collocation"])
         else:
             stages["concepts/global"] = (self.attend_cross, context, memory["attribute"])
         if self.config.local:
-            aspect = self.aspect(memory, context, x)
+            aspect = self.aspect(of_words, context, x)
             stages["regions/local"] = (self.attend_local, aspect, memory["local_visual"])
             stages["concepts/local"] = (self.attend_local, aspect, memory["local_attribute"])
         weights = {
-            name: attend.weights(query, source.keys, source.mask).unflatten(1, tokens.shape[1:])
+            name: attend.weights(
+                words.pad(query).flatten(1, 2), source.keys, source.mask
+            ).unflatten(1, tokens.shape[1:])
             for name, (attend, query, source) in stages.items()
         }
         last = "local" if self.config.local else "global"
@@ -230,24 +239,21 @@ class Glied(CaptionModel[GliedMemory]):
             return torch.diag_embed(mask.to(regions.dtype))
         return self.attend_vd.weights(regions, self.attend_vd.project(regions)[0], mask[:, None])
 
-    def _context(self, memory: GliedMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Input x and x̃ = G(H_x(t̃, T̃, T̃), t̃) (Eq. 9; Eq. 3 where t̃ = x), (B, S·L, D)."""
-        captions, length = tokens.shape[1:]
-        x = self._embed(tokens, 0).flatten(1, 2)
+    def _context(self, memory: GliedMemory, words: Words) -> tuple[Tensor, Tensor]:
+        """Input x and x̃ = G(H_x(t̃, T̃, T̃), t̃) (Eq. 9; Eq. 3 where t̃ = x), (T, D)."""
+        table = positions(0, words.shape[2], self.config.width, words.tokens.device)
+        x = self._embed(words.tokens, table[words.positions])
         t = self.distil_attributes(memory, x)
-        per_caption = t.unflatten(1, (captions, length))
-        mask = causal_mask(length, tokens.device)
-        attended = self.attend_x(per_caption, *self.attend_x.project(per_caption), mask)
-        return x, self.norm_x(attended.flatten(1, 2), t)
+        return x, self.norm_x(self.attend_x.among_words(t, words), t)
 
-    def _embed(self, tokens: Tensor, start: int) -> Tensor:
-        """Words (B, N) at position ``start``, or captions (B, S, L) from it on; (..., D)."""
-        length = tokens.shape[2] if tokens.ndim == 3 else 1
+    def _embed(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """(..., D) of words (...) and the sinusoids (..., D) of their positions."""
         words = self.words(tokens)
-        position = positions(start, length, self.config.width, tokens.device).to(words.dtype)
-        return self.dropout(words + (position if tokens.ndim == 3 else position[0]))
+        return self.dropout(words + position.to(words.dtype))
 
 
 def _attend(attend: MultiHeadAttention, query: Tensor, source: Projected) -> Tensor:
-    """The output of an attention of (B, N, D) queries over regions or concepts."""
-    return attend(query, source.keys, source.values, source.mask)
+    """The output of an attention over regions or concepts, as the queries."""
+    if source.words is None:
+        return attend(query, source.keys, source.values, source.mask)
+    return attend.of_words(query, source.keys, source.values, source.mask, source.words)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from capdist.words import Words
+
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax of (..., N) scores over the places where ``mask`` is True; zeros elsewhere."""
@@ -20,6 +22,11 @@ def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:
     """(B, D) mean of the (B, N, D) rows where ``mask`` (B, N) is True; zeros if there is none."""
     count = mask.sum(1, keepdim=True).clamp(min=1)
     return rows.masked_fill(~mask[..., None], 0).sum(1) / count
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """The tensor in float32, for sums and logarithms, unless it is in float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class MultiHeadAttention(nn.Module):
@@ -53,16 +60,35 @@ class MultiHeadAttention(nn.Module):
         ``mask`` (..., Q or 1, N) is True where a query may attend; the output of a query that is
         masked everywhere is the output layer's bias.
         """
-        weights = self.dropout(self._weights(query, keys, mask))
-        attended = weights @ self._split(values)
-        return self.output(attended.transpose(-3, -2).flatten(-2))
+        return self.output(self._attended(self.query(query), keys, values, mask))
+
+    def of_words(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, words: Words
+    ) -> Tensor:
+        """As `forward` for the T queries (T, D) of words over their image's (B, N, D).
+
+        They are padded only where they meet keys and values.
+        """
+        q = words.pad(self.query(query)).flatten(1, 2)
+        attended = self._attended(q, keys, values, mask).unflatten(1, words.shape[1:])
+        return self.output(words.pick(attended))
+
+    def among_words(self, x: Tensor, words: Words) -> Tensor:
+        """(T, D), every word over those of its caption up to itself."""
+        q, k, v = (words.pad(part) for part in (self.query(x), *self.project(x)))
+        mask = causal_mask(words.shape[2], x.device)
+        return self.output(words.pick(self._attended(q, k, v, mask)))
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """(..., Q, N) the attention weights, averaged over the heads."""
-        return self._weights(query, keys, mask).mean(-3)
+        return self._weights(self.query(query), keys, mask).mean(-3)
 
-    def _weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        q, k = self._split(self.query(query)), self._split(keys)
+    def _attended(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        weights = self.dropout(self._weights(q, keys, mask))
+        return (weights @ self._split(values)).transpose(-3, -2).flatten(-2)
+
+    def _weights(self, q: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        q, k = self._split(q), self._split(keys)
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
         return masked_softmax(scores, mask.unsqueeze(-3))
 

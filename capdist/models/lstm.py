@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import masked_mean
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class LstmConfig(ModelConfig):
@@ -47,7 +49,7 @@ class Lstm(CaptionModel[Tensor]):
         self.words = nn.Embedding(dims.vocabulary, config.embedding)
         self.image = nn.Linear(dims.features, config.width)
         self.cell = nn.LSTMCell(config.embedding + config.width, config.width)
-        self.output = nn.Linear(config.width, dims.vocabulary)
+        self.output = Output(config.width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -55,14 +57,17 @@ class Lstm(CaptionModel[Tensor]):
         regions = batch.regions.to(self.image.weight.dtype)
         return self.dropout(self.image(masked_mean(regions, batch.region_mask)).relu())
 
-    def forward(self, memory: Tensor, tokens: Tensor) -> Tensor:
-        """Step by step; captions take the place of the hypotheses of `step`."""
-        state = self.start(memory, tokens.shape[1], tokens.shape[2])
-        logits = []
-        for token in tokens.unbind(-1):
-            row, state = self.step(state, token)
-            logits.append(row)
-        return torch.stack(logits, 2)
+    def states(self, memory: Tensor, words: Words) -> Tensor:
+        """h_t, position by position; captions end from the last one on."""
+        image = memory.index_select(0, words.images)
+        embedded = self.dropout(self.words(words.tokens))
+        h = c = image.new_zeros(len(image), self.config.width)
+        hidden = []
+        for word in embedded.split(words.alive):
+            n = len(word)
+            h, c = self.cell(torch.cat([word, image[:n]], -1), (h[:n], c[:n]))
+            hidden.append(h)
+        return self.dropout(torch.cat(hidden))
 
     def start(self, memory: Tensor, beams: int, length: int) -> State[Tensor]:
         zeros = memory.new_zeros(len(memory), beams, self.config.width)

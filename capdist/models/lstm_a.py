@@ -29,6 +29,7 @@ from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import MiaConfig, refiner
+from capdist.models.output import Output
 
 
 class LstmAConfig(ModelConfig):
@@ -52,7 +53,7 @@ class LstmA(SequenceLstmDecoder):
         self.words = nn.Embedding(dims.vocabulary, config.width)
         self.regions = nn.Linear(dims.features, config.width)
         self.refine = refiner(config.refine, config.width)
-        self.output = nn.Linear(config.width, dims.vocabulary)
+        self.output = Output(config.width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensors:
@@ -77,7 +78,7 @@ class LstmA(SequenceLstmDecoder):
         if self.each is not None:
             x = x + memory["each"][:, None, None]
         states, hidden = self.recur(x, hidden)
-        return self.output(self.dropout(states)), hidden
+        return self.dropout(states), hidden
 
 
 class LstmA3Config(LstmAConfig):

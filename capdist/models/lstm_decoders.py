@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.models.base import CaptionModel, State
+from capdist.words import Words
 
 Tensors = dict[str, Tensor]
 
@@ -33,7 +34,10 @@ class SequenceLstmDecoder(CaptionModel[Tensors]):
 
     @abstractmethod
     def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
-        """(B, N, L) tokens, from states (B, N, D), to (B, N, L, V) logits and the states after."""
+        """(B, N, L) tokens, from states (B, N, D), to what ``output`` reads and the states after.
+
+        The former is (B, N, L, D).
+        """
 
     def recur(self, x: Tensor, hidden: Tensors | None = None) -> tuple[Tensor, Tensors]:
         """(B, N, L, inputs) to h_t (B, N, L, D) and the last h and c (B, N, D); zeros at first."""
@@ -45,9 +49,11 @@ class SequenceLstmDecoder(CaptionModel[Tensors]):
         after = {"h": h[0].unflatten(0, rows), "c": c[0].unflatten(0, rows)}
         return states.unflatten(0, rows), after
 
-    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
+    def states(self, memory: Tensors, words: Words) -> Tensor:
+        """Of whole captions, padding included: only the output layer is spared it."""
+        tokens = words.pad(words.tokens)
         state = self.start(memory, tokens.shape[1], tokens.shape[2])
-        return self.decode(memory, tokens, state.cache)[0]
+        return words.pick(self.decode(memory, tokens, state.cache)[0])
 
     def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
         """Every hypothesis begins with its image's state before the first word."""
@@ -55,8 +61,10 @@ class SequenceLstmDecoder(CaptionModel[Tensors]):
 
     def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
         """As `forward`, for captions of one word."""
-        logits, hidden = self.decode(state.memory, token[..., None], state.cache)
-        return logits[:, :, 0], replace(state, cache=hidden, position=state.position + 1)
+        found, hidden = self.decode(state.memory, token[..., None], state.cache)
+        return self.output(found[:, :, 0]), replace(
+            state, cache=hidden, position=state.position + 1
+        )
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """Empty, unless the model has attention."""
@@ -97,19 +105,32 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
 
     @abstractmethod
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
-        """Logits after embedded words (..., E), from the result of `advance`, each (..., D)."""
+        """What ``output`` reads after embedded words (B, ..., E), from the result of `advance`."""
 
-    def unroll(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensors]:
-        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...)."""
-        words = self.dropout(self.words(tokens))
-        after, steps = self.start(memory, tokens.shape[1], tokens.shape[2]).cache, []
-        for word in self.word_gates(words).unbind(2):
-            after = self.advance(memory, word, after)
+    def unroll(
+        self, memory: Tensors, words: Words, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensors]:
+        """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...).
+
+        Every caption is a hypothesis of an image of its own; captions end from the last one on.
+        ``weights`` (T, R) take the place of the attention, step by step, as the memory's "weights"
+        in `advance`.
+        """
+        embedded = self.dropout(self.words(words.tokens))
+        memory = {name: value.index_select(0, words.images) for name, value in memory.items()}
+        after, steps = self.start(memory, 1, len(words.alive)).cache, []
+        given = None if weights is None else weights.split(words.alive)
+        for position, word in enumerate(self.word_gates(embedded).split(words.alive)):
+            memory, after = _first(memory, len(word)), _first(after, len(word))
+            if given is not None:
+                memory["weights"] = given[position][:, None]
+            after = self.advance(memory, word[:, None], after)
             steps.append(after)
-        return words, {name: torch.stack([step[name] for step in steps], 2) for name in after}
+        found = {name: torch.cat([step[name][:, 0] for step in steps]) for name in after}
+        return words.pad(embedded), {name: words.pad(value) for name, value in found.items()}
 
-    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
-        return self.predict(memory, *self.unroll(memory, tokens))
+    def states(self, memory: Tensors, words: Words) -> Tensor:
+        return words.pick(self.predict(memory, *self.unroll(memory, words)))
 
     def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
         """Every hypothesis begins with its image's first state."""
@@ -121,8 +142,12 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
         words = self.dropout(self.words(token))
         after = self.advance(state.memory, self.word_gates(words), state.cache)
         cache = {name: after[name] for name in state.cache}
-        logits = self.predict(state.memory, words, after)
+        logits = self.output(self.predict(state.memory, words, after))
         return logits, replace(state, cache=cache, position=state.position + 1)
+
+
+def _first(tensors: Tensors, rows: int) -> Tensors:
+    return {name: value[:rows] for name, value in tensors.items()}
 
 
 def initialise_gates(width: int, *layers: nn.Linear) -> None:

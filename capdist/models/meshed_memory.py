@@ -37,9 +37,10 @@ from capdist.models.layers import (
     AddNorm,
     FeedForward,
     MultiHeadAttention,
-    causal_mask,
     positions,
 )
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class MeshedMemoryConfig(ModelConfig):
@@ -110,14 +111,23 @@ class DecoderBlock(nn.Module):
         self.feed_forward = FeedForward(width, config.hidden)
         self.norm = AddNorm(width, dropout)
 
-    def forward(self, y: Tensor, layers: list[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
-        """Y (B, N, D) after attention to words to Y of the next block.
+    def forward(
+        self,
+        y: Tensor,
+        layers: list[tuple[Tensor, Tensor]],
+        mask: Tensor,
+        words: Words | None = None,
+    ) -> Tensor:
+        """Y (B, N, D), or (T, D) of words, after attention to words to Y of the next block.
 
         ``layers`` are C's keys and values (B, R, D) of every encoder layer.
         """
         mesh = torch.zeros_like(y)
         for gate, (keys, values) in zip(self.gates, layers, strict=True):
-            seen = self.attend_image(y, keys, values, mask)
+            if words is None:
+                seen = self.attend_image(y, keys, values, mask)
+            else:
+                seen = self.attend_image.of_words(y, keys, values, mask, words)
             mesh = mesh + gate(torch.cat([y, seen], -1)).sigmoid() * seen
         z = self.norm_image(mesh / math.sqrt(len(layers)), y)
         return self.norm(self.feed_forward(z), z)
@@ -153,7 +163,7 @@ class MeshedMemory(CaptionModel[Tensors]):
         self.words = nn.Embedding(dims.vocabulary, width)
         blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
         self.blocks = cast(list[DecoderBlock], blocks)  # ModuleList has no type parameter.
-        self.output = nn.Linear(width, dims.vocabulary, bias=False)
+        self.output = Output(width, dims.vocabulary, bias=False)
 
     def encode(self, batch: Batch) -> Tensors:
         """X^i of every layer, as keys and values of every block's C."""
@@ -166,9 +176,9 @@ class MeshedMemory(CaptionModel[Tensors]):
                 memory |= {f"keys{n}.{i}": keys, f"values{n}.{i}": values}
         return memory
 
-    def forward(self, memory: Tensors, tokens: Tensor) -> Tensor:
-        """Logits at every position."""
-        return self.output(self._decode(memory, tokens)[0]).unflatten(1, tokens.shape[1:])
+    def states(self, memory: Tensors, words: Words) -> Tensor:
+        """Y of the last block."""
+        return self._decode(memory, words)[0]
 
     def start(self, memory: Tensors, beams: int, length: int) -> State[Tensors]:
         """Empty caches of every block's keys and values of words, (B, length, K, D)."""
@@ -190,7 +200,7 @@ class MeshedMemory(CaptionModel[Tensors]):
         assert ancestors is not None
         ancestors[:, :, position] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
         so_far = slice(position + 1)
-        y = self._embed(token[..., None], position)[:, :, 0]
+        y = self._embed(token, positions(position, 1, self.config.width, token.device))
         for n, block in enumerate(self.blocks):
             keys, values = state.written[f"keys{n}"], state.written[f"values{n}"]
             keys[:, position], values[:, position] = block.attend_words.project(y)
@@ -207,28 +217,27 @@ class MeshedMemory(CaptionModel[Tensors]):
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """The last block's attention to the last encoder layer, averaged over its heads."""
         last = self.config.layers - 1
-        _, y = self._decode(memory, tokens)
+        words = Words.all(tokens)
+        y = words.pad(self._decode(memory, words)[1]).flatten(1, 2)
         keys = memory[f"keys{last}.{last}"]
         weights = self.blocks[-1].attend_image.weights(y, keys, memory["mask"])
         return {"regions": weights.unflatten(1, tokens.shape[1:])}
 
-    def _decode(self, memory: Tensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The last block's output and, before its cross attention, Y, each (B, S·L, D)."""
-        mask, y = causal_mask(tokens.shape[2], tokens.device), self._embed(tokens, 0)
+    def _decode(self, memory: Tensors, words: Words) -> tuple[Tensor, Tensor]:
+        """The last block's output and, before its cross attention, Y, each (T, D)."""
+        table = positions(0, words.shape[2], self.config.width, words.tokens.device)
+        y = self._embed(words.tokens, table[words.positions])
         for n, block in enumerate(self.blocks):
-            attended = block.attend_words(y, *block.attend_words.project(y), mask)
-            asked = block.norm_words(attended, y).flatten(1, 2)
-            flat = block(asked, self._layers(memory, n), memory["mask"])
-            y = flat.unflatten(1, tokens.shape[1:])
-        return flat, asked
+            asked = block.norm_words(block.attend_words.among_words(y, words), y)
+            y = block(asked, self._layers(memory, n), memory["mask"], words)
+        return y, asked
 
     def _layers(self, memory: Tensors, block: int) -> list[tuple[Tensor, Tensor]]:
         """A block's keys and values of every encoder layer."""
         layers = range(self.config.layers)
         return [(memory[f"keys{block}.{i}"], memory[f"values{block}.{i}"]) for i in layers]
 
-    def _embed(self, tokens: Tensor, start: int) -> Tensor:
-        """Words and positions (B, S, L, D) of captions from position ``start`` on."""
+    def _embed(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """(..., D) of words (...) and the sinusoids (..., D) of their positions."""
         words = self.words(tokens)
-        position = positions(start, tokens.shape[2], self.config.width, tokens.device)
         return words + position.to(words.dtype)

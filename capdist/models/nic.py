@@ -24,6 +24,7 @@ from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
+from capdist.models.output import Output
 
 
 class NicConfig(ModelConfig):
@@ -46,7 +47,7 @@ class Nic(SequenceLstmDecoder):
         self.words = nn.Embedding(dims.vocabulary, config.width)
         self.regions = nn.Linear(dims.features, config.width)
         self.refine = refiner(config.refine, config.width)
-        self.output = nn.Linear(config.width, dims.vocabulary)
+        self.output = Output(config.width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -66,4 +67,4 @@ class Nic(SequenceLstmDecoder):
     def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
         """Eq. 11 and 12."""
         states, hidden = self.recur(self.dropout(self.words(tokens)), hidden)
-        return self.output(self.dropout(states)), hidden
+        return self.dropout(states), hidden

@@ -29,6 +29,7 @@ from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean, masked_softmax
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
+from capdist.models.output import Output
 
 
 class SpatialAttentionConfig(ModelConfig):
@@ -57,7 +58,7 @@ class SpatialAttention(SequenceLstmDecoder):
         self.key = nn.Linear(width, config.hidden, bias=False)
         self.query = nn.Linear(width, config.hidden, bias=False)
         self.score = nn.Linear(config.hidden, 1, bias=False)
-        self.output = nn.Linear(width, dims.vocabulary)
+        self.output = Output(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -86,11 +87,11 @@ class SpatialAttention(SequenceLstmDecoder):
         }
 
     def decode(self, memory: Tensors, tokens: Tensor, hidden: Tensors) -> tuple[Tensor, Tensors]:
-        """h_t, then Eq. 6 to 8 and p_t before its softmax."""
+        """h_t, then Eq. 6 to 8 and what p_t reads."""
         states, hidden = self.recur(self._inputs(memory, tokens), hidden)
         context = self._weights(memory, states) @ memory["regions"]
         out = context + states.flatten(1, 2)
-        return self.output(self.dropout(out)).unflatten(1, tokens.shape[1:]), hidden
+        return self.dropout(out).unflatten(1, tokens.shape[1:]), hidden
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """α_t."""

@@ -40,9 +40,10 @@ from capdist.models.layers import (
     FeedForward,
     MultiHeadAttention,
     WordEmbedding,
-    causal_mask,
     positions,
 )
+from capdist.models.output import Output
+from capdist.words import Words
 
 
 class TransformerConfig(ModelConfig):
@@ -83,9 +84,12 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(width, config.hidden)
         self.norm = AddNorm(width, dropout)
 
-    def forward(self, y: Tensor, image: Projected) -> Tensor:
-        """Z_t and x_t from y_t, (B, N, D)."""
-        attended = self.attend_image(y, image.keys, image.values, image.mask)
+    def forward(self, y: Tensor, image: Projected, words: Words | None = None) -> Tensor:
+        """Z_t and x_t from y_t, (B, N, D), or (T, D) of words."""
+        if words is None:
+            attended = self.attend_image(y, image.keys, image.values, image.mask)
+        else:
+            attended = self.attend_image.of_words(y, image.keys, image.values, image.mask, words)
         z = self.norm_image(attended, y)
         return self.norm(self.feed_forward(z), z)
 
@@ -112,7 +116,7 @@ class Transformer(CaptionModel[TransformerMemory]):
         self.regions = nn.Linear(dims.features, config.width)
         blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.blocks = cast(list[Block], blocks)  # ModuleList does not have a type parameter.
-        self.output = nn.Linear(config.width, dims.vocabulary)
+        self.output = Output(config.width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> TransformerMemory:
@@ -121,10 +125,9 @@ class Transformer(CaptionModel[TransformerMemory]):
         mask = batch.region_mask[:, None]
         return tuple(Projected(*block.attend_image.project(regions), mask) for block in self.blocks)
 
-    def forward(self, memory: TransformerMemory, tokens: Tensor) -> Tensor:
-        """Logits at every position."""
-        _, x = self._decode(memory, tokens)
-        return self.output(x).unflatten(1, tokens.shape[1:])
+    def states(self, memory: TransformerMemory, words: Words) -> Tensor:
+        """x_t of the last block."""
+        return self._decode(memory, words)[1]
 
     def start(self, memory: TransformerMemory, beams: int, length: int) -> State[TransformerMemory]:
         """Empty caches of every block's keys and values of words, (B, length, K, D)."""
@@ -148,7 +151,7 @@ class Transformer(CaptionModel[TransformerMemory]):
         assert ancestors is not None
         ancestors[:, :, position] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
         so_far = slice(position + 1)
-        x = self._embed(token[..., None], position)[:, :, 0]
+        x = self._embed(token, positions(position, 1, self.config.width, token.device))
         for n, (block, image) in enumerate(zip(self.blocks, state.memory, strict=True)):
             keys, values = state.written[f"keys{n}"], state.written[f"values{n}"]
             keys[:, position], values[:, position] = block.attend_words.project(x)
@@ -163,23 +166,21 @@ class Transformer(CaptionModel[TransformerMemory]):
 
     def attention(self, memory: TransformerMemory, tokens: Tensor) -> dict[str, Tensor]:
         """The last block's attention to the image, averaged over its heads."""
-        y, _ = self._decode(memory, tokens)
+        words = Words.all(tokens)
+        y = words.pad(self._decode(memory, words)[0]).flatten(1, 2)
         weights = self.blocks[-1].attend_image.weights(y, memory[-1].keys, memory[-1].mask)
         return {"regions": weights.unflatten(1, tokens.shape[1:])}
 
-    def _decode(self, memory: TransformerMemory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """y_t and x_t of the last block, (B, S·L, D)."""
-        mask = causal_mask(tokens.shape[2], tokens.device)
-        x = self._embed(tokens, 0)
+    def _decode(self, memory: TransformerMemory, words: Words) -> tuple[Tensor, Tensor]:
+        """y_t and x_t of the last block, (T, D)."""
+        table = positions(0, words.shape[2], self.config.width, words.tokens.device)
+        x = self._embed(words.tokens, table[words.positions])
         for block, image in zip(self.blocks, memory, strict=True):
-            attended = block.attend_words(x, *block.attend_words.project(x), mask)
-            y = block.norm_words(attended, x).flatten(1, 2)
-            flat = block(y, image)
-            x = flat.unflatten(1, tokens.shape[1:])
-        return y, flat
+            y = block.norm_words(block.attend_words.among_words(x, words), x)
+            x = block(y, image, words)
+        return y, x
 
-    def _embed(self, tokens: Tensor, start: int) -> Tensor:
-        """x⁰ (B, S, L, D) of captions from position ``start`` on."""
+    def _embed(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """x⁰ (..., D) of words (...) and the sinusoids (..., D) of their positions."""
         words = self.words(tokens)
-        position = positions(start, tokens.shape[2], self.config.width, tokens.device)
         return self.dropout(words + position.to(words.dtype))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,9 +120,10 @@ class CaptionSampler:
     def _sample(self, batch: Batch, step: int) -> SampledCaptions:
         """The n captions of every image, the same for any split of the step's images."""
         (model,) = self._policy
-        fields = {name: value for name, value in vars(batch).items() if name != "tokens"}
+        given = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        del given["tokens"]
         if not batch.keys:  # a placeholder, where a rank has no images
-            return SampledCaptions(tokens=torch.full((1, self._sampling.samples, 2), PAD), **fields)
+            return SampledCaptions(tokens=torch.full((1, self._sampling.samples, 2), PAD), **given)
         device = batch.regions.device
         with torch.inference_mode():
             with self.timings.time("encode", device):
@@ -140,7 +141,7 @@ class CaptionSampler:
         # Captions end where the longest does, as those of a training batch do.
         longest = int((drawn != PAD).sum(-1).max())
         tokens = functional.pad(drawn[..., :longest].clone(), (1, 0), value=BOS)
-        return SampledCaptions(tokens=tokens, earned=earned, baseline=baseline, **fields)
+        return SampledCaptions(tokens=tokens, earned=earned, baseline=baseline, **given)
 
     def _score(self, batch: Batch, tokens: Tensor) -> Pending:
         """Submit captions (B, n, L)."""

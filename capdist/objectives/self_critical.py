@@ -14,7 +14,7 @@ from capdist.batch import Batch
 from capdist.config.base import Positive
 from capdist.config.reward import RewardConfig
 from capdist.config.stage import TrainingStage
-from capdist.losses.self_critical import leave_one_out_baseline, policy_log_probs, self_critical
+from capdist.losses.self_critical import leave_one_out_baseline, self_critical
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import Objective, StageContext, Validator, register
 from capdist.objectives.rewards import check_rewards, open_rewards
@@ -108,9 +108,10 @@ class SelfCritical(Objective[SelfCriticalStage]):
         assert isinstance(batch, SampledCaptions)
         timings = self.sampler.timings
         with timings.time("loss", batch.regions.device):
-            log_probs = policy_log_probs(self.model, batch)
+            decoded = self.model.decode_words(self.model.encode(batch), batch.words)
         if batch.earned is None:
-            return 0.0 * log_probs.sum()
+            nothing = torch.zeros(batch.tokens.shape[:2], device=decoded.device)
+            return self_critical(self.model, decoded, batch, nothing)
         with timings.time("wait", torch.device("cpu")):
             rewards = batch.rewards(batch.earned)
             if batch.baseline is None:
@@ -118,8 +119,9 @@ class SelfCritical(Objective[SelfCriticalStage]):
             else:
                 baseline = batch.rewards(batch.baseline)
         timings.rewards.append(rewards)
-        advantage = (rewards - baseline).to(log_probs)
-        return self_critical(log_probs, advantage)
+        advantage = (rewards - baseline).to(decoded.device)
+        with timings.time("loss", batch.regions.device):
+            return self_critical(self.model, decoded, batch, advantage)
 
     def sums(self) -> list[float]:
         return self.sampler.timings.sums()

@@ -11,7 +11,7 @@ from capdist.config.base import ConfigError, read_json
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.decoding.constraints import Constraints
 from capdist.engines.factory import zero_stage
-from capdist.engines.optimizer import check_groups
+from capdist.engines.optimizer import check_groups, check_implementation
 from capdist.inference.concept_prediction import Detector, detector_sizes
 from capdist.inference.exported_model import DETECTOR, MODEL, check_concepts, read_weights
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
@@ -49,6 +49,7 @@ class Preflight:
             if stage.trains_captions:
                 place = f"{self.where}: stages.{number}.optimizer"
                 check_groups(self.model, stage.optimizer, place)
+                check_implementation(stage.optimizer, place)
             if stage.optimizer.clip_value and self.config.engine == "deepspeed":
                 raise ConfigError(
                     f"{self.where}: stages.{number}.optimizer.clip_value: DeepSpeed clips by norm "

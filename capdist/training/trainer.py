@@ -22,10 +22,11 @@ from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
 from capdist.metrics.coco import ONE_IMAGE
 from capdist.objectives.base import Objective, ValidationResult, Validator
 from capdist.reporting.metrics_log import MetricsLog
-from capdist.reporting.progress import Progress
+from capdist.reporting.progress import describe_step
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.schedule import rate
+from shards.progress import Progress
 from shards.remote.download import ShardUnavailableError
 from shards.schema import ShardError
 
@@ -104,12 +105,18 @@ class Trainer:
             CheckpointError: if the state can't be saved.
             Stopped: if a signal asked for it; the state is saved.
         """
-        with Progress(self.steps, initial=progress.stage_step, enabled=self.group.first) as bar:
+        with Progress(
+            self.steps,
+            title="training",
+            unit="step",
+            initial=progress.stage_step,
+            enabled=self.group.first,
+        ) as bar:
             while not self.done(progress):
                 for record, after, asked in self.epoch(progress):
                     progress = after
                     self.metrics_log.write(record.to_json())
-                    bar.update(record)
+                    bar.advance(1, describe_step(record))
                     for line in record.lost:
                         bar.say(f"step {record.step}: left out: {line}")
                     self.save_between(progress)
@@ -134,17 +141,20 @@ class Trainer:
         started = time.perf_counter()
         for read in self.batches.steps(progress.epoch, progress.consumed):
             waited = time.perf_counter() - started
-            lost, damaged = self.tolerate(read.errors, progress)
             batches = self.objective.prepare(read.batches, progress.step, self.group.device)
-            lr = self.rate(progress.stage_step)
-            result = self.engine.step(batches, lr)
-            self.check(result, progress, batches)
             # Signals reach the ranks at different times: all of them stop after the same step.
-            captions, asked, *sums = self.group.sum(
+            errors, weight, captions, asked = self.group.sum(
+                len(read.errors),
+                sum(map(self.objective.weight, batches)),
                 sum(batch.caption_count for batch in batches),
                 self.stop.asked,
-                *self.objective.sums(),
             )
+            lost, damaged = self.tolerate(read.errors, progress) if errors else ([], 0)
+            lr = self.rate(progress.stage_step)
+            # A step whose samples are all lost has no weight.
+            result = self.engine.step(batches, max(weight, 1.0), lr)
+            loss, *sums = self.group.sum(sum(result.parts), *self.objective.sums())
+            self.check(loss, result, progress, batches)
             figures = self.objective.figures(sums, self.group.ranks.world)
             progress = self.advance(progress, result.skipped, damaged)
             took = time.perf_counter() - started
@@ -153,7 +163,7 @@ class Trainer:
                     step=progress.step,
                     stage=self.stage.objective,
                     epoch=progress.epoch + progress.consumed / self.batches.plan.order.samples,
-                    loss=result.loss,
+                    loss=loss,
                     lr=lr,
                     grad_norm=result.grad_norm,
                     captions_per_s=captions / took,
@@ -174,30 +184,30 @@ class Trainer:
         per_epoch = self.batches.plan.steps
         return rate(self.stage.schedule, self.stage.optimizer.lr, step, per_epoch, self.steps)
 
-    def check(self, result: StepResult, progress: TrainingProgress, batches: list[Batch]) -> None:
-        """Stop at a loss that is not finite, unless the loss scaler skipped the step."""
-        if result.skipped or math.isfinite(result.loss):
+    def check(
+        self, loss: float, result: StepResult, progress: TrainingProgress, batches: list[Batch]
+    ) -> None:
+        """Stop at a loss of all ranks that is not finite, unless the loss scaler skipped it."""
+        if result.skipped or math.isfinite(loss):
             return
         parts = zip(result.parts, batches, strict=True)
         keys = [key for part, batch in parts if not math.isfinite(part) for key in batch.keys]
         if not keys:
             raise OtherRankError("another rank had the samples")
         raise TrainingError(
-            f"step {progress.step + 1}: the loss is {result.loss} for samples {', '.join(keys)}; "
+            f"step {progress.step + 1}: the loss is {loss} for samples {', '.join(keys)}; "
             f"look at them, or lower the learning rate; {self.saved()}"
         )
 
     def tolerate(self, lost: list[ShardError], progress: TrainingProgress) -> tuple[list[str], int]:
         """The samples and shards that a step lacks, over all ranks, and the number of samples.
 
+        Ranks read different samples: they must agree before the step, or some wait for ever.
+
         Raises:
             ShardError: on the first rank, if the config allows fewer; the state is saved.
             OtherRankError: on the others.
         """
-        # Ranks read different samples: they must agree before the step, or some wait for ever.
-        (count,) = self.group.sum(len(lost))
-        if not count:
-            return [], 0
         mine = [(isinstance(error, ShardUnavailableError), str(error)) for error in lost]
         every = [pair for pairs in self.group.gather(mine) for pair in pairs]
         samples = [line for whole, line in every if not whole]
@@ -250,6 +260,8 @@ class Trainer:
             self.metrics_log.write(
                 {"step": progress.step, "epoch": progress.epoch, **found.to_json()}
             )
+            if found.captions:
+                self.metrics_log.show(progress.step, found.captions)
             before = None if best else progress.best[found.name]
             bar.say(f"epoch {progress.epoch}: validation {describe(found, before)}")
         self.save(progress, weights, best=best)

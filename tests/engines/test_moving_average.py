@@ -22,9 +22,9 @@ class Walk:
     def __init__(self) -> None:
         self.taken = 0
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
         self.taken += 1
-        return StepResult(0.0, [], None, skipped=self.taken % 4 == 0)
+        return StepResult([], None, skipped=self.taken % 4 == 0)
 
     def weights(self) -> dict[str, Tensor]:
         return {"w": torch.randn(3, generator=torch.Generator().manual_seed(self.taken))}
@@ -44,8 +44,8 @@ def averaged(decay: float) -> MovingAverage:
 def test_the_average_equals_the_sum_over_all_steps(decay: float) -> None:
     found, walk, weights = averaged(decay), Walk(), []
     for _ in range(15):
-        found.step([], 0.1)
-        if not walk.step([], 0.1).skipped:
+        found.step([], 1.0, 0.1)
+        if not walk.step([], 1.0, 0.1).skipped:
             weights.append(walk.weights()["w"].double())
     decays = [min(decay, (1 + n) / (10 + n)) for n in range(1, len(weights) + 1)]
     expected = Walk().weights()["w"].double() * torch.tensor(decays).double().prod()
@@ -58,11 +58,11 @@ def test_the_average_equals_the_sum_over_all_steps(decay: float) -> None:
 def test_a_loaded_average_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, first, second = (averaged(0.9) for _ in range(3))
     for _ in range(9):
-        whole.step([], 0.1)
+        whole.step([], 1.0, 0.1)
     for _ in range(5):
-        first.step([], 0.1)
+        first.step([], 1.0, 0.1)
     first.save(tmp_path)
     second.load(tmp_path, 1)
     for _ in range(4):
-        second.step([], 0.1)
+        second.step([], 1.0, 0.1)
     assert torch.equal(second.weights()["w"], whole.weights()["w"])

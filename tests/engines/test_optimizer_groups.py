@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,21 @@ def test_deepspeed_trains_groups_as_torch_does(
         # The gradient of a key's bias is zero but for rounding, which Adam scales up.
         if not name.endswith("key.bias"):
             torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_implementations_take_the_same_steps(decoupled: bool) -> None:
+    models = [Toy(), Toy()]
+    for model, implementation in zip(models, ("torch", "fused"), strict=True):
+        options = {"decoupled": decoupled, "weight_decay": 0.01, "implementation": implementation}
+        optimizer = make_optimizer(model, optimizer_config(**options))
+        assert bool(optimizer.defaults["fused"]) == (implementation == "fused")
+        train(model, optimizer, [0.1, 0.05, 0.2])
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(find_spec("apex") is not None, reason="Apex is installed")
+def test_apex_is_refused_where_it_is_not_installed() -> None:
+    with pytest.raises(ConfigError, match="implementation: apex is not installed; build"):
+        make_optimizer(Toy(), optimizer_config(implementation="apex"))

@@ -28,6 +28,16 @@ def test_sums_over_all_targets_but_padding(smoothing: float) -> None:
     assert batch.token_count == 3 * 2 * 5 - 5 - 2
 
 
+def test_a_model_without_states_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = build(small("glied"), DIMS).eval(), make_batch()
+    batch.tokens[0, 1] = PAD
+    batch.tokens[1, 0, 4:] = PAD
+    expected = cross_entropy(model, batch, label_smoothing=0.1, sampled=0.0)
+    monkeypatch.setattr(type(model), "packs", False)
+    found = cross_entropy(model, batch, label_smoothing=0.1, sampled=0.0)
+    torch.testing.assert_close(found, expected)
+
+
 def test_probability_0_is_teacher_forcing() -> None:
     model, batch = build(small("lstm"), DIMS).eval(), make_batch()
     inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 0.0)

@@ -19,8 +19,8 @@ from tests.support.decoding import INNER, V, batch_of, make
 from tests.support.models import B
 
 WORDS = 3
-#: A model whose captions share a cache, one with a carried state, and one that reads them at once.
-LEARNERS = ("glied", "ss_updown", "nic")
+#: Models whose captions share a cache, have a carried state, one that grows, or are read at once.
+LEARNERS = ("glied", "ss_updown", "cavp", "nic")
 
 
 def with_captions(batch: Batch, tokens: Tensor) -> Batch:
@@ -50,6 +50,23 @@ def gradient(model: CaptionModel[Tensor], loss: Tensor) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts])
 
 
+def loss_of(model: CaptionModel[Tensor], batch: Batch, advantage: Tensor) -> Tensor:
+    decoded = model.decode_words(model.encode(batch), batch.words)
+    return self_critical(model, decoded, batch, advantage)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_loss_is_that_of_the_log_probabilities(name: str) -> None:
+    model = make(name)
+    batch = with_captions(batch_of(V), all_captions().expand(B, -1, -1))
+    advantage = torch.randn(batch.tokens.shape[:2], generator=torch.Generator().manual_seed(1))
+    expected = -(advantage * policy_log_probs(model, batch).sum(-1)).sum()
+    found = loss_of(model, batch, advantage)
+    torch.testing.assert_close(found, expected)
+    found, expected = gradient(model, found), gradient(model, expected)
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_policy_is_a_distribution(name: str) -> None:
     captions = all_captions().expand(B, -1, -1)
@@ -77,8 +94,7 @@ def test_equals_the_exact_policy_gradient(name: str, leave_one_out: bool) -> Non
         earned = reward(drawn)
         # Any baseline is correct that does not depend on the sample.
         base = leave_one_out_baseline(earned) if leave_one_out else torch.full((B, 1), 2.3)
-        log_probs = policy_log_probs(model, with_captions(batch, drawn))
-        loss = self_critical(log_probs, (earned - base).float()) / 60
+        loss = loss_of(model, with_captions(batch, drawn), (earned - base)) / 60
         estimates.append(gradient(model, loss) @ directions)
     found = torch.stack(estimates)
     error = found.std(0) / len(found) ** 0.5
@@ -97,7 +113,7 @@ def test_leave_one_out_is_the_mean_of_the_others() -> None:
 def test_equal_rewards_give_no_gradient() -> None:
     model, batch = make("lstm"), batch_of(V)
     captions = all_captions().expand(B, -1, -1)[:, :6]
-    log_probs = policy_log_probs(model, with_captions(batch, captions))
     earned = torch.full((B, 6), 0.7, dtype=torch.float64)
-    loss = self_critical(log_probs, (earned - leave_one_out_baseline(earned)).float())
+    advantage = earned - leave_one_out_baseline(earned)
+    loss = loss_of(model, with_captions(batch, captions), advantage)
     assert gradient(model, loss).abs().max() < 1e-6

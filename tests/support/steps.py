@@ -19,7 +19,7 @@ from capdist.data.dataset import training_batches
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.base import Engine
+from capdist.engines.base import Engine, StepResult
 from capdist.engines.factory import make_engine
 from capdist.models.base import Dims, build
 from capdist.objectives.cross_entropy import CrossEntropy
@@ -67,7 +67,7 @@ def make_objective(run: Config) -> CrossEntropy:
 def read(run: Config, ranks: Ranks) -> Batches:
     manifest = Manifest.load(run.data.shards)
     vocab, stage = count_words(manifest, 1), run.stages[0]
-    grounding = stage.grounding is not None
+    grounding = "grounding" in stage.reads | make_objective(run).model.supervision
     return training_batches(manifest, run.data, stage.batch, vocab, ranks, 1, grounding=grounding)
 
 
@@ -123,21 +123,28 @@ def take_steps(
     steps: list[list[Batch]] = list(read(run, job.ranks).epoch(0))
     if load:
         engine.load(Path(load), ranks)
-    results = [engine.step(steps[0], LR)]
+
+    def step(batches: list[Batch]) -> tuple[float, StepResult]:
+        """The loss over all ranks, and what the engine returns."""
+        (weight,) = job.sum(sum(map(objective.weight, batches)))
+        result = engine.step(batches, weight, LR)
+        return job.sum(sum(result.parts))[0], result
+
+    results = [step(steps[0])]
     gradient = None
-    if not (load or results[0].skipped or run.stages[0].optimizer.groups):
+    if not (load or results[0][1].skipped or run.stages[0].optimizer.groups):
         gradient = furthest(seen_gradient(engine, objective), true_gradient(run))
     more = steps * arguments.get("epochs", 1)
-    results += [engine.step(step, LR) for step in islice(more, 1, None)]
+    results += [step(batches) for batches in islice(more, 1, None)]
     if save:
         Path(save).mkdir(exist_ok=True)
         job.barrier()
         engine.save(Path(save))
-        results += [engine.step(step, LR) for step in steps]
+        results += [step(batches) for batches in steps]
     record = {
-        "losses": [result.loss for result in results],
-        "norms": [result.grad_norm for result in results],
-        "skipped": [result.skipped for result in results],
+        "losses": [loss for loss, _ in results],
+        "norms": [result.grad_norm for _, result in results],
+        "skipped": [result.skipped for _, result in results],
         "gradient": gradient,
     }
     return record, engine.weights()

@@ -1,0 +1,144 @@
+"""Training steps of our engines, compared with plain PyTorch loops and with Trainer.
+
+Every rank of every program is a process of its own, so that each has a peak memory; they take turns
+in rounds of a few steps, and wait without computing in between.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch.multiprocessing import get_context
+
+from benchmarks.train_corpus import make_shards
+from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
+from benchmarks.train_process import Failure, Round, serve
+from benchmarks.train_setup import Task
+from capdist.config.base import ConfigError
+from capdist.config.run_config import load_config
+from capdist.errors import CapdistError
+from shards.progress import tracked
+
+ROOT = Path(__file__).parents[1]
+#: Images of a rank in a step, by the type of device; and of the corpus.
+IMAGES, CORPUS = {"cpu": 8, "cuda": 64}, 192
+#: Models that a Transformer of torch.nn resembles; recurrent ones are compared with themselves.
+TRANSFORMERS = ("glied", "transformer", "meshed_memory")
+
+
+def measure(model: str, stage: str, images: int | None, *, means: bool = False) -> Figures:
+    """Time all programs in turn.
+
+    Raises:
+        ConfigError: if there is no config of that name, or the means are not those of the stage.
+        CapdistError: if a program fails.
+    """
+    if means and stage != "xe":
+        raise ConfigError(f"--means: expected stage xe, got {stage}; leave out --stage")
+    section = load_config(str(ROOT / "configs" / f"{model}.json"), []).model.model_dump()
+    images = images or IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        shards = Path(folder) / "shards"
+        make_shards(shards, max(CORPUS, 2 * images * most_ranks()))
+        running = {}
+        alone = [(1, name) for name in ("torch", *MEANS)]
+        for ranks, name in alone if means else contestants(model, stage):
+            task = Task(name, ranks, section, stage, images, shards)
+            running[ranks, name] = stack.enter_context(started(task))
+        for connections in running.values():
+            replies(connections)  # they are ready
+        losses = {key: ask(connections, "loss")[0] for key, connections in running.items()}
+        rounds: dict[tuple[int, str], list[Round]] = {key: [] for key in running}
+        for number in tracked(range(ROUNDS + 1), ROUNDS + 1, title="measuring", unit="round"):
+            for key, connections in running.items():
+                found = ask(connections, "round", STEPS if number else 1)
+                if number:
+                    rounds[key].append(max(found, key=lambda each: each.step))
+        measured = {}
+        for key, connections in running.items():
+            useful = ask(connections[:1], "useful", 12)[0]
+            measured[key] = Measured(
+                rounds[key],
+                ask(connections, "inspect")[0],
+                losses[key],
+                captions=mean(captions for captions, _ in useful),
+                useful=mean(flops for _, flops in useful),
+            )
+    return Figures(model, stage, images, measured, load, "before" if means else "loop")
+
+
+def contestants(model: str, stage: str) -> Iterator[tuple[int, str]]:
+    """Numbers of ranks, and names of programs that can run here."""
+    names = ["torch", "loop"]
+    if find_spec("deepspeed"):
+        names.insert(1, "deepspeed")
+    if stage == "xe":
+        names.append("one caption")
+        if model in TRANSFORMERS:
+            names.append("nn.Transformer")
+            if torch.cuda.is_available():
+                names.append("nn.Transformer, compiled")
+        if model in TRANSFORMERS and find_spec("transformers") and find_spec("accelerate"):
+            names.append("Trainer")
+        elif model in TRANSFORMERS:
+            print("transformers or accelerate is missing; for Trainer: pip install -e '.[bench]'")
+    for ranks in range(1, most_ranks() + 1):
+        yield from ((ranks, name) for name in names if ranks == 1 or own_model(name))
+
+
+def most_ranks() -> int:
+    """2, or 1 where there is no second GPU or core."""
+    cuda = torch.cuda.is_available()
+    return min(2, torch.cuda.device_count() if cuda else len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def started(task: Task) -> Iterator[list[Connection]]:
+    """The ranks of a task as processes, which send when they are ready; they end with the block."""
+    context = get_context("spawn")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    connections, processes = [], []
+    for rank in range(task.ranks):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(task, rank, port, theirs), daemon=True)
+        process.start()
+        connections.append(ours)
+        processes.append(process)
+    try:
+        yield connections
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def ask(connections: Sequence[Connection], question: str, *arguments: Any) -> list[Any]:
+    """The answers of ranks that compute together."""
+    for connection in connections:
+        connection.send((question, *arguments))
+    return replies(connections)
+
+
+def replies(connections: Sequence[Connection]) -> list[Any]:
+    """What the ranks send.
+
+    Raises:
+        CapdistError: with the traceback of a rank that failed.
+    """
+    found = [connection.recv() for connection in connections]
+    for reply in found:
+        if isinstance(reply, Failure):
+            raise CapdistError(f"a program failed: {reply.traceback}")
+    return found

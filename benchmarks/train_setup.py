@@ -1,0 +1,140 @@
+"""What every program of the training benchmark gets: a rank, its batches, a model, captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from benchmarks.corpus import Corpus
+from benchmarks.load_corpus import VOCAB
+from benchmarks.reward import make_reward
+from benchmarks.train_corpus import LONGEST, caption_lengths
+from capdist.batch import Batch, Hypotheses
+from capdist.config.decoding import SamplingConfig
+from capdist.config.run_config import Config, parse_config
+from capdist.data.batches import Batches
+from capdist.data.dataset import training_batches
+from capdist.decoding.sampling import sample_captions
+from capdist.distributed.process_group import ProcessGroup
+from capdist.models.base import CaptionModel, Dims, build
+from capdist.objectives.base import Objective, objective_of
+from capdist.objectives.self_critical import SelfCritical, SelfCriticalStage
+from capdist.vocab import EOS, PAD
+from capdist.workers.base import Pending
+from shards.manifest import Manifest
+
+SEED, LR = 1, 1e-4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training program on ``ranks`` ranks, with ``images`` images for each in every step.
+
+    ``section`` is the model's section of a config.
+    """
+
+    program: str
+    ranks: int
+    section: dict[str, Any]
+    stage: str
+    images: int
+    shards: Path
+
+    @property
+    def config(self) -> Config:
+        """As a run's; DeepSpeed is the engine of the program of that name."""
+        stage = {
+            "objective": self.stage,
+            "epochs": 1000,
+            "batch": {"images": self.images * self.ranks, "micro": self.images},
+            "optimizer": {"lr": LR},
+        }
+        described = {
+            "description": "measured",
+            "run": str(self.shards / "run"),
+            "engine": "deepspeed" if self.program == "deepspeed" else "torch",
+            "data": {"shards": str(self.shards), "workers": 1},
+            "model": self.section,
+            "stages": [stage],
+            "deepspeed": {"zero_optimization": {"stage": 1}},
+        }
+        return parse_config(described, "bench.py train")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task on one rank."""
+
+    task: Task
+    group: ProcessGroup
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest.load(str(self.task.shards))
+
+    def model(self) -> CaptionModel[Any]:
+        """Always with the same weights."""
+        torch.manual_seed(SEED)
+        manifest = self.manifest
+        dims = Dims(manifest.features.dim, len(VOCAB), len(manifest.class_names))
+        return build(self.task.config.model, dims)
+
+    def batches(self) -> Batches:
+        config = self.task.config
+        batch = config.stages[0].batch
+        return training_batches(self.manifest, config.data, batch, VOCAB, self.group.ranks, SEED)
+
+    def endless(self) -> Iterator[Batch]:
+        """The rank's batches of all epochs, on its device."""
+        batches, epoch = self.batches(), 0
+        while True:
+            for (batch,) in batches.epoch(epoch):
+                yield with_references(batch).to(self.group.device)
+            epoch += 1
+
+    def objective(self) -> Objective[Any]:
+        """That of the stage; rewards are computed in this process."""
+        stage, model = self.task.config.stages[0], self.model()
+        if self.task.stage == "xe":
+            return objective_of(stage)(model, stage)
+        reward = make_reward(self._captions())
+
+        def submit(packed: Any, references: Any) -> Pending:
+            pending = Pending(lambda: None)
+            pending.compute(reward, packed, references)
+            return pending
+
+        return SelfCritical(model, cast(SelfCriticalStage, stage), LONGEST, SEED, submit)
+
+    def _captions(self) -> Corpus:
+        references: dict[int, list[list[int]]] = {}
+        for (batch,) in self.batches().epoch(0):
+            for image, captions in zip(batch.image_ids.tolist(), batch.targets, strict=True):
+                references[image] = [caption[caption != PAD].tolist() for caption in captions]
+        return Corpus(references, np.zeros((0, 2), np.int64))
+
+
+def sample_with_lengths(
+    model: CaptionModel[Any], memory: Any, batch: Batch, sampling: SamplingConfig, seed: int
+) -> Hypotheses:
+    """As `sample_captions`, but captions end where COCO's do: a random model writes no ends."""
+    rng = np.random.default_rng(seed % 2**32)
+    lengths = torch.from_numpy(caption_lengths(rng, (len(batch.image_ids), sampling.samples)))
+    longest = sampling.model_copy(update={"max_words": int(lengths.max())})
+    drawn = sample_captions(model, memory, batch, longest, seed)
+    tokens, lengths = drawn.tokens.clone(), lengths.to(drawn.tokens.device)[..., None]
+    place = torch.arange(tokens.shape[-1], device=tokens.device)
+    tokens[(place == lengths) & (tokens != PAD)] = EOS
+    tokens[(place > lengths).expand_as(tokens)] = PAD
+    return Hypotheses(tokens, drawn.scores)
+
+
+def with_references(batch: Batch) -> Batch:
+    """The batch with its own captions as references of rewards."""
+    words = batch.targets.numpy().astype(np.int32)
+    return replace(batch, references=np.where(words == PAD, np.int32(-1), words))

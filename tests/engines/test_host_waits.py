@@ -1,0 +1,64 @@
+"""How often a step waits for its device, and how many messages it sends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from capdist.config.base import validate
+from capdist.data.rank_plan import Ranks
+from capdist.distributed.process_group import ProcessGroup
+from capdist.engines.torch_engine import TorchEngine
+from capdist.models.base import build
+from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
+from tests.support.models import DIMS, make_batch, small
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func._overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def group() -> Iterator[ProcessGroup]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    # The engine sends what it would send to another rank.
+    yield ProcessGroup(Ranks(0, 2), torch.device("cpu"))
+    distributed.destroy_process_group()
+
+
+def test_a_step_reads_its_device_once_and_sums_gradients_in_one_message(
+    group: ProcessGroup,
+) -> None:
+    stage = {
+        "objective": "xe",
+        "epochs": 1,
+        "batch": {"images": 6, "micro": 3},
+        "optimizer": {"lr": 0.1, "clip_norm": 1.0},
+    }
+    config = validate(CrossEntropyStage, stage, "the test")
+    objective = CrossEntropy(build(small("glied"), DIMS), config)
+    engine = TorchEngine(objective, config.optimizer, group)
+    batches = [make_batch(), make_batch()]
+    weight = float(sum(map(objective.weight, batches)))
+    engine.step(batches, weight, 0.1)  # the first step creates the optimizer's state
+    with Operations() as operations:
+        engine.step(batches, weight, 0.1)
+    assert operations.names["allreduce_"] == 1
+    # Torch's fused Adam on a CPU reads each tensor's number of steps, which is the host's.
+    tensors = sum(parameter.requires_grad for parameter in objective.parameters())
+    assert operations.names["_local_scalar_dense"] <= tensors + 1
+    assert operations.names["nonzero"] == 0
