@@ -64,7 +64,7 @@ class Figures:
         }
 
     @property
-    def far(self) -> Row:
+    def far(self) -> dict[str, float]:
         """The figures of FAR images if the slopes stay as they are."""
         most, row = list(self.rows.items())[-1]
         return {name: row[name] * (FAR / most) ** slope for name, slope in self.slopes.items()}

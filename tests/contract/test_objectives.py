@@ -17,6 +17,7 @@ from capdist.batch import Batch
 from capdist.config.run_config import parse_config
 from capdist.data.dataset import training_batches
 from capdist.data.rank_plan import Ranks
+from capdist.data.training_captions import TrainingCaptions
 from capdist.distributed.process_group import ProcessGroup
 from capdist.models.base import Dims, build
 from capdist.objectives.base import StageContext, objective_of, registered
@@ -143,8 +144,15 @@ def test_gradient_equals_finite_differences(
 ) -> None:
     context = make_context(tiny, tiny_config, group, name, tmp_path)
     config = context.config
+    captions = TrainingCaptions.read(tiny, config.data)
     batches = training_batches(
-        tiny, config.data, config.stages[0].batch, context.vocab, group.ranks, config.seed
+        tiny,
+        config.data,
+        config.stages[0].batch,
+        context.vocab,
+        group.ranks,
+        config.seed,
+        reference_ids=captions.reference_ids if config.stages[0].reads_references else None,
     )
     with objective_of(config.stages[0]).build(config.stages[0], context) as (objective, _):
         objective.begin_epoch(0)
