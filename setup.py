@@ -16,6 +16,7 @@ setup(
     entry_points={"console_scripts": ["capdist = capdist.commands.main:main"]},
     package_data={
         "capdist": ["py.typed"],
+        "capdist.inference": ["model_card.md.j2"],
         "capdist.reporting.report": ["static/*", "static/uplot/*"],
         "shards": ["py.typed"],
     },
@@ -53,6 +54,7 @@ setup(
         "mlflow": ["mlflow-skinny"],
         "wandb": ["wandb"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
         "dev": [
             "aiohttp",

@@ -22,7 +22,7 @@ def main() -> int:
     Returns:
         The exit status, by `capdist.errors.exit_status`.
     """
-    args = read_arguments()
+    args = new_parser().parse_args()
     return exit_status(lambda: run(args))
 
 
@@ -42,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_arguments() -> argparse.Namespace:
+def new_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        description="Measure speed, always compared with a peer or a bound of the same run."
+        prog="python launcher/bench.py",
+        description="Measure speed, always compared with a peer or a bound of the same run.",
     )
     benchmarks = parser.add_subparsers(metavar="benchmark", required=True)
     decode = benchmarks.add_parser("decode", help="beam search against the bare model and a peer")
@@ -93,10 +94,16 @@ def read_arguments() -> argparse.Namespace:
     train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
     train.add_argument("--means", action="store_true", help="what each of our means brings alone")
     train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, train):
+    serve = benchmarks.add_parser("serve", help="capdist serve against the captioner alone")
+    serve.set_defaults(measure=measure_serve)
+    serve.add_argument("--run", type=Path, required=True, help="run that captions photographs")
+    serve.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    serve.add_argument("--clients", type=positive, default=64, help="that send at the same time")
+    serve.add_argument("--seconds", type=positive, default=60, help="of the clients' time")
+    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, train, serve):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
-    return parser.parse_args()
+    return parser
 
 
 # Each imports its benchmark when it runs, so that the others need none of its packages.
@@ -136,6 +143,12 @@ def measure_neighbour(args: argparse.Namespace) -> Any:
     from benchmarks.neighbour import measure
 
     return measure()
+
+
+def measure_serve(args: argparse.Namespace) -> Any:
+    from benchmarks.serve import Setting, measure
+
+    return measure(Setting(args.run, args.images, args.clients, args.seconds))
 
 
 def measure_scale(args: argparse.Namespace) -> Any:

@@ -27,6 +27,7 @@ from shards.concept_predictor import ConceptPredictor, parse_predictor
 from shards.concepts import mean_average_precision, pool_regions, word_targets
 from shards.image_ids import image_number
 from shards.manifest import Manifest
+from shards.progress import tracked
 from shards.schema import Array, decode
 from shards.tar import read_tar
 
@@ -152,7 +153,8 @@ def by_size(manifest: Manifest, split: str, said: Mapping[int, set[str]]) -> dic
 def _probe(manifest: Manifest, split: str, predictor: ConceptPredictor) -> tuple[Array, list[int]]:
     """Scores (N, W) of a split's images, and their numbers."""
     images, pooled = [], []
-    for shard in manifest.split(split):
+    shards = manifest.split(split)
+    for shard in tracked(shards, len(shards), title="reading regions", unit="shard"):
         for entry, files in read_tar(manifest.tar_path(shard)):
             sample = decode(entry.key, files)
             images.append(image_number(sample.image_id))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.corpus import REFERENCES, VOCABULARY, Corpus, make_corpus
 from benchmarks.timing import Timing, interleave
@@ -147,7 +146,7 @@ def measure(images: int) -> Figures:
     with ExitStack() as stack:
         for actors in pool_sizes():
             rewards = RewardConfig(actors=actors)
-            pool = stack.enter_context(open_pool(reward, rewards, RayConfig(), tqdm.write))
+            pool = stack.enter_context(open_pool(reward, rewards, RayConfig(), print))
             for size, passes in POOL_CALLS:
                 name = pool_name(actors, size)
                 programs[name] = pooled(pool, calls(corpus, size, passes))

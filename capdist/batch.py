@@ -32,7 +32,7 @@ class Batch:
     ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read;
     ``object_captions`` (B, G) the index of the phrase's caption, padded with -1; ``object_words``
     (B, G, 3) its first word, its last word + 1 and the word that names the object, whose positions
-    are those of ``targets``, and may lie behind the end of a caption that was clipped;
+    are those of ``targets``, and may be after the end of a caption that was clipped;
     ``object_classes`` (B, G) its class, -1 for one that the detector does not have; ``relations``
     (B, E, 3) are predicates between regions: subject, object and the number of the predicate, 0
     where there is no more, with E = 0 if the shards have none.

@@ -35,7 +35,7 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
-    options = _make_parser().parse_args(arguments)
+    options = new_parser().parse_args(arguments)
     return exit_status(lambda: _run(options))
 
 
@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     return status
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m shards", description="Build, inspect and verify shards."
     )

@@ -56,7 +56,8 @@ class Sample:
     Args:
         key: unique in a folder of shards, see KEY_PATTERN.
         image_id: as in the data set.
-        width, height: pixels, 0 if unknown.
+        width: of the image in pixels, 0 if unknown.
+        height: the same.
         split: train, val or test.
         captions: texts.
         tokens: the words of each caption.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.decoding.beam import replay_attention
+from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption
 from capdist.models.base import CaptionModel
 from capdist.models.mia import Mia
@@ -121,13 +122,17 @@ def _attention(
 
 @contextmanager
 def accumulated_by_mia(model: nn.Module) -> Iterator[list[dict[str, Tensor]]]:
-    """A list that gets `Mia.accumulated` of the batch that the model encodes next."""
+    """A list that gets `Mia.accumulated` of the batch that the model encodes next.
+
+    It stays empty for an ensemble, whose members' refinements differ.
+    """
     found: list[dict[str, Tensor]] = []
 
     def note(module: Mia, inputs: tuple[Tensor, ...], _: Any) -> None:
         found[:] = module.accumulated(*inputs)
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, Mia)]
+    refinements = [] if isinstance(model, Ensemble) else model.modules()
+    hooks = [m.register_forward_hook(note) for m in refinements if isinstance(m, Mia)]
     try:
         yield found
     finally:

@@ -11,9 +11,10 @@ W_h h), each with weights of its own. At word t, of regions v_i and the image v_
     output        o_t = Σ_i a(h, O)_i o_i          O = v^s, v^p and v_g
     h²_t = LSTM([o_t; h_t])                        p_t = softmax(W_p h²_t)
 
-So the model sees again what it saw before, and how a region compares with it. A policy's action is
-read by its expectation, and the words are trained by cross entropy, then by the self-critical
-objective, whose reward reaches all policies through the words: a stage ``xe``, then ``scst``.
+Earlier outputs are read again in this way, and compared with the regions. The expectation over a
+policy's actions is read instead of a draw, and the words are trained by cross entropy, then by the
+self-critical objective, whose reward reaches all policies through the words: a stage ``xe``, then
+``scst``.
 
 These equations, which the paper states more generally, are those of the authors' code; V and v_g
 are ReLU(W_r f) and ReLU(W_g mean(F)). The code's batch normalisation of features is left out: what

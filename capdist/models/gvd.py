@@ -1,8 +1,9 @@
 """GVD: "Grounded Video Description" (Zhou et al., CVPR 2019), its form for images.
 
-Up-Down's two LSTMs attend to regions that know their class, their place and each other, and in
-training the words that name objects say where to look (section 4). With R the embedded regions,
-W_c an embedding of every class and M_l one of the boxes:
+Up-Down's two LSTMs attend to regions that are encoded with their class, their place and the other
+regions, and in training the boxes of objects supervise the attention before the words that name
+them (section 4). With R the embedded regions, W_c an embedding of every class and M_l one of the
+boxes:
 
     M_s(R) = softmax over classes of W_c^T R + B              how likely a region is of each class
     R̃ = ReLU(W_g [LN(R); LN(M_s(R)); LN(M_l)])               the region encoding

@@ -22,10 +22,10 @@ the first one here the sum runs over all regions and both kinds of words, as it 
 is written.
 
 The paper reads the words of a class, their plurals and its fine-grained classes from a dictionary
-that was made by hand. Shards have none, so P(word | class, b) is a table that is learned, with
+made by hand. Shards have none, so P(word | class, b) is a table that is learned, with
 ``forms`` rows for every class, and the class of a region is the detector's distribution p_i over
 classes (the member classes). A region's classes are embedded by a table, the paper's by GloVe.
-Section 3.4's slots filled by other detectors, and so novel objects, are left out.
+Filling the slots by other detectors, for objects that captions do not name, is left out.
 
 Parameters at these sizes (V = 8,639 words, F = 2048, 480 classes): 59.6 M, of which the table of
 words has 8.3 M.

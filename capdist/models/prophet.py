@@ -1,7 +1,7 @@
 """Prophet attention (Liu et al., NeurIPS 2020), a component for models with attention.
 
-A model that writes word y_t attends before it knows the word, so that it looks where the words so
-far point to, rather than where y_t is. In training the word is known, and so is where to look:
+A model attends before it has written word y_t, so that its attention depends on the words before
+y_t and not on y_t itself. In training y_t is known, and so is the attention that it should have:
 
     h'_i, ..., h'_j = BiLSTM(y_i, ..., y_j)                          i ≤ t ≤ j
     α̂_t = 1 / (j - i + 1) Σ_{k=i}^{j} f_Att(h'_k, V)
@@ -15,9 +15,9 @@ its dynamic one: a word of a noun phrase has the whole phrase, and words that na
 have no L_Att. The paper finds phrases with a parser; here they are those of the member grounding,
 and words outside of them have no L_Att.
 
-L_Att alone would be least if α̂ imitated α. So the host predicts every caption a second time, with
-α̂_t in the place of α_t, and the cross entropy of these predictions is part of the loss, in which
-α̂ learns where the words are. L_Att leaves out EOS.
+L_Att alone would be smallest if α̂ imitated α. So here the host predicts every caption a second
+time, with α̂_t in the place of α_t, and the cross entropy of these predictions is part of the loss,
+from which α̂ learns where the words are. L_Att leaves out EOS.
 
 Parameters with words of width E and states of width D: 4 D (E + D/2 + 1), for one word without D/2.
 """

@@ -1,6 +1,6 @@
 """The X-Linear attention block (Pan et al., CVPR 2020), of X-LAN and the X-Transformer.
 
-A query Q meets every key k_i and value v_i in all their channels (section 3.1):
+A query Q is multiplied by every key k_i and value v_i, channel by channel (section 3):
 
     B^k_i = σ(W_k k_i) ⊙ σ(W_q^k Q)                B^v_i = σ(W_v v_i) ⊙ σ(W_q^v Q)
     B'_i = ReLU(W_B B^k_i)

@@ -1,7 +1,7 @@
 """X-LAN: "X-Linear Attention Networks for Image Captioning" (Pan et al., CVPR 2020).
 
 The encoder is a stack of X-Linear blocks (`capdist.models.x_linear`), which makes an image vector
-v̂ and enhanced regions. The decoder is an LSTM whose output asks another block (section 3.2):
+v̂ and enhanced regions. The decoder is an LSTM whose output is the query of another block:
 
     h_t = LSTM([W_e Π_t; v̂ + c_{t-1}], h_{t-1})
     a_t = LayerNorm(W_a [h_t; block of query h_t over the enhanced regions])

@@ -1,9 +1,9 @@
-"""X-Transformer: the Transformer with X-Linear attention (Pan et al., CVPR 2020, section 3.3).
+"""X-Transformer: the Transformer with X-Linear attention (Pan et al., CVPR 2020).
 
 Encoder and decoder attend by X-Linear blocks (`capdist.models.x_linear`) instead of dot products.
-The encoder is X-LAN's, with a feed-forward layer in every block. The decoder asks not with a word
-itself but with a query q that joins the image v̂ and the words so far. In every block, for word t
-with row x_t,
+The encoder is X-LAN's, with a feed-forward layer in every block. The decoder's query is not a word
+itself but q, the product of the image v̂ and the words so far. In every block, for word t with row
+x_t,
 
     q_t = LN(σ(W_1 v̂)) ⊙ LN(σ(W_2 mean(x_1, ..., x_t)))      before the first block
     y_t = x_t + block of query q_t over x_1, ..., x_t

@@ -18,10 +18,13 @@ from capdist.serving.service import Service
 
 _Form = Annotated[CaptionForm, Form(media_type="multipart/form-data")]
 _ERRORS = {
+    400: "Not a valid form.",
+    408: "The upload took too long.",
     413: "Too many bytes or pixels.",
     415: "Not multipart/form-data, or of no picture format that is read.",
     422: "A field is missing or wrong, or the picture is damaged.",
     429: "As many photographs are waiting as are allowed.",
+    500: "Captioning failed.",
     503: "The server is stopping.",
 }
 _DESCRIPTION = 'Captions of photographs by trained runs. Every error is {"error": one line}.'

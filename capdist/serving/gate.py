@@ -87,7 +87,9 @@ def limited(receive: Receive, limits: Limits) -> Receive:
             message = await asyncio.wait_for(receive(), deadline - time.monotonic())
         except asyncio.TimeoutError as error:
             raise HTTPException(
-                408, f"the upload took more than {limits.upload_s:g} s; send it again"
+                408,
+                f"the upload took more than {limits.upload_s:g} s; send it again",
+                {"Connection": "close"},
             ) from error
         got += len(message.get("body", b""))
         complete = not message.get("more_body", False)

@@ -17,7 +17,11 @@ class PhotographCard {
     const beams = [{ words: [found.caption], score: found.score }, ...found.alternatives.map((other) => ({ words: [other.caption], score: other.score }))];
     const { lines, concepts, readout, stage } = this.view;
     stage.style.setProperty("--ratio", found.width / found.height);
-    stage.querySelector("img").addEventListener("error", ({ target }) => { target.remove(); stage.classList.add("bare"); });
+    stage.querySelector("img").addEventListener("error", ({ target }) => {
+      target.remove();
+      stage.classList.add("bare");
+      lines[0].before(element("p", { class: "note" }, "The browser can't show pictures of this format."));
+    });
     const hint = "Hover over a word, tap it, or use the arrow keys: the regions light up that the model looked at before it wrote the word.";
     const help = Object.keys(found.attention).length ? [element("p", { class: "note" }, hint)] : [];
     const ranking = element("div", { class: "alternatives" }, element("h2", {}, "Alternatives"), alternatives(beams));

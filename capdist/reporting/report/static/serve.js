@@ -2,6 +2,7 @@
 // The page of the server: which photograph is captioned, with which options, and the answer.
 
 const defaults = JSON.parse(document.getElementById("data").textContent);
+const NO_ANSWER = "The server does not answer. Is it still running?";
 const $ = (id) => document.getElementById(id);
 
 class CaptionPage {
@@ -40,15 +41,19 @@ class CaptionPage {
 
   take(file, sample = null) {
     if (!file) return;
+    this.sample = sample;
     document.querySelectorAll(".sample").forEach((button) => button.setAttribute("aria-pressed", button === sample));
     this.photograph = { file, name: sample?.dataset.name ?? file.name };
     this.caption();
   }
 
   async takeSample(button) {
+    this.sample = button;
     const answer = await fetch(`/samples/${button.dataset.number}`).catch(() => null);
-    if (answer?.ok) this.take(await answer.blob(), button);
-    else this.fail("The server does not answer. Is it still running?");
+    const picture = answer?.ok && (await answer.blob());
+    if (this.sample !== button) return; // another one was chosen meanwhile
+    if (picture) this.take(picture, button);
+    else this.fail(NO_ANSWER);
   }
 
   fields() {
@@ -72,11 +77,11 @@ class CaptionPage {
     $("status").textContent = "Captioning …";
     try {
       const answer = await fetch("/v1/caption", { method: "POST", body: this.fields(), signal: asked.signal });
-      const found = await answer.json();
+      const found = await answer.json().catch(() => ({ error: `The answer has status ${answer.status}.` }));
       if (answer.ok) this.show(found, (performance.now() - started) / 1000);
       else this.fail(found.error);
     } catch (error) {
-      if (error.name !== "AbortError") this.fail("The server does not answer. Is it still running?");
+      if (error.name !== "AbortError") this.fail(NO_ANSWER);
     }
     if (asked === this.asked) $("photographs").removeAttribute("aria-busy");
   }
