@@ -88,19 +88,36 @@ def new_parser() -> argparse.ArgumentParser:
     features.add_argument("--shards", required=True, help="folder of shards with concepts")
     features.add_argument("--split", default="val", help="with captions")
     features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
-    train = benchmarks.add_parser("train", help="training steps against plain PyTorch loops")
-    train.set_defaults(measure=measure_train)
-    train.add_argument("--model", default="glied", help="name of a config in configs/")
-    train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
-    train.add_argument("--means", action="store_true", help="what each of our means brings alone")
-    train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
     serve = benchmarks.add_parser("serve", help="capdist serve against the captioner alone")
     serve.set_defaults(measure=measure_serve)
     serve.add_argument("--run", type=Path, required=True, help="run that captions photographs")
     serve.add_argument("--images", type=Path, required=True, help="folder of photographs")
     serve.add_argument("--clients", type=positive, default=64, help="that send at the same time")
     serve.add_argument("--seconds", type=positive, default=60, help="of the clients' time")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, features, train, serve):
+    train = benchmarks.add_parser("train", help="training steps against plain PyTorch loops")
+    train.set_defaults(measure=measure_train)
+    train.add_argument("--model", default="glied", help="name of a config in configs/")
+    train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
+    train.add_argument("--means", action="store_true", help="what each of our means brings alone")
+    train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
+    start = benchmarks.add_parser("start", help="seconds and memory until the first step")
+    start.set_defaults(measure=measure_start)
+    start.add_argument(
+        "--images", type=positive, default=10**5, help="largest number of training images"
+    )
+    for benchmark in (
+        decode,
+        reward,
+        gpu,
+        order,
+        load,
+        scale,
+        neighbour,
+        features,
+        serve,
+        train,
+        start,
+    ):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
     return parser
@@ -155,6 +172,12 @@ def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_start(args: argparse.Namespace) -> Any:
+    from benchmarks.start import measure
+
+    return measure(args.images)
 
 
 def measure_features(args: argparse.Namespace) -> Any:

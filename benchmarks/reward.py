@@ -169,13 +169,14 @@ def make_reward(corpus: Corpus) -> Reward:
     references = References.of(corpus.references)
     vocabulary = Vocabulary([f"w{i}" for i in range(len(SPECIALS), VOCABULARY)])
     df = DocumentFrequency.count(references, vocabulary.hash)
-    return build({"cider_d": 1.0}, references, vocabulary, df)
+    return build({"cider_d": 1.0}, vocabulary, df)
 
 
-def calls(corpus: Corpus, size: int, passes: int) -> list[Ints]:
-    """All captions ``passes`` times, split into calls of ``size``."""
-    packed = np.tile(corpus.packed, (passes, 1))
-    return np.split(packed, range(size, len(packed), size))
+def calls(corpus: Corpus, size: int, passes: int) -> list[tuple[Ints, Ints]]:
+    """All captions ``passes`` times, split into calls of ``size``, with their references."""
+    packed, references = np.tile(corpus.packed, (passes, 1)), corpus.packed_references
+    parts = np.split(packed, range(size, len(packed), size))
+    return [(part, references[np.isin(references[:, 0], part[:, 0])]) for part in parts]
 
 
 def ours_prepared(reward: Reward, corpus: Corpus) -> Callable[[], None]:
@@ -183,17 +184,17 @@ def ours_prepared(reward: Reward, corpus: Corpus) -> Callable[[], None]:
     packed_calls = calls(corpus, CALL, PASSES)
 
     def score() -> None:
-        for packed in packed_calls:
-            reward(packed)
+        for call in packed_calls:
+            reward(*call)
 
     return score
 
 
-def pooled(pool: RewardPool, packed_calls: list[Ints]) -> Callable[[], None]:
+def pooled(pool: RewardPool, packed_calls: list[tuple[Ints, Ints]]) -> Callable[[], None]:
     """The same by a pool; all calls are submitted before the first result is awaited."""
 
     def score() -> None:
-        for pending in [pool.submit(packed) for packed in packed_calls]:
+        for pending in [pool.submit(*call) for call in packed_calls]:
             pending.result()
 
     return score

@@ -123,10 +123,10 @@ class Rates:
             epochs = reader(manifest, "mapped")
             reading = seconds(lambda: list(epochs.epoch()), CPU)
         corpus = make_corpus(IMAGES_PER_RANK * SAMPLES)
-        score = make_reward(corpus)
+        score, call = make_reward(corpus), (corpus.packed, corpus.packed_references)
         with open_pool(score, RewardConfig(actors=1), RayConfig(), print) as pool:
-            reward = seconds(lambda: pool.submit(corpus.packed).result(), CPU)
-        return cls(GLOBAL_BATCH / reading, reward, seconds(lambda: score(corpus.packed), CPU))
+            reward = seconds(lambda: pool.submit(*call).result(), CPU)
+        return cls(GLOBAL_BATCH / reading, reward, seconds(lambda: score(*call), CPU))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.vocab import PAD
@@ -36,6 +38,8 @@ class Batch:
     ``object_classes`` (B, G) its class, -1 for one that the detector does not have; ``relations``
     (B, E, 3) are predicates between regions: subject, object and the number of the predicate, 0
     where there is no more, with E = 0 if the shards have none.
+    ``references`` (B, S, L), of objectives that reward captions, are all captions as
+    `capdist.vocab.WordIds` encodes them, padded with -1; they stay in the host's memory.
     """
 
     keys: tuple[str, ...]
@@ -53,11 +57,12 @@ class Batch:
     object_words: Tensor
     object_classes: Tensor
     relations: Tensor
+    references: NDArray[np.int32] | None = field(default=None, kw_only=True)
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
         """An image without targets, for a rank that has no images in an uneven last step."""
-        fields = {
+        fields: dict[str, Any] = {
             name: torch.from_numpy(array)
             for member in MEMBERS
             for name, array in member.empty(PAD).items()

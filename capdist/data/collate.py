@@ -16,7 +16,7 @@ from capdist.data.buffer_pool import empty
 from capdist.data.copy import copy_regions
 from capdist.data.encoded_sample import HEADER, EncodedSample, SampleEncoder
 from shards.members import MEMBERS
-from shards.members.base import PackedBatch, mask_of
+from shards.members.base import ID, PackedBatch, mask_of, padded
 from shards.schema import Array, Sample
 
 
@@ -70,8 +70,15 @@ class Collate:
             keys=keys,
             regions=regions,
             region_mask=torch.from_numpy(mask),
+            references=self._references(samples, headers) if self.encoder.reference_ids else None,
             **{name: torch.from_numpy(array) for name, array in fields.items()},
         )
+
+    def _references(self, samples: Sequence[EncodedSample], headers: Array) -> Array:
+        """(B, S, M) int32, padded with -1."""
+        length = headers["reference_length"]
+        mask = mask_of(headers["captions"], 1)[:, :, None] & mask_of(length, 1)[:, None]
+        return padded([sample.references for sample in samples], ID, mask, -1)
 
 
 def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:

@@ -10,25 +10,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from capdist.vocab import PAD, Vocabulary
+from capdist.vocab import PAD, Vocabulary, WordIds
 from shards.members import MEMBERS
+from shards.members.base import pad_rows
 from shards.schema import Sample
 
-#: Sizes of a sample's members.
-HEADER = np.dtype([(name, np.int64) for member in MEMBERS for name in member.sizes])
+#: Sizes of a sample's members, and the length of its references.
+HEADER = np.dtype(
+    [
+        *((name, np.int64) for member in MEMBERS for name in member.sizes),
+        ("reference_length", np.int64),
+    ]
+)
 
 
 class EncodedSample(NamedTuple):
     """A sample without its regions.
 
     ``regions`` is their number; ``header`` one entry of HEADER; ``parts`` the packed bytes of every
-    member, in the order of `shards.members.MEMBERS`.
+    member, in the order of `shards.members.MEMBERS`; ``references`` (S, M) int32 all captions as
+    references of rewards, padded with -1, M = 0 if they are not read.
     """
 
     key: str
     regions: int
     header: bytes
     parts: tuple[bytes, ...]
+    references: bytes
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class SampleEncoder:
         max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
         classes: number of the detector's classes; 0 leaves those of regions out.
         class_names: of the detector, for the classes of grounded objects; may be empty.
+        reference_ids: ids of the words of references; None: references are not read.
     """
 
     vocab: Vocabulary
@@ -48,14 +57,24 @@ class SampleEncoder:
     max_concepts: int
     classes: int = 0
     class_names: tuple[str, ...] = ()
+    reference_ids: WordIds | None = None
 
     pad = PAD
 
     def __call__(self, sample: Sample) -> EncodedSample:
         packed = [member.pack(sample, self) for member in MEMBERS]
-        header = np.array(tuple(size for _, sizes in packed for size in sizes), HEADER)
-        parts = tuple(data for data, _ in packed)
-        return EncodedSample(sample.key, len(sample.regions), header.tobytes(), parts)
+        references = np.empty((len(sample.tokens), 0), np.int32)
+        if self.reference_ids:
+            references = pad_rows([self.reference_ids.encode(words) for words in sample.tokens], -1)
+        sizes = (size for _, sizes in packed for size in sizes)
+        header = np.array((*sizes, references.shape[1]), HEADER)
+        return EncodedSample(
+            sample.key,
+            len(sample.regions),
+            header.tobytes(),
+            tuple(data for data, _ in packed),
+            references.tobytes(),
+        )
 
     def caption(self, words: Sequence[str]) -> list[int]:
         return self.vocab.encode(words, self.max_words)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
 from capdist.data.dataset import captioned
-from capdist.vocab import SPECIALS, Vocabulary
+from capdist.vocab import SPECIALS, Vocabulary, WordIds
 from shards.caption_counts import CaptionCounts
 from shards.count_captions import find_counts
 from shards.manifest import Manifest
@@ -56,6 +56,11 @@ class TrainingCaptions:
             single=int(lengths[1:2].sum()),
             words=words,
         )
+
+    @property
+    def reference_ids(self) -> WordIds:
+        """Ids of all words, for references of rewards."""
+        return WordIds(self.vocab, self.words)
 
     @property
     def unknown(self) -> float:

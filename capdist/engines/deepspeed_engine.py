@@ -77,7 +77,7 @@ class DeepSpeedEngine:
                 self.engine.backward(loss * self.group.ranks.world, scale_wrt_gas=False)
             with timer.time("update"):
                 self.engine.step()
-            parts.append(loss)
+            parts.append(loss.detach())
         norm = self.engine.get_global_grad_norm()
         with timer.time("wait"):
             losses = read(parts)

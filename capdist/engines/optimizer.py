@@ -28,11 +28,11 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     check_groups(model, config, "optimizer")
     check_implementation(config, "optimizer")
     groups = list(_parameter_groups(model, config))
-    kind = adam(config, next(model.parameters()).device)
+    kind = adam(config)
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
-def adam(config: OptimizerConfig, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
+def adam(config: OptimizerConfig) -> Callable[..., torch.optim.Optimizer]:
     """Adam or AdamW by the implementation that the config names."""
     decay = config.weight_decay
     if config.implementation in ("torch", "fused"):
@@ -43,7 +43,7 @@ def adam(config: OptimizerConfig, device: torch.device) -> Callable[..., torch.o
         from apex.optimizers import FusedAdam
 
         return partial(FusedAdam, weight_decay=decay, adam_w_mode=config.decoupled)
-    if device.type == "cuda":
+    if torch.cuda.is_available():
         from deepspeed.ops.adam import FusedAdam
 
         return partial(FusedAdam, weight_decay=decay, adam_w_mode=config.decoupled)

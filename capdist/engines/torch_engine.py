@@ -38,7 +38,7 @@ class TorchEngine:
                 loss = self.objective(batch.to(self.group.device)) / weight
             with timer.time("backward"):
                 loss.backward()
-                parts.append(loss)
+                parts.append(loss.detach())
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         with timer.time("communication"):
             self.sum_gradients(parameters)

@@ -18,6 +18,7 @@ from shards.concept_predictor import PREDICTOR, PredictorFile, same_concepts
 from shards.outputs import check_output_folder
 from shards.predict_concepts import find_predictor
 
+CONCEPTS = "concepts"
 _DESCRIBED = ("config.json", "vocab.json")
 #: The files of each checkpoint that are kept.
 _KEPT = {BEST: (MODEL, *_DESCRIBED), BEST_DETECTOR: (DETECTOR, WORDS, *_DESCRIBED, PROGRESS)}
@@ -48,6 +49,8 @@ def export_run(run: Path, out: Path) -> None:
         with atomic_write(out / PREDICTOR) as file:
             file.write(predictor)
     _copy(run, out, (CONFIG, "versions.json"))
+    if (run / CONCEPTS).is_dir():  # of the run's own detector: an evaluation reads them
+        shutil.copytree(run / CONCEPTS, out / CONCEPTS)
     predicts = predictor is not None or BEST_DETECTOR in names
     write_text(out / MODEL_CARD, model_card(files, exported, predicts_concepts=predicts))
 

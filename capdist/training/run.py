@@ -315,6 +315,7 @@ class Run:
             self.group.ranks,
             self.config.seed,
             grounding="grounding" in reads,
+            reference_ids=self.captions.reference_ids if stage.reads_references else None,
         )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.sample import Array, Sample, ShardError
 
@@ -82,13 +83,8 @@ class PackedBatch:
             )
 
     def padded(self, dtype: np.dtype[Any], mask: Array, pad: int = 0) -> Array:
-        """An array shaped as ``mask``: the numbers where it is True, ``pad`` elsewhere."""
-        numbers = np.frombuffer(bytearray().join(self.pieces), dtype)
-        if numbers.size == mask.size:
-            return numbers.reshape(mask.shape)
-        padded = np.full(mask.shape, pad, dtype)
-        padded[mask] = numbers
-        return padded
+        """As `padded`, of this member's bytes."""
+        return padded(self.pieces, dtype, mask, pad)
 
 
 class SampleError(ShardError):
@@ -154,6 +150,24 @@ class Member(ABC):
 def mask_of(sizes: Array, least: int = 0) -> Array:
     """(B, N) True at the first ``sizes[b]`` places; N is the largest size, ``least`` or more."""
     return np.arange(max(least, int(sizes.max()))) < sizes[:, None]
+
+
+def padded(pieces: Iterable[bytes], dtype: np.dtype[Any], mask: Array, pad: int = 0) -> Array:
+    """An array shaped as ``mask``: the pieces' numbers where it is True, ``pad`` elsewhere."""
+    numbers = np.frombuffer(bytearray().join(pieces), dtype)
+    if numbers.size == mask.size:
+        return numbers.reshape(mask.shape)
+    filled = np.full(mask.shape, pad, dtype)
+    filled[mask] = numbers
+    return filled
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> npt.NDArray[np.int32]:
+    """(N, L) of N rows of ids, L the length of the longest."""
+    padded_rows = np.full((len(rows), max(map(len, rows), default=0)), pad, ID)
+    for slot, row in zip(padded_rows, rows, strict=True):
+        slot[: len(row)] = row
+    return padded_rows
 
 
 def to_json(value: Any) -> bytes:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from shards.image_ids import image_number
 from shards.json_types import Count, ImageId, parse_json
-from shards.members.base import ID, Encoding, Member, PackedBatch, Sizes, mask_of, to_json
+from shards.members.base import ID, Encoding, Member, PackedBatch, Sizes, mask_of, pad_rows, to_json
 from shards.sample import Array, Sample, ShardError
 
 
@@ -57,11 +57,7 @@ class Description(Member):
 
     def pack(self, sample: Sample, encoding: Encoding) -> tuple[bytes, Sizes]:
         """Captions (S, L), padded to the longest."""
-        captions = [encoding.caption(words) for words in sample.tokens]
-        length = max(map(len, captions), default=0)
-        tokens = np.full((len(captions), length), encoding.pad, ID)
-        for row, caption in zip(tokens, captions, strict=True):
-            row[: len(caption)] = caption
+        tokens = pad_rows([encoding.caption(words) for words in sample.tokens], encoding.pad)
         return tokens.tobytes(), (image_number(sample.image_id), *tokens.shape)
 
     def collate(self, packed: PackedBatch) -> dict[str, Array]:

@@ -47,6 +47,8 @@ def test_the_card_has_the_scores_with_their_intervals(
     tiny: Manifest, without_java: Path, tmp_path: Path
 ) -> None:
     run = evaluated_run(tmp_path / "run", tiny, GLIED)
+    (run / "concepts").mkdir()
+    (run / "concepts/concepts.json").write_text("{}")
     assert main(["export", "--run", str(run), "--out", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out/MODEL_CARD.md").read_text()
     scores = json.loads((run / "scores/test-beam3.json").read_text())
@@ -55,6 +57,7 @@ def test_the_card_has_the_scores_with_their_intervals(
     assert f"{cider:.1f} (" in row
     assert "| constant caption |" in card
     assert "nothing in this folder predicts them" in card
+    assert (tmp_path / "out/concepts/concepts.json").read_text() == "{}"
     found = Captioner.open([tmp_path / "out"]).of_shards(str(tiny.root), "test")
     assert found == Captioner.open([run]).of_shards(str(tiny.root), "test")
 

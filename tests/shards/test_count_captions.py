@@ -8,11 +8,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from shards import count_captions, ngrams
@@ -23,42 +22,11 @@ from shards.remote.cache import Cache
 from shards.schema import Sample, ShardError
 from shards.verify import verify
 from shards.writer import write
+from tests.support.caption_sources import Captions, Given, made
 from tests.support.processes import environment
-from tests.support.shards import TinySource, tiny_sample
+from tests.support.shards import TinySource
 
 NAME = counts_name("train")
-Captions = tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Given(TinySource):
-    """Images with these captions."""
-
-    captions: tuple[Captions, ...] = ()
-
-    def splits(self) -> dict[str, Sequence[int]]:
-        return {"train": range(len(self.captions)), "val": range(1000, 1002)}
-
-    def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
-        for number in ids:
-            sample = tiny_sample(number, split)
-            tokens = self.captions[number] if split == "train" else sample.tokens
-            yield replace(sample, captions=tuple(map(" ".join, tokens)), tokens=tokens)
-
-
-def made(seed: int, images: int) -> tuple[Captions, ...]:
-    """Captions of few words, most of them short, and of some words that occur once."""
-    random = np.random.default_rng(seed)
-    words = ["a", "é", "the", END, "<pad>", "two words", *map(str, range(random.integers(1, 9)))]
-    share = 1 / np.arange(1, len(words) + 1)
-
-    def caption() -> tuple[str, ...]:
-        chosen = random.choice(words, random.integers(1, 9), p=share / share.sum()).tolist()
-        return tuple(
-            word if random.random() < 0.9 else f"rare {random.random()}" for word in chosen
-        )
-
-    return tuple(tuple(caption() for _ in range(random.integers(1, 5))) for _ in range(images))
 
 
 def in_dictionary(captions: Sequence[Captions]) -> dict[tuple[str, ...], int]:

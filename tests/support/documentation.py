@@ -85,7 +85,7 @@ def _command_lines(code: str) -> Iterator[tuple[str, ...]]:
                 if words_left := tuple(_without_environment(command)):
                     yield words_left
                 command = []
-            elif word not in ("...", "...]") or command[-1].startswith("--"):
+            elif word not in ("...", "...]") or (command and command[-1].startswith("--")):
                 command.append(_first_choice(word))
 
 
