@@ -48,8 +48,10 @@ class Output(nn.Linear):
         if targets is None:
             return super().forward(states)
         learns = torch.is_grad_enabled()  # which a Function's forward pass cannot see
-        arguments = states, self.weight, self.bias, targets, weights, smoothing, list(never), learns
-        return _apply(*arguments)
+        # Under autocast, states may have another type than the weights.
+        weight = self.weight.to(states.dtype)
+        bias = None if self.bias is None else self.bias.to(states.dtype)
+        return _apply(states, weight, bias, targets, weights, smoothing, list(never), learns)
 
 
 def weighted_nll(

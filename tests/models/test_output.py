@@ -53,6 +53,20 @@ def test_half_precision_is_as_close_as_that_of_all_logits(dtype: torch.dtype) ->
     torch.testing.assert_close(found.float(), true, rtol=0.03, atol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_accepts_states_of_either_type(dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    layer, states = Output(D, V), torch.randn(T, D, dtype=dtype, requires_grad=True)
+    targets = torch.randint(V, (T,))
+    inputs = [states, *layer.parameters()]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = layer(states, targets), weighted_nll(layer(states), targets)
+    found, true = (torch.autograd.grad(loss, inputs) for loss in losses)
+    for one, other in zip(found, true, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one.float(), other.float(), rtol=0.03, atol=0.03)
+
+
 class Operations(TorchDispatchMode):
     """Records the most elements of a result, and the names of operations."""
 
