@@ -1,11 +1,12 @@
 # make train: install, generate the embedded corpus, train GLIED on it and score it.
 # make test:  linters, type checks and all tests.
+# make docs:  the documentation site, in build/site.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install train test lint gpu
+.PHONY: install train test lint docs gpu
 
 install: .venv/installed
 
@@ -13,7 +14,7 @@ install: .venv/installed
 # first training step would wait for the compiler.
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,photographs,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,photographs,serve,docs,dev]'
 	$(BIN)/python -c 'from capdist.engines.deepspeed_operator import load_operator; load_operator()'
 	touch $@
 
@@ -35,6 +36,10 @@ lint: install
 	ruff check .
 	mypy
 	lint-imports
+
+# Warnings, such as links that lead nowhere, are errors. The variable silences an advertisement.
+docs: install
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 test: lint
 	python -m pytest --numprocesses 2 --dist worksteal

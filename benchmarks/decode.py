@@ -154,6 +154,9 @@ def make_batch(images: int) -> Batch:
         tokens=torch.full((images, 1, 2), BOS),
         objects=torch.zeros(images, 0, 4),
         object_captions=torch.zeros(images, 0, dtype=torch.long),
+        object_words=torch.zeros(images, 0, 3, dtype=torch.long),
+        object_classes=torch.zeros(images, 0, dtype=torch.long),
+        relations=torch.zeros(images, 0, 3, dtype=torch.long),
     )
 
 

@@ -29,6 +29,7 @@ from capdist.kernels.beam_step import Rules, beam_step, first_beams, reference
 from capdist.models.base import Dims, build
 from capdist.reporting.table import format_markdown, format_table
 from capdist.vocab import BOS, EOS, PAD, UNK
+from shards.progress import tracked
 
 Rows = dict[str, dict[str, float]]
 
@@ -85,7 +86,8 @@ class Limits:
 def kernel_rows(sizes: Sizes, limits: Limits, device: torch.device) -> Rows:
     """The step on bf16 logits: the kernel, the reference, and the time to read the logits once."""
     rows, rounds = {}, sizes.rounds[0]
-    for images, beam in sizes.kernel:
+    settings = tracked(sizes.kernel, len(sizes.kernel), title="timing steps", unit="setting")
+    for images, beam in settings:
         shape = (images, beam, sizes.vocabulary)
         logits = torch.randn(shape, device=device).bfloat16()
         rules = Rules(torch.ones(STEPS + 1, device=device), _forbidden(device))
@@ -110,7 +112,8 @@ def search_rows(name: str, sizes: Sizes, limits: Limits, device: torch.device) -
     dims = Dims(REGION_WIDTH, sizes.vocabulary)
     model = build({"name": name}, dims, "--model").eval().to(device, torch.bfloat16)
     rows, rounds = {}, sizes.rounds[1]
-    for images, beam in sizes.search:
+    settings = tracked(sizes.search, len(sizes.search), title="timing searches", unit="setting")
+    for images, beam in settings:
         batch = make_batch(images).to(device)
         batch.concepts.clamp_(max=sizes.vocabulary - 1)
         decoding = DecodingConfig(beam=beam, max_words=STEPS - 1, min_words=STEPS - 1)

@@ -24,6 +24,7 @@ from capdist.data.dataset import training_batches
 from capdist.data.rank_plan import Ranks
 from capdist.reporting.table import format_markdown, format_table
 from shards.manifest import Manifest
+from shards.progress import tracked
 
 BATCH, ROUNDS = 64, 5
 #: Number of shards in the cold start, and of samples in each.
@@ -142,7 +143,8 @@ def measure(images: int) -> Figures:
         rounds = interleave(programs(corpus, root), ROUNDS)
         timings = {name: timing.per_call(EPOCHS.get(name, 1)) for name, timing in rounds.items()}
         many = many_shards(root / "many", SHARDS, SAMPLES)
-        cold = [cold_start(many) for _ in range(ROUNDS)]
+        starts = tracked(range(ROUNDS), ROUNDS, title="starting readers", unit="round")
+        cold = [cold_start(many) for _ in starts]
         return Figures(images, timings, cold, os.getloadavg()[1])
 
 

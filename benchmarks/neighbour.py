@@ -15,11 +15,10 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tqdm import tqdm
-
 from capdist.errors import CapdistError
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.table import Row, format_markdown, format_table
+from shards.progress import tracked
 from shards.scenes import SceneSource
 from shards.writer import write
 
@@ -85,11 +84,11 @@ def measure() -> Figures:
     with TemporaryDirectory() as folder:
         root = Path(folder)
         write(SceneSource(seed=0, train=IMAGES, val=8, test=8), root / "shards")
-        for _ in tqdm(range(ROUNDS), desc="measuring", unit="round"):
-            for name in names:
-                alone = train(root, *name)
-                with busy_process() as busy:
-                    rounds[name].append((alone, train(root, *name, busy)))
+        runs = names * ROUNDS
+        for name in tracked(runs, len(runs), title="measuring", unit="run"):
+            alone = train(root, *name)
+            with busy_process() as busy:
+                rounds[name].append((alone, train(root, *name, busy)))
     return Figures(rounds, len(os.sched_getaffinity(0)))
 
 

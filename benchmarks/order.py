@@ -25,6 +25,7 @@ from shards.atomic import write_json
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, Member, SampleIndex, write_index
 from shards.manifest import MANIFEST, Manifest, Shard
+from shards.progress import tracked
 
 #: Images per shard, and per batch.
 SHARD, BATCHES = 256, (80, 160)
@@ -266,7 +267,7 @@ def mixing(images: int) -> dict[int, dict[str, Row]]:
             name: measures(Epochs(epochs.rows, epochs.shard, batch), source)
             for name, epochs in orders.items()
         }
-        for batch in BATCHES
+        for batch in tracked(BATCHES, len(BATCHES), title="measuring orders", unit="batch size")
     }
 
 

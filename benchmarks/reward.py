@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.corpus import REFERENCES, VOCABULARY, Corpus, make_corpus
 from benchmarks.timing import Timing, interleave
@@ -147,7 +146,7 @@ def measure(images: int) -> Figures:
     with ExitStack() as stack:
         for actors in pool_sizes():
             rewards = RewardConfig(actors=actors)
-            pool = stack.enter_context(open_pool(reward, rewards, RayConfig(), tqdm.write))
+            pool = stack.enter_context(open_pool(reward, rewards, RayConfig(), print))
             for size, passes in POOL_CALLS:
                 name = pool_name(actors, size)
                 programs[name] = pooled(pool, calls(corpus, size, passes))
@@ -170,13 +169,14 @@ def make_reward(corpus: Corpus) -> Reward:
     references = References.of(corpus.references)
     vocabulary = Vocabulary([f"w{i}" for i in range(len(SPECIALS), VOCABULARY)])
     df = DocumentFrequency.count(references, vocabulary.hash)
-    return build({"cider_d": 1.0}, references, vocabulary, df)
+    return build({"cider_d": 1.0}, vocabulary, df)
 
 
-def calls(corpus: Corpus, size: int, passes: int) -> list[Ints]:
-    """All captions ``passes`` times, split into calls of ``size``."""
-    packed = np.tile(corpus.packed, (passes, 1))
-    return np.split(packed, range(size, len(packed), size))
+def calls(corpus: Corpus, size: int, passes: int) -> list[tuple[Ints, Ints]]:
+    """All captions ``passes`` times, split into calls of ``size``, with their references."""
+    packed, references = np.tile(corpus.packed, (passes, 1)), corpus.packed_references
+    parts = np.split(packed, range(size, len(packed), size))
+    return [(part, references[np.isin(references[:, 0], part[:, 0])]) for part in parts]
 
 
 def ours_prepared(reward: Reward, corpus: Corpus) -> Callable[[], None]:
@@ -184,17 +184,17 @@ def ours_prepared(reward: Reward, corpus: Corpus) -> Callable[[], None]:
     packed_calls = calls(corpus, CALL, PASSES)
 
     def score() -> None:
-        for packed in packed_calls:
-            reward(packed)
+        for call in packed_calls:
+            reward(*call)
 
     return score
 
 
-def pooled(pool: RewardPool, packed_calls: list[Ints]) -> Callable[[], None]:
+def pooled(pool: RewardPool, packed_calls: list[tuple[Ints, Ints]]) -> Callable[[], None]:
     """The same by a pool; all calls are submitted before the first result is awaited."""
 
     def score() -> None:
-        for pending in [pool.submit(packed) for packed in packed_calls]:
+        for pending in [pool.submit(*call) for call in packed_calls]:
             pending.result()
 
     return score

@@ -26,6 +26,7 @@ from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.reporting.table import format_markdown, format_table
 from capdist.workers.reward_pool import open_pool
+from shards.progress import tracked
 from shards.writer import write
 
 Rows = dict[str, dict[str, float | None]]
@@ -122,10 +123,10 @@ class Rates:
             epochs = reader(manifest, "mapped")
             reading = seconds(lambda: list(epochs.epoch()), CPU)
         corpus = make_corpus(IMAGES_PER_RANK * SAMPLES)
-        score = make_reward(corpus)
+        score, call = make_reward(corpus), (corpus.packed, corpus.packed_references)
         with open_pool(score, RewardConfig(actors=1), RayConfig(), print) as pool:
-            reward = seconds(lambda: pool.submit(corpus.packed).result(), CPU)
-        return cls(GLOBAL_BATCH / reading, reward, seconds(lambda: score(corpus.packed), CPU))
+            reward = seconds(lambda: pool.submit(*call).result(), CPU)
+        return cls(GLOBAL_BATCH / reading, reward, seconds(lambda: score(*call), CPU))
 
 
 @dataclass(frozen=True)
@@ -281,5 +282,6 @@ def measure(model: str) -> Figures:
     trials += [Trial(model, "torch", ranks, 8) for ranks in range(2, most + 1)]
     if find_spec("deepspeed"):
         trials += [Trial(model, "deepspeed", ranks, 8) for ranks in range(1, most + 1)]
-    timed = [(trial, run(trial)) for trial in trials]
+    running = tracked(trials, len(trials), title="timing steps", unit="trial")
+    timed = [(trial, run(trial)) for trial in running]
     return Figures(model, program, timed, Rates.measure(), load)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from capdist.engines.optimizer import make_optimizer
 from capdist.objectives.base import Objective
 from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
 from capdist.objectives.self_critical import SelfCritical, SelfCriticalStage
+from capdist.vocab import EOS
 from capdist.workers.base import Pending
 
 #: Images per rank, and captions sampled of each in self-critical training.
@@ -64,11 +65,16 @@ class Program:
         sampled: list[Batch] = []
         sample = count(
             lambda: sampled.extend(
-                learner.prepare([captioned_batch(IMAGES_PER_RANK)], 0, torch.device("cpu"))
+                learner.prepare([rewarded_batch(IMAGES_PER_RANK)], 0, torch.device("cpu"))
             )
         )
         learn = count(_gradient(learner, sampled[0]))
         return cls(micro, update, sample, learn, [p.numel() for p in model.parameters()])
+
+
+def rewarded_batch(images: int) -> Batch:
+    """As `captioned_batch`, with references, which are not scored here."""
+    return replace(captioned_batch(images), references=np.full((images, 1, 1), EOS, np.int32))
 
 
 def _stage(objective: str) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def _gradient(objective: Objective[Any], batch: Batch) -> Callable[[], None]:
     return lambda: objective(batch).backward()
 
 
-def _rewards(packed: Any) -> Pending:
+def _rewards(packed: Any, references: Any) -> Pending:
     pending = Pending(lambda: None)
     pending.future.set_result(np.zeros(len(packed)))
     return pending

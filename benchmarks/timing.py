@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
+
+from shards.progress import tracked
 
 #: Calls of `seconds` that are not timed.
 WARM_UP = 3
@@ -45,7 +46,7 @@ class Timing:
 def interleave(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
     """Run every program once per round, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for number in tqdm(range(rounds + 1), desc="measuring", unit="round"):
+    for number in tracked(range(rounds + 1), rounds + 1, title="measuring", unit="round"):
         for name, run in programs.items():
             started = time.perf_counter()
             run()

@@ -89,5 +89,7 @@ class UsefulFlops:
 
 
 def first_image(batch: Batch) -> Batch:
-    tensors = {n: v[:1] for n, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    tensors: dict[str, Any] = {
+        name: value[:1] for name, value in vars(batch).items() if isinstance(value, torch.Tensor)
+    }
     return replace(batch, keys=batch.keys[:1], **tensors)

@@ -160,7 +160,7 @@ class Loop:
 def one_caption_each(batch: Batch) -> Batch:
     """A batch whose images are repeated for each of their S captions."""
     captions = batch.tokens.shape[1]
-    repeated = {
+    repeated: dict[str, Any] = {
         name: value.repeat_interleave(captions, 0)
         for name, value in vars(batch).items()
         if isinstance(value, Tensor) and name != "tokens"

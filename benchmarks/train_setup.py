@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,7 +94,7 @@ class Setup:
         batches, epoch = self.batches(), 0
         while True:
             for (batch,) in batches.epoch(epoch):
-                yield batch.to(self.group.device)
+                yield with_references(batch).to(self.group.device)
             epoch += 1
 
     def objective(self) -> Objective[Any]:
@@ -104,9 +104,9 @@ class Setup:
             return objective_of(stage)(model, stage)
         reward = make_reward(self._captions())
 
-        def submit(packed: Any) -> Pending:
+        def submit(packed: Any, references: Any) -> Pending:
             pending = Pending(lambda: None)
-            pending.compute(reward, packed)
+            pending.compute(reward, packed, references)
             return pending
 
         return SelfCritical(model, cast(SelfCriticalStage, stage), LONGEST, SEED, submit)
@@ -132,3 +132,9 @@ def sample_with_lengths(
     tokens[(place == lengths) & (tokens != PAD)] = EOS
     tokens[(place > lengths).expand_as(tokens)] = PAD
     return Hypotheses(tokens, drawn.scores)
+
+
+def with_references(batch: Batch) -> Batch:
+    """The batch with its own captions as references of rewards."""
+    words = batch.targets.numpy().astype(np.int32)
+    return replace(batch, references=np.where(words == PAD, np.int32(-1), words))

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.vocab import PAD
 from capdist.words import Words
+from shards.members import MEMBERS
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,15 @@ class Batch:
     ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 if the shards have no classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A) is True;
     ``tokens`` (B, S, L) are BOS, words, EOS, then PAD; a missing caption is all PAD;
-    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read,
-    and ``object_captions`` (B, G) the index of the phrase's caption, padded with -1.
+    ``objects`` (B, G, 4) are the boxes of captions' phrases, with G = 0 unless grounding is read;
+    ``object_captions`` (B, G) the index of the phrase's caption, padded with -1; ``object_words``
+    (B, G, 3) its first word, its last word + 1 and the word that names the object, whose positions
+    are those of ``targets``, and may be after the end of a caption that was clipped;
+    ``object_classes`` (B, G) its class, -1 for one that the detector does not have; ``relations``
+    (B, E, 3) are predicates between regions: subject, object and the number of the predicate, 0
+    where there is no more, with E = 0 if the shards have none.
+    ``references`` (B, S, L), of objectives that reward captions, are all captions as
+    `capdist.vocab.WordIds` encodes them, padded with -1; they stay in the host's memory.
     """
 
     keys: tuple[str, ...]
@@ -44,24 +54,21 @@ class Batch:
     tokens: Tensor
     objects: Tensor
     object_captions: Tensor
+    object_words: Tensor
+    object_classes: Tensor
+    relations: Tensor
+    references: NDArray[np.int32] | None = field(default=None, kw_only=True)
 
     @classmethod
     def empty(cls, feature_dim: int) -> Batch:
         """An image without targets, for a rank that has no images in an uneven last step."""
-        return cls(
-            keys=(),
-            image_ids=torch.full((1,), -1),
-            regions=torch.zeros(1, 1, feature_dim),
-            region_mask=torch.ones(1, 1, dtype=torch.bool),
-            boxes=torch.zeros(1, 1, 4),
-            class_ids=torch.zeros(1, 1, 0, dtype=torch.long),
-            class_probs=torch.zeros(1, 1, 0),
-            concepts=torch.zeros(1, 1, dtype=torch.long),
-            concept_mask=torch.ones(1, 1, dtype=torch.bool),
-            tokens=torch.full((1, 1, 2), PAD),
-            objects=torch.zeros(1, 0, 4),
-            object_captions=torch.zeros(1, 0, dtype=torch.long),
-        )
+        fields: dict[str, Any] = {
+            name: torch.from_numpy(array)
+            for member in MEMBERS
+            for name, array in member.empty(PAD).items()
+        }
+        regions, mask = torch.zeros(1, 1, feature_dim), torch.ones(1, 1, dtype=torch.bool)
+        return cls(keys=(), regions=regions, region_mask=mask, **fields)
 
     @property
     def inputs(self) -> Tensor:

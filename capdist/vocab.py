@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 from capdist.config.base import read_json
 from shards.atomic import write_text
+from shards.schema import ShardError
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -27,12 +28,11 @@ class Vocabulary:
         self._ids = {word: index for index, word in enumerate(self.words)}
 
     @classmethod
-    def count(cls, captions: Iterable[Sequence[str]], min_count: int) -> Vocabulary:
-        """The vocabulary of training captions: words that occur at least ``min_count`` times.
+    def frequent(cls, counts: Mapping[str, int], min_count: int) -> Vocabulary:
+        """The words that occur at least ``min_count`` times, from how often each word occurs.
 
         Equally frequent words are sorted alphabetically, so that ids depend only on the captions.
         """
-        counts = Counter(word for caption in captions for word in caption)
         kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
         return cls(sorted(kept, key=lambda word: (-counts[word], word)))
 
@@ -88,3 +88,50 @@ class Vocabulary:
 
     def __contains__(self, word: str) -> bool:
         return word in self._ids
+
+
+class WordIds:
+    """Ids of words; those outside the vocabulary get ids of V or more, each its own.
+
+    So a reference with a rare word scores as it does in words: no two rare words are equal.
+    The ids depend on the words alone, not on their order.
+
+    Args:
+        vocab: V words.
+        words: those that references have.
+    """
+
+    def __init__(self, vocab: Vocabulary, words: Iterable[str]) -> None:
+        self.vocab, self._rare = vocab, dict[str, int]()
+        self._add(words)
+
+    def _add(self, words: Iterable[str]) -> None:
+        new = {word for word in words if word not in self.vocab and word not in self._rare}
+        for word in sorted(new):
+            self._rare[word] = len(self.vocab) + len(self._rare)
+
+    def extended(self, words: Iterable[str]) -> WordIds:
+        """These ids, and new ones for other words."""
+        extended = copy(self)
+        extended._rare = dict(self._rare)
+        extended._add(words)
+        return extended
+
+    def __call__(self, word: str) -> int:
+        """The id of a word.
+
+        Raises:
+            ShardError: if it is neither in the vocabulary nor one of the words given.
+        """
+        if word in self.vocab:
+            return self.vocab.id(word)
+        if word not in self._rare:
+            raise ShardError(
+                f"the word {word!r} is not among the counted words of the training captions; build "
+                "the shards again"
+            )
+        return self._rare[word]
+
+    def encode(self, words: Sequence[str], *, end: bool = True) -> list[int]:
+        """The words, never clipped, and EOS if ``end``."""
+        return [*map(self, words), *([EOS] if end else [])]

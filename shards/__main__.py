@@ -10,6 +10,7 @@ from typing import Protocol
 from capdist.arguments import ArgumentParser
 from capdist.errors import exit_status
 from shards.commands import build, concepts, extract, inspect, scenes, verify
+from shards.progress import wants_json
 
 
 class Command(Protocol):
@@ -34,11 +35,17 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for problems that verify found, 2."""
-    options = _make_parser().parse_args(arguments)
-    return exit_status(lambda: options.command.run(options))
+    options = new_parser().parse_args(arguments)
+    return exit_status(lambda: _run(options))
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _run(options: argparse.Namespace) -> int:
+    wants_json()  # refuses another value of its variable before the work
+    status: int = options.command.run(options)
+    return status
+
+
+def new_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m shards", description="Build, inspect and verify shards."
     )

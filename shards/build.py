@@ -40,6 +40,7 @@ from shards.pairing import (
     with_prefix,
 )
 from shards.predict_concepts import open_predictor
+from shards.progress import BYTES, Progress
 from shards.reading import BY_FORMAT, Reading
 from shards.schema import Sample, ShardError
 from shards.stated_extractor import find_extractor
@@ -308,12 +309,18 @@ def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | 
     settings = {**asdict(config), **dict.fromkeys(not_hashed)}
     del settings["concepts_from"]  # its content counts, and older builds know no such setting
     digest = hashlib.sha256(json.dumps(settings).encode() + (predictor or b""))
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-                digest.update(name.encode())
-                with file.open("rb") as content:
-                    while chunk := content.read(_READ_BYTES):
-                        digest.update(chunk)
+    files = [
+        (file, file.relative_to(path).as_posix() if path.is_dir() else file.name)
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    size = sum(file.stat().st_size for file, _ in files)
+    with Progress(size, title="hashing files", unit=BYTES) as bar:
+        for file, name in files:
+            digest.update(name.encode())
+            with file.open("rb") as content:
+                while chunk := content.read(_READ_BYTES):
+                    digest.update(chunk)
+                    bar.advance(len(chunk))
     return digest.hexdigest()

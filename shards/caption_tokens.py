@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shards.formats import CAPTION_FORMATS, Annotation, detect_format
+from shards.progress import tracked
 from shards.schema import Phrase, ShardError
 from shards.tokenisers import ENGLISH, UNDETERMINED, CaptionText, nfc
 
@@ -51,7 +52,8 @@ def read_captions(
     read = [(file, image) for file, format_ in formats for image in format_(file).annotations()]
     if not read:
         raise ShardError(f"{files[0]}: no images; give a file that has some")
-    split = [(file, _with_tokens(file, image, text)) for file, image in read]
+    reading = tracked(read, len(read), title="splitting captions", unit="image", inner=True)
+    split = [(file, _with_tokens(file, image, text)) for file, image in reading]
     notes: list[str] = []
     if language is None and not _mostly_latin([image for _, image in split]):
         text = replace(text, language=UNDETERMINED)

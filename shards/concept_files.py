@@ -23,10 +23,12 @@ from pydantic import TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
 from shards.atomic import atomic_write, write_json
-from shards.concept_predictor import PredictorFile, PredictorJson
+from shards.concept_predictor import PredictorFile
 from shards.concepts import Concepts
 from shards.json_types import Count, T, WordScores, parse_json
+from shards.listed_file import ListedFileJson
 from shards.location import LocalFolder, RemoteFolder
+from shards.progress import tracked
 from shards.remote.remote_file import RemoteFile
 from shards.schema import SCHEMA_VERSION, ShardError
 
@@ -171,7 +173,7 @@ class _SetJson(TypedDict):
     made_by: dict[str, Any]
     kept: Count
     files: dict[str, _ConceptFileJson]
-    predictor: NotRequired[PredictorJson | None]
+    predictor: NotRequired[ListedFileJson | None]
 
 
 _ANY_JSON, _SET_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(_SetJson)
@@ -218,8 +220,8 @@ def install_concepts(
             f"--top {kept}: {predicted.root} has up to {predicted.kept} concepts per image; choose "
             f"1 to {predicted.kept}"
         )
-    files = {}
-    for shard, sha256 in sha256_by_shard.items():
+    files, shards = {}, sha256_by_shard.items()
+    for shard, sha256 in tracked(shards, len(shards), title="writing concepts", unit="shard"):
         top_concepts = {key: pairs[:kept] for key, pairs in predicted.read(shard).items()}
         files[shard] = write_concept_file(root, shard, sha256, top_concepts)
     installed = ConceptSet(root, predicted.detector, predicted.made_by, kept, files)

@@ -24,14 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from typing_extensions import TypedDict
 
 from shards.atomic import atomic_write
 from shards.concepts import Concepts, Ridge, pool_regions, top_concepts
 from shards.fingerprint import DIMENSIONS, Fingerprint
-from shards.location import LocalFolder, RemoteFolder
+from shards.listed_file import ListedFile
 from shards.npy import decode_npy
-from shards.remote.remote_file import RemoteFile
 from shards.schema import Array, ShardError
 
 #: The name that it has in the folder of a run.
@@ -108,23 +106,9 @@ class ConceptPredictor:
         return file.getvalue()
 
 
-class PredictorJson(TypedDict):
-    """How the JSON of a set lists a predictor."""
-
-    name: str
-    sha256: str
-
-
 @dataclass(frozen=True)
-class PredictorFile:
-    """The file of a predictor in a folder of shards, and its SHA-256.
-
-    ``remote``, which no JSON file holds, is set for a file of a remote set.
-    """
-
-    name: str
-    sha256: str
-    remote: RemoteFile | None = None
+class PredictorFile(ListedFile):
+    """The file of a predictor in a folder of shards."""
 
     @classmethod
     def of(cls, data: bytes) -> PredictorFile:
@@ -132,44 +116,10 @@ class PredictorFile:
         sha256 = hashlib.sha256(data).hexdigest()
         return cls(f"concept_predictor-{sha256[:8]}.npz", sha256)
 
-    @classmethod
-    def listed(
-        cls, folder: LocalFolder | RemoteFolder, data: PredictorJson | None
-    ) -> PredictorFile | None:
-        """The file that the JSON of a set lists, if it lists one.
-
-        Raises:
-            ShardError: if its name is not the plain name of a file in the folder.
-        """
-        if data is None:
-            return None
-        return cls(**data, remote=folder.remote_file(data["name"], data["sha256"]))
-
-    def to_json(self) -> PredictorJson:
-        return {"name": self.name, "sha256": self.sha256}
-
     @property
     def identity(self) -> str:
         """What tells its concepts from those of other predictors and detectors."""
         return f"{_PREFIX}{self.sha256[:16]}"
-
-    def read(self, root: Path) -> bytes:
-        """Its bytes, from the folder ``root``.
-
-        Raises:
-            ShardError: if it is missing, or another file.
-        """
-        path = self.remote.fetch() if self.remote else root / self.name
-        if not path.is_file():
-            raise ShardError(
-                f"{path}: missing, though its set lists it; copy it, or run the build again"
-            )
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise ShardError(
-                f"{path}: SHA-256 mismatch with the one listed; copy it, or run the build again"
-            )
-        return data
 
 
 def is_predicted(identity: str) -> bool:

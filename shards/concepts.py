@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shards.progress import tracked
 from shards.schema import Array, ShardError
 from shards.tokenisers import is_word
 
@@ -153,7 +154,7 @@ def cross_fit(X: Array, Y: Array) -> Array:
     check_enough(len(X))
     scores = np.empty_like(Y)
     folds = _folds(len(X))
-    for fold in range(FOLDS):
+    for fold in tracked(range(FOLDS), FOLDS, title="learning concepts", unit="fold"):
         held_out = folds == fold
         scores[held_out] = fit(X[~held_out], Y[~held_out])(X[held_out])
     return scores

@@ -7,14 +7,14 @@ says what made the features, for the manifest of shards that are built from them
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from shards.atomic import atomic_write, remove_temporary_files, write_json
 from shards.extractor_spec import EXTRACTOR, ExtractorSpec
@@ -22,8 +22,9 @@ from shards.extractors import PictureFeatures
 from shards.extractors.grid import limit_threads
 from shards.feature_scan import check_bad_count
 from shards.formats import RegionFeatures
-from shards.parallel import parallel_map
+from shards.parallel import parallel_results
 from shards.picture_batches import BATCH, features_of
+from shards.progress import Progress
 from shards.schema import ShardError
 
 #: Batches that a process is given at a time.
@@ -44,6 +45,7 @@ def extract(
     out: Path,
     batch: int = BATCH,
     workers: int = 1,
+    run_chunks: RunChunks | None = None,
 ) -> Extraction:
     """Write the features of pictures as ``<name>.npz``, with a progress bar.
 
@@ -53,44 +55,92 @@ def extract(
         out: folder; made if it does not exist.
         batch: pictures at a time.
         workers: processes, each with a network of its own; with 1, everything runs in this one.
+        run_chunks: runs the chunks elsewhere, instead of ``workers``.
 
     Raises:
-        ShardError: if the folder has features of another extractor, or a process died.
+        ShardError: if the folder has features of another extractor, a process died, or features
+            were written into a folder that this process does not see.
     """
     _prepare_folder(out, features.spec)
     missing = {name: path for name, path in pictures.items() if not _file(out, name).is_file()}
-    if workers > 1 and len(missing) > batch * _BATCHES:
-        chunk = _ExtractChunk(features.spec, out, batch, workers)
-        chunks = list(_chunks(missing, batch * _BATCHES))
-        bad = list(chain(*parallel_map(chunk, chunks, workers, "extracting", "chunk")))
-    else:
-        bad = []
-        initial = len(pictures) - len(missing)
-        with tqdm(total=len(pictures), initial=initial, desc="extracting", unit="image") as bar:
+    if run_chunks is None and workers > 1 and len(missing) > batch * _BATCHES:
+        run_chunks = _Processes(workers)
+    bad: list[str] = []
+    done = len(pictures) - len(missing)
+    with Progress(len(pictures), title="extracting", unit="image", initial=done) as bar:
+        if run_chunks is None:
             for problem in _write_features(features, missing, out, batch):
                 bad += [problem] if problem else []
-                bar.update()
+                bar.advance()
+        else:
+            chunks = list(_chunks(missing, batch * _BATCHES))
+            extract_chunk = ExtractChunk(features.spec, out.resolve(), batch, run_chunks.threads)
+            for chunk, found in zip(chunks, run_chunks(extract_chunk, chunks), strict=True):
+                bad += found
+                bar.advance(len(chunk))
+    _check_written(missing, out, len(bad))
     return Extraction(len(pictures) - len(bad), tuple(bad))
 
 
 @dataclass(frozen=True)
-class _ExtractChunk:
-    """Extracts some of the pictures in a process of its own; returns a line for each bad one."""
+class ExtractChunk:
+    """Extracts some of the pictures in a process of its own; returns a line for each bad one.
+
+    A chunk that is extracted again, because a process was lost, gives the same bytes.
+    """
 
     spec: ExtractorSpec
     out: Path
     batch: int
-    workers: int
+    threads: int
 
     def __call__(self, pictures: dict[str, Path]) -> list[str]:
-        features = _open(self.spec, self.workers)
+        features = _open(self.spec, self.threads)
         return list(filter(None, _write_features(features, pictures, self.out, self.batch)))
 
 
+class RunChunks(Protocol):
+    """Runs chunks in other processes, each of which computes with ``threads`` threads."""
+
+    @property
+    def threads(self) -> int: ...
+
+    def __call__(
+        self, extract_chunk: ExtractChunk, chunks: Sequence[dict[str, Path]]
+    ) -> Iterable[list[str]]:
+        """The bad pictures of each chunk, in their order."""
+
+
+@dataclass(frozen=True)
+class _Processes:
+    """Runs chunks in processes on this machine."""
+
+    workers: int
+
+    @property
+    def threads(self) -> int:
+        return max(1, (os.cpu_count() or 1) // self.workers)
+
+    def __call__(
+        self, extract_chunk: ExtractChunk, chunks: Sequence[dict[str, Path]]
+    ) -> Iterator[list[str]]:
+        return parallel_results(extract_chunk, chunks, self.workers, "extracting")
+
+
 @cache
-def _open(spec: ExtractorSpec, workers: int) -> PictureFeatures:
-    limit_threads(max(1, (os.cpu_count() or 1) // workers))
+def _open(spec: ExtractorSpec, threads: int) -> PictureFeatures:
+    limit_threads(threads)
     return PictureFeatures.reopen(spec)
+
+
+def _check_written(names: Iterable[str], out: Path, bad: int) -> None:
+    """Refuse features that went into a folder that this process does not see."""
+    missing = [name for name in names if not _file(out, name).is_file()]
+    if len(missing) > bad:
+        raise ShardError(
+            f"{_file(out, missing[0])}: no such file after the extraction, as for "
+            f"{len(missing) - bad - 1} others; give an --out that all machines have in common"
+        )
 
 
 def _chunks(pictures: Mapping[str, Path], size: int) -> Iterator[dict[str, Path]]:

@@ -53,6 +53,7 @@ def describe(sample: Sample, class_names: Sequence[str]) -> str:
             *_concepts(sample),
             *_regions(sample),
             *_boxes(sample, class_names),
+            *_relations(sample),
             *_grounding(sample),
         ]
     )
@@ -145,6 +146,13 @@ def _regions(sample: Sample) -> Iterator[str]:
         f"minimum {regions.min():.3f}, maximum {regions.max():.3f}, "
         f"zeros {np.mean(regions == 0):.1%}"
     )
+
+
+def _relations(sample: Sample) -> Iterator[str]:
+    if sample.relations is not None:
+        edges = (" ".join(map(str, edge)) for edge in sample.relations.tolist())
+        known = ", ".join(edges) or "none"
+        yield f"relations (subject, object, predicate): {known}"
 
 
 def _boxes(sample: Sample, class_names: Sequence[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.index import encode_index, index_path, write_index
 from shards.manifest import Shard
+from shards.members.relations import check_predicates
 from shards.schema import Sample, ShardError, decode
 from shards.tar import read_tar, write_tar
 
@@ -46,6 +47,12 @@ class SampleSource(Protocol):
 
     def load(self, split: str, ids: Sequence[Any]) -> Iterator[Sample]:
         """The samples of these ids, in this order; must not depend on earlier calls."""
+
+
+def predicates_of(source: SampleSource) -> tuple[str, ...]:
+    """The names of a source's predicates, ``predicates``, which few sources have."""
+    names: tuple[str, ...] = getattr(source, "predicates", ())
+    return names
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ def _checked(sample: Sample, job: ShardJob, source: SampleSource) -> Sample:
         )
     check_trainable(name, sample, source.features.dim)
     check_class_ids(name, sample.classes, source.class_names)
+    check_predicates(name, sample.relations, predicates_of(source))
     return sample
 
 

@@ -15,6 +15,7 @@ from shards.concept_files import ConceptSet
 from shards.concept_predictor import PredictorFile
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, index_path, write_index
+from shards.listed_file import ListedFile
 from shards.location import folder_at
 from shards.manifest_json import parse_manifest
 from shards.remote.cache import Cache
@@ -57,6 +58,8 @@ class Manifest:
         url: of a remote set.
         text: tokeniser and language of the captions; of older sets, the default.
         tar_predictor: the predictor of the concepts in the tars; None if it is unknown.
+        predicates: names of those of ``relations.npy``, whose numbers begin with 1; may be empty.
+        counts: the counts of the training captions, if the build wrote them.
     """
 
     root: Path
@@ -69,6 +72,8 @@ class Manifest:
     url: str | None = None
     text: CaptionText = ENGLISH_TEXT
     tar_predictor: PredictorFile | None = None
+    predicates: tuple[str, ...] = ()
+    counts: ListedFile | None = None
 
     @classmethod
     def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
@@ -104,6 +109,8 @@ class Manifest:
             url=folder.url,
             text=CaptionText.from_json(path, data),
             tar_predictor=PredictorFile.listed(folder, data.get("concept_predictor")),
+            predicates=data.get("predicates", ()),
+            counts=ListedFile.listed(folder, data.get("caption_counts")),
         )
         concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
@@ -173,12 +180,14 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of ``manifest.json``."""
         data = asdict(self)
-        del data["root"], data["concepts"], data["url"], data["tar_predictor"]
+        del data["root"], data["concepts"], data["url"], data["tar_predictor"], data["counts"]
         data["features"] = self.features.to_json()
         for shard in data["shards"]:
             del shard["remote"]
         if self.tar_predictor:
             data["concept_predictor"] = self.tar_predictor.to_json()
+        if self.counts:
+            data["caption_counts"] = self.counts.to_json()
         text = data.pop("text")
         return {"schema_version": SCHEMA_VERSION, **data, **text}
 

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
-from shards.concept_predictor import PredictorJson
 from shards.extractor_spec import ExtractorSpec
 from shards.json_types import Count, T, parse_json
+from shards.listed_file import ListedFileJson
 from shards.schema import SCHEMA_VERSION, ShardError
 
 #: Bytes of the smallest possible sample in a tar: three members, each with its header.
@@ -50,7 +50,9 @@ class ManifestJson(TypedDict):
     left_out: tuple[str, ...]
     tokeniser: NotRequired[str]
     language: NotRequired[str]
-    concept_predictor: NotRequired[PredictorJson | None]
+    concept_predictor: NotRequired[ListedFileJson | None]
+    caption_counts: NotRequired[ListedFileJson | None]
+    predicates: NotRequired[tuple[str, ...]]
 
 
 _ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(ManifestJson)

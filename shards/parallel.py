@@ -5,13 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from shards.progress import tracked
 from shards.schema import ShardError
 
 _Item = TypeVar("_Item")
@@ -25,26 +24,33 @@ def parallel_map(
     title: str,
     unit: str,
 ) -> list[_Result]:
-    """The results in the order of the items, with a progress bar.
+    """As `parallel_results`, all of them, with a progress bar of this title, in this unit."""
+    results = parallel_results(function, items, workers, title)
+    return list(tracked(results, len(items), title=title, unit=unit))
+
+
+def parallel_results(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int | None, title: str
+) -> Iterator[_Result]:
+    """The results in the order of the items.
 
     Args:
         function: picklable; sent to each process once.
         items: picklable.
         workers: processes, one per CPU by default; with 1, everything runs in this process.
-        title: of the progress bar, for instance "writing".
-        unit: of the progress bar: what an item is.
+        title: of the work, for messages: "writing".
 
     Raises:
         ShardError: if a process died.
     """
     processes = min(workers or os.cpu_count() or 1, len(items))
     if processes <= 1:
-        return [function(item) for item in tqdm(items, desc=title, unit=unit)]
+        yield from map(function, items)
+        return
     spawn = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(processes, spawn, _start_worker, (function,)) as pool:
-            results = pool.map(_apply, items)
-            return list(tqdm(results, total=len(items), desc=title, unit=unit))
+            yield from pool.map(_apply, items)
     except BrokenProcessPool as error:
         raise ShardError(
             f"{title}: a worker process was killed, perhaps because memory ran out; run the same "

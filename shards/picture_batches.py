@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -44,7 +44,7 @@ def features_of(
     left = iter(pictures.items())
     with ThreadPoolExecutor(_THREADS) as threads:
 
-        def start() -> list[tuple[str, Future[_Read]]]:
+        def start() -> list[tuple[str, Future[PreparedPicture]]]:
             return [
                 (name, threads.submit(_read, features, path)) for name, path in islice(left, batch)
             ]
@@ -57,17 +57,32 @@ def features_of(
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
+class PreparedPicture:
     """A picture's pixels for the network, and its own size."""
 
     pixels: Array
     width: int
     height: int
 
+    @classmethod
+    def of(cls, features: PictureFeatures, picture: Image) -> PreparedPicture:
+        """What the backbone reads of a picture in RGB."""
+        return cls(features.prepare(picture), picture.width, picture.height)
 
-def _read(features: PictureFeatures, given: Path | Image) -> _Read:
+
+def extract(features: PictureFeatures, prepared: Sequence[PreparedPicture]) -> list[RegionFeatures]:
+    """The features of pictures as shards store them, in one call of the network."""
+    return [
+        RegionFeatures(
+            to_float16(made.regions), made.boxes, made.classes, picture.width, picture.height
+        )
+        for made, picture in zip(features([p.pixels for p in prepared]), prepared, strict=True)
+    ]
+
+
+def _read(features: PictureFeatures, given: Path | Image) -> PreparedPicture:
     picture = read_picture(given) if isinstance(given, Path) else _in_memory(given)
-    return _Read(features.prepare(picture), picture.width, picture.height)
+    return PreparedPicture.of(features, picture)
 
 
 def _in_memory(given: Image) -> Image:
@@ -77,26 +92,16 @@ def _in_memory(given: Image) -> Image:
         raise PictureError(f"picture in memory: {error}; convert it to RGB") from error
 
 
-def _run(features: PictureFeatures, reading: list[tuple[str, Future[_Read]]]) -> list[Extracted]:
-    read: dict[str, _Read] = {}
+def _run(
+    features: PictureFeatures, reading: list[tuple[str, Future[PreparedPicture]]]
+) -> list[Extracted]:
+    read: dict[str, PreparedPicture] = {}
     problems: dict[str, str] = {}
     for name, future in reading:
         try:
             read[name] = future.result()
         except PictureError as error:
             problems[name] = str(error)
-    made = features([picture.pixels for picture in read.values()]) if read else []
-    by_name = {
-        name: _with_size(regions, read[name]) for name, regions in zip(read, made, strict=True)
-    }
+    made = extract(features, list(read.values())) if read else []
+    by_name = dict(zip(read, made, strict=True))
     return [Extracted(name, by_name.get(name), problems.get(name, "")) for name, _ in reading]
-
-
-def _with_size(features: RegionFeatures, picture: _Read) -> RegionFeatures:
-    return RegionFeatures(
-        to_float16(features.regions),
-        features.boxes,
-        features.classes,
-        picture.width,
-        picture.height,
-    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards.schema import ShardError
 
@@ -33,6 +34,14 @@ class PictureError(ShardError):
     """A file that can't be read as a picture; the message names it."""
 
 
+class PictureFormatError(PictureError):
+    """The first bytes are not those of a format that is read."""
+
+
+class PictureSizeError(PictureError):
+    """It has more pixels than are decoded."""
+
+
 def read_picture(path: Path) -> Image.Image:
     """The picture in a file, in RGB.
 
@@ -41,20 +50,37 @@ def read_picture(path: Path) -> Image.Image:
             more than 16 bits.
     """
     check_is_file(path)
+    return decode_picture(path, str(path))
+
+
+def decode_picture(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in a file that is at hand, in RGB.
+
+    Args:
+        file: a path, or an open file.
+        name: of the file, for messages.
+        max_pixels: the largest picture that is decoded.
+
+    Raises:
+        PictureError: as `read_picture` does.
+    """
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(path, formats=formats) as picture:
-            _check_size(path, picture)
+        with Image.open(file, formats=formats) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise _too_large(name, f"{picture.width} × {picture.height}", max_pixels)
             return to_rgb(picture)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(path, "too many") from error
+        raise _too_large(name, "too many", max_pixels) from error
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise PictureError(
-            f"{path}: damaged, or not a picture that can be read "
-            f"({_one_line(error)}); copy it again, or convert it to JPEG or PNG"
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if unknown else _one_line(error)
+        raise (PictureFormatError if unknown else PictureError)(
+            f"{name}: damaged, or not a picture that can be read "
+            f"({reason}); copy it again, or convert it to JPEG or PNG"
         ) from error
 
 
@@ -108,14 +134,9 @@ def find_pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _check_size(path: Path, picture: Image.Image) -> None:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise _too_large(path, f"{picture.width} × {picture.height}")
-
-
-def _too_large(path: Path, size: str) -> PictureError:
-    return PictureError(
-        f"{path}: {size} pixels, expected at most {MAX_PIXELS:,} in total; make it smaller"
+def _too_large(name: str, size: str, max_pixels: int) -> PictureSizeError:
+    return PictureSizeError(
+        f"{name}: {size} pixels, expected at most {max_pixels:,} in total; make it smaller"
     )
 
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
+from shards.caption_counts import CaptionCounts, shards_digest
 from shards.checksum import crc32
 from shards.class_names import check_class_ids
 from shards.concept_predictor import parse_predictor
 from shards.index import SampleIndex
 from shards.json_types import ImageId
 from shards.manifest import Manifest, Shard
+from shards.members.relations import check_predicates
+from shards.progress import tracked
 from shards.schema import Sample, ShardError, decode
 from shards.tar import read_tar
 
@@ -41,11 +42,12 @@ def verify(manifest: Manifest, *, workers: int | None = None) -> list[str]:
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = pool.map(lambda shard: _check_shard(manifest, shard), manifest.shards)
-        progress = tqdm(results, total=len(manifest.shards), desc="verifying", unit="shard")
-        reports = list(progress)
+        count = len(manifest.shards)
+        reports = list(tracked(results, count, title="verifying", unit="shard"))
     problems = [problem for report in reports for problem in report.problems]
     problems += _duplicates(manifest, reports)
     problems += _check_predictor(manifest)
+    problems += _check_caption_counts(manifest)
     return problems + list(_unlisted_tars(manifest))
 
 
@@ -54,6 +56,18 @@ def _check_predictor(manifest: Manifest) -> Iterator[str]:
     try:
         if data := manifest.read_predictor():
             parse_predictor(f"{manifest.location}: the concept predictor", data)
+    except ShardError as error:
+        yield str(error)
+
+
+def _check_caption_counts(manifest: Manifest) -> Iterator[str]:
+    """Whether the counts of the training captions, if the set lists some, are of its shards."""
+    try:
+        if manifest.counts:
+            manifest.counts.read(manifest.root)
+            counts = CaptionCounts.load(manifest.counts.path(manifest.root))
+            if counts.shards != shards_digest(manifest, "train"):
+                yield f"{counts.path}: of other shards; remove it, and training counts them again"
     except ShardError as error:
         yield str(error)
 
@@ -145,6 +159,7 @@ def _decode_sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sampl
             f"but the manifest says {manifest.features.stored_dtype}"
         )
     check_class_ids(f"sample {entry.key}", sample.classes, manifest.class_names)
+    check_predicates(f"sample {entry.key}", sample.relations, manifest.predicates)
     return sample
 
 

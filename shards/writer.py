@@ -24,6 +24,7 @@ A build that was stopped continues: complete shards are kept, and the manifest i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,10 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic import remove_temporary_files, write_json
+from shards.caption_counts import counts_name
 from shards.concept_predictor import write_predictor
+from shards.count_captions import count_captions
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
-from shards.jobs import SampleSource, ShardJob, WrittenShard, write_shard
+from shards.jobs import SampleSource, ShardJob, WrittenShard, predicates_of, write_shard
+from shards.listed_file import ListedFile
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
 from shards.schema import SCHEMA_VERSION, ShardError
@@ -88,9 +92,20 @@ def write(
         tuple(left_out),
         text=text,
         tar_predictor=write_predictor(predictor, root) if predictor else None,
+        predicates=predicates_of(source),
     )
+    if splits.get("train"):
+        manifest = replace(manifest, counts=_write_counts(manifest, workers))
     write_json(root / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _write_counts(manifest: Manifest, workers: int | None) -> ListedFile | None:
+    """Count the training captions, so that training need not; None if it would refuse them."""
+    path = manifest.root / counts_name("train")
+    if count_captions(manifest, "train", path, workers) is None:
+        return None
+    return ListedFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _features(source: SampleSource, written: list[WrittenShard]) -> FeatureSpec:

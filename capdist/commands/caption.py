@@ -7,6 +7,7 @@ TEST.json --out NAME.zip`` checks captions that were written before and packs th
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from shards.reading import add_reading_options, reading
 
 if TYPE_CHECKING:
     from capdist.inference.captioner import Captioner
+    from capdist.inference.photographs import PhotographCaption
 
 HELP = "caption images, or pack captions for the COCO server"
 
@@ -26,7 +28,10 @@ HELP = "caption images, or pack captions for the COCO server"
 #: Options of feature files, and of models.
 _READING = ("layout", "boxes", "clip_boxes")
 _OF_FEATURES = (*_READING, "max_bad", "concepts_from")
-_OF_MODELS = ("run", "shards", "features", "image", "beam", "set", "forced", "accept_features")
+_OF_MODELS = (
+    *("run", "shards", "features", "image", "beam", "set", "forced", "accept_features"),
+    "html",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,21 +66,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submission", metavar="NAME", help="pack results for the COCO server")
     add("--results", type=Path, nargs=2, metavar=("VAL", "TEST"), help="files to be packed")
     add("--out", type=Path, help="file to write; captions of photographs are printed without it")
+    add(
+        "--html",
+        type=Path,
+        help="page to write of photographs: captions, alternatives, and what words attended to",
+    )
     add_reading_options(parser)
     add_accept_features(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out:
-        check_output_file(args.out)
-    elif args.submission or not args.image:
+    for path in filter(None, (args.out, args.html)):
+        check_output_file(path)
+    if not args.out and (args.submission or not args.image):
         raise CapdistError("no file to write; give --out FILE")
     if args.submission:
         pack_submission(args)
     else:
         caption(args)
-    if args.out:
-        print(args.out)
+    for path in filter(None, (args.out, args.html)):
+        print(path)
     return 0
 
 
@@ -98,6 +108,8 @@ def caption(args: argparse.Namespace) -> None:
         refuse_unused(args, _OF_FEATURES, "with --shards, but with --features")
     if args.image:
         refuse_unused(args, _READING, "with --image, but with --features")
+    else:
+        refuse_unused(args, ("html",), "without --image, whose captions it shows")
     refuse_unused(args, ("results",), "without --submission")
     from capdist.inference.captioner import Captioner, write_captions
     from shards.pictures import check_is_file
@@ -133,8 +145,14 @@ def caption_photographs(args: argparse.Namespace, captioner: Captioner) -> None:
 
     photographs = {str(path): path for path in args.image}
     forced = read_forced(args.forced, photographs)
-    decoded = PhotographCaptioner(captioner).prepared().decode(photographs, forced)
+    decoded = (
+        PhotographCaptioner(captioner)
+        .prepared()
+        .decode(photographs, forced, attention=bool(args.html))
+    )
     check_bad_pictures(tuple(decoded.bad), args.max_bad, len(photographs))
+    if args.html:
+        write_page(args.html, decoded.seen)
     text = captioner.first.text
     if args.out:
         write_captions(args.out, decoded.captions, args.n_best, text)
@@ -143,3 +161,15 @@ def caption_photographs(args: argparse.Namespace, captioner: Captioner) -> None:
         for caption in captions[: args.n_best]:
             score = f" ({caption.score:.2f})" if args.n_best > 1 else ""
             print(f"{name}: {text.join(caption.words)}{score}")
+
+
+def write_page(path: Path, seen: Mapping[str, PhotographCaption]) -> None:
+    """Write the page of photographs by path."""
+    from capdist.reporting.report.photographs import CaptionedPhotograph, write_photographs
+    from shards.pictures import read_picture
+
+    photographs = [
+        CaptionedPhotograph(Path(name).name, read_picture(Path(name)), found.to_json())
+        for name, found in seen.items()
+    ]
+    write_photographs(photographs, path)

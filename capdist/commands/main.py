@@ -7,10 +7,23 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from capdist.arguments import ArgumentParser
-from capdist.commands import caption, compare, concepts, evaluate, report, results, sweep, train
+from capdist.commands import (
+    caption,
+    compare,
+    concepts,
+    evaluate,
+    export,
+    extract,
+    report,
+    results,
+    serve,
+    sweep,
+    train,
+)
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 from capdist.threads import choose_threads
+from shards.progress import wants_json
 
 
 class Command(Protocol):
@@ -26,11 +39,14 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "train": train,
     "evaluate": evaluate,
+    "extract": extract,
     "caption": caption,
     "compare": compare,
     "concepts": concepts,
+    "export": export,
     "report": report,
     "results": results,
+    "serve": serve,
     "sweep": sweep,
 }
 #: Commands whose processes join a process group.
@@ -47,9 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = new_parser().parse_args(arguments)
     choose_threads()
-    status = exit_status(lambda: args.command.run(args))
+    status = exit_status(lambda: run(args))
     if args.command in DISTRIBUTED:
         end_process(status)
+    return status
+
+
+def run(args: argparse.Namespace) -> int:
+    wants_json()  # refuses another value of its variable before the work
+    status: int = args.command.run(args)
     return status
 
 

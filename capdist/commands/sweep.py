@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page",
         type=Path,
         help="Markdown page whose section <!-- results:NAME --> gets the table; NAME is the "
-        "list's file name without .json",
+        "list's file name without .json. Finished runs are kept in runs/NAME beside the page, and "
+        "are not run again",
     )
     parser.add_argument(
         "--only",
         type=count,
         metavar="K",
-        help="run only run K of the list (from 0; row by row, seed by seed), without Ray and "
-        "without a table",
+        help="run only run K of the list (from 0; row by row, seed by seed), without Ray",
     )
 
 
@@ -43,41 +43,41 @@ def run(args: argparse.Namespace) -> int:
     """0 when all runs are done, 1 if one failed; with --only 75 if a signal stopped it."""
     from capdist.reporting.sweep import Sweep
 
-    sweep = Sweep.load(args.list)
-    if args.only is None:
-        write_page(sweep, args.page)  # a page without the section is refused before anything runs
+    sweep = Sweep.load(args.list, args.page)
+    write_page(sweep)  # a page without the section is refused before anything runs
     check_output_folder(Path(sweep.list.folder))
     if args.only is not None:
-        return run_alone(sweep.run(args.only))
-    failed = run_all(sweep)
-    print(sweep.table())
-    write_page(sweep, args.page)
-    return 1 if failed else 0
+        status = run_alone(sweep.run(args.only))
+    else:
+        status = run_all(sweep)
+        print(sweep.table())
+    write_page(sweep)
+    return status
 
 
-def write_page(sweep: Sweep, page: Path | None) -> None:
-    """Write the table of the runs that are done into the page, if one is given."""
+def write_page(sweep: Sweep) -> None:
+    """Write the table of the runs that are done into the page, if there is one."""
     from capdist.reporting.results import fill
 
-    if page:
+    if page := sweep.page_file:
         command = shlex.join(["capdist", "sweep", str(sweep.path), "--page", str(page)])
         fill(page, sweep.path.stem, sweep.page(command))
         print(page)
 
 
-def run_all(sweep: Sweep) -> bool:
-    """Run all that is not done on Ray; returns whether a run failed."""
-    from capdist.reporting.progress import Progress
+def run_all(sweep: Sweep) -> int:
+    """Run all that is not done on Ray; 1 if a run failed, else 0."""
     from capdist.workers.commands import run_tasks
+    from shards.progress import Progress
 
     left = [run.task for run in sweep.runs if not run.done]
     title, done = f"sweep {sweep.path.stem}", len(sweep.runs) - len(left)
-    failed = False
+    failed = 0
     with Progress(len(sweep.runs), initial=done, title=title, unit="run") as progress:
         for task, status in run_tasks(left, sweep.list.cpus, sweep.list.gpus, sweep.list.ray):
-            progress.advance(1)
+            progress.advance()
             if status:
-                failed = True
+                failed = 1
                 progress.say(f"{task.name} failed with status {status}: see {task.log}")
     return failed
 

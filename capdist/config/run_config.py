@@ -67,6 +67,9 @@ class Config(Section):
     decoding: DecodingConfig = DecodingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()
+    tracking: str | None = Field(
+        None, description="Service that also gets numbers, captions and scores: mlflow or wandb."
+    )
     timeout_s: float = Field(
         600.0, gt=0, description="Seconds without a heartbeat from a rank before the others exit."
     )

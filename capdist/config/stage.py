@@ -119,8 +119,12 @@ class TrainingStage(Section):
 
     #: Members of a sample that the stage predicts for later stages and for evaluation.
     provides: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it rewards captions, for which batches have all references.
+    reads_references: ClassVar[bool] = False
     #: Whether it trains a captioning model; otherwise it prepares what captioning models read.
     trains_captions: ClassVar[bool] = True
+    #: Whether the loss of the model's own, `CaptionModel.supervised`, is part of its loss.
+    supervises: ClassVar[bool] = False
 
     objective: str
     init: InitConfig | None = Field(

@@ -12,10 +12,11 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config.stage import BatchConfig
-from capdist.data.collate import Collate, Row, SampleError
+from capdist.data.collate import Collate, Row
 from capdist.data.rank_plan import RankPlan
 from capdist.data.reader import Reader
 from capdist.data.residency import ResidentRegions
+from shards.members.base import SampleError
 from shards.schema import ShardError
 
 

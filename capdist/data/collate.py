@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,17 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from capdist.batch import Batch
 from capdist.data.buffer_pool import empty
 from capdist.data.copy import copy_regions
-from capdist.data.encoded_sample import BOX, HEADER, ID, EncodedSample, SampleEncoder
-from capdist.vocab import PAD, Vocabulary
-from shards.schema import CLASS_DTYPE, Array, Sample, ShardError
-
-
-class SampleError(ShardError):
-    """A sample that can't be collated; ``row`` is its index in the batch."""
-
-    def __init__(self, row: int, message: str) -> None:
-        super().__init__(message)
-        self.row = row
+from capdist.data.encoded_sample import HEADER, EncodedSample, SampleEncoder
+from shards.members import MEMBERS
+from shards.members.base import ID, PackedBatch, mask_of, padded
+from shards.schema import Array, Sample
 
 
 class Row(NamedTuple):
@@ -45,22 +38,12 @@ class Collate:
     """Pads samples into a `Batch`.
 
     Args:
-        vocab: ids of caption and concept words.
-        max_words: longest caption, in words; longer ones are clipped and lose their EOS.
-        max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
-        classes: number of class names; 0 leaves the regions' classes out.
+        encoder: of the samples.
         scale: (F,) float32, multiplies int8 regions; None: regions are float16 and stay so.
     """
 
-    vocab: Vocabulary
-    max_words: int
-    max_concepts: int
-    classes: int = 0
+    encoder: SampleEncoder
     scale: Array | None = None
-
-    @property
-    def encoder(self) -> SampleEncoder:
-        return SampleEncoder(self.vocab, self.max_words, self.max_concepts)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Pad one or more samples; raises as `rows` does."""
@@ -70,57 +53,32 @@ class Collate:
         """Pad one or more rows; ``regions`` (B, R, F), if given, are taken instead of copied.
 
         Raises:
-            SampleError: naming a sample whose class ids have no names, or that lacks the classes
-                or the grounding that others have.
+            SampleError: naming a sample whose class ids have no names, or that lacks a member that
+                others have.
         """
         samples = [row.sample for row in rows]
+        keys = tuple([sample.key for sample in samples])
         headers = np.frombuffer(b"".join([sample.header for sample in samples]), HEADER)
-        region_mask = _mask(np.array([sample.regions for sample in samples]))
-        concept_mask, object_mask = _mask(headers["concepts"], 1), _mask(headers["objects"])
-        token_mask = (
-            _mask(headers["captions"], 1)[:, :, None] & _mask(headers["length"], 2)[:, None]
-        )
-        class_ids, class_probs = self._classes(samples, headers, region_mask)
-        _check_all_or_none(samples, headers["objects"], "grounding.json")
+        mask = mask_of(np.array([sample.regions for sample in samples]))
+        fields: dict[str, Array] = {}
+        pieces = zip(*[sample.parts for sample in samples], strict=True)
+        for member, parts in zip(MEMBERS, pieces, strict=True):
+            fields |= member.collate(PackedBatch(keys, parts, headers, mask, self.encoder))
         if regions is None:
-            regions = _regions(rows, region_mask.shape[1], self.scale)
+            regions = _regions(rows, mask.shape[1], self.scale)
         return Batch(
-            keys=tuple([sample.key for sample in samples]),
-            image_ids=torch.from_numpy(headers["image_id"].copy()),
+            keys=keys,
             regions=regions,
-            region_mask=torch.from_numpy(region_mask),
-            boxes=torch.from_numpy(
-                _padded([sample.boxes for sample in samples], BOX, region_mask)["box"]
-            ),
-            class_ids=class_ids,
-            class_probs=class_probs,
-            concepts=_ids([sample.concepts for sample in samples], concept_mask),
-            concept_mask=torch.from_numpy(concept_mask),
-            tokens=_ids([sample.tokens for sample in samples], token_mask, PAD),
-            objects=torch.from_numpy(
-                _padded([sample.objects for sample in samples], BOX, object_mask)["box"]
-            ),
-            object_captions=_ids([sample.object_captions for sample in samples], object_mask, -1),
+            region_mask=torch.from_numpy(mask),
+            references=self._references(samples, headers) if self.encoder.reference_ids else None,
+            **{name: torch.from_numpy(array) for name, array in fields.items()},
         )
 
-    def _classes(
-        self, samples: Sequence[EncodedSample], headers: Array, region_mask: Array
-    ) -> tuple[Tensor, Tensor]:
-        if not self.classes:
-            none = torch.zeros(*region_mask.shape, 0)
-            return none.long(), none
-        _check_all_or_none(samples, headers["classes"], "classes.npy")
-        mask = region_mask[:, :, None] & _mask(headers["classes"])[:, None]
-        classes = _padded([sample.classes for sample in samples], CLASS_DTYPE, mask)
-        ids = classes["id"].astype(np.int64)
-        for row in np.flatnonzero(((ids < 0) | (ids >= self.classes)).any((1, 2))).tolist():
-            wrong = ids[row].max() if ids[row].min() >= 0 else ids[row].min()
-            raise SampleError(
-                row,
-                f"sample {samples[row].key}: class id {wrong}, expected 0 to {self.classes - 1}; "
-                "rebuild the shards with the class names of the feature extractor",
-            )
-        return torch.from_numpy(ids), torch.from_numpy(classes["prob"].astype(np.float32))
+    def _references(self, samples: Sequence[EncodedSample], headers: Array) -> Array:
+        """(B, S, M) int32, padded with -1."""
+        length = headers["reference_length"]
+        mask = mask_of(headers["captions"], 1)[:, :, None] & mask_of(length, 1)[:, None]
+        return padded([sample.references for sample in samples], ID, mask, -1)
 
 
 def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:
@@ -139,34 +97,3 @@ def _regions(rows: Sequence[Row], longest: int, scale: Array | None) -> Tensor:
         np.multiply(array, scale, out=slot[: len(array)])
         slot[len(array) :] = 0
     return regions
-
-
-def _check_all_or_none(samples: Sequence[EncodedSample], sizes: Array, member: str) -> None:
-    """Refuse a batch in which only some samples have a member; size -1 means it is missing."""
-    lacking = sizes < 0
-    if lacking.any() and not lacking.all():
-        row = int(lacking.argmax())
-        raise SampleError(
-            row,
-            f"sample {samples[row].key}: {member} is missing, but other samples of the batch have "
-            "it; rebuild the shards with it for all samples or for none",
-        )
-
-
-def _mask(sizes: Array, least: int = 0) -> Array:
-    """(B, N) True at the first ``sizes[b]`` places; N is the largest size, ``least`` or more."""
-    return np.arange(max(least, int(sizes.max()))) < sizes[:, None]
-
-
-def _padded(pieces: Iterable[bytes], dtype: np.dtype[Any], mask: Array, pad: int = 0) -> Array:
-    """An array shaped as ``mask``: the pieces' numbers where it is True, ``pad`` elsewhere."""
-    numbers = np.frombuffer(bytearray().join(pieces), dtype)
-    if numbers.size == mask.size:
-        return numbers.reshape(mask.shape)
-    padded = np.full(mask.shape, pad, dtype)
-    padded[mask] = numbers
-    return padded
-
-
-def _ids(pieces: Iterable[bytes], mask: Array, pad: int = 0) -> Tensor:
-    return torch.from_numpy(_padded(pieces, ID, mask, pad).astype(np.int64))

@@ -13,16 +13,18 @@ from capdist.config.data import DataConfig
 from capdist.config.stage import BatchConfig
 from capdist.data.batches import Batches
 from capdist.data.collate import Collate
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.mixture import mixture_sets
 from capdist.data.order import Order
 from capdist.data.rank_plan import RankPlan, Ranks
 from capdist.data.reader import make_reader
 from capdist.data.residency import ResidentRegions, lock_pages
 from capdist.data.sample_store import SampleStore
-from capdist.vocab import Vocabulary
+from capdist.vocab import Vocabulary, WordIds
 from shards.image_ids import image_number
 from shards.json_types import ImageId
 from shards.manifest import Manifest
+from shards.progress import tracked
 from shards.schema import ShardError, decode_sample_json
 
 T = TypeVar("T")
@@ -51,7 +53,10 @@ def references(manifest: Manifest, split: str) -> References:
         ShardError: naming an image id that occurs twice.
     """
     found, keys = References({}, {}, {}), dict[int, str]()
-    for key, data in manifest.read(split, "json"):
+    samples = sum(shard.samples for shard in manifest.split(split))
+    title = f"reading captions of {split}"
+    read = tracked(manifest.read(split, "json"), samples, title=title, unit="image", inner=True)
+    for key, data in read:
         annotation = decode_sample_json(key, data)
         image = image_number(annotation["image_id"])
         if image in keys:
@@ -127,8 +132,12 @@ def training_batches(
     seed: int,
     *,
     grounding: bool = False,
+    reference_ids: WordIds | None = None,
 ) -> Batches:
-    """The training split, shuffled; with ``grounding``, including the boxes of captions' phrases.
+    """The training split, shuffled.
+
+    With ``grounding``, it includes the boxes of captions' phrases; with ``reference_ids``, all
+    captions as references of rewards.
 
     Raises:
         ConfigError: if the number of ranks does not divide the batch or the lanes, the reader is
@@ -143,7 +152,9 @@ def training_batches(
         )
     sets = mixture_sets(manifest, data.shards)
     order = Order(sizes, seed, data.lanes, data.window, sets=sets)
-    batches = _batches(manifest, "train", data, batch, vocab, ranks, order, grounding)
+    batches = _batches(
+        manifest, "train", data, batch, vocab, ranks, order, grounding, reference_ids
+    )
     if data.resident == "ram":
         lock_pages(manifest, "train")
     resident = ResidentRegions.of(manifest, "train") if data.resident == "gpu" else None
@@ -169,10 +180,13 @@ def _batches(
     ranks: Ranks,
     order: Order,
     grounding: bool = False,
+    reference_ids: WordIds | None = None,
 ) -> Batches:
     scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
-    classes = len(manifest.class_names)
-    collate = Collate(vocab, data.max_words, data.max_concepts, classes, scale)
-    store = SampleStore(manifest, split, collate.encoder, grounding=grounding)
+    names = manifest.class_names
+    encoder = SampleEncoder(
+        vocab, data.max_words, data.max_concepts, len(names), names, reference_ids
+    )
+    store = SampleStore(manifest, split, encoder, grounding=grounding)
     reader = make_reader(data, store, RankPlan(order, ranks, batch.images))
-    return Batches(reader, collate, batch)
+    return Batches(reader, Collate(encoder, scale), batch)

@@ -1,93 +1,91 @@
-"""Everything that batches need of a sample except its regions, encoded as bytes."""
+"""Everything that batches need of a sample except its regions, packed as bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from capdist.vocab import PAD, Vocabulary
-from shards.image_ids import image_number
+from capdist.vocab import PAD, Vocabulary, WordIds
+from shards.members import MEMBERS
+from shards.members.base import pad_rows
 from shards.schema import Sample
 
-#: Word ids, and a box's corners.
-ID, BOX = np.dtype(np.int32), np.dtype([("box", np.float32, 4)])
-#: A sample's image number and the sizes of its fields; -1 for a field that it lacks.
+#: Sizes of a sample's members, and the length of its references.
 HEADER = np.dtype(
     [
-        ("image_id", np.int64),
-        ("captions", np.int64),
-        ("length", np.int64),
-        ("concepts", np.int64),
-        ("objects", np.int64),
-        ("classes", np.int64),
+        *((name, np.int64) for member in MEMBERS for name in member.sizes),
+        ("reference_length", np.int64),
     ]
 )
 
 
 class EncodedSample(NamedTuple):
-    """A sample without its regions. Each field is bytes, so that a batch's are joined at once.
+    """A sample without its regions.
 
-    An array per field would be two or three allocations, which the regions of an epoch evict from
-    the processor's caches; fetching them again takes longer than copying them.
-
-    ``regions`` is the number of regions; ``header`` is one entry of HEADER; ``tokens`` (S, L) int32
-    of all captions, padded with PAD; ``concepts`` (A,) int32 word ids, best first; ``objects``
-    (G, 4) float32 boxes of grounded phrases and ``object_captions`` (G,) int32 the index of each
-    one's caption; ``boxes`` (R, 4) float32; ``classes`` (R, T) of CLASS_DTYPE.
+    ``regions`` is their number; ``header`` one entry of HEADER; ``parts`` the packed bytes of every
+    member, in the order of `shards.members.MEMBERS`; ``references`` (S, M) int32 all captions as
+    references of rewards, padded with -1, M = 0 if they are not read.
     """
 
     key: str
     regions: int
     header: bytes
-    tokens: bytes
-    concepts: bytes
-    objects: bytes
-    object_captions: bytes
-    boxes: bytes
-    classes: bytes
+    parts: tuple[bytes, ...]
+    references: bytes
 
 
 @dataclass(frozen=True)
 class SampleEncoder:
-    """Encodes samples, their words as ids.
+    """Encodes samples, their words as ids; a `shards.members.base.Encoding`.
 
     Args:
         vocab: ids of caption and concept words.
         max_words: longest caption, in words; longer ones are clipped and lose their EOS.
         max_concepts: best-scored concepts kept; concepts outside the vocabulary are dropped.
+        classes: number of the detector's classes; 0 leaves those of regions out.
+        class_names: of the detector, for the classes of grounded objects; may be empty.
+        reference_ids: ids of the words of references; None: references are not read.
     """
 
     vocab: Vocabulary
     max_words: int
     max_concepts: int
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    reference_ids: WordIds | None = None
+
+    pad = PAD
 
     def __call__(self, sample: Sample) -> EncodedSample:
-        tokens = _padded([self.vocab.encode(words, self.max_words) for words in sample.tokens])
-        words = [self.vocab.id(word) for word, _ in sample.concepts or () if word in self.vocab]
-        concepts = np.array(words[: self.max_concepts], np.int32)
-        pairs = [(box, phrase.caption) for phrase in sample.grounding or () for box in phrase.boxes]
-        objects = -1 if sample.grounding is None else len(pairs)
-        classes = -1 if sample.classes is None else sample.classes.shape[1]
-        sizes = (*tokens.shape, len(concepts), objects, classes)
+        packed = [member.pack(sample, self) for member in MEMBERS]
+        references = np.empty((len(sample.tokens), 0), np.int32)
+        if self.reference_ids:
+            references = pad_rows([self.reference_ids.encode(words) for words in sample.tokens], -1)
+        sizes = (size for _, sizes in packed for size in sizes)
+        header = np.array((*sizes, references.shape[1]), HEADER)
         return EncodedSample(
-            key=sample.key,
-            regions=len(sample.regions),
-            header=np.array((image_number(sample.image_id), *sizes), HEADER).tobytes(),
-            tokens=tokens.tobytes(),
-            concepts=concepts.tobytes(),
-            objects=np.array([box for box, _ in pairs], np.float32).tobytes(),
-            object_captions=np.array([caption for _, caption in pairs], np.int32).tobytes(),
-            boxes=sample.boxes.tobytes(),
-            classes=b"" if sample.classes is None else sample.classes.tobytes(),
+            sample.key,
+            len(sample.regions),
+            header.tobytes(),
+            tuple(data for data, _ in packed),
+            references.tobytes(),
         )
 
+    def caption(self, words: Sequence[str]) -> list[int]:
+        return self.vocab.encode(words, self.max_words)
 
-def _padded(captions: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    tokens = np.full((len(captions), max(map(len, captions), default=0)), PAD, np.int32)
-    for row, caption in zip(tokens, captions, strict=True):
-        row[: len(caption)] = caption
-    return tokens
+    def concepts(self, words: Iterable[str]) -> list[int]:
+        known = (self.vocab.id(word) for word in words if word in self.vocab)
+        return list(islice(known, self.max_concepts))
+
+    def class_id(self, name: str) -> int:
+        return self._class_ids.get(name, -1)
+
+    @cached_property
+    def _class_ids(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}

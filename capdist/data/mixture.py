@@ -59,6 +59,7 @@ def merge_manifests(sets: Sequence[Manifest], *, accept_features: bool = False) 
         features=replace(first.features, max_regions=max(s.features.max_regions for s in sets)),
         shards=(*train, *others),
         class_names=first.class_names,
+        predicates=first.predicates,
         text=first.text,
         concepts=_concepts(sets),
         tar_predictor=_predictor(first),
@@ -142,6 +143,11 @@ def _check(first: Manifest, other: Manifest, accept_features: bool) -> None:
         raise ShardError(
             f"{other.root}: its {len(other.class_names)} class names are not the "
             f"{len(first.class_names)} of {first.root}; build both with the same --class-names"
+        )
+    if first.predicates != other.predicates:
+        raise ShardError(
+            f"{other.root}: its {len(other.predicates)} predicates are not the "
+            f"{len(first.predicates)} of {first.root}; mix sets with the same ones"
         )
     if first.text.tokeniser != other.text.tokeniser:
         raise ShardError(

@@ -24,14 +24,15 @@ from shards.checksum import crc32
 from shards.concepts import Concepts
 from shards.index import Index, SampleIndex
 from shards.manifest import Manifest, Shard
+from shards.members import MEMBERS
 from shards.remote.download import ShardUnavailableError
-from shards.schema import MEMBERS, Sample, ShardError, decode
+from shards.schema import Sample, ShardError, decode
 
 #: Shards kept open, least recently used ones closed first. More than any run has lanes.
 MAX_OPEN_SHARDS = 1024
 
 #: Members that are always read; the bytes of others are skipped.
-ALWAYS_READ = frozenset(MEMBERS) - {"grounding.json", "png"}
+ALWAYS_READ = frozenset(member.suffix for member in MEMBERS if not member.on_request)
 
 REMEDY = "list all damage with 'python -m shards verify DIR'"
 

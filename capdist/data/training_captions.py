@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
 from capdist.data.dataset import captioned
-from capdist.vocab import SPECIALS, Vocabulary
+from capdist.vocab import SPECIALS, Vocabulary, WordIds
+from shards.caption_counts import CaptionCounts
+from shards.count_captions import find_counts
 from shards.manifest import Manifest
+from shards.remote.cache import Cache
 
 #: Shares of captions or tokens above this are warned of.
 MUCH = 0.05
@@ -38,21 +41,26 @@ class TrainingCaptions:
 
     @classmethod
     def read(cls, manifest: Manifest, data: DataConfig) -> TrainingCaptions:
-        """Count words and captions.
+        """From the counts of words and captions, which are read, not made, if a build wrote them.
 
         Raises:
             ShardError: if an image has no captions.
         """
-        images = captioned(manifest, "train").tokens.values()
-        captions = [caption for image in images for caption in image]
+        counts = read_counts(manifest, data.copies)
+        words, lengths = counts.count_words(), counts.lengths
         return cls(
-            Vocabulary.count(captions, data.min_count),
+            Vocabulary.frequent(words, data.min_count),
             data,
-            captions=len(captions),
-            clipped=sum(len(caption) > data.max_words for caption in captions),
-            single=sum(len(caption) == 1 for caption in captions),
-            words=Counter(word for caption in captions for word in caption),
+            captions=counts.captions,
+            clipped=int(lengths[data.max_words + 1 :].sum()),
+            single=int(lengths[1:2].sum()),
+            words=words,
         )
+
+    @property
+    def reference_ids(self) -> WordIds:
+        """Ids of all words, for references of rewards."""
+        return WordIds(self.vocab, self.words)
 
     @property
     def unknown(self) -> float:
@@ -105,6 +113,19 @@ class TrainingCaptions:
         ):
             if share > MUCH:
                 yield f"warning: {_percent(share)} of the {what}"
+
+
+def read_counts(manifest: Manifest, cache: Cache) -> CaptionCounts:
+    """The counts of the training captions, see `shards.count_captions`.
+
+    Raises:
+        ShardError: if an image has no captions, or two images have one id.
+    """
+    counts = find_counts(manifest, "train", cache)
+    if counts is None:
+        captioned(manifest, "train")  # names the image
+        raise AssertionError("these captions can be counted")
+    return counts
 
 
 def _percent(share: float) -> str:

@@ -19,6 +19,7 @@ from capdist.config.decoding import DecodingConfig
 from capdist.decoding.beam import Search, SearchResult
 from capdist.decoding.constraints import Constraints
 from capdist.models.base import CaptionModel
+from shards.members import MEMBERS
 
 #: Regions and concepts are padded to multiples of this, so that few shapes need a graph.
 STRIDE = 16
@@ -29,12 +30,14 @@ def make_search(
     decoding: DecodingConfig,
     constraints: Constraints,
     device: torch.device,
+    *,
+    graphs: bool = True,
 ) -> Callable[[Batch], SearchResult]:
     """A function that searches captions of batches on a device; on a GPU by CUDA graphs.
 
     Forced words rule graphs out: they make the search depend on the image.
     """
-    if device.type == "cuda" and not constraints.forced and not constraints.by_image:
+    if graphs and device.type == "cuda" and not constraints.forced and not constraints.by_image:
         return GraphSearches(model, decoding, constraints)
 
     @torch.inference_mode()
@@ -97,23 +100,23 @@ class CapturedSearch:
 
 
 def pad_to_stride(batch: Batch) -> Batch:
-    """Pad regions and concepts to multiples of STRIDE, and drop the captions."""
-    regions = -batch.regions.shape[1] % STRIDE
-    concepts = -batch.concepts.shape[1] % STRIDE
-    widen = torch.nn.functional.pad
-    return replace(
-        batch,
-        regions=widen(batch.regions, (0, 0, 0, regions)),
-        region_mask=widen(batch.region_mask, (0, regions)),
-        boxes=widen(batch.boxes, (0, 0, 0, regions)),
-        class_ids=widen(batch.class_ids, (0, 0, 0, regions)),
-        class_probs=widen(batch.class_probs, (0, 0, 0, regions)),
-        concepts=widen(batch.concepts, (0, concepts)),
-        concept_mask=widen(batch.concept_mask, (0, concepts)),
-        tokens=batch.tokens[:, :1, :2],
-        objects=batch.objects[:, :0],
-        object_captions=batch.object_captions[:, :0],
-    )
+    """Pad what an image has to multiples of STRIDE, and drop the captions."""
+    nothing = Batch.empty(batch.regions.shape[2])
+    padded: dict[str, Any] = {}
+    for member in MEMBERS:
+        for name, counts in member.fields:
+            value = getattr(batch, name)
+            if counts:
+                padded[name] = _widened(value, -value.shape[1] % STRIDE)
+            else:
+                kept = (slice(None), *map(slice, getattr(nothing, name).shape[1:]))
+                padded[name] = value[kept]
+    return replace(batch, **padded)
+
+
+def _widened(value: Tensor, places: int) -> Tensor:
+    """The tensor (B, N, ...) with more places in its second axis."""
+    return torch.nn.functional.pad(value, (0, 0) * (value.ndim - 2) + (0, places))
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from capdist.batch import Batch
 from capdist.config.decoding import DecodingConfig
-from capdist.decoding.beam import attended_boxes, replay_attention
+from capdist.decoding.beam import attended_boxes
 from capdist.decoding.constraints import Constraints, ForcedWords
 from capdist.decoding.cuda_graph import make_search
 from capdist.models.base import CaptionModel
@@ -22,13 +22,12 @@ class Caption:
     """Words, and the sum of the log-probabilities of their tokens, EOS included.
 
     ``boxes``, if requested: that of the region with most attention before each word, x1 y1 x2 y2
-    in 0..1. ``attention``, if requested: the weight of every region before each word.
+    in 0..1.
     """
 
     words: list[str]
     score: float
     boxes: list[list[float]] = field(default_factory=list)
-    attention: list[list[float]] = field(default_factory=list)
 
 
 def caption_images(
@@ -40,7 +39,7 @@ def caption_images(
     forced: ForcedWords | None = None,
     *,
     boxes: bool = False,
-    attention: bool = False,
+    graphs: bool = True,
 ) -> Iterator[tuple[int, list[Caption]]]:
     """Every image's id and captions, best first: at most ``decoding.beam``.
 
@@ -52,7 +51,8 @@ def caption_images(
         device: where to decode.
         forced: words that captions of single images must contain.
         boxes: whether to return the box with most attention before each word.
-        attention: whether to return the regions' weights, which stay empty if the model has none.
+        graphs: whether a GPU captures the search as a graph, which takes longer than a single
+            batch.
 
     Raises:
         ConfigError: if no caption can satisfy the constraints.
@@ -60,7 +60,7 @@ def caption_images(
             attend to regions.
     """
     constraints = Constraints.of(decoding, vocab, forced)
-    search = make_search(model, decoding, constraints, device)
+    search = make_search(model, decoding, constraints, device, graphs=graphs)
     for batch in batches:
         on_device = batch.to(device)
         result = search(on_device)
@@ -68,10 +68,7 @@ def caption_images(
         attended = result.tokens.new_zeros(*result.scores.shape, 0)
         if boxes:
             attended = attended_boxes(model, on_device, result.tokens)
-        weights = result.tokens.new_zeros(*result.scores.shape, 0)
-        if attention:
-            weights = replay_attention(model, on_device, result.tokens).get("regions", weights)
-        columns = (result.tokens, result.scores, attended, weights)
+        columns = (result.tokens, result.scores, attended)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         # `Batch.empty` has an image, but no key.
         for _, image, row in zip(batch.keys, batch.image_ids.tolist(), rows, strict=False):
@@ -80,11 +77,7 @@ def caption_images(
 
 
 def _caption(
-    vocab: Vocabulary,
-    tokens: list[int],
-    score: float,
-    boxes: list[list[float]],
-    attention: list[list[float]],
+    vocab: Vocabulary, tokens: list[int], score: float, boxes: list[list[float]]
 ) -> Caption:
     words = vocab.decode(tokens)
-    return Caption(words, score, boxes[: len(words)], attention[: len(words)])
+    return Caption(words, score, boxes[: len(words)])

@@ -18,6 +18,7 @@ from capdist.config.base import ConfigError, read_json
 from capdist.config.decoding import DecodingConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches, references
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from capdist.decoding.constraints import Constraints
 from capdist.decoding.ensemble import Ensemble
@@ -27,12 +28,12 @@ from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.feature_images import FeatureImages, open_features
 from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
-from capdist.reporting.progress import Progress
 from shards.atomic import atomic_write
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
 from shards.image_ids import id_order, image_number, parse_image_id
 from shards.json_types import ImageId
 from shards.manifest import Manifest
+from shards.progress import Progress
 from shards.reading import BY_FORMAT, Reading
 from shards.schema import Sample
 from shards.tokenisers import CaptionText
@@ -159,7 +160,7 @@ class Captioner:
         with Progress(len(images), title="captioning", unit="image") as progress:
             for number, captions in decode(forced):
                 found[ids[number]] = captions
-                progress.advance(1)
+                progress.advance()
         return found
 
     def of_shards(self, folder: str, split: str) -> dict[ImageId, list[Caption]]:
@@ -226,12 +227,13 @@ class Captioner:
         self, parts: Iterable[Sequence[Sample]], concepts: ImageConcepts | None
     ) -> Iterator[Batch]:
         """A batch of each part of new images, with their concepts if a member reads some."""
-        collate = Collate(
+        encoder = SampleEncoder(
             self.first.vocab,
             1,
             self.first.config.data.max_concepts,
             max(member.classes for member in self.members),
         )
+        collate = Collate(encoder)
         for samples in parts:
             if concepts:
                 found = zip(samples, concepts(samples), strict=True)

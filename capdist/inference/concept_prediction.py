@@ -19,6 +19,7 @@ from capdist.config.detector import DetectorConfig
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.exported_model import DETECTOR, WORDS, read_weights
@@ -35,6 +36,7 @@ from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concep
 from shards.concepts import Concepts, top_concepts
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest, Shard
+from shards.progress import tracked
 from shards.schema import Sample
 
 #: The validation score that chooses the best detectors: average precision.
@@ -137,8 +139,11 @@ class Detector:
         root.mkdir(parents=True, exist_ok=True)
         model = self.model.to(group.device)
         mine = manifest.shards[group.ranks.rank :: group.ranks.world]
+        shards = tracked(
+            mine, len(mine), title="predicting concepts", unit="shard", enabled=group.first
+        )
         written = group.agree(
-            lambda: {s.name: self._write_shard(model, manifest, s, root, kept) for s in mine}
+            lambda: {s.name: self._write_shard(model, manifest, s, root, kept) for s in shards}
         )
         files = {name: file for part in group.gather(written) for name, file in part.items()}
         if group.first:
@@ -167,7 +172,7 @@ class Detector:
 
     def predict(self, samples: Sequence[Sample]) -> list[Concepts]:
         """The concepts of images that the detectors were not trained on, best first."""
-        collate = Collate(self.vocab, max_words=1, max_concepts=1)
+        collate = Collate(SampleEncoder(self.vocab, max_words=1, max_concepts=1))
         scores = self._scores(self.model, collate(samples), split="").round(DIGITS)
         return top_concepts(scores, self.words, self.sizes.kept)
 

@@ -27,20 +27,21 @@ from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.grounding import Annotated, read_class_names
 from capdist.inference.looks import Names, look
-from capdist.inference.run_folder import read_versions
+from capdist.inference.run_folder import FINISHED, find_checkpoint, read_versions
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings, describe_endings
-from capdist.reporting.progress import Progress
 from capdist.reporting.report.files import CONSTANT, REPORT, SCORES, RunFiles, looks_path
 from capdist.reporting.report.looks import SHOWN, write_looks
 from capdist.reporting.report.page import write_report
 from capdist.reporting.table import format_table
+from capdist.tracking.run_tracking import send_scores
 from capdist.workers.eval_pool import SplitDecoding, Workers, decode_split
 from shards.atomic import write_text
 from shards.json_types import ImageId
 from shards.manifest import Manifest
 from shards.outputs import check_output_folder
+from shards.progress import Progress
 from shards.tokenisers import CaptionText
 
 
@@ -244,10 +245,19 @@ class Evaluation:
             print(f"scores:   {path}")
             return
         write_text(self.folder / SCORES, text)
+        self.track(rows)
         page = self.folder / REPORT
         run = RunFiles(self.run, self.folder, known=self.manifest)
         write_report([run], page, self.split)
         print(f"scores:   {path}\nreport:   {page}")
+
+    def track(self, rows: dict[str, Scores]) -> None:
+        """Add the scores to the services that follow the run, once its training is finished."""
+        if self.folder == self.run and find_checkpoint(self.run, FINISHED):
+            scored = next(iter(rows.values())).values
+            config = self.exported.config.model_dump(mode="json", exclude={"schema_"})
+            named = {f"{self.name}/{metric}": value for metric, value in scored.items()}
+            send_scores(self.run, config, named)
 
 
 def _annotated(request: EvaluationRequest, manifest: Manifest) -> Annotated | None:

@@ -55,6 +55,7 @@ class ExportedModel:
     concepts: str | None
     text: CaptionText
     classes_kept: int = 0
+    predicates: int = 0
 
     def decoding(self, overrides: Sequence[str] = ()) -> DecodingConfig:
         """The decoding section of its config, with overrides such as ``decoding.beam=5``.
@@ -89,6 +90,11 @@ class ExportedModel:
                 f"{manifest.location}: {classes_kept(manifest)} classes of each region, but the "
                 f"model was trained with {self.classes_kept}; build the shards with --classes-kept "
                 f"{self.classes_kept}"
+            )
+        if "relations" in self.model.needs and self.predicates != len(manifest.predicates):
+            raise ConfigError(
+                f"{manifest.location}: {len(manifest.predicates)} predicates, but the model was "
+                f"trained with {self.predicates}; choose shards with the same ones"
             )
         if "concepts" in self.model.needs:
             check_concepts(self.concepts, manifest, self.config)
@@ -192,6 +198,7 @@ def write_export(
         "features": manifest.features.without_scale().to_json(),
         "classes": len(manifest.class_names),
         "classes_kept": classes_kept(manifest),
+        "predicates": len(manifest.predicates),
         "concepts": manifest.concept_source,
         **asdict(manifest.text),
         "run": config.model_dump(mode="json", by_alias=True),
@@ -214,7 +221,8 @@ def read_export(folder: Path) -> ExportedModel:
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
     features, classes = FeatureSpec.from_json(described["features"]), described.get("classes", 0)
-    model = build(config.model, Dims(features.dim, len(vocab), classes), str(folder))
+    predicates = described.get("predicates", 0)
+    model = build(config.model, Dims(features.dim, len(vocab), classes, predicates), str(folder))
     model.load_state_dict(weights)
     text = CaptionText.from_json(str(folder / "config.json"), described)
     return ExportedModel(
@@ -226,6 +234,7 @@ def read_export(folder: Path) -> ExportedModel:
         described.get("concepts"),
         text,
         described.get("classes_kept", 0),
+        predicates,
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from capdist.config.base import ConfigError
 from capdist.inference.feature_check import FeatureCheck
-from capdist.reporting.progress import Progress
 from shards.feature_scan import check_bad_count
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import UNKNOWN, Fingerprint, Moments
@@ -17,6 +16,7 @@ from shards.image_ids import image_key
 from shards.jobs import check_trainable
 from shards.joined_features import JoinedFeatures
 from shards.json_types import ImageId
+from shards.progress import Progress
 from shards.reading import Reading
 from shards.schema import Sample, ShardError
 
@@ -93,7 +93,7 @@ class _Scan:
                         moments.append(Moments.of(sample.regions))
                     good.append(image)
                     classes &= sample.classes is not None
-                progress.advance(1)
+                progress.advance()
         found = Moments.total(moments).fingerprint() if moments else UNKNOWN
         return cls(good, bad, found, classes)
 

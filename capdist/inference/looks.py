@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.decoding.beam import replay_attention
+from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption
 from capdist.models.base import CaptionModel
 from capdist.models.mia import Mia
@@ -35,6 +36,18 @@ class Names:
         )
 
 
+@dataclass(frozen=True)
+class Attended:
+    """What an image's best caption of L words attended to, without padding.
+
+    ``regions`` are the weights (L, R) of `CaptionModel.attention`, (L, 0) if there are none;
+    ``maps`` are those of `all_attention`, (L, R) or (L, A).
+    """
+
+    regions: Tensor
+    maps: dict[str, Tensor]
+
+
 @torch.inference_mode()
 def look(
     model: CaptionModel[Any],
@@ -50,15 +63,38 @@ def look(
         batches: the images.
         captions: by image number, best first.
     """
-    device = next(model.parameters()).device
     for batch in batches:
-        ids = batch.image_ids.tolist()
-        words = [captions[image][0].words for image in ids]
-        tokens = _tokens(words, names.vocab).to(device)
-        attention = all_attention(model, batch.to(device), tokens)
-        maps = {name: weights[:, 0].float().cpu() for name, weights in attention.items()}
-        for row, image in enumerate(ids):
-            yield _look(batch, names, row, captions[image], {n: m[row] for n, m in maps.items()})
+        seen = attended(model, names.vocab, batch, captions)
+        for row, image in enumerate(batch.image_ids.tolist()):
+            yield _look(batch, names, row, captions[image], seen[row].maps)
+
+
+@torch.inference_mode()
+def attended(
+    model: CaptionModel[Any],
+    vocab: Vocabulary,
+    batch: Batch,
+    captions: Mapping[int, Sequence[Caption]],
+) -> list[Attended]:
+    """What the best caption of each image of a batch attended to; see `look`."""
+    device = next(model.parameters()).device
+    words = [captions[image][0].words for image in batch.image_ids.tolist()]
+    total, maps = _attention(model, batch.to(device), _tokens(words, vocab).to(device))
+    masks = {"regions": batch.region_mask, "concepts": batch.concept_mask}
+
+    def cut(name: str, weights: Tensor, row: int) -> Tensor:
+        there = masks[name.partition("/")[0]][row]
+        return weights[row, 0, : len(words[row])].float().cpu()[:, there]
+
+    return [
+        Attended(
+            cut("regions", total["regions"], row)
+            if "regions" in total
+            else torch.zeros(len(words[row]), 0),
+            {name: cut(name, weights, row) for name, weights in maps.items()},
+        )
+        for row in range(len(words))
+    ]
 
 
 def all_attention(model: CaptionModel[Any], batch: Batch, tokens: Tensor) -> dict[str, Tensor]:
@@ -67,6 +103,13 @@ def all_attention(model: CaptionModel[Any], batch: Batch, tokens: Tensor) -> dic
     Besides those of `CaptionModel.attention`, where MIA refines what a decoder reads: "regions/N=1"
     and so on, the share of the original regions or concepts after each iteration.
     """
+    return _attention(model, batch, tokens)[1]
+
+
+def _attention(
+    model: CaptionModel[Any], batch: Batch, tokens: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`CaptionModel.attention` and `all_attention`."""
     with accumulated_by_mia(model) as iterations:
         attention = replay_attention(model, batch, tokens)
     named = {name.partition("/")[0] for name in attention if "/" in name}
@@ -74,18 +117,22 @@ def all_attention(model: CaptionModel[Any], batch: Batch, tokens: Tensor) -> dic
     for number, made in enumerate(iterations, 1):
         for part in made.keys() & attention.keys():
             found[f"{part}/N={number}"] = attention[part] @ made[part][:, None]
-    return found
+    return attention, found
 
 
 @contextmanager
 def accumulated_by_mia(model: nn.Module) -> Iterator[list[dict[str, Tensor]]]:
-    """A list that gets `Mia.accumulated` of the batch that the model encodes next."""
+    """A list that gets `Mia.accumulated` of the batch that the model encodes next.
+
+    It stays empty for an ensemble, whose members' refinements differ.
+    """
     found: list[dict[str, Tensor]] = []
 
     def note(module: Mia, inputs: tuple[Tensor, ...], _: Any) -> None:
         found[:] = module.accumulated(*inputs)
 
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, Mia)]
+    refinements = [] if isinstance(model, Ensemble) else model.modules()
+    hooks = [m.register_forward_hook(note) for m in refinements if isinstance(m, Mia)]
     try:
         yield found
     finally:
@@ -103,7 +150,6 @@ def _tokens(captions: Sequence[Sequence[str]], vocab: Vocabulary) -> Tensor:
 def _look(
     batch: Batch, names: Names, row: int, captions: Sequence[Caption], maps: dict[str, Tensor]
 ) -> Look:
-    words = len(captions[0].words)
     there = {"regions": batch.region_mask[row], "concepts": batch.concept_mask[row]}
     boxes = (batch.boxes[row, there["regions"]] * BOX_UNIT).round().int().tolist()
     concepts = batch.concepts[row, there["concepts"]].tolist()
@@ -113,8 +159,5 @@ def _look(
         boxes=boxes,
         labels=names.labels(batch.class_ids[row, there["regions"]]),
         concepts=[names.vocab.words[concept] for concept in concepts],
-        maps={
-            name: Map.of(weights[:words, there[name.partition("/")[0]]].numpy())
-            for name, weights in maps.items()
-        },
+        maps={name: Map.of(weights.numpy()) for name, weights in maps.items()},
     )

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from capdist.batch import Batch
 from capdist.config.base import ConfigError
+from capdist.config.decoding import DecodingConfig
+from capdist.decoding.constraints import ForcedWords
 from capdist.decoding.generate import Caption, caption_images
 from capdist.inference.captioner import Captioner, read_words
 from capdist.inference.image_concepts import ImageConcepts
-from capdist.reporting.progress import Progress
+from capdist.inference.looks import attended
 from shards.extractors import PictureFeatures
+from shards.formats import RegionFeatures
 from shards.jobs import check_trainable
 from shards.json_types import ImageId
-from shards.picture_batches import Extracted, features_of
+from shards.picture_batches import PreparedPicture, extract, features_of
 from shards.pictures import PictureError
-from shards.schema import Array, Sample
+from shards.progress import Progress
+from shards.schema import Sample
 
 #: A path, or a picture in memory.
 Photograph: TypeAlias = str | Path | Image
@@ -51,6 +56,9 @@ class PhotographCaption:
         attention: (L, R) the weight of every region before each word; (L, 0) if the model does not
             attend to regions.
         boxes: (R, 4) of the regions: x1, y1, x2, y2 as shares of width and height.
+        maps: all attentions, (L, R) or (L, A), by the names of `all_attention`, such as
+            "regions/local".
+        concepts: that the model read, A of them.
     """
 
     caption: str
@@ -59,14 +67,34 @@ class PhotographCaption:
     words: tuple[str, ...]
     attention: NDArray[np.float32]
     boxes: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float32]]
+    concepts: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the server answers and the page of `capdist caption --html` shows."""
+        return {
+            "caption": self.caption,
+            "score": round(self.score, 4),
+            "words": self.words,
+            "alternatives": [
+                {"caption": other.caption, "score": round(other.score, 4)}
+                for other in self.alternatives
+            ],
+            "boxes": _rounded(self.boxes),
+            "concepts": self.concepts,
+            "attention": {name: _rounded(weights) for name, weights in self.maps.items()},
+        }
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Captions of photographs by name, best first; the boxes of their regions; what is wrong."""
+    """Captions of photographs by name, best first; what they attended to; what is wrong.
+
+    ``seen`` has the results of those photographs whose attention was requested.
+    """
 
     captions: dict[ImageId, list[Caption]] = field(default_factory=dict)
-    boxes: dict[str, Array] = field(default_factory=dict)
+    seen: dict[str, PhotographCaption] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
 
 
@@ -141,7 +169,7 @@ class PhotographCaptioner:
         decoded = self.decode(named, words, attention=True, progress=False)
         if decoded.bad:
             raise PictureError(decoded.bad[0])
-        return [self._result(decoded, name) for name in named]
+        return [decoded.seen[name] for name in named]
 
     def decode(
         self,
@@ -156,7 +184,7 @@ class PhotographCaptioner:
         Args:
             photographs: paths or pictures by name.
             forced: words by name.
-            attention: whether captions have the regions' weights.
+            attention: whether to find what the best captions attended to.
             progress: whether to show a progress bar.
 
         Raises:
@@ -167,43 +195,39 @@ class PhotographCaptioner:
         words = {
             numbers[name]: [list(one) for one in sets] for name, sets in (forced or {}).items()
         }
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        parts = self._parts(photographs, numbers, decoded.bad)
         with Progress(len(names), title="captioning", unit="image", enabled=progress) as bar:
-            for number, captions in caption_images(
-                self.captioner.model.to(device),
-                self.captioner.batches(self._parts(photographs, numbers, decoded), self.concepts),
-                self.captioner.first.vocab,
-                self.captioner.decoding,
-                device,
-                words,
-                attention=attention,
-            ):
-                decoded.captions[names[number]] = captions
-                bar.advance(1)
+            for batch, captions in self._batches(parts, self.captioner.decoding, words):
+                decoded.captions.update({names[n]: found for n, found in captions.items()})
+                if attention:
+                    decoded.seen.update({names[n]: f for n, f in self._seen(batch, captions)})
+                bar.advance(len(captions))
         return decoded
 
-    def _parts(
-        self,
-        photographs: Mapping[str, Path | Image],
-        numbers: Mapping[str, int],
-        decoded: Decoded,
-    ) -> Iterator[list[Sample]]:
-        """The samples of each batch; adds boxes and bad pictures to ``decoded``."""
-        for part in features_of(self.features, photographs, self.captioner.decoding.batch):
-            samples = []
-            for found in part:
-                if found.features is None:
-                    decoded.bad.append(found.problem)
-                    continue
-                sample = self._sample(numbers[found.name], found)
-                decoded.boxes[found.name] = sample.boxes
-                samples.append(sample)
-            if samples:
-                yield samples
+    def caption_batch(
+        self, prepared: Sequence[PreparedPicture], decoding: DecodingConfig
+    ) -> list[PhotographCaption]:
+        """Captions of photographs that are decoded together, by other settings than the run's.
 
-    def _sample(self, number: int, found: Extracted) -> Sample:
-        features = found.features
-        assert features is not None
+        Raises:
+            ConfigError: if no caption can satisfy the settings.
+        """
+        made = extract(self.features, prepared)
+        samples = [self._sample(number, str(number), one) for number, one in enumerate(made)]
+        ((batch, captions),) = self._batches([samples], decoding, graphs=False)
+        return [found for _, found in self._seen(batch, captions)]
+
+    def _parts(
+        self, photographs: Mapping[str, Path | Image], numbers: Mapping[str, int], bad: list[str]
+    ) -> Iterator[list[Sample]]:
+        """The samples of each batch; adds what is wrong with others to ``bad``."""
+        for part in features_of(self.features, photographs, self.captioner.decoding.batch):
+            bad.extend(found.problem for found in part if found.features is None)
+            good = [(found.name, found.features) for found in part if found.features]
+            if good:
+                yield [self._sample(numbers[name], name, features) for name, features in good]
+
+    def _sample(self, number: int, name: str, features: RegionFeatures) -> Sample:
         assert features.boxes is not None
         for member in self.captioner.members:
             if "classes" in member.model.needs and features.classes is None:
@@ -223,24 +247,69 @@ class PhotographCaptioner:
             boxes=features.boxes,
             classes=features.classes,
         )
-        check_trainable(f"photograph {found.name}", sample, self.features.spec.dim)
+        check_trainable(f"photograph {name}", sample, self.features.spec.dim)
         return sample
 
-    def _result(self, decoded: Decoded, name: str) -> PhotographCaption:
-        best, *others = [
-            (caption, ScoredCaption(self.captioner.first.text.join(caption.words), caption.score))
-            for caption in decoded.captions[name]
-        ]
-        words = best[0].words
-        weights = np.array(best[0].attention, np.float32).reshape(len(words), -1)
-        return PhotographCaption(
-            best[1].caption,
-            best[1].score,
-            tuple(scored for _, scored in others),
-            tuple(words),
-            weights[:, : len(decoded.boxes[name])],
-            decoded.boxes[name],
-        )
+    def _batches(
+        self,
+        parts: Iterable[Sequence[Sample]],
+        decoding: DecodingConfig,
+        forced: ForcedWords | None = None,
+        *,
+        graphs: bool = True,
+    ) -> Iterator[tuple[Batch, dict[int, list[Caption]]]]:
+        """A batch of each part, with the captions of its images by number."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        decoding_now: list[Batch] = []
+
+        def remembered() -> Iterator[Batch]:
+            for batch in self.captioner.batches(parts, self.concepts):
+                decoding_now.append(batch)
+                yield batch
+
+        captions: dict[int, list[Caption]] = {}
+        for number, found in caption_images(
+            self.captioner.model.to(device),
+            remembered(),
+            self.captioner.first.vocab,
+            decoding,
+            device,
+            forced,
+            graphs=graphs,
+        ):
+            captions[number] = found
+            if len(captions) == len(decoding_now[0].keys):
+                yield decoding_now.pop(), captions
+                captions = {}
+
+    def _seen(
+        self, batch: Batch, captions: Mapping[int, Sequence[Caption]]
+    ) -> Iterator[tuple[int, PhotographCaption]]:
+        """The result of each image of a batch, by number."""
+        vocab, join = self.captioner.first.vocab, self.captioner.first.text.join
+        seen = attended(self.captioner.model, vocab, batch, captions)
+        for row, (number, found) in enumerate(zip(batch.image_ids.tolist(), seen, strict=True)):
+            best, *others = [
+                ScoredCaption(join(caption.words), caption.score) for caption in captions[number]
+            ]
+            concepts = batch.concepts[row, batch.concept_mask[row]].tolist()
+            yield (
+                number,
+                PhotographCaption(
+                    caption=best.caption,
+                    score=best.score,
+                    alternatives=tuple(others),
+                    words=tuple(captions[number][0].words),
+                    attention=found.regions.numpy(),
+                    boxes=batch.boxes[row, batch.region_mask[row]].numpy(),
+                    maps={name: weights.numpy() for name, weights in found.maps.items()},
+                    concepts=tuple(vocab.words[concept] for concept in concepts),
+                ),
+            )
+
+
+def _rounded(numbers: NDArray[np.float32]) -> list[list[float]]:
+    return numbers.astype(np.float64).round(5).tolist()
 
 
 def read_forced(path: Path | None, photographs: Collection[str]) -> dict[str, list[list[str]]]:

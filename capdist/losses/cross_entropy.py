@@ -15,10 +15,19 @@ from capdist.vocab import PAD
 def cross_entropy(
     model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
 ) -> Tensor:
-    """-Σ log p(w_t | w_<t, image), summed over the words and EOS of every caption; a scalar.
+    """The sum of `training_losses`, a scalar."""
+    loss, own = training_losses(model, batch, label_smoothing=label_smoothing, sampled=sampled)
+    return loss if own is None else loss + own
 
-    A sum, not a mean: the mean of ranks' and micro-batches' means is not the global mean, so the
-    trainer divides by the token count of the whole step.
+
+def training_losses(
+    model: CaptionModel[Any], batch: Batch, *, label_smoothing: float, sampled: float
+) -> tuple[Tensor, Tensor | None]:
+    """-Σ log p(w_t | w_<t, image), and the loss of the model's own, `CaptionModel.supervised`.
+
+    Both are scalars, summed over the words and EOS of every caption. A sum, not a mean: the mean of
+    ranks' and micro-batches' means is not the global mean, so the trainer divides by the token
+    count of the whole step.
 
     Args:
         model: a captioning model.
@@ -29,9 +38,11 @@ def cross_entropy(
     memory, words = model.encode(batch), batch.words
     if sampled > 0:
         words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
-    decoded, targets = model.decode_words(memory, words), words.pick(batch.targets)
-    loss = model.word_loss(decoded, targets, smoothing=label_smoothing)
-    return loss if words.count else 0.0 * loss
+    decoded, own = model.supervised(memory, batch, words)
+    loss = model.word_loss(decoded, words.pick(batch.targets), smoothing=label_smoothing)
+    if words.count:
+        return loss, own
+    return 0.0 * loss, None if own is None else 0.0 * own
 
 
 @torch.no_grad()

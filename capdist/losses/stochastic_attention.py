@@ -51,17 +51,16 @@ def stochastic_loss(
         expectation: probability that an image is read by expectation.
     """
     expected = torch.rand(len(batch.tokens), device=batch.tokens.device) < expectation
-    drawn = model.draw(model.encode(batch), batch.inputs, expected)
-    real = batch.targets != PAD
+    words = batch.words
+    targets = words.pick(batch.targets)
+    drawn = model.draw(model.encode(batch), words, expected)
+    real = targets != PAD  # but for the place of a batch without words
     losses = functional.cross_entropy(
-        drawn.logits.flatten(0, 2).float(),
-        batch.targets.flatten(),
-        ignore_index=PAD,
-        reduction="none",
-    ).view_as(real)
-    log_likelihood = -losses.detach().sum(-1)
+        drawn.logits.float(), targets, ignore_index=PAD, reduction="none"
+    )
+    log_likelihood = -words.pad(losses.detach()).sum(-1)
     advantage = (log_likelihood - baseline).nan_to_num() * ~expected[:, None]
-    choices = (drawn.log_choice * real).sum(-1)
+    choices = words.pad(drawn.log_choice * real).sum(-1)
     bonus = (drawn.entropy * real).sum()
     loss = losses.sum() - weight * (advantage * choices).sum() - entropy * bonus
     return StochasticLoss(loss, log_likelihood)

@@ -95,6 +95,27 @@ class References(NamedTuple):
         captions = list(chain.from_iterable(groups))
         return cls(Captions.of(captions, np.repeat(images, np.diff(first))), images, first)
 
+    @classmethod
+    def of_packed(cls, packed: Ints) -> References:
+        """References from rows (M, 1 + L): image id, token ids, then -1.
+
+        Raises:
+            ScoreError: if the array has another shape or type, or a token id is too large.
+        """
+        if packed.ndim != 2 or not packed.shape[1] or packed.dtype != np.int64:
+            raise ScoreError(
+                f"packed references are {packed.dtype} {packed.shape}; expected int64 (M, 1 + L), "
+                "image id first"
+            )
+        rows = packed[np.argsort(packed[:, 0], kind="stable")]
+        images, first = np.unique(rows[:, 0], return_index=True)
+        tokens, written = rows[:, 1:], rows[:, 1:] >= 0
+        if (largest := tokens.max(initial=0)) >= ID_LIMIT:
+            raise ScoreError(f"a reference has token id {largest}; expected 0 to {ID_LIMIT - 1}")
+        starts = np.append(0, written.sum(1).cumsum())
+        captions = Captions(tokens[written].astype(np.int32), starts)
+        return cls(captions, images, np.append(first, len(rows)))
+
     def indices(self, image_ids: Sequence[int] | Ints) -> Ints:
         """(N,) indices of images into ``images``.
 
@@ -102,14 +123,13 @@ class References(NamedTuple):
             ScoreError: if an image has no references here.
         """
         wanted = np.asarray(image_ids, np.int64)
-        indices = np.searchsorted(self.images, wanted).clip(max=len(self.images) - 1)
-        unknown = wanted[self.images[indices] != wanted]
+        unknown = wanted[~np.isin(wanted, self.images)]
         if len(unknown):
             raise ScoreError(
-                f"image {unknown[0]} has no references among the {len(self.images)} images of this "
-                "scorer; build it with the references of all images to score"
+                f"image {unknown[0]} has no references among the {len(self.images)} images that "
+                "have some; give the references of all images to score"
             )
-        return indices
+        return np.searchsorted(self.images, wanted)
 
 
 def _starts(parts: Sequence[Sequence[object]]) -> Ints:

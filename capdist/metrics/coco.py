@@ -23,6 +23,7 @@ from capdist.metrics.tokenise import tokenise
 from shards.atomic import atomic_write
 from shards.image_ids import id_order
 from shards.json_types import ImageId
+from shards.progress import Progress
 from shards.tokenisers import ENGLISH_TEXT, CaptionText, nfc
 
 _BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
@@ -132,12 +133,16 @@ def score(
             for name in ("METEOR", "SPICE")
             if name in metrics and name not in absent
         }
+        bar = Progress(1 + len(programs), title="scoring captions", unit="scorer")
+        stack.enter_context(bar)
         scores = _score_without_java(gold, candidates, metrics)
+        bar.advance()
         for name, program in programs.items():
             try:
                 scores |= program.result()
             except JavaError as error:
                 absent[name] = str(error)
+            bar.advance(note=name)
     undefined = [name for name, value in scores.items() if value is None]
     absent |= {name: ONE_IMAGE if name == "CIDEr" else _NO_TUPLES for name in undefined}
     order = sorted(scores, key=lambda name: (*ALL, name).index(name))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capdist.metrics.coco import ScoreError
+from shards.progress import tracked
 
 #: Training images that the candidates are scored on.
 IMAGES = 1000
@@ -49,7 +50,9 @@ def constant_caption(
     ids = rng.sample(sorted(train), min(IMAGES, len(train)))
     chosen: list[NGram] = rng.sample(captions, min(candidates, len(captions)))
     references = _References([train[key] for key in ids])
-    scores = [references.mean_cider(caption) for caption in chosen]
+    title = "scoring constant captions"
+    candidate = tracked(chosen, len(chosen), title=title, unit="caption", inner=True)
+    scores = [references.mean_cider(caption) for caption in candidate]
     return list(chosen[int(np.argmax(scores))])
 
 

@@ -15,6 +15,7 @@ from capdist.metrics.captions import Int32s, Ints, ReferenceIds, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.ngrams import ORDERS, TOKEN_BITS, Table, insert
 from shards.atomic import atomic_write
+from shards.ngrams import NgramList
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,40 @@ class DocumentFrequency:
         checked = References.of(references)
         keys, counts = _count(checked)
         return cls(keys, counts, len(checked.images), vocabulary)
+
+    @classmethod
+    def of_ngrams(
+        cls, ngrams: NgramList, ids: Ints, images: int, vocabulary: str
+    ) -> DocumentFrequency:
+        """The document frequency that `count` has, from counted n-grams.
+
+        Args:
+            ngrams: in which a word is an index.
+            ids: (W,) the token id of each word; no two are equal.
+            images: their number.
+            vocabulary: as in `count`.
+        """
+        keys, counts = np.empty_like(ngrams.keys), np.empty_like(ngrams.counts)
+        prefixes, words = ngrams.keys >> TOKEN_BITS, ids[ngrams.keys & ((1 << TOKEN_BITS) - 1)]
+        moved = np.zeros(len(keys) + 1, np.int64)  # index + 1 by that in ngrams
+        start, stop = 0, int(np.searchsorted(prefixes, 0, "right"))
+        while start < stop:  # n-grams of one order, in order of other words
+            key = moved[prefixes[start:stop]] << TOKEN_BITS | words[start:stop]
+            by_key = np.argsort(key)
+            keys[start:stop], counts[start:stop] = key[by_key], ngrams.counts[start:stop][by_key]
+            moved[start + 1 + by_key] = np.arange(start, stop) + 1
+            start, stop = stop, int(np.searchsorted(prefixes, stop, "right"))
+        return cls(keys, counts, images, vocabulary)
+
+    def without(self, word: int) -> DocumentFrequency:
+        """What is left without the n-grams that have a word."""
+        prefixes, words = self.keys >> TOKEN_BITS, self.keys & ((1 << TOKEN_BITS) - 1)
+        kept = words != word
+        for _ in range(ORDERS - 1):  # an n-gram goes with its prefix
+            kept &= np.append(True, kept)[prefixes]
+        moved = np.append(0, np.cumsum(kept))
+        keys = moved[prefixes[kept]] << TOKEN_BITS | words[kept]
+        return DocumentFrequency(keys, self.counts[kept], self.images, self.vocabulary)
 
     @classmethod
     def load(cls, path: Path | str, vocabulary: str) -> DocumentFrequency:

@@ -7,13 +7,14 @@ EMNLP 2004). CIDEr's document frequencies stay those of all images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from capdist.metrics.coco_java import Texts
+from shards.progress import tracked
 
 Floats = NDArray[np.float64]
 
@@ -93,15 +94,20 @@ class Difference:
 
 def interval(captioner: PerImage, resamples: int = 1000, seed: int = 0) -> dict[str, Floats]:
     """The ends (2,) of the 95 % interval of every metric."""
-    drawn = [captioner.scores(images) for images in _draws(captioner, resamples, seed)]
+    draws = _tracked_draws(captioner, resamples, seed, inner=True)
+    drawn = [captioner.scores(images) for images in draws]
     return {name: np.percentile([s[name] for s in drawn], _ENDS) for name in METRICS}
 
 
 def compare(
-    a: PerImage, b: PerImage, resamples: int = 1000, seed: int = 0
+    a: PerImage, b: PerImage, resamples: int = 1000, seed: int = 0, *, inner: bool = False
 ) -> dict[str, Difference]:
-    """The paired difference of every metric, of two captioners of the same images."""
-    drawn = [(a.scores(images), b.scores(images)) for images in _draws(a, resamples, seed)]
+    """The paired difference of every metric, of two captioners of the same images.
+
+    With ``inner``, its progress bar is a part of another one.
+    """
+    draws = _tracked_draws(a, resamples, seed, inner=inner)
+    drawn = [(a.scores(images), b.scores(images)) for images in draws]
     everything = np.arange(len(a.bleu))
     all_a, all_b = a.scores(everything), b.scores(everything)
     found = {}
@@ -109,6 +115,14 @@ def compare(
         low, high = np.percentile([there[name] - here[name] for here, there in drawn], _ENDS)
         found[name] = Difference(all_a[name], all_b[name], float(low), float(high))
     return found
+
+
+def _tracked_draws(
+    captioner: PerImage, resamples: int, seed: int, *, inner: bool
+) -> Iterator[NDArray[np.int64]]:
+    """As `_draws`, with a progress bar."""
+    draws = _draws(captioner, resamples, seed)
+    return tracked(draws, resamples, title="resampling images", unit="resample", inner=inner)
 
 
 def _draws(captioner: PerImage, resamples: int, seed: int) -> NDArray[np.int64]:

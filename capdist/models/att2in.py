@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import AdditiveAttention
-from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors
+from capdist.models.lstm_decoders import Tensors
 from capdist.models.output import Output
+from capdist.models.prophet import ProphetConfig, ProphetHost, prophet
 from capdist.words import Words
 
 
@@ -43,10 +44,11 @@ class Att2inConfig(ModelConfig):
     width: int = Field(512, description="D, of words, regions and state.")
     attention: int = Field(512, description="Width inside the attention.")
     dropout: float = Field(0.5, ge=0, lt=1)
+    prophet: ProphetConfig | None = Field(None, description="Prophet attention as a loss.")
 
 
 @register("att2in")
-class Att2in(StepwiseLstmDecoder):
+class Att2in(ProphetHost):
     """The memory: a state of zeros, and the regions with their mask and keys W_aI v_i."""
 
     Config = Att2inConfig
@@ -56,6 +58,7 @@ class Att2in(StepwiseLstmDecoder):
         super().__init__(dims.vocabulary, width, 5 * width, config.dropout)
         self.regions = nn.Linear(dims.features, width)
         self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
+        self.prophet = prophet(config.prophet, width, width)
         self.state_gates = nn.Linear(width, 5 * width, bias=False)
         self.image_units = nn.Linear(width, 2 * width, bias=False)
         self.output = Output(width, dims.vocabulary)
@@ -76,7 +79,7 @@ class Att2in(StepwiseLstmDecoder):
 
     def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
         """I_t from h_{t-1}, then c_t and h_t."""
-        weights = self.attend(before["h"], memory["keys"], memory["mask"])
+        weights = self.look(memory, before["h"])
         image = weights @ memory["regions"]
         i, f, o, *units = (word + self.state_gates(before["h"])).chunk(5, -1)
         z = torch.cat(units, -1) + self.image_units(image)

@@ -21,11 +21,12 @@ from capdist.words import Words
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that depend on the data: F, V, and the number of classes of the detector."""
+    """Sizes that depend on the data: F, V, and the numbers of classes and of predicates."""
 
     features: int
     vocabulary: int
     classes: int = 0
+    predicates: int = 0
 
 
 MemoryT = TypeVar("MemoryT")
@@ -76,6 +77,25 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         A class variable will do if it does not depend on the config.
         """
         return frozenset()
+
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Optional members that `supervised` reads besides ``needs``: "grounding"."""
+        return frozenset()
+
+    def supervised(
+        self, memory: MemoryT, batch: Batch, words: Words
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `decode_words` returns, and a loss of the model's own, None if it has none.
+
+        Cross entropy adds this loss, a sum over the words of the batch's captions, to its own.
+
+        Args:
+            memory: of the batch.
+            batch: what is to be predicted, and what the loss compares the model with.
+            words: the batch's places, whose words differ from its own under scheduled sampling.
+        """
+        return self.decode_words(memory, words), None
 
     @abstractmethod
     def encode(self, batch: Batch) -> MemoryT:

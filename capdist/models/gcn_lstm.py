@@ -1,13 +1,15 @@
 """GCN-LSTM: "Exploring Visual Relationship for Image Captioning" (Yao et al., ECCV 2018).
 
-A graph convolution mixes every region with those that it has a spatial relation to, and Up-Down's
-two LSTMs attend to the result:
+A graph convolution mixes every region with those that it has a relation to, and Up-Down's two LSTMs
+attend to the result:
 
     v_i ← ReLU(Σ_{j ∈ N(i)} g_ij (W_dir(i,j) v_j + b_lab(i,j)))                              (4)
     g_ij = σ(w_dir(i,j) v_j + c_lab(i,j))                                                    (5)
 
 N(i) holds i itself, and every j with an edge to i or from i; W and w depend on the direction, b and
-c on the label of the edge. An edge from i to j has one of 11 labels (section 3.2):
+c on the label of the edge. In the semantic graph the edge from subject to object has its predicate
+as label, by the member relations, whose predicates a classifier of regions has chosen. In the
+spatial graph an edge from i to j has one of 11 labels (section 3.2):
 
     1 inside      box i lies in box j
     2 covers      box j lies in box i
@@ -17,8 +19,8 @@ c on the label of the edge. An edge from i to j has one of 11 labels (section 3.
 
 i itself is a neighbour by a direction and a label of its own.
 
-Left out: the semantic graph, which needs a classifier of predicates, and with it the second
-decoder, whose probabilities the paper averages with these. Regions are embedded by ReLU(W v) first.
+The paper trains a model for each graph and averages their probabilities: caption with both runs,
+``--run SPATIAL SEMANTIC``. Regions are embedded by ReLU(W v) first.
 Distances and angles are those of boxes in shares of the image's sides, as images' sizes are not
 known here. The image that the attention LSTM reads is the mean of the mixed regions, as there.
 
@@ -36,12 +38,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from capdist.batch import Batch
+from capdist.config.base import ConfigError
 from capdist.models.base import Dims, register
 from capdist.models.boxes import pairwise_iou
 from capdist.models.updown import UpDown, UpDownSizes
 
-#: Labels of edges between regions; 0 is no edge.
-LABELS = 11
+#: Labels of edges in the spatial graph; 0 is no edge.
+SPATIAL_LABELS = 11
 INSIDE, COVERS, OVERLAPS, FIRST_DIRECTION = 1, 2, 3, 4
 
 
@@ -49,6 +52,9 @@ class GcnLstmConfig(UpDownSizes):
     """Sizes as in the paper."""
 
     name: Literal["gcn_lstm"]
+    graph: Literal["spatial", "semantic"] = Field(
+        "spatial", description="Whose edges mix regions: those of boxes, or predicates."
+    )
     regions: int = Field(1000, description="Width of embedded and of mixed regions.")
 
 
@@ -70,13 +76,13 @@ class Messages(nn.Module):
         return gates @ self.project(regions) + by_label @ self.bias
 
 
-class SpatialGraph(nn.Module):
-    """Eq. 4 and 5 over the edges of `spatial_relations`."""
+class Graph(nn.Module):
+    """Eq. 4 and 5 over edges with labels 1 to ``labels``."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, labels: int) -> None:
         super().__init__()
         self.itself = Messages(width, 1)
-        self.out, self.into = Messages(width, LABELS + 1), Messages(width, LABELS + 1)
+        self.out, self.into = Messages(width, labels + 1), Messages(width, labels + 1)
 
     def forward(self, regions: Tensor, labels: Tensor) -> Tensor:
         """(B, R, D) regions and labels (B, R, R) of the edges from i to j to mixed regions."""
@@ -110,17 +116,49 @@ def spatial_relations(boxes: Tensor, mask: Tensor) -> Tensor:
     return labels.masked_fill(~real | itself, 0)
 
 
+def semantic_relations(relations: Tensor, regions: int) -> Tensor:
+    """Labels (B, R, R) of the edges from subject to object, 0 where there is none.
+
+    Args:
+        relations: (B, E, 3), as in `Batch`.
+        regions: R.
+    """
+    subject, other, predicate = relations.unbind(-1)
+    labels = relations.new_zeros(len(relations), regions * regions)
+    # Padding is label 0 between regions 0 and 0, which changes nothing.
+    labels = labels.scatter_reduce(1, subject * regions + other, predicate, "amax")
+    return labels.unflatten(1, (regions, regions))
+
+
 @register("gcn_lstm")
 class GcnLstm(UpDown):
-    """Up-Down over the mixed regions."""
+    """Up-Down over the mixed regions.
+
+    Raises:
+        ConfigError: if the graph is semantic, but no predicates are known.
+    """
 
     Config = GcnLstmConfig
 
     def __init__(self, config: GcnLstmConfig, dims: Dims) -> None:
         super().__init__(config, dims)
-        self.graph = SpatialGraph(config.regions)
+        self.semantic = config.graph == "semantic"
+        if self.semantic and not dims.predicates:
+            raise ConfigError(
+                "model.graph semantic: the shards have no predicates; choose spatial, or shards "
+                "with relations"
+            )
+        self.graph = Graph(config.regions, dims.predicates if self.semantic else SPATIAL_LABELS)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Relations, if they are the graph."""
+        return super().needs | frozenset({"relations"} if self.semantic else ())
 
     def _regions(self, batch: Batch) -> Tensor:
         """Embedded regions, mixed along the graph."""
-        labels = spatial_relations(batch.boxes, batch.region_mask)
+        if self.semantic:
+            labels = semantic_relations(batch.relations, batch.region_mask.shape[1])
+        else:
+            labels = spatial_relations(batch.boxes, batch.region_mask)
         return self.graph(super()._regions(batch), labels)

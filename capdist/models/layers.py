@@ -24,6 +24,11 @@ def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:
     return rows.masked_fill(~mask[..., None], 0).sum(1) / count
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """The tensor in float32, for sums and logarithms, unless it is in float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class MultiHeadAttention(nn.Module):
     """H(Q, K, V) = [A_1; ...; A_n] W with A_i = softmax(Q W_i^Q (K W_i^K)^T / sqrt(d_k)) V W_i^V.
 

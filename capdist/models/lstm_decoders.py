@@ -76,7 +76,8 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
 
     The words' share of the gates is computed for whole captions, and so are the logits from the
     states. The memory has the parts of the first state that ``carried`` names, each (B, 1, D), and
-    whatever else `advance` and `predict` read.
+    whatever else `advance` and `predict` read. Embedded words are read as they are: public code of
+    several of these models applies ReLU to them, which no paper mentions.
 
     Args:
         vocabulary: V.
@@ -106,16 +107,23 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
     def predict(self, memory: Tensors, words: Tensor, after: Tensors) -> Tensor:
         """What ``output`` reads after embedded words (B, ..., E), from the result of `advance`."""
 
-    def unroll(self, memory: Tensors, words: Words) -> tuple[Tensor, Tensors]:
+    def unroll(
+        self, memory: Tensors, words: Words, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensors]:
         """Embedded captions (B, S, L, E), and the states after each word, (B, S, L, ...).
 
         Every caption is a hypothesis of an image of its own; captions end from the last one on.
+        ``weights`` (T, R) take the place of the attention, step by step, as the memory's "weights"
+        in `advance`.
         """
         embedded = self.dropout(self.words(words.tokens))
         memory = {name: value.index_select(0, words.images) for name, value in memory.items()}
         after, steps = self.start(memory, 1, len(words.alive)).cache, []
-        for word in self.word_gates(embedded).split(words.alive):
+        given = None if weights is None else weights.split(words.alive)
+        for position, word in enumerate(self.word_gates(embedded).split(words.alive)):
             memory, after = _first(memory, len(word)), _first(after, len(word))
+            if given is not None:
+                memory["weights"] = given[position][:, None]
             after = self.advance(memory, word[:, None], after)
             steps.append(after)
         found = {name: torch.cat([step[name][:, 0] for step in steps]) for name in after}

@@ -35,7 +35,9 @@ class Output(nn.Linear):
         smoothing: float = 0.0,
         never: Sequence[int] = (),
     ) -> Tensor:
-        """The logits or, for ``targets`` (T,) of states (T, D), the loss Σ_t w_t l_t in fp32.
+        """The logits or, for ``targets`` (T,) of states (T, D), the loss Σ_t w_t l_t.
+
+        It is in fp32, or fp64 for states in fp64.
 
         l_t = −(1 − ε) log p_t(target) − ε/V Σ_v log p_t(v), with ε the ``smoothing`` and p the
         softmax without the words that are ``never`` written; these exclude each other. ``weights``
@@ -45,7 +47,8 @@ class Output(nn.Linear):
         """
         if targets is None:
             return super().forward(states)
-        arguments = states, self.weight, self.bias, targets, weights, smoothing, list(never)
+        learns = torch.is_grad_enabled()  # which a Function's forward pass cannot see
+        arguments = states, self.weight, self.bias, targets, weights, smoothing, list(never), learns
         return _apply(*arguments)
 
 
@@ -57,7 +60,7 @@ def weighted_nll(
     never: Sequence[int] = (),
 ) -> Tensor:
     """The loss of `Output` from the logits (T, V) of all words: its reference implementation."""
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if never:
         logits = logits.index_fill(-1, torch.tensor(never, device=logits.device), -torch.inf)
     losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
@@ -81,17 +84,19 @@ class _WeightedNll(Function):
         weights: Tensor | None,
         smoothing: float,
         never: list[int],
+        learns: bool,
     ) -> Tensor:
-        learns = any(ctx.needs_input_grad)
-        total = torch.zeros((), device=states.device)
+        learns = learns and any(ctx.needs_input_grad)
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        total = torch.zeros((), dtype=dtype, device=states.device)
         d_states = torch.empty_like(states) if learns else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if learns else None
-        d_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if learns else None
+        d_weight = torch.zeros_like(weight, dtype=dtype) if learns else None
+        d_bias = torch.zeros_like(weight[:, 0], dtype=dtype) if learns else None
         rows = max(1, CHUNK // len(weight))
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             x, y = states[part], targets[part, None]
-            logits = functional.linear(x, weight, bias).float()
+            logits = functional.linear(x, weight, bias).to(dtype)
             if never:
                 logits[:, never] = -torch.inf
             log_p = logits.log_softmax(-1)
@@ -105,13 +110,13 @@ class _WeightedNll(Function):
             d_logits = log_p.exp_()
             if smoothing:
                 d_logits -= smoothing / len(weight)
-            d_logits.scatter_add_(1, y, torch.full_like(y, smoothing - 1, dtype=torch.float32))
+            d_logits.scatter_add_(1, y, torch.full_like(y, smoothing - 1, dtype=dtype))
             if weights is not None:
                 d_logits *= weights[part, None]
             d_bias += d_logits.sum(0)
             d_logits = d_logits.to(x.dtype)
             torch.mm(d_logits, weight, out=d_states[part])
-            if x.dtype == torch.float32:
+            if x.dtype == dtype:
                 torch.addmm(d_weight, d_logits.T, x, out=d_weight)
             else:
                 d_weight += d_logits.T @ x
@@ -129,7 +134,7 @@ class _WeightedNll(Function):
             d_states.mul_(scale),
             d_weight.mul_(scale).to(ctx.dtype),
             None if d_bias is None else d_bias.mul_(scale).to(ctx.dtype),
-            *[None] * 4,
+            *[None] * 5,
         )
 
 

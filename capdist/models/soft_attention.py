@@ -47,13 +47,9 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import AdditiveAttention, masked_mean
-from capdist.models.lstm_decoders import (
-    StepwiseLstmDecoder,
-    Tensors,
-    initialise_gates,
-    lstm_cell,
-)
+from capdist.models.lstm_decoders import Tensors, initialise_gates, lstm_cell
 from capdist.models.output import Output
+from capdist.models.prophet import ProphetConfig, ProphetHost, prophet
 from capdist.words import Words
 
 
@@ -73,6 +69,7 @@ class SoftAttentionConfig(ShowAttendTellSizes):
     """Soft attention."""
 
     name: Literal["soft_attention"]
+    prophet: ProphetConfig | None = Field(None, description="Prophet attention as a loss.")
 
 
 class HardAttentionConfig(ShowAttendTellSizes):
@@ -81,16 +78,18 @@ class HardAttentionConfig(ShowAttendTellSizes):
     name: Literal["hard_attention"]
 
 
-class ShowAttendTell(StepwiseLstmDecoder):
+class ShowAttendTell(ProphetHost):
     """All but φ. The memory: h_0 and c_0, and V with its mask and its keys W_a V."""
 
     def __init__(self, config: ShowAttendTellSizes, dims: Dims) -> None:
         width, embedding = config.width, config.embedding
+        future = config.prophet if isinstance(config, SoftAttentionConfig) else None
         super().__init__(dims.vocabulary, embedding, 4 * width, config.dropout)
         self.deep = config.deep_output
         self.regions = nn.Linear(dims.features, width)
         self.first = nn.Linear(width, 2 * width)
         self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
+        self.prophet = prophet(future, embedding, width)
         self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.state_gates)
         if self.deep:
@@ -113,7 +112,7 @@ class ShowAttendTell(StepwiseLstmDecoder):
 
     def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:
         """Attention from h_{t-1}, then the LSTM (Eq. 1 to 6)."""
-        weights = self.attend(before["h"], memory["keys"], memory["mask"])
+        weights = self.look(memory, before["h"])
         seen = self.glimpse(weights, memory, before["h"])
         gates = word + self.state_gates(torch.cat([seen["z"], before["h"]], -1))
         h, c = lstm_cell(gates, before["c"])
@@ -150,8 +149,8 @@ class SoftAttention(ShowAttendTell):
 class Drawn:
     """Captions with drawn regions.
 
-    ``logits`` (B, S, L, V); ``log_choice`` (B, S, L), the log-probability of each drawn region;
-    ``entropy`` (B, S, L) of the attention.
+    ``logits`` (T, V) after each word; ``log_choice`` (T,), the log-probability of each drawn
+    region; ``entropy`` (T,) of the attention.
     """
 
     logits: Tensor
@@ -185,16 +184,14 @@ class HardAttention(ShowAttendTell):
             return weights.argmax(-1, keepdim=True)
         return weights.flatten(0, 1).float().multinomial(1).view(*weights.shape[:2], 1)
 
-    def draw(self, memory: Tensors, tokens: Tensor, expected: Tensor) -> Drawn:
-        """Captions (B, S, L) with drawn regions, which have no gradient.
+    def draw(self, memory: Tensors, words: Words, expected: Tensor) -> Drawn:
+        """Captions with drawn regions, which have no gradient.
 
         Where ``expected`` (B,) is True, the model reads the expectation over regions instead.
         """
-        words, steps = self.unroll(
-            {**memory, "expected": expected[:, None, None]}, Words.all(tokens)
-        )
-        weights = steps["weights"].float().clamp(min=torch.finfo(torch.float32).tiny)
+        embedded, steps = self.unroll({**memory, "expected": expected[:, None, None]}, words)
+        weights = words.pick(steps["weights"]).float().clamp(min=torch.finfo(torch.float32).tiny)
         log_p = weights.log()
-        chosen = log_p.gather(-1, steps["chosen"])[..., 0]
-        logits = self.output(self.predict(memory, words, steps))
+        chosen = log_p.gather(-1, words.pick(steps["chosen"]))[..., 0]
+        logits = self.output(words.pick(self.predict(memory, embedded, steps)))
         return Drawn(logits, chosen, -(weights * log_p).sum(-1))

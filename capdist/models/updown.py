@@ -28,8 +28,9 @@ Spatial-Semantic attention adds less than 0.01 M, MIA 16.2 M at width 1000.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -41,10 +42,13 @@ from capdist.models.layers import AdditiveAttention, masked_mean
 from capdist.models.lstm_decoders import initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
 from capdist.models.output import Output
+from capdist.models.prophet import ProphetConfig, prophet
 from capdist.words import Words
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
 Cells = dict[str, Tensor]
+
+MemoryT = TypeVar("MemoryT", bound="UpDownMemory")
 
 
 class UpDownSizes(ModelConfig):
@@ -58,6 +62,7 @@ class UpDownSizes(ModelConfig):
     )
     activation: Literal["tanh", "relu"] = Field("tanh", description="Inside the attention.")
     dropout: float = Field(0.5, ge=0, lt=1)
+    prophet: ProphetConfig | None = Field(None, description="Prophet attention as a loss.")
 
 
 class UpDownConfig(UpDownSizes):
@@ -102,16 +107,17 @@ class UpDownMemory:
     image: Tensor
     beta: Tensor | None = None
 
-    def of(self, images: Tensor) -> UpDownMemory:
+    def of(self: MemoryT, images: Tensor) -> MemoryT:
         """The memory of the images of these numbers (N,)."""
-        return UpDownMemory(**{n: v.index_select(0, images) for n, v in self._given().items()})
+        return self._each(lambda tensor: tensor.index_select(0, images))
 
-    def first(self, images: int) -> UpDownMemory:
+    def first(self: MemoryT, images: int) -> MemoryT:
         """The memory of so many images."""
-        return UpDownMemory(**{name: value[:images] for name, value in self._given().items()})
+        return self._each(lambda tensor: tensor[:images])
 
-    def _given(self) -> dict[str, Tensor]:
-        return {name: value for name, value in vars(self).items() if value is not None}
+    def _each(self: MemoryT, function: Callable[[Tensor], Tensor]) -> MemoryT:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: function(value) for name, value in given.items()})
 
 
 @register("updown")
@@ -120,6 +126,7 @@ class UpDown(CaptionModel[UpDownMemory]):
 
     Config: ClassVar[type[ModelConfig]] = UpDownConfig
     recurrent: ClassVar[bool] = True
+    output_type: ClassVar[type[Output]] = Output
 
     def __init__(self, config: UpDownSizes, dims: Dims) -> None:
         super().__init__()
@@ -139,16 +146,45 @@ class UpDown(CaptionModel[UpDownMemory]):
         self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
         function = torch.tanh if config.activation == "tanh" else torch.relu
         self.attend = AdditiveAttention(region, width, config.attention, function)
+        self.prophet = prophet(config.prophet, config.embedding, width)
         self.language_gates = nn.Linear(region + 2 * width, 4 * width)
         gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
         initialise_gates(width, *gates)
-        self.output = Output(width, dims.vocabulary)
+        self.output = self.output_type(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)
 
     @property
     def needs(self) -> frozenset[str]:
         """Concepts, if they guide the regions."""
         return self.refine.needs
+
+    @property
+    def supervision(self) -> frozenset[str]:
+        """Phrases, if the prophet reads them."""
+        return self.prophet.supervision if self.prophet else frozenset()
+
+    def supervised(
+        self, memory: UpDownMemory, batch: Batch, words: Words
+    ) -> tuple[Tensor, Tensor | None]:
+        """The states, and the prophet's losses if there is one."""
+        hidden, weights = self.unroll(memory, words)
+        own = self.own_loss(memory, batch, words, hidden, weights)
+        return self.predict_words(memory, words, hidden), own
+
+    def own_loss(
+        self, memory: UpDownMemory, batch: Batch, words: Words, hidden: Tensor, weights: Tensor
+    ) -> Tensor | None:
+        """The loss of `supervised`, given what `unroll` returns."""
+        if self.prophet is None:
+            return None
+
+        def attend(h: Tensor) -> Tensor:
+            return self.by_word(self.attend_regions, memory, words, h)
+
+        targets = words.pick(batch.targets)
+        ideal, has_loss = self.prophet(batch, words, self.words(targets), attend)
+        again = self.predict_words(memory, words, self.unroll(memory, words, ideal)[0])
+        return self.output(again, targets) + self.prophet.loss(weights, ideal, has_loss)
 
     def encode(self, batch: Batch) -> UpDownMemory:
         """Regions v_i, and v̄, their mean."""
@@ -164,40 +200,82 @@ class UpDown(CaptionModel[UpDownMemory]):
         """α_t (B, K, R) of h¹_t (B, K, D), Eq. 3 and 4."""
         return self.attend(h, memory.keys, memory.mask)
 
-    def advance(self, memory: UpDownMemory, word: Tensor, before: Cells) -> tuple[Cells, Tensor]:
+    def advance(
+        self, memory: UpDownMemory, word: Tensor, before: Cells, weights: Tensor | None = None
+    ) -> tuple[Cells, Tensor]:
         """The states after a word, embedded by `embed`, and the attention before the next.
 
-        h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2), v̂_t = Σ α_{i,t} v_i (Eq. 5),
-        h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6).
+        ``weights`` (B, K, R), if given, take the place of this attention.
+
+        v̂_t = Σ α_{i,t} v_i (Eq. 5).
         """
-        gates = word + memory.image[:, None]
-        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
-        h1, c1 = lstm_cell(gates, before["c1"])
-        weights = self.attend_regions(memory, h1)
+        h1, c1 = self.attention_lstm(memory, word, before)
+        if weights is None:
+            weights = self.attend_regions(memory, h1)
         attended = weights @ memory.regions
-        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
-        h2, c2 = lstm_cell(gates, before["c2"])
+        h2, c2 = self.language_lstm(attended, h1, before)
         return {"h1": h1, "c1": c1, "h2": h2, "c2": c2}, weights
 
-    def unroll(self, memory: UpDownMemory, words: Words) -> tuple[Tensor, Tensor]:
-        """h² (T, D) and attention weights (T, R) after each word.
+    def attention_lstm(
+        self, memory: UpDownMemory, word: Tensor, before: Cells
+    ) -> tuple[Tensor, Tensor]:
+        """h¹_t = LSTM([h²_{t-1}; v̄; W_e Π_t]) (Eq. 2) and its cell."""
+        gates = word + memory.image[:, None]
+        gates = gates + self.state_gates(torch.cat([before["h2"], before["h1"]], -1))
+        return lstm_cell(gates, before["c1"])
+
+    def language_lstm(self, attended: Tensor, h1: Tensor, before: Cells) -> tuple[Tensor, Tensor]:
+        """h²_t = LSTM([v̂_t; h¹_t]) (Eq. 6) and its cell."""
+        gates = self.language_gates(torch.cat([attended, h1, before["h2"]], -1))
+        return lstm_cell(gates, before["c2"])
+
+    def unroll(
+        self, memory: UpDownMemory, words: Words, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`hidden` (T, D) and the attention weights (T, R) after each word.
 
         Every caption is a hypothesis of an image of its own; captions end from the last one on.
+        ``weights`` (T, R), if given, take the place of the attention.
         """
         memory = memory.of(words.images)
         cells, hidden, attention = self._zeros(memory, 1), [], []
-        for word in self.embed(words.tokens).split(words.alive):
+        given = None if weights is None else weights.split(words.alive)
+        for position, word in enumerate(self.embed(words.tokens).split(words.alive)):
             n = len(word)
             memory = memory.first(n)
             before = {name: tensor[:n] for name, tensor in cells.items()}
-            cells, weights = self.advance(memory, word[:, None], before)
-            hidden.append(cells["h2"][:, 0])
-            attention.append(weights[:, 0])
+            instead = None if given is None else given[position][:, None]
+            cells, used = self.advance(memory, word[:, None], before, instead)
+            hidden.append(self.hidden(cells)[:, 0])
+            attention.append(used[:, 0])
         return torch.cat(hidden), torch.cat(attention)
 
+    def by_word(
+        self,
+        function: Callable[[UpDownMemory, Tensor], Tensor],
+        memory: UpDownMemory,
+        words: Words,
+        rows: Tensor,
+    ) -> Tensor:
+        """The ``function`` of a memory and rows (B, K, ...), for one row of each word, (T, ...)."""
+        memory = memory.of(words.images)
+        parts = (part[:, None] for part in rows.split(words.alive))
+        return torch.cat([function(memory.first(len(part)), part)[:, 0] for part in parts])
+
     def states(self, memory: UpDownMemory, words: Words) -> Tensor:
-        """h²_t, what Eq. 7 reads."""
-        return self.dropout(self.unroll(memory, words)[0])
+        return self.predict_words(memory, words, self.unroll(memory, words)[0])
+
+    def hidden(self, cells: Cells) -> Tensor:
+        """What `predict` reads of the states after a word: h² (B, K, D)."""
+        return cells["h2"]
+
+    def predict(self, memory: UpDownMemory, hidden: Tensor) -> Tensor:
+        """h²_t, what Eq. 7 reads, of `hidden` (B, K, D)."""
+        return self.dropout(hidden)
+
+    def predict_words(self, memory: UpDownMemory, words: Words, hidden: Tensor) -> Tensor:
+        """As `predict`, of the words' `hidden` (T, D)."""
+        return self.dropout(hidden)
 
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
         return State(memory, self._zeros(memory, beams))
@@ -205,7 +283,7 @@ class UpDown(CaptionModel[UpDownMemory]):
     def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
         """One position of `forward`."""
         cells, _ = self.advance(state.memory, self.embed(token), state.cache)
-        logits = self.output(self.dropout(cells["h2"]))
+        logits = self.output(self.predict(state.memory, self.hidden(cells)))
         return logits, replace(state, cache=cells, position=state.position + 1)
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:

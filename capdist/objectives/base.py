@@ -26,6 +26,7 @@ from capdist.inference.exported_model import read_weights
 from capdist.inference.run_folder import BEST
 from capdist.inference.validation import CaptionValidator
 from capdist.models.base import CaptionModel
+from capdist.tracking.base import ValidationCaptions
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 
@@ -35,7 +36,8 @@ StageT = TypeVar("StageT", bound=TrainingStage)
 class ValidationResult(Protocol):
     """What a validation measured: the score that chooses the best checkpoint, and more.
 
-    If the score is None, undefined, the later checkpoint is the better one.
+    If the score is None, undefined, the later checkpoint is the better one. Where captions were
+    scored, the first rank has them.
     """
 
     @property
@@ -44,6 +46,8 @@ class ValidationResult(Protocol):
     def value(self) -> float | None: ...
     @property
     def remark(self) -> str: ...
+    @property
+    def captions(self) -> ValidationCaptions | None: ...
     def to_json(self) -> dict[str, float]: ...
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -35,6 +35,7 @@ from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.concepts import commonest_words, mean_average_precision
 from shards.manifest import Manifest
+from shards.progress import tracked
 from shards.schema import ShardError
 
 #: Indices (N,) of the words that an image's captions mention, by image id.
@@ -145,7 +146,8 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
             found[row, self.mentioned[image]] = 1
             learns[row] = 1
             learns[row, 1 + fold_of(key, folds)] = 0
-        return LabelledBatch(**vars(batch), mentioned=found, learns=learns)
+        given = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        return LabelledBatch(**given, mentioned=found, learns=learns)
 
     def weight(self, batch: Batch) -> int:
         """Pairs of an image and a detector that learns from it."""
@@ -194,6 +196,7 @@ class AveragePrecision:
     ap_image: float
 
     name: ClassVar[str] = METRIC
+    captions: ClassVar[None] = None
 
     @property
     def value(self) -> float:
@@ -246,8 +249,17 @@ class DetectorValidator:
 
     def probabilities(self) -> Iterable[tuple[int, NDArray[np.float32]]]:
         """Id and p (W,) of this rank's images."""
-        device = self.context.group.device
-        for batch in chain.from_iterable(self.batches.epoch(0)):
+        group = self.context.group
+        device = group.device
+        steps = tracked(
+            self.batches.epoch(0),
+            self.batches.plan.steps,
+            title="validating",
+            unit="batch",
+            enabled=group.first,
+            inner=True,
+        )
+        for batch in chain.from_iterable(steps):
             with torch.inference_mode():
                 p = noisy_or(absence_nll(*self.model.whole(batch.to(device))))
             if batch.keys:

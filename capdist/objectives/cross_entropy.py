@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from capdist.batch import Batch
 from capdist.config.base import ConfigError, Positive, Section, Share
 from capdist.config.stage import TrainingStage
 from capdist.data.dataset import members
-from capdist.losses.cross_entropy import cross_entropy
+from capdist.losses.cross_entropy import training_losses
 from capdist.losses.grounding import Salient, grounding_loss
 from capdist.losses.stochastic_attention import stochastic_loss
 from capdist.models.base import CaptionModel
@@ -52,6 +52,8 @@ class ReinforceConfig(Section):
 class CrossEntropyStage(TrainingStage):
     """Cross entropy with teacher forcing."""
 
+    supervises: ClassVar[bool] = True
+
     objective: Literal["xe"]
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     scheduled_sampling: ScheduledSampling | None = None
@@ -84,6 +86,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.stage = stage
         self.sampled = 0.0
         self.saliency = SaliencyFigures()
+        self.own: tuple[float, int] | None = None
         self.likelihood = torch.zeros(2, dtype=torch.float64)
         if stage.reinforce:
             self.register_buffer("baseline", torch.tensor(float("nan")))
@@ -100,6 +103,12 @@ class CrossEntropy(Objective[CrossEntropyStage]):
             _check_reinforce(stage, context)
         if stage.grounding:
             _check_grounding(context, f"{context.place}.grounding")
+        for lacking in sorted(model.supervision - members(context.manifest, "train")):
+            raise ConfigError(
+                f"{context.place}: {context.manifest.location}: its samples have no {lacking}, "
+                f"which the losses of model {name!r} read; switch those off in the section model, "
+                "or choose other shards"
+            )
 
     @classmethod
     @contextmanager
@@ -113,16 +122,20 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.sampled = sampled_share(self.stage.scheduled_sampling, epoch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of `cross_entropy` and, if it is on, μ times `grounding_loss`."""
+        """The sum of `training_losses` and, if it is on, μ times `grounding_loss`."""
         batch = self.dropped(batch)
         if self.stage.reinforce:
             return self.reinforced(batch, self.stage.reinforce)
-        loss = cross_entropy(
+        loss, own = training_losses(
             self.model,
             batch,
             label_smoothing=self.stage.label_smoothing,
             sampled=self.sampled,
         )
+        if own is not None:
+            total, tokens = self.own or (0.0, 0)
+            self.own = total + float(own.detach()), tokens + batch.token_count
+            loss = loss + own
         if self.stage.grounding is None:
             return loss
         assert isinstance(self.model, Salient)
@@ -159,25 +172,27 @@ class CrossEntropy(Objective[CrossEntropyStage]):
 
     def prepare(self, batches: Sequence[Batch], step: int, device: torch.device) -> list[Batch]:
         """The batches as they are; the figures of the step before are forgotten."""
-        self.saliency = SaliencyFigures()
+        self.saliency, self.own = SaliencyFigures(), None
         self.likelihood.zero_()
         return list(batches)
 
     def sums(self) -> list[float]:
         if self.stage.reinforce:
             return [float(value) for value in self.likelihood]
-        return [self.saliency.regions, self.saliency.images] if self.stage.grounding else []
+        saliency = self.saliency.regions, self.saliency.images
+        return [*(saliency if self.stage.grounding else ()), *(self.own or ())]
 
     def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
-        """The number of regions among which β spreads, or the baseline of REINFORCE, if any.
+        """What `sums` counted, each divided by its number, or the baseline of REINFORCE, if any.
 
-        As the sums are of all ranks, the baseline moves alike on all of them.
+        "beta_regions" is the number of regions among which β spreads, "own_loss" the loss of the
+        model's own per token. As the sums are of all ranks, the baseline moves alike on all.
         """
-        if not sums:
-            return {}
-        mean = sums[0] / max(sums[1], 1)
+        means = [total / max(count, 1) for total, count in zip(sums[::2], sums[1::2], strict=True)]
         if self.stage.reinforce is None:
-            return {"beta_regions": mean}
+            names = ["beta_regions"] * bool(self.stage.grounding) + ["own_loss"]
+            return dict(zip(names, means, strict=False))
+        (mean,) = means
         b, decay = self.baseline, self.stage.reinforce.decay
         self.baseline.copy_(torch.where(b.isnan(), mean, decay * b + (1 - decay) * mean))
         return {"baseline": float(self.baseline)}

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -44,6 +44,8 @@ Reference = Callable[[Batch], Tensor]
 class PreferenceStage(TrainingStage):
     """Direct preference optimisation (Rafailov et al. 2023) on captions that the model samples."""
 
+    reads_references: ClassVar[bool] = True
+
     objective: Literal["dpo"]
     samples: int = Field(5, ge=2, description="n, captions sampled per image.")
     beta: float = Field(0.1, gt=0, description="β, how strongly the reference policy holds.")
@@ -63,7 +65,7 @@ class Preference(Objective[PreferenceStage]):
         stage: samples, β.
         max_words: of a sampled caption.
         seed: of the run.
-        submit: hands packed captions (N, 1 + L), image id and tokens, to the reward pool.
+        submit: hands packed captions and references to the reward pool.
         reference: the reference policy.
     """
 

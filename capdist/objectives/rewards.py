@@ -1,4 +1,4 @@
-"""The rewards of a stage: training references as ids, and how the reward relates to CIDEr."""
+"""The rewards of a stage: their document frequency, and how the reward relates to CIDEr."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from capdist.config.base import ConfigError
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import Config
 from capdist.data.dataset import captioned
+from capdist.data.training_captions import read_counts
 from capdist.distributed.process_group import ProcessGroup
 from capdist.inference.validation import CaptionValidator
 from capdist.metrics.cider_d import CiderD
@@ -20,13 +23,12 @@ from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext
 from capdist.rewards.base import WeightedSum, build, check_names
-from capdist.vocab import EOS, Vocabulary
+from capdist.vocab import EOS, Vocabulary, WordIds
 from capdist.workers.base import RewardPool
 from capdist.workers.reward_pool import open_pool
 from shards.manifest import Manifest
 
 Tokens = Mapping[int, Sequence[Sequence[str]]]
-Ids = dict[int, list[list[int]]]
 
 #: A reward that differs from CIDEr by more than this share of it is explained.
 FAR = 0.25
@@ -74,34 +76,6 @@ def open_rewards(
         yield pool
 
 
-class WordIds:
-    """Ids of words; those outside the vocabulary get ids of V or more, each its own.
-
-    So a reference with a rare word scores as it does in words: no two rare words are equal.
-    The ids depend on the words alone, not on the order of the images.
-    """
-
-    def __init__(self, vocab: Vocabulary) -> None:
-        self.vocab = vocab
-        self.rare: dict[str, int] = {}
-
-    def __call__(self, word: str) -> int:
-        """The word's id; `captions` must have seen a word outside the vocabulary before."""
-        return self.vocab.id(word) if word in self.vocab else self.rare[word]
-
-    def captions(self, tokens: Tokens, *, end: bool) -> Ids:
-        """Captions by image, with or without their end token; never clipped."""
-        ends = [EOS] if end else []
-        words = {word for captions in tokens.values() for caption in captions for word in caption}
-        for word in sorted(words):
-            if word not in self.vocab:
-                self.rare.setdefault(word, len(self.vocab) + len(self.rare))
-        return {
-            image: [[*map(self, caption), *ends] for caption in captions]
-            for image, captions in tokens.items()
-        }
-
-
 @dataclass(frozen=True)
 class Rewards:
     """A stage's reward, on every rank.
@@ -110,7 +84,7 @@ class Rewards:
         config: of the run.
         metrics: and who computes them.
         vocab: of the model.
-        train: tokens of the training captions.
+        ids: of the words of the training captions.
         val: tokens of the validation captions.
         df: of the training captions with their ends.
         reward: the weighted sum.
@@ -119,7 +93,7 @@ class Rewards:
     config: Config
     metrics: RewardConfig
     vocab: Vocabulary
-    train: Tokens
+    ids: WordIds
     val: Tokens
     df: DocumentFrequency
     reward: WeightedSum
@@ -128,24 +102,24 @@ class Rewards:
     def of(
         cls, config: Config, metrics: RewardConfig, manifest: Manifest, vocab: Vocabulary
     ) -> Rewards:
-        """References as ids, and their document frequency, kept in the run folder.
+        """The rewards, with the training references' document frequency, kept in the run folder.
 
         Raises:
-            ShardError: if an image has no captions.
+            ShardError: if the counts of the training captions can't be read.
             ConfigError: if there is no such reward.
             ScoreError: if the kept document frequency is damaged, or of another vocabulary.
         """
-        train = captioned(manifest, "train").tokens
-        val = captioned(manifest, config.validation.split).tokens
-        ids = WordIds(vocab).captions(train, end=True)
+        counts = read_counts(manifest, config.data.copies)
+        ids = WordIds(vocab, counts.words)
         kept = Path(config.run) / "document_frequency.npz"
         if kept.exists():
             df = DocumentFrequency.load(kept, vocab.hash)
         else:
-            df = DocumentFrequency.count(ids, vocab.hash)
+            of_words = np.array([ids(word) for word in counts.words], np.int64)
+            df = DocumentFrequency.of_ngrams(counts.ngrams(), of_words, counts.images, vocab.hash)
             df.save(kept)
-        reward = build(metrics.metrics, ids, vocab, df)
-        return cls(config, metrics, vocab, train, val, df, reward)
+        val = captioned(manifest, config.validation.split).tokens
+        return cls(config, metrics, vocab, ids, val, df, build(metrics.metrics, vocab, df))
 
     def pool(self, group: ProcessGroup) -> RewardPool:
         """The pool that computes the rewards of this rank's captions.
@@ -197,9 +171,12 @@ class Rewards:
         return "\n".join(lines)
 
     def _cider_d(self, hypotheses: Tokens, *, end: bool, source: str) -> float:
-        word_ids = WordIds(self.vocab)
-        train = word_ids.captions(self.train, end=end)
-        references = word_ids.captions({image: self.val[image] for image in hypotheses}, end=end)
-        df = DocumentFrequency.count(train) if source == "train" else None
-        captions = [of_image[0] for of_image in word_ids.captions(hypotheses, end=end).values()]
+        words = (word for image in hypotheses for caption in self.val[image] for word in caption)
+        ids = self.ids.extended(words)
+        references = {
+            image: [ids.encode(caption, end=end) for caption in self.val[image]]
+            for image in hypotheses
+        }
+        captions = [ids.encode(caption, end=end) for (caption,) in hypotheses.values()]
+        df = (self.df if end else self.df.without(EOS)) if source == "train" else None
         return float(CiderD(references, df=df).score(list(hypotheses), captions).mean())

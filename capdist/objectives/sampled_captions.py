@@ -40,8 +40,9 @@ class Pending(Protocol):
         """(N,) rewards; waits for them."""
 
 
-#: Hands packed captions (N, 1 + L), image id and tokens, to the reward pool.
-Submit = Callable[[NDArray[np.int64]], Pending]
+#: Hands packed captions (N, 1 + L), image id and tokens, and references (M, 1 + L), packed in the
+#: same way but padded with -1, to the reward pool.
+Submit = Callable[[NDArray[np.int64], NDArray[np.int64]], Pending]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class CaptionSampler:
         max_words: of a caption.
         seed: of the run.
         greedy: whether the greedy caption is rewarded too, as a baseline.
-        submit: hands packed captions (N, 1 + L), image id and tokens, to the reward pool.
+        submit: hands packed captions and references to the reward pool.
     """
 
     def __init__(
@@ -148,4 +149,17 @@ class CaptionSampler:
             images = batch.image_ids.cpu()[:, None, None].expand(-1, tokens.shape[1], 1)
             packed = torch.cat([images, tokens.cpu()], -1).flatten(0, 1).numpy()
         with self.timings.time("submit", torch.device("cpu")):
-            return self._submit(packed)
+            return self._submit(packed, pack_references(batch))
+
+
+def pack_references(batch: Batch) -> NDArray[np.int64]:
+    """(M, 1 + L) image id and tokens of every reference of a batch, padded with -1.
+
+    An image that a batch has twice, as sets may be repeated, has its references once.
+    """
+    assert batch.references is not None
+    images, first = np.unique(batch.image_ids.cpu().numpy(), return_index=True)
+    references = batch.references[first].astype(np.int64)
+    of_rows = np.broadcast_to(images[:, None, None], (*references.shape[:2], 1))
+    packed = np.concatenate([of_rows, references], -1)
+    return packed[references[..., 0] >= 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -28,6 +28,8 @@ from capdist.objectives.sampled_captions import (
 
 class SelfCriticalStage(TrainingStage):
     """Self-critical training (Rennie et al. 2017) on captions that the model samples itself."""
+
+    reads_references: ClassVar[bool] = True
 
     objective: Literal["scst"]
     samples: Positive = Field(5, description="n, captions sampled per image.")
@@ -59,7 +61,7 @@ class SelfCritical(Objective[SelfCriticalStage]):
         stage: samples, baseline.
         max_words: of a sampled caption.
         seed: of the run.
-        submit: hands packed captions (N, 1 + L), image id and tokens, to the reward pool.
+        submit: hands packed captions and references to the reward pool.
     """
 
     Config = SelfCriticalStage

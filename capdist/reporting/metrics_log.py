@@ -1,13 +1,17 @@
-"""The metrics log of a run: ``metrics.jsonl``, and the same numbers as TensorBoard events."""
+"""The metrics log of a run: ``metrics.jsonl``, and the same numbers in services that show them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from capdist.errors import CapdistError
+from capdist.reporting.tensorboard_events import TensorBoardEvents
+from capdist.tracking.background import BackgroundTracker
+from capdist.tracking.base import ValidationCaptions
 from shards.atomic import atomic_write
 
 METRICS_LOG = "metrics.jsonl"
@@ -18,19 +22,27 @@ class MetricsLogError(CapdistError):
 
 
 class MetricsLog:
-    """Appends one JSON object per line to ``metrics.jsonl``, and copies it to ``tensorboard/``.
+    """Appends one JSON object per line to ``metrics.jsonl``.
+
+    TensorBoard, and the tracker if there is one, get the same numbers and the validation captions.
 
     Args:
         folder: the run folder; created if missing.
         enabled: whether to write anything; true on the first rank only.
+        tracker: open; closed together with the log.
     """
 
-    def __init__(self, folder: Path | str, *, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        enabled: bool = True,
+        tracker: BackgroundTracker | None = None,
+    ) -> None:
         self._folder = Path(folder)
         self._path = self._folder / METRICS_LOG
-        self._enabled = enabled
-        self._purge_step: int | None = None
-        self._events: Any = None
+        self._enabled, self._tracker = enabled, tracker
+        self._events = TensorBoardEvents(self._folder / "tensorboard")
         if enabled:
             self._folder.mkdir(parents=True, exist_ok=True)
             _drop_partial_line(self._path)
@@ -57,7 +69,7 @@ class MetricsLog:
             with atomic_write(self._path) as file:
                 file.write("".join(_line(record) for record in kept).encode())
             self._file = self._path.open("a", encoding="utf-8")
-            self._purge_step = step + 1
+            self._events.purge_after(step)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record with an integer ``step``; other processes can read it on return.
@@ -74,20 +86,41 @@ class MetricsLog:
                     f"{self._path}: {error.strerror}; free disk space, then continue with "
                     "--resume auto"
                 ) from error
-            self._add_scalars(record)
+            numbers = {k: value for k, value in record.items() if isinstance(value, int | float)}
+            self._events.log(numbers)
+            if self._tracker:
+                self._tracker.log(numbers)
 
-    def close(self) -> None:
+    def show(self, step: int, captions: ValidationCaptions) -> None:
+        """Pass the captions of the validation after a step to TensorBoard and the tracker."""
+        if self._enabled:
+            self._events.show(step, captions)
+            if self._tracker:
+                self._tracker.show(step, captions)
+
+    def scores(self, scores: Mapping[str, float]) -> None:
+        """Pass final scores to the tracker."""
+        if self._tracker:
+            self._tracker.scores(scores)
+
+    def close(self, *, done: bool = True) -> None:
+        """Close all; ``done``: whether the run is complete."""
         if self._enabled:
             self._file.close()
-            if self._events:
-                self._events.close()
+            self._events.close()
+            if self._tracker:
+                self._tracker.close(done=done)
 
-    def _add_scalars(self, record: Mapping[str, Any]) -> None:
-        if self._events is None:
-            self._events = _open_events(self._folder / "tensorboard", self._purge_step)
-        for name, value in record.items():
-            if self._events and name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(name, value, record["step"])
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(done=kind is None)
 
 
 def read_records(path: Path | str) -> list[dict[str, Any]]:
@@ -120,13 +153,3 @@ def _drop_partial_line(path: Path) -> None:
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _open_events(folder: Path, purge_step: int | None) -> Any:
-    """A TensorBoard writer; or False, with a printed line, if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        print(f"no TensorBoard events ({error}); metrics.jsonl has the same numbers", flush=True)
-        return False
-    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -140,11 +140,14 @@ class Results:
         fill(page, name, self._table(self._rows()))
 
     def summary(self, beam: int) -> dict[str, float | None]:
-        """Scores, millions of parameters, captions/s in training and images/s in decoding."""
+        """Scores, sizes, speeds, and how long training took."""
         row = next(row for name, row in self._scored()[beam].items() if name != CONSTANT)
-        steps = [record for record in read_records(self.run / METRICS_LOG) if "loss" in record]
+        records = read_records(self.run / METRICS_LOG)
+        steps = [record for record in records if "loss" in record]
         return {
             **row["values"],
+            "epochs": records[-1]["epoch"],
+            "minutes": sum(record["step_s"] for record in steps) / 60,
             "M parameters": self._parameters() / 1e6,
             "captions/s": median(record["captions_per_s"] for record in steps),
             "images/s": row["images_per_s"],

@@ -1,8 +1,10 @@
 """The reward protocol, the registry of rewards, and their weighted sum.
 
 A reward reads **packed** captions, one int64 array (N, 1 + L): image id, then token ids, including
-EOS if the caption ended, then PAD. EOS counts as a word in captions and references; otherwise a
-truncated caption would score as well as a complete one.
+EOS if the caption ended, then PAD. Their images' references are packed in the same way, (M, 1 + L),
+with EOS at the end of each, never clipped, and padded with -1; a word outside the vocabulary has an
+id of V or more, the same in all references and in the document frequency. EOS counts as a word in
+captions and references; otherwise a truncated caption would score as well as a complete one.
 """
 
 from __future__ import annotations
@@ -16,25 +18,25 @@ import numpy.typing as npt
 
 from capdist.config.base import ConfigError
 from capdist.config.registry import Registry
-from capdist.metrics.captions import Captions, Floats, Ints, ReferenceIds, References
+from capdist.metrics.captions import Captions, Floats, Ints, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
 from capdist.vocab import EOS, PAD, Vocabulary
 
 
 class Reward(Protocol):
-    """A picklable function of packed captions."""
+    """A picklable function of packed captions and packed references of their images."""
 
     @property
     def signature(self) -> str:
         """What a score depends on besides captions and references; stored with the scores."""
 
-    def __call__(self, packed: Ints) -> Floats:
+    def __call__(self, packed: Ints, references: Ints) -> Floats:
         """(N,) rewards of (N, 1 + L) packed captions; rows are independent.
 
         Raises:
-            ScoreError: if the array has another shape or type, an image has no references, or an id
-                is not in the vocabulary.
+            ScoreError: if an array has another shape or type, an image has no references, an id is
+                not in the vocabulary, or a reference does not end.
         """
 
 
@@ -42,37 +44,29 @@ class CaptionReward(ABC):
     """A reward that compares a caption with its image's references.
 
     Args:
-        references: token ids of each image's captions, with EOS at the end of each, never clipped;
-            a word outside the vocabulary has an id of V or more, the same in all captions.
         vocabulary: the model's, with V words.
         df: document frequency of the training references, for rewards that need one.
 
     Raises:
-        ScoreError: if an image has no reference, a reference does not end, or ``df`` was counted
-            for another vocabulary.
+        ScoreError: if ``df`` was counted for another vocabulary.
     """
 
-    def __init__(
-        self,
-        references: ReferenceIds | References,
-        vocabulary: Vocabulary,
-        df: DocumentFrequency | None = None,
-    ) -> None:
-        self.references = References.of(references)
-        _check_ends(self.references)
+    def __init__(self, vocabulary: Vocabulary, df: DocumentFrequency | None = None) -> None:
         if df is not None:
             df.require(vocabulary.hash, "the document frequency")
         self.vocabulary_size = len(vocabulary)
 
-    def __call__(self, packed: Ints) -> Floats:
-        return self.score(*unpack(packed, self.vocabulary_size))
+    def __call__(self, packed: Ints, references: Ints) -> Floats:
+        unpacked = References.of_packed(references)
+        _check_ends(unpacked)
+        return self.score(*unpack(packed, self.vocabulary_size), unpacked)
 
     @property
     @abstractmethod
     def signature(self) -> str: ...
 
     @abstractmethod
-    def score(self, image_ids: Ints, captions: Captions) -> Floats:
+    def score(self, image_ids: Ints, captions: Captions, references: References) -> Floats:
         """(N,) rewards of N captions of the images (N,)."""
 
 
@@ -82,10 +76,10 @@ class WeightedSum:
     def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
         self.parts = dict(parts)
 
-    def __call__(self, packed: Ints) -> Floats:
+    def __call__(self, packed: Ints, references: Ints) -> Floats:
         total = np.zeros(len(packed))
         for weight, reward in self.parts.values():
-            total += weight * reward(packed)
+            total += weight * reward(packed, references)
         return total
 
     @property
@@ -100,7 +94,6 @@ registered = _REWARDS.all
 
 def build(
     weights: Mapping[str, float],
-    references: ReferenceIds | References,
     vocabulary: Vocabulary,
     df: DocumentFrequency | None = None,
     where: str = "reward.metrics",
@@ -112,11 +105,9 @@ def build(
         ScoreError: as `CaptionReward`.
     """
     check_names(weights, where)
-    checked = References.of(references)
-    parts = {
-        name: (w, _REWARDS.get(name, where)(checked, vocabulary, df)) for name, w in weights.items()
-    }
-    return WeightedSum(parts)
+    return WeightedSum(
+        {name: (w, _REWARDS.get(name, where)(vocabulary, df)) for name, w in weights.items()}
+    )
 
 
 def check_names(weights: Mapping[str, float], where: str) -> None:

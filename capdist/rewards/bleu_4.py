@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from capdist.metrics.captions import Captions, Floats, Ints
+from capdist.metrics.captions import Captions, Floats, Ints, References
 from capdist.metrics.ngrams import ORDERS, clipped_matches, closest_lengths
 from capdist.rewards.base import CaptionReward, register
 
@@ -28,10 +28,10 @@ class Bleu4(CaptionReward):
     def signature(self) -> str:
         return "bleu_4(eos)"
 
-    def score(self, image_ids: Ints, captions: Captions) -> Floats:
-        indices, lengths = self.references.indices(image_ids), captions.lengths
-        matched = clipped_matches(captions, indices, self.references)
+    def score(self, image_ids: Ints, captions: Captions, references: References) -> Floats:
+        indices, lengths = references.indices(image_ids), captions.lengths
+        matched = clipped_matches(captions, indices, references)
         generated = (lengths[:, None] - np.arange(ORDERS)).clip(min=0)
         precision = ((matched + _TINY) / (generated + _SMALL)).prod(1) ** (1 / ORDERS)
-        ratio = (lengths + _TINY) / (closest_lengths(captions, indices, self.references) + _SMALL)
+        ratio = (lengths + _TINY) / (closest_lengths(captions, indices, references) + _SMALL)
         return precision * np.exp(np.minimum(0.0, 1 - 1 / ratio))

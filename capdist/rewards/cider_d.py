@@ -6,25 +6,23 @@ document frequencies from the split being scored and has no end token.
 
 from __future__ import annotations
 
-from capdist.metrics.captions import Captions, Floats, Ints, ReferenceIds, References
-from capdist.metrics.cider_d import CiderD
+from capdist.metrics.captions import Captions, Floats, Ints, References
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
+from capdist.metrics.ngrams import cider_d, inverse_norms
 from capdist.rewards.base import CaptionReward, register
 from capdist.vocab import EOS, Vocabulary
+
+#: Width of the length penalty, in words.
+SIGMA = 6.0
 
 
 @register("cider_d")
 class CiderDReward(CaptionReward):
     """`capdist.metrics.cider_d.CiderD` with sigma 6; needs ``df``, counted with EOS."""
 
-    def __init__(
-        self,
-        references: ReferenceIds | References,
-        vocabulary: Vocabulary,
-        df: DocumentFrequency | None = None,
-    ) -> None:
-        super().__init__(references, vocabulary, df)
+    def __init__(self, vocabulary: Vocabulary, df: DocumentFrequency | None = None) -> None:
+        super().__init__(vocabulary, df)
         if df is None:
             raise ScoreError("cider_d needs a document frequency; count that of the training set")
         if df.frequency([EOS]) != df.images:
@@ -32,11 +30,13 @@ class CiderDReward(CaptionReward):
                 f"the document frequency has EOS (id {EOS}) in {df.frequency([EOS])} of "
                 f"{df.images} images; count it again with EOS at the end of every reference"
             )
-        self._scorer = CiderD(self.references, df=df)
+        self._table, self._hash = df.table(), df.hash
 
     @property
     def signature(self) -> str:
-        return f"cider_d(sigma={self._scorer.sigma:g}, eos, df={self._scorer.df.hash})"
+        return f"cider_d(sigma={SIGMA:g}, eos, df={self._hash})"
 
-    def score(self, image_ids: Ints, captions: Captions) -> Floats:
-        return self._scorer.score_captions(image_ids, captions)
+    def score(self, image_ids: Ints, captions: Captions, references: References) -> Floats:
+        indices = references.indices(image_ids)
+        norms = inverse_norms(references.captions, self._table)
+        return cider_d(captions, indices, references, norms, self._table, SIGMA)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from capdist.metrics.captions import Captions, Floats, Ints
+from capdist.metrics.captions import Captions, Floats, Ints, References
 from capdist.metrics.subsequence import best_shares
 from capdist.rewards.base import CaptionReward, register
 
@@ -27,8 +27,8 @@ class RougeL(CaptionReward):
     def signature(self) -> str:
         return f"rouge_l(beta={BETA:g}, eos)"
 
-    def score(self, image_ids: Ints, captions: Captions) -> Floats:
-        indices = self.references.indices(image_ids)
-        precision, recall = best_shares(captions, indices, self.references).T
+    def score(self, image_ids: Ints, captions: Captions, references: References) -> Floats:
+        indices = references.indices(image_ids)
+        precision, recall = best_shares(captions, indices, references).T
         denominator = recall + BETA**2 * precision
         return (1 + BETA**2) * precision * recall / np.where(denominator > 0, denominator, 1.0)

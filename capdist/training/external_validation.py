@@ -16,8 +16,8 @@ from capdist.config.run_config import Config
 from capdist.inference.follow import POLL_S, evaluated, read_rows, scores_path
 from capdist.inference.run_folder import BEST, TrainingProgress, step_folders
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
-from capdist.reporting.progress import Progress
 from capdist.training.trainer import Trainer, update_best
+from shards.progress import Progress
 
 
 def follower_scores(config: Config) -> Path:

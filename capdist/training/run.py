@@ -41,6 +41,9 @@ from capdist.reporting.metrics_log import MetricsLog
 from capdist.reporting.report.files import REPORT, RunFiles
 from capdist.reporting.report.page import write_report
 from capdist.signals import StopSignal
+from capdist.tracking.background import BackgroundTracker
+from capdist.tracking.base import find_tracker
+from capdist.tracking.run_tracking import open_tracker
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
 from capdist.training.initial import InitialModel, initial_folder, kept_vocabulary
@@ -133,6 +136,8 @@ class Run:
         Raises:
             ConfigError, ShardError: if they do not.
         """
+        if config.tracking is not None:
+            find_tracker(config.tracking, f"{where}: tracking")
         manifest = load_shards(config.data)
         manifest.split(config.validation.split)
         captions = TrainingCaptions.read(manifest, config.data)
@@ -208,20 +213,28 @@ class Run:
         """Train from the last checkpoint on, or from the beginning."""
         last = find_checkpoint(self.folder, LAST)
         progress = read_progress(last) if last else TrainingProgress()
+        tracker = self.group.agree(self.open_tracker)
         Checkpoints(self.folder, self.group).mark(finished=False)
-        metrics_log = MetricsLog(self.folder, enabled=self.group.first)
-        metrics_log.truncate_after(progress.step, evaluated=progress.consumed == 0)
-        # Also for a rank that the checkpoint has no generator of: not what rank 1 began with.
-        torch.manual_seed(self.config.seed + self.group.ranks.rank + 1000 * progress.step)
-        run = self
-        for number in range(len(self.config.stages)):
-            if number >= progress.stage:
-                progress = run.stage(number, progress, metrics_log)
-            run = run.with_provided(number)
-        metrics_log.close()
+        with MetricsLog(self.folder, enabled=self.group.first, tracker=tracker) as metrics_log:
+            metrics_log.truncate_after(progress.step, evaluated=progress.consumed == 0)
+            # Also for a rank that the checkpoint has no generator of: not what rank 1 began with.
+            torch.manual_seed(self.config.seed + self.group.ranks.rank + 1000 * progress.step)
+            run = self
+            for number in range(len(self.config.stages)):
+                if number >= progress.stage:
+                    progress = run.stage(number, progress, metrics_log)
+                run = run.with_provided(number)
+            metrics_log.scores({f"best_val/{name}": best for name, best in progress.best.items()})
         Checkpoints(self.folder, self.group).mark(finished=True)
         if self.group.first:
             self.conclude(progress)
+
+    def open_tracker(self) -> BackgroundTracker | None:
+        """The run in the service that the config names, on the first rank."""
+        if self.config.tracking is None or not self.group.first:
+            return None
+        config = self.config.model_dump(mode="json", exclude={"schema_"})
+        return open_tracker(self.config.tracking, self.folder, config)
 
     def with_provided(self, number: int) -> Run:
         """The run whose later stages read what a stage predicted, if it did."""
@@ -293,6 +306,7 @@ class Run:
     def batches(self, number: int) -> Batches:
         """The training split as a stage reads it on this rank."""
         stage = self.config.stages[number]
+        reads = stage.reads | (self.model.supervision if stage.supervises else frozenset())
         return training_batches(
             self.manifest,
             self.config.data,
@@ -300,7 +314,8 @@ class Run:
             self.vocab,
             self.group.ranks,
             self.config.seed,
-            grounding="grounding" in stage.reads,
+            grounding="grounding" in reads,
+            reference_ids=self.captions.reference_ids if stage.reads_references else None,
         )
 
 
@@ -310,7 +325,8 @@ def _initialise(
     """A freshly initialised model: the same on every rank, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        dims = Dims(manifest.features.dim, len(vocab), len(manifest.class_names))
+        classes, predicates = len(manifest.class_names), len(manifest.predicates)
+        dims = Dims(manifest.features.dim, len(vocab), classes, predicates)
         return build(config.model, dims, where)
 
 

@@ -22,10 +22,11 @@ from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
 from capdist.metrics.coco import ONE_IMAGE
 from capdist.objectives.base import Objective, ValidationResult, Validator
 from capdist.reporting.metrics_log import MetricsLog
-from capdist.reporting.progress import Progress
+from capdist.reporting.progress import describe_step
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.schedule import rate
+from shards.progress import Progress
 from shards.remote.download import ShardUnavailableError
 from shards.schema import ShardError
 
@@ -104,12 +105,18 @@ class Trainer:
             CheckpointError: if the state can't be saved.
             Stopped: if a signal asked for it; the state is saved.
         """
-        with Progress(self.steps, initial=progress.stage_step, enabled=self.group.first) as bar:
+        with Progress(
+            self.steps,
+            title="training",
+            unit="step",
+            initial=progress.stage_step,
+            enabled=self.group.first,
+        ) as bar:
             while not self.done(progress):
                 for record, after, asked in self.epoch(progress):
                     progress = after
                     self.metrics_log.write(record.to_json())
-                    bar.update(record)
+                    bar.advance(1, describe_step(record))
                     for line in record.lost:
                         bar.say(f"step {record.step}: left out: {line}")
                     self.save_between(progress)
@@ -253,6 +260,8 @@ class Trainer:
             self.metrics_log.write(
                 {"step": progress.step, "epoch": progress.epoch, **found.to_json()}
             )
+            if found.captions:
+                self.metrics_log.show(progress.step, found.captions)
             before = None if best else progress.best[found.name]
             bar.say(f"epoch {progress.epoch}: validation {describe(found, before)}")
         self.save(progress, weights, best=best)

@@ -1,7 +1,8 @@
 """The protocol of reward pools.
 
-Shapes: N hypotheses, L tokens. Hypotheses are packed into one int64 array (N, 1 + L): column 0 is
-the image id, then the tokens including EOS, then PAD.
+Shapes: N hypotheses, M references, L tokens. Hypotheses are packed into one int64 array (N, 1 + L):
+column 0 is the image id, then the tokens including EOS, then PAD. References of their images are
+packed in the same way, (M, 1 + L), with -1 in place of PAD.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from capdist.errors import CapdistError
 
 PackedCaptions = NDArray[np.int64]
 Scores = NDArray[np.float64]
-#: PackedCaptions (N, 1 + L) to one reward per row (N,); rows are independent. Picklable.
-Reward = Callable[[PackedCaptions], Scores]
+#: Packed hypotheses and references to one reward per hypothesis (N,), which does not depend on the
+#: others. Picklable.
+Reward = Callable[[PackedCaptions, PackedCaptions], Scores]
 
 
 class PoolError(CapdistError):
@@ -33,10 +35,10 @@ class Pending:
         self._receive = receive
         self.future: Future[Scores] = Future()
 
-    def compute(self, reward: Reward, packed: PackedCaptions) -> None:
+    def compute(self, reward: Reward, packed: PackedCaptions, references: PackedCaptions) -> None:
         """Score in this thread and set the result."""
         try:
-            self.future.set_result(score(reward, packed))
+            self.future.set_result(score(reward, packed, references))
         except Exception as error:
             self.future.set_exception(error)
 
@@ -55,20 +57,21 @@ class Pending:
 class RewardPool(ABC):
     """Scores packed hypotheses; the scores do not depend on the implementation."""
 
-    def submit(self, packed: PackedCaptions) -> Pending:
+    def submit(self, packed: PackedCaptions, references: PackedCaptions) -> Pending:
         """Start to score (N, 1 + L) int64 hypotheses; N may be 0.
 
         Raises:
             ValueError: for another type or shape.
         """
-        if packed.dtype != np.int64 or packed.ndim != 2 or packed.shape[1] < 1:
-            raise ValueError(
-                f"packed hypotheses are {packed.dtype} {packed.shape}; expected int64 (N, 1 + L)"
-            )
-        return self._submit(packed)
+        for what, array in (("hypotheses", packed), ("references", references)):
+            if array.dtype != np.int64 or array.ndim != 2 or array.shape[1] < 1:
+                raise ValueError(
+                    f"packed {what} are {array.dtype} {array.shape}; expected int64 (N, 1 + L)"
+                )
+        return self._submit(packed, references)
 
     @abstractmethod
-    def _submit(self, packed: PackedCaptions) -> Pending: ...
+    def _submit(self, packed: PackedCaptions, references: PackedCaptions) -> Pending: ...
 
     @abstractmethod
     def close(self) -> None:
@@ -86,8 +89,8 @@ class RewardPool(ABC):
         self.close()
 
 
-def score(reward: Reward, packed: PackedCaptions) -> Scores:
-    """The checked reward of every row: (N, 1 + L) to (N,) float64.
+def score(reward: Reward, packed: PackedCaptions, references: PackedCaptions) -> Scores:
+    """The checked reward of every hypothesis (N, 1 + L): (N,) float64.
 
     Raises:
         ValueError: if a reward is not finite (the message names the image), or there is not one
@@ -95,7 +98,9 @@ def score(reward: Reward, packed: PackedCaptions) -> Scores:
     """
     packed = packed.view()
     packed.flags.writeable = False  # as in Ray's shared memory
-    scores = np.asarray(reward(packed), np.float64)
+    references = references.view()
+    references.flags.writeable = False
+    scores = np.asarray(reward(packed, references), np.float64)
     if scores.shape != packed.shape[:1]:
         raise ValueError(
             f"the reward returned {scores.shape} for {len(packed)} captions; expected one per row"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from capdist.config.run_config import RayConfig
-from capdist.workers.base import PoolError
-from capdist.workers.driver_process import one_line, private_ray_environment
+from capdist.workers.ray_tasks import connect
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,8 @@ def run_tasks(
     """
     if not tasks:
         return
-    ray = _connect(cpus, gpus, cluster)
+    where = f"ray.address {cluster.address}"
+    ray = connect(cpus, gpus, cluster, where, "cpus or gpus of the list")
     try:
         remote = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
         running = {remote.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
@@ -79,38 +77,3 @@ def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> in
             if status:
                 return status
     return 0
-
-
-def _connect(cpus: float, gpus: float, cluster: RayConfig) -> Any:
-    """The ``ray`` module, connected to the cluster or to a private Ray.
-
-    Raises:
-        PoolError: if Ray is not available, or no node is large enough.
-    """
-    where = f"ray.address {cluster.address}"
-    host, colon, port = cluster.address.rpartition(":")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if cluster.address == "local":
-        os.environ |= private_ray_environment()
-    try:
-        if colon:  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), cluster.timeout_s).close()
-        import ray
-
-        ray.init(cluster.address, log_to_driver=False, include_dashboard=False)
-    except Exception as error:
-        raise PoolError(
-            f"{where}: cannot connect to Ray ({one_line(error)}); start it there, correct the "
-            "address, or install Ray: pip install -e '.[train]'"
-        ) from error
-    if not any(
-        node["Alive"]
-        and node["Resources"].get("CPU", 0) >= cpus
-        and node["Resources"].get("GPU", 0) >= gpus
-        for node in ray.nodes()
-    ):
-        ray.shutdown()
-        raise PoolError(
-            f"{where}: no node has {cpus:g} CPUs and {gpus:g} GPUs; lower cpus or gpus of the list"
-        )
-    return ray

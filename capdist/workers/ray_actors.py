@@ -1,6 +1,6 @@
 """Ray actors that hold a reward, and the driver's side of a reward pool.
 
-N hypotheses of L tokens: a call is one packed array (N, 1 + L), its answer one array (N,).
+A call is N packed hypotheses (N, 1 + L) and the references of their images, its answer (N,).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from capdist.workers.driver_process import DriverTask, WorkerCrashError, crash_r
 ATTEMPTS = 3
 #: An actor has one thread and no GPU, whatever its node has.
 ACTOR_ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+#: Hypotheses and references.
+Call = tuple[PackedCaptions, PackedCaptions]
 
 
 class Scorer:
@@ -38,15 +40,15 @@ class Scorer:
         except Exception as error:
             raise PoolError(f"an actor cannot load the reward: {one_line(error)}") from None
 
-    def score(self, packed: PackedCaptions) -> Scores:
-        """(N, 1 + L) to (N,)."""
-        return score(self._reward, packed)
+    def score(self, packed: PackedCaptions, references: PackedCaptions) -> Scores:
+        """(N, 1 + L) and (M, 1 + L) to (N,)."""
+        return score(self._reward, packed, references)
 
 
 def serve(
     task: DriverTask,
     payload: BytesIO,
-    calls: SimpleQueue[PackedCaptions],
+    calls: SimpleQueue[Call],
     send: Callable[[str, Any], None],
 ) -> None:
     """In the driver: send "ready", then "scores" or "raised" for every call in turn."""
@@ -59,7 +61,7 @@ def serve(
     send("ready", None)
     while True:
         try:
-            send("scores", actors.score(calls.get()))
+            send("scores", actors.score(*calls.get()))
         except RayTaskError as error:
             send("raised", (error.cause, str(error)))
 
@@ -102,8 +104,8 @@ class Actors:
         except RayTaskError as error:
             raise error.cause from None
 
-    def score(self, packed: PackedCaptions) -> Scores:
-        """(N, 1 + L) to (N,), each part of the rows by one actor.
+    def score(self, packed: PackedCaptions, references: PackedCaptions) -> Scores:
+        """(N, 1 + L) and (M, 1 + L) to (N,), each part of the N rows by one actor.
 
         Raises:
             RayTaskError: if the reward raised an exception, which is its ``cause``.
@@ -111,7 +113,11 @@ class Actors:
             PoolError: if none comes back in time.
         """
         split = np.array_split(packed, self._request.actors)
-        parts = {i: part for i, part in enumerate(split) if len(part)}
+        parts = {
+            i: (part, references[np.isin(references[:, 0], part[:, 0])])
+            for i, part in enumerate(split)
+            if len(part)
+        }
         scores: dict[int, Scores] = {}
         for attempt in range(ATTEMPTS):
             scores |= self._attempt({i: parts[i] for i in parts.keys() - scores.keys()}, attempt)
@@ -122,7 +128,7 @@ class Actors:
             "captions; check whether their nodes run out of memory"
         )
 
-    def _attempt(self, parts: dict[int, PackedCaptions], number: int) -> dict[int, Scores]:
+    def _attempt(self, parts: dict[int, Call], number: int) -> dict[int, Scores]:
         """The scores of the parts whose actors survive; the other actors are replaced."""
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -133,7 +139,7 @@ class Actors:
         calls, scores = {}, {}
         for i, part in parts.items():
             actor = alive[(i + number) % len(alive)]  # another one at every attempt
-            calls[i] = actor, actor.handle.score.remote(part)
+            calls[i] = actor, actor.handle.score.remote(*part)
         for i, (actor, call) in calls.items():
             try:
                 scores[i] = ray.get(call)

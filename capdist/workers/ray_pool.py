@@ -33,7 +33,7 @@ class RayPool(RewardPool):
         log: Callable[[str], None],
     ) -> None:
         self._reward, self._log, self._lost = reward, log, False
-        self._waiting: deque[tuple[Pending, PackedCaptions]] = deque()
+        self._waiting: deque[tuple[Pending, PackedCaptions, PackedCaptions]] = deque()
         request = ActorRequest(
             rewards.actors,
             rewards.cpus,
@@ -50,13 +50,13 @@ class RayPool(RewardPool):
             self.close()
             raise
 
-    def _submit(self, packed: PackedCaptions) -> Pending:
+    def _submit(self, packed: PackedCaptions, references: PackedCaptions) -> Pending:
         pending = Pending(self._receive)
         if self._lost and not self._driver.failure:
-            pending.compute(self._reward, packed)
+            pending.compute(self._reward, packed, references)
         else:
-            self._driver.send(packed)
-            self._waiting.append((pending, packed))
+            self._driver.send((packed, references))
+            self._waiting.append((pending, packed, references))
         return pending
 
     def close(self) -> None:
@@ -73,8 +73,8 @@ class RayPool(RewardPool):
             self._lost = True
             self._driver.stop()
             while self._waiting:
-                pending, packed = self._waiting.popleft()
-                pending.compute(self._reward, packed)
+                pending, packed, references = self._waiting.popleft()
+                pending.compute(self._reward, packed, references)
             return
         future = self._waiting.popleft()[0].future
         if kind == "scores":

@@ -1,7 +1,7 @@
 """Rewards scored by Ray actors, or in this process.
 
 with open_pool(reward, config.reward, config.ray, print) as pool:
-    pending = pool.submit(packed)   # returns at once; decode the next micro-batch meanwhile
+    pending = pool.submit(packed, references)  # returns at once; decode the next micro-batch
     scores = pending.result()       # (N,) float64
 """
 
@@ -22,7 +22,7 @@ def open_pool(
 
     Args:
         reward: its class must be importable wherever actors run. Actors see its arrays, and the
-            packed captions, read-only.
+            packed captions and references, read-only.
         rewards: the number of actors and the CPUs of each.
         cluster: which Ray runs them.
         log: receives a line for every actor that crashes and for the loss of Ray, when a result is
@@ -42,9 +42,9 @@ class InProcessPool(RewardPool):
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
 
-    def _submit(self, packed: PackedCaptions) -> Pending:
+    def _submit(self, packed: PackedCaptions, references: PackedCaptions) -> Pending:
         pending = Pending(lambda: None)
-        pending.compute(self._reward, packed)
+        pending.compute(self._reward, packed, references)
         return pending
 
     def close(self) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capdist.arguments import positive
-from shards.manifest import Manifest
+
+if TYPE_CHECKING:
+    from shards.manifest import Manifest
 
 PROJECTION = """npz file with arrays mean (D,) and components (D, F), such as PCA, that follows
 the backbone"""

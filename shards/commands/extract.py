@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capdist.arguments import count, positive
 from shards.commands.common import PROJECTION
 from shards.outputs import check_output_folder
+
+if TYPE_CHECKING:
+    from shards.extract import RunChunks
 
 HELP = """Extract the region features of all pictures of a folder. To continue an extraction
 that was stopped, run the same command again."""
@@ -27,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-bad", type=count, default=0, metavar="N", help="leave out at most N bad pictures")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, run_chunks: RunChunks | None = None) -> int:
+    """Extract here, or as ``run_chunks`` does."""
     from shards.extract import check_bad_pictures, extract, unique_names
     from shards.extractors import PictureFeatures
     from shards.pictures import find_pictures
@@ -35,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     check_output_folder(options.out)
     pictures, repeated = unique_names(find_pictures(options.images))
     features = PictureFeatures.open(options.backbone, options.projection)
-    done = extract(features, pictures, options.out, options.batch, options.workers)
+    done = extract(features, pictures, options.out, options.batch, options.workers, run_chunks)
     check_bad_pictures((*repeated, *done.bad), options.max_bad, len(pictures) + len(repeated))
     spec = features.spec
     print(f"{options.out}: {done.done} pictures, {spec.feature_name}, width {spec.dim}")

@@ -21,13 +21,8 @@ _COLUMNS = 6
 
 
 @feature_format("bottom_up_tsv")
-class BottomUpTsv:
+class BottomUpTsv(TsvLines):
     """Features from one TSV file."""
-
-    def __init__(self, path: Path) -> None:
-        self.paths = [path]
-        self._lines = TsvLines(path)
-        self.bad = self._lines.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -35,12 +30,8 @@ class BottomUpTsv:
         is_tsv = path.is_file() and ".tsv" in path.suffixes
         return is_tsv and not (LxmertTsv.accepts(path) or VinvlTsv.accepts(path))
 
-    @property
-    def image_ids(self) -> list[ImageId]:
-        return self._lines.image_ids
-
     def read(self, image_id: ImageId) -> RegionFeatures:
-        where, columns = self._lines.where(image_id), self._lines.columns(image_id)
+        where, columns = self.where(image_id), self.columns(image_id)
         if len(columns) != _COLUMNS:
             raise ShardError(f"{where}: {len(columns)} columns, expected {_COLUMNS}")
         width, height, count = parse_sizes(where, columns[1:4])
@@ -52,5 +43,5 @@ class BottomUpTsv:
             width=width,
             height=height,
             pixels=True,
-            position=self._lines.position(image_id),
+            position=self.position(image_id),
         )

@@ -23,25 +23,16 @@ _COLUMNS = 10
 
 
 @feature_format("lxmert_tsv")
-class LxmertTsv:
+class LxmertTsv(TsvLines):
     """Features from one TSV file."""
-
-    def __init__(self, path: Path) -> None:
-        self.paths = [path]
-        self._lines = TsvLines(path)
-        self.bad = self._lines.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
         """Whether it is a TSV file with ten columns."""
         return len(first_columns(path)) == _COLUMNS
 
-    @property
-    def image_ids(self) -> list[ImageId]:
-        return self._lines.image_ids
-
     def read(self, image_id: ImageId) -> RegionFeatures:
-        where, columns = self._lines.where(image_id), self._lines.columns(image_id)
+        where, columns = self.where(image_id), self.columns(image_id)
         if len(columns) != _COLUMNS:
             raise ShardError(f"{where}: {len(columns)} columns, expected {_COLUMNS}")
         height, width, count = parse_sizes(where, [*columns[1:3], columns[7]])
@@ -55,5 +46,5 @@ class LxmertTsv:
             width=width,
             height=height,
             pixels=True,
-            position=self._lines.position(image_id),
+            position=self.position(image_id),
         )

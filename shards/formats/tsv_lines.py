@@ -13,27 +13,29 @@ import numpy as np
 
 from shards.image_ids import MAX_ID_DIGITS, Entries
 from shards.json_types import ImageId
+from shards.progress import BYTES, Progress
 from shards.schema import Array, ShardError
 
 
 class TsvLines:
-    """The lines of a TSV file, whose first column is the image id.
+    """The lines of a TSV file, whose first column is the image id: the base of such formats.
 
     Attributes:
-        path: of the file.
+        path: of the file, which is all of ``paths``.
         bad: one line for each line without a usable id.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.paths = path, [path]
         #: Line number (from 1), offset and size in bytes, by image id.
         lines = Entries[tuple[int, int, int]](lambda line: f"line {line[0]}")
-        offset = 0
-        with path.open("rb") as file:
+        offset, size, title = 0, path.stat().st_size, f"reading {path.name}"
+        with path.open("rb") as file, Progress(size, title=title, unit=BYTES, inner=True) as bar:
             for number, line in enumerate(file, 1):
                 name = line.split(b"\t", 1)[0].decode(errors="replace")
                 lines.add(f"{path}: {_place(number, offset)}", name, (number, offset, len(line)))
                 offset += len(line)
+                bar.advance(len(line))
         self._lines, self.bad = lines.by_id, lines.bad
 
     @property

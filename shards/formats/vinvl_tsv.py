@@ -33,26 +33,17 @@ _TOLERANCE = 1e-3
 
 
 @feature_format("vinvl_tsv")
-class VinvlTsv:
+class VinvlTsv(TsvLines):
     """Features from one TSV file."""
-
-    def __init__(self, path: Path) -> None:
-        self.paths = [path]
-        self._lines = TsvLines(path)
-        self.bad = self._lines.bad
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
         """Whether it is a TSV file with two or three columns."""
         return len(first_columns(path)) in (2, 3)
 
-    @property
-    def image_ids(self) -> list[ImageId]:
-        return self._lines.image_ids
-
     def read(self, image_id: ImageId) -> RegionFeatures:
-        where, columns = self._lines.where(image_id), self._lines.columns(image_id)
-        position = self._lines.position(image_id)
+        where, columns = self.where(image_id), self.columns(image_id)
+        position = self.position(image_id)
         if len(columns) == 3:
             if not columns[1].isdigit():
                 raise ShardError(f"{where}: number of boxes {columns[1][:40]!r}, expected a number")

@@ -17,13 +17,14 @@ from shards.scenes.detector import REGIONS, WIDTH
 from shards.scenes.difficulty import HARD, PLAIN, Difficulty
 from shards.scenes.draw import draw_picture
 from shards.scenes.grammar import make_captions, to_sentence
+from shards.scenes.predicates import PREDICATES, detect_relations
 from shards.scenes.world import SIDE
 from shards.schema import Sample, ShardError
 
 __all__ = ["SceneSource"]
 
 #: Raised whenever the scenes of a seed change.
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "val", "test")
 #: Image ids of the n-th split start after n times this.
 IDS_PER_SPLIT = 1_000_000
@@ -73,6 +74,11 @@ class SceneSource:
         """The background and the kinds: 24, or 96 of the hard corpus."""
         return self.difficulty.detector.catalogue.class_names
 
+    @property
+    def predicates(self) -> tuple[str, ...]:
+        """Of the relations between regions."""
+        return PREDICATES
+
     def fingerprint(self) -> str:
         """Version and seed, which determine each sample with its id."""
         return f"{self.name}-v{VERSION}-seed{self.seed}"
@@ -89,8 +95,8 @@ class SceneSource:
 
     def _sample(self, split: str, image_id: int) -> Sample:
         # One generator for each part, so that their noise is independent.
-        world, language, vision, tagging = (
-            np.random.default_rng((self.seed, image_id, part)) for part in range(4)
+        world, language, vision, tagging, relating = (
+            np.random.default_rng((self.seed, image_id, part)) for part in range(5)
         )
         difficulty = self.difficulty
         scene = difficulty.sample_scene(world)
@@ -110,4 +116,5 @@ class SceneSource:
             concepts=detect_concepts(scene, tagging, difficulty.detector.catalogue),
             grounding=tuple(phrase for caption in captions for phrase in caption.phrases),
             picture=draw_picture(scene),
+            relations=detect_relations(scene, detections.boxes, relating),
         )

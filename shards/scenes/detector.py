@@ -82,7 +82,7 @@ class Detector:
         objects = scene.objects()
         true_boxes = np.array([normalised(box) for _, box in objects])
         boxes = self.proposals.boxes(rng, true_boxes)
-        overlap = _overlap(boxes, true_boxes) * np.sqrt(visible_shares(scene.entities))
+        overlap = root_iou(boxes, true_boxes) * np.sqrt(visible_shares(scene.entities))
         kinds = [self.catalogue.kinds.index(entity.kind) for entity, _ in objects]
         clean = self.weights.kinds[kinds]
         noisy = clean + rng.normal(0, OBJECT_NOISE, clean.shape)
@@ -145,7 +145,7 @@ HARD = Detector(
 )
 
 
-def _overlap(boxes: Array, true_boxes: Array) -> Array:
+def root_iou(boxes: Array, true_boxes: Array) -> Array:
     """(R, N): the square root of each box's intersection over union with each object."""
     low = np.maximum(boxes[:, None, :2], true_boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], true_boxes[None, :, 2:])

@@ -13,6 +13,7 @@ import pytest
 from capdist.commands.main import COMMANDS, main, new_parser
 from tests.support.processes import ROOT
 
+EXTRACT = ["extract", "--images", "/nowhere", "--backbone", "b", "--out", "o"]
 CAPTION = ["caption", "--out", "c.json", "--run", "r"]
 HEAVY = ("torch", "numpy", "pydantic", "ray", "deepspeed")
 
@@ -70,6 +71,9 @@ def test_deepspeed_may_put_its_option_first(name: str) -> None:
             "--beam: not used with --results, which scores captions that exist",
         ),
         (["evaluate", "--run", "/nowhere"], "/nowhere"),
+        ([*EXTRACT, "--ray", "--workers", "2"], "--workers: processes on this machine; leave"),
+        ([*EXTRACT, "--ray", "--cpus", "0"], "--cpus 0 --gpus 0: expected more than 0 CPUs"),
+        ([*EXTRACT, "--gpus", "1"], "--gpus: not used without --ray"),
         (["results", "--run", "/nowhere"], "/nowhere/config.json: no such file"),
         (["sweep", "/nowhere.json"], "/nowhere.json: no such file"),
     ],
@@ -104,10 +108,14 @@ def test_a_wheel_has_the_package_and_nothing_else(installed: Path) -> None:
     assert folders == {"bin", "capdist", "shards"}
     assert (installed / "capdist" / "py.typed").is_file()
     assert (installed / "shards" / "py.typed").is_file()
-    sources = {file.relative_to(ROOT) for file in (ROOT / "capdist").rglob("*.py")}
-    assert sources == {
-        file.relative_to(installed) for file in (installed / "capdist").rglob("*.py")
-    }
+    for package in ("capdist", "shards"):
+        assert package_files(ROOT, package) == package_files(installed, package)
+
+
+def package_files(root: Path, package: str) -> set[Path]:
+    """The files of a package: code, templates, scripts and styles."""
+    files = {file.relative_to(root) for file in (root / package).rglob("*") if file.is_file()}
+    return {file for file in files if file.suffix != ".md" and "__pycache__" not in file.parts}
 
 
 def test_the_installed_command_runs_anywhere(installed: Path, tmp_path: Path) -> None:

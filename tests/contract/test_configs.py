@@ -22,7 +22,8 @@ FILES = sorted(set(CONFIGS.rglob("*.json")) - {CONFIGS / "schema.json", *SWEEPS}
 def check(config: Config, path: Path) -> None:
     """The model can be built, and every group of an optimizer has parameters in it."""
     with torch.device("meta"):
-        model = build(config.model, Dims(features=8, vocabulary=10, classes=5), str(path))
+        dims = Dims(features=8, vocabulary=10, classes=5, predicates=3)
+        model = build(config.model, dims, str(path))
     for number, stage in enumerate(config.stages):
         check_groups(model, stage.optimizer, f"{path}: stages.{number}.optimizer")
 

@@ -38,17 +38,29 @@ MIA_ROWS: dict[str, dict[str, str | int]] = {
     "start": {"start": "visual", "iterations": 3},
     "once": {"output": "visual", "iterations": 1},
 }
+PROPHET_ROWS: dict[str, dict[str, Any]] = {
+    f"prophet-{span}": {"prophet": {"span": span}} for span in ("word", "phrase")
+}
 #: Up-Down's regions and words where MIA refines them.
 AS_WIDE = {"regions": 12, "embedding": 12}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "glied": GLIED_ROWS,
+    "gcn_lstm": {"semantic": {"graph": "semantic"}},
     "ss_updown": SS_ROWS,
     **{name: {"mia": {"refine": MIA}} for name in HOSTS},
-    "soft_attention": {"state": {"deep_output": False}},
+    "att2in": PROPHET_ROWS,
+    "soft_attention": {"state": {"deep_output": False}, **PROPHET_ROWS},
     "hard_attention": {"state": {"deep_output": False}},
     "spatial_attention": {name: {"refine": MIA | row} for name, row in MIA_ROWS.items()},
+    "gvd": {
+        "unsupervised": {"attention_loss": 0, "grounding_loss": 0, "class_loss": 0},
+        "alone": {"layers": 0},
+        "prophet": {"prophet": {"span": "phrase"}},
+    },
+    "neural_baby_talk": {"unsupervised": {"pointer_loss": 0, "forms": 3}},
     "updown": {
         "embedded": {"regions": 12},
+        **PROPHET_ROWS,
         **{name: {**AS_WIDE, "refine": MIA | row} for name, row in MIA_ROWS.items()},
     },
 }
@@ -173,6 +185,7 @@ def test_reads_exactly_the_members_that_it_needs(section: dict[str, Any]) -> Non
             concept_mask=torch.ones_like(batch.concept_mask),
         ),
         "classes": replace(batch, class_ids=8 - batch.class_ids),
+        "relations": replace(batch, relations=batch.relations.flip(1) * torch.tensor([1, 1, 0])),
     }
     assert model.needs <= set(others)
     for name, other in others.items():
@@ -235,9 +248,17 @@ def test_the_attention_that_stands_for_a_model_is_one_of_its_named_ones(
 
 def test_models_import_only_shared_modules() -> None:
     folder = Path(capdist.models.__path__[0])
-    shared = {"base", "boxes", "layers", "lstm_decoders", "mia", "output"} | {
-        "updown"
-    }  # which others extend
+    shared = {
+        "base",
+        "boxes",
+        "layers",
+        "lstm_decoders",
+        "mia",
+        "objects",
+        "output",
+        "prophet",
+        "x_linear",
+    } | {"updown"}  # which others extend
     for file in folder.glob("[!_]*.py"):
         nodes = ast.walk(ast.parse(file.read_text()))
         sources = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

@@ -11,13 +11,14 @@ import pytest
 
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.document_frequency import DocumentFrequency
-from capdist.rewards.base import CaptionReward, build, registered
+from capdist.rewards.base import build, registered
 from capdist.vocab import EOS, PAD, Vocabulary
 from tests.support.processes import environment
 from tests.support.rewards import (
     VOCABULARY,
     Caption,
     PackedCaptions,
+    Scorer,
     V,
     made_hypotheses,
     made_references,
@@ -35,7 +36,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def reward(name: str) -> CaptionReward:
+def reward(name: str) -> Scorer:
     return make(name, REFERENCES)
 
 
@@ -44,7 +45,7 @@ def packed() -> PackedCaptions:
     return pack(*made_hypotheses(2, REFERENCES))
 
 
-def test_one_finite_number_per_row(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_one_finite_number_per_row(reward: Scorer, packed: PackedCaptions) -> None:
     found = reward(packed)
     assert (found.shape, found.dtype) == ((len(packed),), np.float64)
     assert np.isfinite(found).all()
@@ -53,7 +54,7 @@ def test_one_finite_number_per_row(reward: CaptionReward, packed: PackedCaptions
     assert reward(packed[:, :1]).shape == (len(packed),)
 
 
-def test_rows_are_independent(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_rows_are_independent(reward: Scorer, packed: PackedCaptions) -> None:
     together = reward(packed)
     order = np.random.default_rng(3).permutation(len(packed))
     assert reward(packed[order]).tobytes() == together[order].tobytes()
@@ -61,20 +62,18 @@ def test_rows_are_independent(reward: CaptionReward, packed: PackedCaptions) -> 
     assert np.array(alone).tobytes() == together.tobytes()
 
 
-def test_padding_does_not_change_rewards(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_padding_does_not_change_rewards(reward: Scorer, packed: PackedCaptions) -> None:
     wider = np.pad(packed, ((0, 0), (0, 3)), constant_values=PAD)
     assert reward(wider).tobytes() == reward(packed).tobytes()
 
 
-def test_a_pickled_copy_gives_identical_rewards(
-    reward: CaptionReward, packed: PackedCaptions
-) -> None:
+def test_a_pickled_copy_gives_identical_rewards(reward: Scorer, packed: PackedCaptions) -> None:
     copy = pickle.loads(pickle.dumps(reward))
     assert copy(packed).tobytes() == reward(packed).tobytes()
     assert copy.signature == reward.signature
 
 
-def test_scoring_changes_no_state(reward: CaptionReward, packed: PackedCaptions) -> None:
+def test_scoring_changes_no_state(reward: Scorer, packed: PackedCaptions) -> None:
     before, kept = pickle.dumps(reward), packed.copy()
     first = reward(packed)
     assert pickle.dumps(reward) == before
@@ -98,7 +97,7 @@ def test_a_reference_scores_higher_than_without_its_end_token(name: str) -> None
     assert (ended > cut).all()
 
 
-def test_the_signature_names_the_end_token(reward: CaptionReward, name: str) -> None:
+def test_the_signature_names_the_end_token(reward: Scorer, name: str) -> None:
     assert reward.signature.startswith(f"{name}(")
     assert "eos" in reward.signature
 
@@ -128,9 +127,7 @@ def test_import_does_not_load_torch_or_ray() -> None:
         (pack([1001], [[5, EOS]]), "image 1001 has no references"),
     ],
 )
-def test_invalid_captions_are_refused(
-    reward: CaptionReward, array: PackedCaptions, line: str
-) -> None:
+def test_invalid_captions_are_refused(reward: Scorer, array: PackedCaptions, line: str) -> None:
     with pytest.raises(ScoreError, match=line):
         reward(array)
 
@@ -141,17 +138,40 @@ def test_invalid_captions_are_refused(
         ({3: [[5, EOS]], 4: [[5, EOS], [5]]}, r"image 4: a reference does not end with EOS \(id 2"),
         ({3: [[5, EOS]], 4: [[]]}, r"image 4: a reference does not end with EOS"),
         ({3: [[5, EOS], [6, EOS, PAD]]}, r"image 3: a reference does not end with EOS"),
-        ({3: []}, "image 3 has no reference caption"),
+        (
+            {3: [], 5: [[5, EOS]]},
+            "image 3 has no references among the 1 images that have some",
+        ),
+        ({3: [[5, 2**31, EOS]]}, "a reference has token id 2147483648; expected 0 to 2147483647"),
     ],
 )
 def test_invalid_references_are_refused(
     name: str, references: dict[int, list[Caption]], line: str
 ) -> None:
+    df = DocumentFrequency.count({3: [[EOS]]}, VOCABULARY.hash)
     with pytest.raises(ScoreError, match=line):
-        make(name, references)
+        make(name, references, df)(pack([3], [[5, EOS]]))
+
+
+def test_references_of_another_type_or_shape_are_refused(reward: Scorer) -> None:
+    packed = pack([1], [[5, EOS]])
+    for wrong in (np.zeros(3, np.int64), np.zeros((3, 0), np.int64), np.zeros((1, 2))):
+        with pytest.raises(ScoreError, match=r"packed references are .*; expected int64 \(M, 1"):
+            reward.reward(packed, wrong)
+
+
+def test_references_of_other_images_do_not_change_rewards(
+    reward: Scorer, packed: PackedCaptions
+) -> None:
+    rows = packed[::7]
+    mine = reward.references[np.isin(reward.references[:, 0], rows[:, 0])]
+    assert reward.reward(rows, mine).tobytes() == reward(packed)[::7].tobytes()
+    wider = np.pad(mine[::-1], ((0, 0), (0, 2)), constant_values=-1)
+    in_order = np.argsort(wider[:, 0], kind="stable")
+    np.testing.assert_allclose(reward.reward(rows, wider[in_order]), reward(rows), rtol=1e-12)
 
 
 def test_a_document_frequency_of_another_vocabulary_is_refused(name: str) -> None:
     df = DocumentFrequency.count(REFERENCES, Vocabulary(["other"]).hash)
     with pytest.raises(ScoreError, match=r"document frequency: counted for vocabulary .* again"):
-        build({name: 1.0}, REFERENCES, VOCABULARY, df)
+        build({name: 1.0}, VOCABULARY, df)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from capdist.config.data import DataConfig
 from capdist.config.stage import BatchConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import captioned, check_needs, training_batches
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from capdist.vocab import BOS, EOS, PAD, Vocabulary
 from shards.manifest import Manifest
@@ -25,9 +27,13 @@ from tests.support.shards import WORDS, TinySource, count_words, tiny_sample
 VOCAB = Vocabulary(WORDS)
 
 
+def collate(**changes: Any) -> Collate:
+    return Collate(SampleEncoder(VOCAB, max_words=20, max_concepts=3, **changes))
+
+
 def test_padding_is_outside_the_masks() -> None:
     samples = [tiny_sample(0), tiny_sample(4), tiny_sample(8)]
-    batch = Collate(VOCAB, max_words=20, max_concepts=3)(samples)
+    batch = collate()(samples)
     assert batch.regions.shape == (3, 5, 6)
     assert batch.region_mask.sum(1).tolist() == [1, 5, 4]
     assert batch.concept_mask.sum(1).tolist() == [0, 3, 3]
@@ -40,7 +46,7 @@ def test_padding_is_outside_the_masks() -> None:
 
 def test_tokens_run_bos_words_eos_pad() -> None:
     sample = tiny_sample(4)
-    batch = Collate(VOCAB, 20, 3)([sample, tiny_sample(9)])
+    batch = collate()([sample, tiny_sample(9)])
     words = [VOCAB.id(word) for word in sample.tokens[0]]
     row = batch.tokens[0, 0].tolist()
     assert row[: len(words) + 2] == [BOS, *words, EOS]
@@ -61,7 +67,7 @@ def with_classes(number: int, ids: list[int]) -> Sample:
 
 def test_classes_are_those_of_their_regions() -> None:
     samples = [with_classes(4, [3, 1, 2]), with_classes(1, [0, 4])]
-    batch = Collate(VOCAB, 20, 3, classes=5)(samples)
+    batch = collate(classes=5)(samples)
     assert batch.class_ids.shape == batch.class_probs.shape == (2, 5, 3)
     for i, sample in enumerate(samples):
         assert sample.classes is not None
@@ -74,36 +80,53 @@ def test_classes_are_those_of_their_regions() -> None:
 
 
 def test_classes_without_names_are_dropped() -> None:
-    assert Collate(VOCAB, 20, 3)([with_classes(4, [3])]).class_ids.shape == (1, 5, 0)
-    assert Collate(VOCAB, 20, 3, classes=5)([tiny_sample(4)]).class_ids.shape == (1, 5, 0)
+    assert collate()([with_classes(4, [3])]).class_ids.shape == (1, 5, 0)
+    assert collate(classes=5)([tiny_sample(4)]).class_ids.shape == (
+        1,
+        5,
+        0,
+    )
 
 
 @pytest.mark.parametrize(("ids", "wrong"), [([1, 5], 5), ([-1, 2], -1)])
 def test_class_ids_without_names_are_refused(ids: list[int], wrong: int) -> None:
     samples = [with_classes(4, [0]), with_classes(7, ids)]
     with pytest.raises(ShardError, match=f"sample 0+7: class id {wrong}, expected 0 to 4"):
-        Collate(VOCAB, 20, 3, classes=5)(samples)
+        collate(classes=5)(samples)
 
 
 def test_a_sample_without_its_classes_is_refused() -> None:
     with pytest.raises(ShardError, match=r"sample 0+7: classes\.npy is missing"):
-        Collate(VOCAB, 20, 3, classes=5)([with_classes(4, [0]), tiny_sample(7)])
+        collate(classes=5)([with_classes(4, [0]), tiny_sample(7)])
 
 
 def test_objects_have_the_index_of_their_caption() -> None:
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
     phrases = (Phrase(1, 0, 1, 0, "dog", (left, right)), Phrase(0, 0, 1, 0, "cat", (right,)))
     samples = [replace(tiny_sample(3), grounding=()), replace(tiny_sample(4), grounding=phrases)]
-    batch = Collate(VOCAB, 20, 3)(samples)
+    batch = collate()(samples)
     assert batch.object_captions.tolist() == [[-1, -1, -1], [1, 1, 0]]
     assert batch.objects[1].tolist() == [list(left), list(right), list(right)]
-    assert Collate(VOCAB, 20, 3)(samples[:1]).objects.shape == (1, 0, 4)
+    assert collate()(samples[:1]).objects.shape == (1, 0, 4)
+
+
+def test_objects_have_the_words_and_the_class_of_their_phrase() -> None:
+    box = (0.0, 0.0, 0.5, 1.0)
+    phrases = (
+        Phrase(0, 1, 4, 2, "dog", (box, box)),
+        Phrase(0, 0, 1, 0, "unicorn", (box,)),
+        Phrase(0, 2, 3, 2, "people", ()),
+    )
+    samples = [replace(tiny_sample(4), grounding=phrases), replace(tiny_sample(3), grounding=())]
+    batch = collate(class_names=("background", "dog"))(samples)
+    assert batch.object_words.tolist() == [[[1, 4, 2], [1, 4, 2], [0, 1, 0]], [[0, 0, 0]] * 3]
+    assert batch.object_classes.tolist() == [[1, 1, -1], [-1, -1, -1]]
 
 
 def test_a_sample_without_its_grounding_is_refused() -> None:
     samples = [replace(tiny_sample(4), grounding=()), tiny_sample(7)]
     with pytest.raises(ShardError, match=r"sample 0+7: grounding\.json is missing"):
-        Collate(VOCAB, 20, 3)(samples)
+        collate()(samples)
 
 
 def test_grounding_is_read_only_if_requested(tmp_path: Path) -> None:
@@ -160,7 +183,7 @@ def test_classes_must_have_names(tmp_path: Path) -> None:
 
 
 def test_moving_to_a_device_keeps_all_fields() -> None:
-    batch = Collate(VOCAB, 20, 3)([tiny_sample(3)])
+    batch = collate()([tiny_sample(3)])
     moved = batch.to("cpu")
     assert moved.keys == batch.keys
     assert torch.equal(moved.tokens, batch.tokens)

@@ -17,6 +17,7 @@ from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches
+from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from shards.manifest import Manifest
 from shards.schema import Sample, decode
@@ -83,7 +84,8 @@ def expected(manifest: Manifest) -> Whole:
 def test_the_same_batches_bit_for_bit(
     manifest: Manifest, expected: Whole, reader: str, world: int, workers: int
 ) -> None:
-    plain = Collate(VOCAB, 20, 3, len(manifest.class_names))
+    names = manifest.class_names
+    plain = Collate(SampleEncoder(VOCAB, 20, 3, len(names), names))
     for rank in range(world):
         read = batches(manifest, reader, rank, world, workers, micro=3)
         for epoch in (0, 1):  # in the second, words and checks are remembered

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from capdist.config.base import ConfigError
 from capdist.config.data import DataConfig
+from capdist.data.dataset import captioned
+from capdist.data.mixture import load_shards
 from capdist.data.training_captions import TrainingCaptions
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
-from shards.schema import Sample
+from shards.schema import Sample, ShardError
 from shards.writer import write
 from tests.support.shards import TinySource
 
@@ -76,3 +80,74 @@ def test_captions_that_are_all_clipped_are_refused(shards: Manifest) -> None:
     clipped = replace(read(shards, 1, 1), clipped=5)
     with pytest.raises(ConfigError, match=r"x\.json: data\.max_words: all 5 training captions"):
         clipped.check_ends("x.json")
+
+
+@dataclass(frozen=True)
+class Shifted(TinySource):
+    """Other images than those of `TinySource`."""
+
+    name: str = "shifted"
+
+    def splits(self) -> dict[str, Sequence[int]]:
+        return {
+            name: range(5000 + ids[0], 5000 + ids[-1]) for name, ids in super().splits().items()
+        }
+
+
+def by_reading_all(shards: Manifest, data: DataConfig) -> TrainingCaptions:
+    """The same from all captions in memory, literally."""
+    images = captioned(shards, "train").tokens.values()
+    captions = [caption for image in images for caption in image]
+    words = Counter(word for caption in captions for word in caption)
+    kept = sorted(
+        (word for word in words if words[word] >= data.min_count),
+        key=lambda word: (-words[word], word),
+    )
+    return TrainingCaptions(
+        Vocabulary(kept),
+        data,
+        captions=len(captions),
+        clipped=sum(len(caption) > data.max_words for caption in captions),
+        single=sum(len(caption) == 1 for caption in captions),
+        words=words,
+    )
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("counted", [False, True])
+def test_counts_give_what_reading_all_captions_gives(
+    mixed: bool, counted: bool, tmp_path: Path
+) -> None:
+    for name, source in (("a", TinySource()), ("b", Shifted())):
+        write(source, tmp_path / name, samples_per_shard=9, workers=1)
+        if not counted:
+            (tmp_path / name / "train.counts.npz").unlink()
+    sets = [{"shards": str(tmp_path / "a")}, {"shards": str(tmp_path / "b"), "repeats": 2.0}]
+    for min_count, max_words in ((1, 3), (60, 20), (1000, 2)):
+        data = DataConfig.model_validate(
+            {
+                "shards": sets if mixed else str(tmp_path / "a"),
+                "cache_dir": str(tmp_path / "cache"),
+                "min_count": min_count,
+                "max_words": max_words,
+            }
+        )
+        shards = load_shards(data)
+        found, expected = TrainingCaptions.read(shards, data), by_reading_all(shards, data)
+        assert found.vocab.words == expected.vocab.words
+        assert list(found.lines()) == list(expected.lines())
+        assert found.words.most_common() == expected.words.most_common()
+        assert (found.captions, found.clipped, found.single) == (
+            expected.captions,
+            expected.clipped,
+            expected.single,
+        )
+
+
+def test_an_image_id_of_two_sets_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(TinySource(name=name), tmp_path / name, workers=1)
+    sets = [{"shards": str(tmp_path / name)} for name in ("a", "b")]
+    data = DataConfig.model_validate({"shards": sets, "cache_dir": str(tmp_path / "cache")})
+    with pytest.raises(ShardError, match=r"image id 0 occurs twice in train: .* --id-prefix"):
+        TrainingCaptions.read(load_shards(data), data)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.caption_counts import CaptionCounts, counts_name
 from shards.concept_files import CONCEPTS, ConceptSet, write_concept_file
 from shards.concept_predictor import ConceptPredictor, PredictorFile, parse_predictor
 from shards.concepts import Ridge
@@ -20,7 +21,7 @@ from shards.tar import read_tar
 from shards.writer import write
 from tests.support.samples import NumberSource, make_sample
 
-TAR, INDEX = "train-00000.tar", "train-00000.index.json"
+TAR, INDEX, COUNTS = "train-00000.tar", "train-00000.index.json", counts_name("train")
 #: The tar, but with the checksums of its headers corrected, so that more of it is read.
 TAR_FIXED_CHECKSUMS = "tar with right checksums"
 
@@ -44,7 +45,8 @@ class Targets:
         self.concepts = ConceptSet(folder, "none", {"run": "made"}, 1, {TAR: row})
         self.concepts.save()
         self.concept_file, self.members = row.name, encode(make_sample(2))
-        names = (TAR, INDEX, MANIFEST, CONCEPTS, row.name, PredictorFile.of(predictor).name)
+        predictor_name = PredictorFile.of(predictor).name
+        names = (TAR, INDEX, MANIFEST, CONCEPTS, COUNTS, row.name, predictor_name)
         files = {n: (folder / n).read_bytes() for n in names}
         #: The valid bytes of each file and member.
         self.valid = {**files, TAR_FIXED_CHECKSUMS: files[TAR], **self.members}
@@ -68,6 +70,8 @@ class Targets:
                 sha256 = hashlib.sha256(data).hexdigest()
                 files = {TAR: replace(self.concepts.files[TAR], sha256=sha256)}
                 replace(self.concepts, files=files).read(TAR)
+            elif name == COUNTS:
+                CaptionCounts.load(path).ngrams()
             elif path.suffix == ".npz":
                 parse_predictor(name, data)
             else:

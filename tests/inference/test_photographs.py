@@ -58,6 +58,9 @@ def test_a_caption_says_what_its_words_attended_to(folder: Path) -> None:
     assert found.attention.shape == (len(found.words), 4)
     np.testing.assert_allclose(found.attention.sum(1), 1, atol=1e-5)
     assert found.boxes.tolist()[-1] == [0.5, 0.5, 1, 1]
+    np.testing.assert_array_equal(found.maps["regions/local"], found.attention)
+    assert found.maps["concepts/local"].shape == (len(found.words), len(found.concepts))
+    np.testing.assert_allclose(found.maps["concepts/local"].sum(1), 1, atol=1e-5)
 
 
 def test_a_path_a_text_and_a_picture_are_the_same_photograph(folder: Path) -> None:
@@ -136,6 +139,7 @@ def test_bad_photographs_are_left_out_only_if_they_are_allowed(
     [
         (["--image", "x.jpg", "--features", "f"], "give --run, and one of --image, --shards and"),
         (["--shards", "x"], "no file to write; give --out FILE"),
+        (["--features", "f", "--html", "x.html"], "--html: not used without --image, whose"),
         (["--image", "PHOTO", "--forced", "FORCED"], "other.jpg is not captioned here; remove it"),
     ],
 )

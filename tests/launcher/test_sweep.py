@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from capdist.reporting.kept_runs import read_kept, write_kept
+from capdist.reporting.sweep import Sweep
 from tests.support.processes import Running, launch
 from tests.support.runs import losses, refused
 
@@ -73,6 +75,54 @@ def test_only_runs_whose_config_changed_run_again(finished: Path) -> None:
     assert len(first) * 2 == len(second) * 3
 
 
+def test_runs_kept_beside_the_page_need_no_run_folder(finished: Path, tmp_path: Path) -> None:
+    kept = finished / "runs" / "list"
+    assert sorted(file.name for file in kept.iterdir()) == ["glied-1.json.gz", "glied-2.json.gz"]
+    shutil.copytree(kept, tmp_path / "runs" / "list")
+    shutil.copy(finished / "page.md", tmp_path)
+    rows = {
+        "GLIED": {"config": str(finished / "config.json"), "paper": {"CIDEr": 118.2}},
+        "longer": {
+            "config": str(finished / "config.json"),
+            "set": {"stages.0.epochs": 3},
+            "against": "GLIED",
+        },
+    }
+    # Its runs are where the first sweep's were, of which nothing is left there.
+    moved = (finished / "runs").rename(finished / "moved")
+    try:
+        path = write(tmp_path, finished / "config.json", rows=rows, folder=str(finished / "runs"))
+        page = tmp_path / "page.md"
+        result = launch("sweep.py", str(path), "--only", "2", "--page", str(page))
+        assert result.returncode == 0, result.stderr
+        assert not (finished / "runs" / "glied-1").exists()
+        glied = next(line for line in page.read_text().splitlines() if "| GLIED" in line)
+        first = next(
+            line for line in (finished / "page.md").read_text().splitlines() if "GLIED" in line
+        )
+        assert glied.split("|")[2:] == first.split("|")[2:]
+        assert "| longer − GLIED |" in page.read_text()
+        assert "1 of 4 runs are not finished" in page.read_text()
+        shutil.rmtree(finished / "runs")
+    finally:
+        moved.rename(finished / "runs")
+
+
+def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path) -> None:
+    assert "SPICE" not in (finished / "page.md").read_text()
+    kept = finished / "runs" / "list" / "glied-1.json.gz"
+    run = read_kept(kept)
+    assert run is not None
+    run["summary"] |= {"SPICE": 12.3, "SPICE Color": 4.5}
+    (tmp_path / "page.md").write_text("<!-- results:list --><!-- /results -->")
+    write_kept(tmp_path / "runs" / "list" / kept.name, run)
+    path = write(tmp_path, finished / "config.json", seeds=[1], folder=str(finished / "runs"))
+    sweep = Sweep.load(path, tmp_path / "page.md")
+    assert "  12.3 " in sweep.table()
+    assert sweep.rows()["GLIED"]["SPICE Color"] == 4.5
+    assert {"SPICE", "SPICE Color"} <= set(sweep.columns)
+
+
 def test_a_killed_sweep_resumes_its_runs(finished: Path, tmp_path: Path) -> None:
     path = write(tmp_path, finished / "config.json", seeds=[2])
     process = Running("sweep.py", str(path))
@@ -117,6 +167,10 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
     [
         ({"row": {}}, "list.json: row: unknown key"),
         ({"rows": {"a": {"config": "none.json"}}}, "none.json: no such file"),
+        (
+            {"rows": {"a": {"config": "none.json", "against": "b"}}},
+            "list.json: rows.a.against: no row 'b'; known rows: a",
+        ),
         ({"rows": {"a": {"zzz": 1}}}, "zzz: unknown key; known here: rows.config, rows.set, rows"),
         ({"set": {"stages.0.epoch": 1}}, "did you mean"),
         ({"cpus": 10000}, "no node has 10000 CPUs"),

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shards.manifest import Manifest
 from shards.writer import write
@@ -31,7 +32,9 @@ def test_a_run_writes_its_documented_files(config: Path, tmp_path: Path) -> None
     for name in ("config.json", "vocab.json", "versions.json"):
         assert (run / name).is_file()
     assert len(list((run / "captions").glob("val-*.json"))) == 2
-    assert list((run / "tensorboard").iterdir())
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert events.Tags()["images"] == [f"val/{image}" for image in range(1000, 1004)]
+    assert [image.step for image in events.Images("val/1000")] == [4, 8]
     assert "trained 8 steps" in result.stdout
     assert '"name":"loss","steps":[1,2,3,4,5,6,7,8]' in (run / "report.html").read_text()
 

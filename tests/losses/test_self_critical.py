@@ -19,8 +19,8 @@ from tests.support.decoding import INNER, V, batch_of, make
 from tests.support.models import B
 
 WORDS = 3
-#: A model whose captions share a cache, one with a carried state, and one that reads them at once.
-LEARNERS = ("glied", "ss_updown", "nic")
+#: Models whose captions share a cache, have a carried state, one that grows, or are read at once.
+LEARNERS = ("glied", "ss_updown", "cavp", "nic")
 
 
 def with_captions(batch: Batch, tokens: Tensor) -> Batch:

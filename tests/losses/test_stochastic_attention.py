@@ -15,6 +15,7 @@ from capdist.losses.stochastic_attention import stochastic_loss
 from capdist.models.base import Dims
 from capdist.models.soft_attention import HardAttention, HardAttentionConfig
 from capdist.vocab import BOS, EOS, PAD
+from capdist.words import Words
 from tests.support.models import make_batch
 
 #: One caption of two targets, which look at one of three regions each.
@@ -60,11 +61,13 @@ def exact(entropy: float) -> Tensor:
     every = torch.tensor([(*s, 0) for s in product(range(REGIONS), repeat=WORDS)])
     m.choices, m.looked = every, 0
     images = batch(len(every))
-    drawn = m.draw(m.encode(images), images.inputs, torch.zeros(len(every), dtype=torch.bool))
-    log_p = drawn.logits.log_softmax(-1).gather(-1, images.targets[..., None])[:, 0, :WORDS, 0]
-    p = drawn.log_choice[:, 0, :WORDS].sum(-1).exp()
+    words = Words.all(images.inputs)
+    drawn = m.draw(m.encode(images), words, torch.zeros(len(every), dtype=torch.bool))
+    logits, log_choice = words.pad(drawn.logits), words.pad(drawn.log_choice)
+    log_p = logits.log_softmax(-1).gather(-1, images.targets[..., None])[:, 0, :WORDS, 0]
+    p = log_choice[:, 0, :WORDS].sum(-1).exp()
     assert p.sum().item() == pytest.approx(1, abs=1e-5)
-    bonus = drawn.entropy[:, 0, :WORDS].sum(-1)
+    bonus = words.pad(drawn.entropy)[:, 0, :WORDS].sum(-1)
     return -gradient((p * log_p.sum(-1)).sum() + entropy * (p.detach() * bonus).sum(), m)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
-from capdist.models.gcn_lstm import GcnLstm, SpatialGraph, spatial_relations
+from capdist.models.gcn_lstm import GcnLstm, Graph, semantic_relations, spatial_relations
 from tests.support.equations import roughened
 from tests.support.models import DIMS, make_batch, small
 
@@ -54,7 +55,7 @@ def test_far_boxes_and_padding_have_no_edge() -> None:
     assert not spatial_relations(boxes, mask).any()
 
 
-def mixed(m: SpatialGraph, v: list[Tensor], labels: Tensor) -> list[Tensor]:
+def mixed(m: Graph, v: list[Tensor], labels: Tensor) -> list[Tensor]:
     """Eq. 4 and 5, edge by edge."""
     rows = []
     for i in range(len(v)):
@@ -71,13 +72,31 @@ def mixed(m: SpatialGraph, v: list[Tensor], labels: Tensor) -> list[Tensor]:
     return rows
 
 
-def test_mixed_regions_equal_the_papers_equations() -> None:
-    model = build(small("gcn_lstm", regions=12), DIMS).eval()
+def test_semantic_labels_are_the_predicates() -> None:
+    labels = semantic_relations(make_batch().relations, 5)
+    edges = {(0, 0, 1): 2, (0, 1, 0): 4, (0, 4, 2): 1, (2, 2, 0): 3}
+    expected = torch.zeros(3, 5, 5, dtype=torch.long)
+    for place, predicate in edges.items():
+        expected[place] = predicate
+    assert torch.equal(labels, expected)
+
+
+def test_a_semantic_graph_needs_predicates() -> None:
+    with pytest.raises(ConfigError, match="the shards have no predicates"):
+        build({"name": "gcn_lstm", "graph": "semantic"}, Dims(7, 23))
+
+
+@pytest.mark.parametrize("graph", ["spatial", "semantic"])
+def test_mixed_regions_equal_the_papers_equations(graph: str) -> None:
+    model = build(small("gcn_lstm", regions=12, graph=graph), DIMS).eval()
     assert isinstance(model, GcnLstm)
     roughened(model)
     batch = make_batch()
     boxes = torch.cat([0.7 * batch.boxes[..., :2], 0.7 * batch.boxes[..., :2] + 0.3], -1)
-    labels = spatial_relations(boxes, batch.region_mask)
+    if graph == "spatial":
+        labels = spatial_relations(boxes, batch.region_mask)
+    else:
+        labels = semantic_relations(batch.relations, boxes.shape[1])
     assert len(labels.unique()) > 4
     regions = torch.randn(*batch.region_mask.shape, 12)
     with torch.inference_mode():

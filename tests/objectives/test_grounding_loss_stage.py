@@ -42,6 +42,27 @@ def test_ranks_and_accumulation_change_nothing(grounded: Manifest, tmp_path: Pat
         assert found[0]["gradient"] < 1e-6
 
 
+def test_ranks_and_accumulation_change_nothing_of_a_models_own_losses(
+    grounded: Manifest, tmp_path: Path
+) -> None:
+    sizes = small("gvd", dropout=0.0, regions=12, heads=3, location=5, layers=0)
+    losses = ("attention_loss", "grounding_loss", "class_loss")
+    model = {**sizes, **dict.fromkeys(losses, MU), "iou": 0.1, "prophet": {"span": "phrase"}}
+    off = {**sizes, **dict.fromkeys(losses, 0)}
+    root = grounded.root
+
+    def described(micro: int, **more: Any) -> dict[str, Any]:
+        return run(root, micro, **{"model": model, "stage": {}, **more})
+
+    bare, expected, uneven = take(
+        tmp_path, 1, [described(16, model=off), described(16), described(3)]
+    )
+    assert loss_difference(bare, expected) > 0.05
+    for found in (uneven, *take(tmp_path, 2, [described(8), described(3, **zero(2))])):
+        assert loss_difference(found, expected) < 1e-6
+        assert found[0]["gradient"] < 1e-6
+
+
 def test_the_objective_is_the_sum_of_both() -> None:
     torch.manual_seed(3)
     model, batch = build(MODEL, DIMS), make_batch()

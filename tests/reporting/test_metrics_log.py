@@ -1,11 +1,14 @@
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from capdist.reporting.metrics_log import METRICS_LOG, MetricsLog, MetricsLogError, read_records
+from capdist.tracking.base import ShownImage, ValidationCaptions
 
 
 def steps(path):
@@ -105,3 +108,22 @@ def test_without_tensorboard_one_line_is_printed_and_the_log_is_written(tmp_path
     )
     assert result.stdout.count("no TensorBoard events") == 1
     assert steps(tmp_path / METRICS_LOG) == [1, 2]
+
+
+def test_tensorboard_has_captions_and_pictures(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    drawn = io.BytesIO()
+    Image.new("RGB", (5, 4), (10, 20, 30)).save(drawn, "PNG")
+    shown = [ShownImage(7, "a dog", drawn.getvalue()), ShownImage("x|y", "a | cat", None)]
+    captions = ValidationCaptions("val", {7: "a dog", "x|y": "a | cat"}, shown)
+    with MetricsLog(tmp_path) as log:
+        log.show(3, captions)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["images"] == ["val/7"]
+    (image,) = events.Images("val/7")
+    assert (image.step, image.width, image.height) == (3, 5, 4)
+    assert Image.open(io.BytesIO(image.encoded_image_string)).getpixel((0, 0)) == (10, 20, 30)
+    (text,) = events.Tensors("val/captions/text_summary")
+    assert text.step == 3
+    (table,) = text.tensor_proto.string_val
+    assert table.decode().splitlines()[2:] == ["| 7 | a dog |", "| x\\|y | a \\| cat |"]

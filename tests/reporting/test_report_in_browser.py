@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from capdist.reporting.report.looks import Look, read_looks
-from tests.support.browser import chromium, resize, serious_faults
+from tests.support.browser import chromium, css, hover, resize, serious_faults, until
 
 #: Regions that are drawn have at least this share of the largest weight.
 FAINTEST = 0.2
@@ -34,29 +34,10 @@ def opened(driver: Any, page: Path) -> Iterator[Any]:
     assert driver.get_log("browser") == []
 
 
-def css(driver: Any, selector: str) -> list[Any]:
-    found: list[Any] = driver.find_elements("css selector", selector)
-    return found
-
-
-def hover(driver: Any, target: Any) -> None:
-    from selenium.webdriver import ActionChains
-
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
-    ActionChains(driver).move_to_element(target).perform()
-
-
 def press(driver: Any, key: str) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     ActionChains(driver).send_keys(getattr(Keys, key)).perform()
-
-
-def until(driver: Any, done: Callable[[], bool]) -> None:
-    """Wait for what the browser does in its own time."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(driver, 20).until(lambda _: done())
 
 
 def images(driver: Any) -> list[int]:

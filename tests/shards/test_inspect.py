@@ -78,6 +78,7 @@ def test_description_has_everything() -> None:
         "  mean 1.000, standard deviation 1.871, minimum -1.000, maximum 4.000, zeros 25.0%",
         "boxes: the first 1",
         "  0  middle left (x 0% to 50%, y 25% to 100%): dog 0.75, cat 0.25",
+        "relations (subject, object, predicate): none",
         "grounding: 1 phrases",
         "  caption 0: 'a dog', head 'dog', class dog: middle left (x 0% to 50%, y 25% to 100%)",
     ]

@@ -17,7 +17,10 @@ import fsspec
 import pytest
 
 import shards.remote.remote_file
+from shards.atomic import write_json
+from shards.caption_counts import CaptionCounts
 from shards.concept_files import ConceptSet, write_concept_file
+from shards.count_captions import find_counts
 from shards.manifest import MANIFEST, Manifest
 from shards.remote.cache import Cache
 from shards.remote.download import RetryPolicy, ShardUnavailableError
@@ -105,6 +108,34 @@ def test_the_concept_predictor_is_downloaded_and_checked(cache: Cache, tmp_path:
         shutil.rmtree(cache.folder)
         with pytest.raises(ShardUnavailableError, match=made.tar_predictor.name):
             Manifest.load(server.url, cache).read_predictor()
+
+
+def test_counts_of_captions_are_downloaded_in_place_of_the_captions(
+    tiny: Manifest, server: Server, cache: Cache
+) -> None:
+    counts = find_counts(Manifest.load(server.url, cache), "train", cache)
+    assert counts
+    assert counts.count_words() == CaptionCounts.load(tiny.root / "train.counts.npz").count_words()
+    asked = server.count()
+    assert asked["train.counts.npz"] == 1
+    assert not [name for name in asked if name.endswith(".tar")]
+
+
+def test_captions_of_a_set_without_counts_are_counted_once(
+    tiny: Manifest, cache: Cache, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny.root, tmp_path / "old")
+    write_json(tmp_path / "old" / MANIFEST, replace(tiny, counts=None).to_json())
+    with serving(tmp_path / "old") as server:
+        first = find_counts(Manifest.load(server.url, cache), "train", cache)
+        asked = server.count()
+        again = find_counts(Manifest.load(server.url, cache), "train", cache)
+        assert first
+        assert again
+        assert first.count_words() == again.count_words()
+        assert {n: c for n, c in server.count().items() if n.endswith(".tar")} == {
+            shard.name: asked[shard.name] for shard in tiny.split("train")
+        }
 
 
 @pytest.mark.parametrize("faults", [["503", "503"], ["drop"], ["drop", "503"]])

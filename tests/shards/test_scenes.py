@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from shards.scenes import SceneSource
-from shards.scenes.world import KINDS
+from shards.scenes.layout import sample_scene
+from shards.scenes.predicates import PREDICATES, detect_relations
+from shards.scenes.relations import relation
+from shards.scenes.world import KINDS, normalised
 from shards.schema import Sample, ShardError, encode
 from shards.writer import write
 
@@ -150,3 +153,18 @@ def test_source_is_picklable_and_can_be_written(tmp_path) -> None:
 def test_invalid_arguments_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ShardError, match=message):
         SceneSource(**arguments)
+
+
+def test_relations_are_mostly_true_and_sometimes_wrong() -> None:
+    right = wrong = 0
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        scene = sample_scene(rng)
+        boxes = np.array([normalised(box) for _, box in scene.objects()])
+        entities = [entity for entity, _ in scene.objects()]
+        for subject, other, predicate in detect_relations(scene, boxes, rng).tolist():
+            assert subject != other
+            a, b = entities[subject], entities[other]
+            true = a is not b and relation(a, b) == PREDICATES[predicate - 1]
+            right, wrong = right + true, wrong + (not true)
+    assert 0.5 < right / (right + wrong) < 0.9

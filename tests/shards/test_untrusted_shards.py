@@ -57,8 +57,11 @@ def test_valid_files_are_read(targets: Targets) -> None:
 
 @few_examples
 @given(draw=st.data())
-def test_corrupted_predictors_are_read_or_refused(targets: Targets, draw: st.DataObject) -> None:
-    (name,) = (name for name in targets.valid if name.endswith(".npz"))
+@pytest.mark.parametrize("ending", ["counts.npz", ".npz"])
+def test_corrupted_arrays_are_read_or_refused(
+    ending: str, targets: Targets, draw: st.DataObject
+) -> None:
+    name = next(name for name in sorted(targets.valid) if name.endswith(ending))
     with memory_limit(), suppress(ShardError):
         targets(name, draw.draw(corrupted(targets.valid[name])))
 

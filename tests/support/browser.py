@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,25 @@ def resize(driver: Any, width: int, height: int) -> None:
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
     )
+
+
+def css(driver: Any, selector: str) -> list[Any]:
+    found: list[Any] = driver.find_elements("css selector", selector)
+    return found
+
+
+def hover(driver: Any, target: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
+    ActionChains(driver).move_to_element(target).perform()
+
+
+def until(driver: Any, done: Callable[[], bool]) -> None:
+    """Wait for what the browser does in its own time."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(driver, 20).until(lambda _: done())
 
 
 def serious_faults(driver: Any) -> list[str]:

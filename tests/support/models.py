@@ -10,7 +10,7 @@ from capdist.batch import Batch
 from capdist.models.base import Dims, registered
 from capdist.vocab import BOS
 
-DIMS = Dims(features=7, vocabulary=23, classes=9)
+DIMS = Dims(features=7, vocabulary=23, classes=9, predicates=4)
 B, S, R, A, L, T = 3, 2, 5, 4, 6, 3
 GLIED_ROWS = {
     "base": {"global_visual": False, "global_attribute": False, "local": False},
@@ -55,4 +55,19 @@ def make_batch() -> Batch:
         tokens=tokens,
         objects=torch.rand(B, 4, 4, generator=generator),
         object_captions=torch.tensor([[0, 0, 1, 1], [1, 0, -1, -1], [-1, -1, -1, -1]]),
+        object_words=torch.tensor(
+            [
+                [[0, 2, 1], [2, 4, 3], [1, 2, 1], [1, 2, 1]],
+                [[0, 3, 2], [3, 5, 4], [0, 0, 0], [0, 0, 0]],
+                [[0, 0, 0]] * 4,
+            ]
+        ),
+        object_classes=torch.tensor([[3, 1, -1, 8], [0, 8, -1, -1], [-1, -1, -1, -1]]),
+        relations=torch.tensor(
+            [
+                [[0, 1, 2], [1, 0, 4], [4, 2, 1]],
+                [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
+                [[2, 0, 3], [0, 0, 0], [0, 0, 0]],
+            ]
+        ),
     )

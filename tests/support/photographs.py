@@ -83,11 +83,12 @@ def annotated(folder: Path) -> list[str]:
 
 
 def photograph_shards(folder: Path, **settings: object) -> Manifest:
-    """Shards built from the photographs by `Quarters`."""
-    settings = {"images": str(folder / "photographs"), "concepts": 3, **settings}
+    """Shards built from the photographs, by `Quarters` if no other backbone is given."""
+    defaults = {"images": str(folder / "photographs"), "concepts": 3, "backbone": QUARTERS}
+    settings = {**defaults, **settings}
     if not (folder / "photographs").exists():
         write_photographs(folder / "photographs")
-    config = BuildConfig(annotated(folder), (), backbone=QUARTERS, **settings)  # type: ignore[arg-type]
+    config = BuildConfig(annotated(folder), (), **settings)  # type: ignore[arg-type]
     return build_shards(config, folder / "shards", workers=1)
 
 

@@ -14,7 +14,7 @@ from capdist.config.run_config import RayConfig
 from capdist.workers.base import PackedCaptions, RewardPool, Scores
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
-from tests.support.toy_reward import SLOW, captions
+from tests.support.toy_reward import SLOW, captions, references
 
 #: Time limit of what must succeed, however busy the machine is.
 PATIENT_S = 60.0
@@ -29,7 +29,7 @@ def in_process(packed: PackedCaptions, folder: Path = Path()) -> Scores:
     with open_pool(
         toy_reward.toy(folder, seconds=0), RewardConfig(actors=0), RayConfig(), print
     ) as pool:
-        return pool.submit(packed).result()
+        return pool.submit(packed, references(packed)).result()
 
 
 def until(happened: Callable[[], Any]) -> None:
@@ -49,7 +49,7 @@ def slow(rows: int) -> PackedCaptions:
 def compare(pool: RewardPool) -> None:
     """The pool's scores equal in-process ones bit for bit, for any rows and order of results."""
     calls = [captions(rows) for rows in (0, 1, 2, 3, 4, 7, 50, 6000)]
-    pending = [pool.submit(call) for call in calls]
+    pending = [pool.submit(call, references(call)) for call in calls]
     for call, one in reversed(list(zip(calls, pending, strict=True))):
         assert one.result().tobytes() == in_process(call).tobytes()
         assert one.result().dtype == np.float64

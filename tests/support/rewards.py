@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from capdist.metrics.captions import Floats
 from capdist.metrics.document_frequency import DocumentFrequency
-from capdist.rewards.base import CaptionReward, registered
+from capdist.rewards.base import Reward, registered
 from capdist.vocab import EOS, PAD, Vocabulary
 
 VOCABULARY = Vocabulary([f"w{i}" for i in range(4, 20)])
@@ -53,6 +56,32 @@ def pack(images: list[int], captions: list[Caption]) -> PackedCaptions:
     return np.array(rows, np.int64).reshape(len(rows), 1 + width)
 
 
-def make(name: str, references: dict[int, list[Caption]]) -> CaptionReward:
-    df = DocumentFrequency.count(references, VOCABULARY.hash)
-    return registered()[name](references, VOCABULARY, df)
+def pack_references(references: dict[int, list[Caption]]) -> PackedCaptions:
+    rows = [(image, caption) for image, captions in references.items() for caption in captions]
+    packed = np.full((len(rows), 1 + max(len(caption) for _, caption in rows)), -1, np.int64)
+    for row, (image, caption) in zip(packed, rows, strict=True):
+        row[: 1 + len(caption)] = [image, *caption]
+    return packed
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A reward with the references of all images."""
+
+    reward: Reward
+    references: PackedCaptions
+
+    @property
+    def signature(self) -> str:
+        return self.reward.signature
+
+    def __call__(self, packed: PackedCaptions) -> Floats:
+        return self.reward(packed, self.references)
+
+
+def make(
+    name: str, references: dict[int, list[Caption]], df: DocumentFrequency | None = None
+) -> Scorer:
+    """A registered reward; by default with the references' own document frequency."""
+    df = df or DocumentFrequency.count(references, VOCABULARY.hash)
+    return Scorer(registered()[name](VOCABULARY, df), pack_references(references))

@@ -38,6 +38,7 @@ def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
         classes=classes,
         concepts=(("dog", 0.9), ("runs", 0.5)),
         grounding=(Phrase(0, 0, 2, 1, "dog", ((0.0, 0.25, 0.5, 1.0),)),),
+        relations=np.array([(n, 0, 1) for n in range(1, count)], np.int16).reshape(-1, 3),
     )
 
 
@@ -52,6 +53,7 @@ class NumberSource:
     name: str = "numbers"
     features: FeatureSpec = FEATURES
     class_names: tuple[str, ...] = ("cat", "dog")
+    predicates: tuple[str, ...] = ("on",)
 
     def fingerprint(self) -> str:
         return "numbers-v1"

@@ -67,7 +67,7 @@ def make_objective(run: Config) -> CrossEntropy:
 def read(run: Config, ranks: Ranks) -> Batches:
     manifest = Manifest.load(run.data.shards)
     vocab, stage = count_words(manifest, 1), run.stages[0]
-    grounding = stage.grounding is not None
+    grounding = "grounding" in stage.reads | make_objective(run).model.supervision
     return training_batches(manifest, run.data, stage.batch, vocab, ranks, 1, grounding=grounding)
 
 

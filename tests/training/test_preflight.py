@@ -123,6 +123,11 @@ def test_words_that_no_caption_can_have_are_refused(
         ),
         (GLIED, {"grounding": {}}, r"^x\.json: stages\.0\.grounding needs a model that predicts"),
         (
+            {"name": "att2in", "width": 4, "attention": 4, "prophet": {"span": "phrase"}},
+            {},
+            r"^x\.json: stages\.0: .*: its samples have no grounding, which the losses of",
+        ),
+        (
             GLIED,
             {"optimizer": {"lr": 0.1, "groups": [{"match": "nothing.*"}]}},
             r"^x\.json: stages\.0\.optimizer\.groups\.0: 'nothing\.\*' matches none",

@@ -96,7 +96,7 @@ from tests.support.pools import slow
 folder = Path(sys.argv[1])
 pool = open_pool(toy_reward.toy(folder), RewardConfig(), RayConfig(), print)
 assert "ray" not in sys.modules
-pool.submit(slow(500)).result()
+pool.submit(slow(500), toy_reward.references(slow(500))).result()
 """
 
 
@@ -162,7 +162,7 @@ def test_two_private_rays_are_isolated_and_end_with_their_trainers(
         logged: list[str] = []
         with open_pool(toy_reward.toy(tmp_path), rewards, at("local", 5), logged.append) as pool:
             ask = np.array([[toy_reward.PID, 0]])
-            mine = int(pool.submit(ask).result()[0])
+            mine = int(pool.submit(ask, toy_reward.references(ask)).result()[0])
             until(lambda: list(tmp_path.glob("[0-9]*")))
             other = int(next(tmp_path.glob("[0-9]*")).name)
             sessions = [os.getsid(mine), os.getsid(other)]
@@ -175,7 +175,10 @@ def test_two_private_rays_are_isolated_and_end_with_their_trainers(
             until(lambda: not theirs.exists())
             compare(pool)
             packed = slow(20)  # takes longer than Ray survives without its head node
-            pending, queued = pool.submit(packed), pool.submit(captions(5))
+            pending, queued = (
+                pool.submit(packed, toy_reward.references(packed)),
+                pool.submit(captions(5), toy_reward.references(captions(5))),
+            )
             until(lambda: (tmp_path / str(mine)).exists())
             (head,) = (pid for pid in processes(sessions[0]) if command(pid) == "gcs_server")
             os.kill(head, signal.SIGKILL)
@@ -188,5 +191,5 @@ def test_two_private_rays_are_isolated_and_end_with_their_trainers(
         assert line.startswith("ray.address local: Ray exited; ")
         assert line.endswith("; the trainer scores the rewards itself from now on")
         with pytest.raises(PoolError, match="closed"):
-            pool.submit(ask).result()
+            pool.submit(ask, toy_reward.references(ask)).result()
     assert capfd.readouterr() == ("", "")

@@ -17,7 +17,7 @@ from capdist.workers.base import PoolError
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
 from tests.support.pools import at, compare, in_process, slow, until
-from tests.support.toy_reward import DEADLY, captions
+from tests.support.toy_reward import DEADLY, captions, references
 
 
 class Three:
@@ -32,7 +32,7 @@ class Three:
     def pids(self) -> set[float]:
         """The processes that score, one row each."""
         ask = np.array([[toy_reward.PID, 0]] * 3)
-        return set(self.pool.submit(ask).result())
+        return set(self.pool.submit(ask, references(ask)).result())
 
     def busy(self) -> list[int]:
         """The processes that are scoring a slow call."""
@@ -63,7 +63,7 @@ def test_in_process_scores_equal_hand_computed_ones(tmp_path: Path) -> None:
         toy_reward.Toy(weights, tmp_path), RewardConfig(actors=0), RayConfig(), print
     ) as pool:
         packed = np.array([[1, 3, 2, 0], [2, 1, 1, 1]])
-        assert pool.submit(packed).result().tolist() == [9.0, 4.5]
+        assert pool.submit(packed, references(packed)).result().tolist() == [10.0, 6.5]
         assert packed.flags.writeable
 
 
@@ -73,7 +73,8 @@ def test_three_actors_equal_the_in_process_pool(three: Three) -> None:
 
 def test_actors_share_read_only_memory_with_one_thread_and_no_gpu(three: Three) -> None:
     facts = np.tile(np.arange(toy_reward.PID, toy_reward.IMAGES), 3)
-    scores = three.pool.submit(np.stack([facts, facts * 0], 1)).result().reshape(3, -1)
+    asked = np.stack([facts, facts * 0], 1)
+    scores = three.pool.submit(asked, references(asked)).result().reshape(3, -1)
     pids, inodes, writable, threads, gpus = scores.T
     assert len(set(pids)) == 3
     assert len(set(inodes)) == 1
@@ -94,13 +95,15 @@ def test_exceptions_of_the_reward_are_raised_by_result(three: Three, tmp_path: P
         open_pool(toy_reward.toy(tmp_path), RewardConfig(actors=0), at(""), print),
     ):
         for packed, kind in ((unknown, ValueError), (nan, ValueError), (outside, IndexError)):
-            pending = pool.submit(packed)
+            pending = pool.submit(packed, references(packed))
             with pytest.raises(kind) as raised:
                 pending.result()
             assert type(raised.value) is kind
             messages.setdefault(str(raised.value), []).append(pool)
         with pytest.raises(ValueError, match=r"float64 \(3,\); expected int64 \(N, 1 \+ L\)"):
-            pool.submit(np.zeros(3))  # type: ignore[arg-type]
+            pool.submit(np.zeros(3), references(captions(1)))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"references are float64 \(3,\); expected int64"):
+            pool.submit(captions(1), np.zeros(3))  # type: ignore[arg-type]
     assert len(messages) == 3
     first, second, _ = messages
     assert first == "image 5000: no references; the last is 904"
@@ -112,7 +115,7 @@ def test_exceptions_of_the_reward_are_raised_by_result(three: Three, tmp_path: P
 
 def test_a_killed_actor_is_replaced_during_a_call(three: Three) -> None:
     packed = slow(6)
-    pending = three.pool.submit(packed)
+    pending = three.pool.submit(packed, references(packed))
     os.kill(three.busy()[1], signal.SIGKILL)
     assert pending.result().tobytes() == in_process(packed, three.folder).tobytes()
     (line,) = three.logged
@@ -126,7 +129,10 @@ def test_a_killed_actor_is_replaced_during_a_call(three: Three) -> None:
 
 def test_all_actors_are_replaced_during_a_call(three: Three) -> None:
     packed = slow(6)
-    pending, queued = three.pool.submit(packed), three.pool.submit(captions(5))
+    pending, queued = (
+        three.pool.submit(packed, references(packed)),
+        three.pool.submit(captions(5), references(captions(5))),
+    )
     for pid in three.busy():
         os.kill(pid, signal.SIGKILL)
     assert pending.result().tobytes() == in_process(packed, three.folder).tobytes()
@@ -146,7 +152,7 @@ def test_a_lost_node_does_not_change_the_rewards(
     with open_pool(toy_reward.toy(tmp_path), rewards, at(cluster.address), logged.append) as pool:
         compare(pool)
         packed = slow(6)
-        pending = pool.submit(packed)
+        pending = pool.submit(packed, references(packed))
         until(lambda: len(list(tmp_path.iterdir())) == 2)
         cluster.remove_node(node, allow_graceful=False)
         assert pending.result().tobytes() == in_process(packed, tmp_path).tobytes()
@@ -165,7 +171,10 @@ def test_captions_that_crash_every_actor_raise_an_error(
         compare(pool)
         packed = captions(3)
         packed[1, 1] = DEADLY
-        pending, queued = pool.submit(packed), pool.submit(captions(1))
+        pending, queued = (
+            pool.submit(packed, references(packed)),
+            pool.submit(captions(1), references(captions(1))),
+        )
         with pytest.raises(PoolError, match="crashed 3 times on the same captions"):
             pending.result()
         with pytest.raises(PoolError, match="crashed 3 times"):

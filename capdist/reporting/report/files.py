@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,12 @@ _CHANGED = re.compile(r"(.*?)(?:-([0-9a-f]{6}))?")
 
 class ReportError(CapdistError):
     """A run folder, or a file in it, cannot be read."""
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, or their paths where two have the same name."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 @dataclass(frozen=True, order=True)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+from capdist.reporting.report.assets import render_page, static_text
 from capdist.reporting.report.data import Gallery, Report
-from capdist.reporting.report.files import RunFiles
+from capdist.reporting.report.files import RunFiles, distinct_names
 from capdist.reporting.report.gallery import make_gallery
 from capdist.reporting.report.scores import Evaluated, all_evaluations, score_tables
 from capdist.reporting.report.settings import settings
 from capdist.reporting.report.training import PART_NAMES, REST, describe_run
 from shards.atomic import atomic_write
 
-_STATIC = package_files("capdist.reporting.report") / "static"
 _STYLES = ("uplot/uPlot.min.css", "page.css")
-_SCRIPTS = ("uplot/uPlot.iife.min.js", "view.js", "gallery.js", "curves.js", "page.js")
+_SCRIPTS = (
+    "uplot/uPlot.iife.min.js",
+    "theme.js",
+    "view.js",
+    "gallery.js",
+    "curves.js",
+    "page.js",
+)
 
 
 def write_report(runs: Sequence[RunFiles], out: Path, split: str | None = None) -> None:
@@ -42,7 +47,7 @@ def write_report(runs: Sequence[RunFiles], out: Path, split: str | None = None) 
 
 def collect(runs: Sequence[RunFiles], split: str | None = None) -> Report:
     """Everything that the page shows; see `write_report`."""
-    names = _distinct_names(runs)
+    names = distinct_names([run.run for run in runs])
     evaluations = all_evaluations(runs)
     gallery, pictures = _gallery(evaluations, runs, split)
     return Report(
@@ -53,12 +58,6 @@ def collect(runs: Sequence[RunFiles], split: str | None = None) -> Report:
         gallery=gallery,
         pictures=pictures,
     )
-
-
-def _distinct_names(runs: Sequence[RunFiles]) -> list[str]:
-    """The folders' names, or their paths where two have the same name."""
-    names = [run.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.run) for run in runs]
 
 
 def _gallery(
@@ -79,18 +78,15 @@ def _gallery(
 
 def render(report: Report) -> str:
     """The page; nothing in it is fetched from elsewhere."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string((_STATIC / "page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return render_page(
+        "page.html.j2",
+        styles=_STYLES,
+        scripts=_SCRIPTS,
+        data=_page_data(report),
+        pictures=report.pictures,
         report=report,
-        style="\n".join(map(_text, _STYLES)),
-        script="\n".join(map(_text, _SCRIPTS)),
         part_names=[*dict.fromkeys(PART_NAMES.values()), REST],
-        licence=_text("uplot/LICENSE"),
-        data=_json(_page_data(report)),
-        pictures="\n".join(report.pictures),
+        licence=static_text("uplot/LICENSE"),
     )
 
 
@@ -101,13 +97,3 @@ def _page_data(report: Report) -> dict[str, Any]:
         "curves": [[asdict(curve) for curve in run.training.curves] for run in report.runs],
         "gallery": asdict(report.gallery) if report.gallery else None,
     }
-
-
-def _json(data: Any) -> str:
-    """JSON that cannot end the script element that it is in."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", r"\u003c")
-
-
-def _text(name: str) -> str:
-    return (_STATIC / name).read_text(encoding="utf-8")

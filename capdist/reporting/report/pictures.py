@@ -20,10 +20,15 @@ def thumbnails(manifest: Manifest, split: str, count: int) -> dict[str, str]:
 
 
 def thumbnail(picture: bytes) -> str:
-    """A data URL of a WebP file no larger than `SIDE` each way."""
+    """A data URL of a file's picture, no larger than `SIDE` each way."""
     with Image.open(io.BytesIO(picture)) as opened:
-        image = opened.convert("RGB")
-    image.thumbnail((SIDE, SIDE))
+        return data_url(opened.convert("RGB"), SIDE)
+
+
+def data_url(picture: Image.Image, side: int) -> str:
+    """A data URL of a WebP file no larger than ``side`` each way."""
+    small = picture.copy()
+    small.thumbnail((side, side))
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=QUALITY)
+    small.save(file, "WEBP", quality=QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

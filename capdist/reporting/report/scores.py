@@ -12,6 +12,7 @@ from capdist.metrics.coco import split_words
 from capdist.metrics.per_image import PerImage, compare, interval
 from capdist.reporting.report.data import Score, ScoreRow, ScoreTable
 from capdist.reporting.report.files import CONSTANT, EvaluationName, RunFiles
+from shards.progress import tracked
 from shards.schema import ShardError
 from shards.tokenisers import CaptionText
 
@@ -76,7 +77,10 @@ def score_tables(evaluations: Sequence[Evaluated], runs: Sequence[str]) -> list[
 
 def _table(evaluations: Sequence[Evaluated], runs: Sequence[str]) -> ScoreTable:
     first = {each.name: each for each in evaluations if each.run == 0}
-    rows = [_row(each, runs[each.run], first.get(each.name)) for each in evaluations]
+    scoring = tracked(
+        evaluations, len(evaluations), title="scoring for the report", unit="evaluation", inner=True
+    )
+    rows = [_row(each, runs[each.run], first.get(each.name)) for each in scoring]
     rows += _constant(evaluations[-1])
     columns = list(dict.fromkeys(metric for row in rows for metric in row.scores))
     return ScoreTable(evaluations[0].split, columns, rows, list(_notes(evaluations)))
@@ -101,7 +105,7 @@ def _compared(
     """The scores that both have, with their differences; intervals need the same images."""
     here, there = first.per_image, other.per_image
     same = here and there and here[0] == there[0]
-    paired = compare(here[1], there[1]) if here and there and same else {}
+    paired = compare(here[1], there[1], inner=True) if here and there and same else {}
     for metric in scores.keys() & first.values.keys():
         score, known = scores[metric], paired.get(metric)
         yield (

@@ -13,7 +13,7 @@ class GalleryPage {
     this.cards = document.getElementById("cards");
     this.more = document.getElementById("more");
     this.texts = this.images.map((image) => this.searchText(image));
-    this.makeSwitches();
+    makeSwitches(document.getElementById("switches"), this.images, () => this.views.forEach((view) => view.refresh()));
     const controls = document.getElementById("controls");
     for (const kind of ["input", "change"]) controls.addEventListener(kind, () => this.update());
     controls.addEventListener("submit", (event) => event.preventDefault());
@@ -27,24 +27,6 @@ class GalleryPage {
   searchText(image) {
     const captions = image.captions.filter(Boolean).map((caption) => caption.words.join(" "));
     return [image.image_id, ...captions, ...image.references].join("\n").toLowerCase();
-  }
-
-  makeSwitches() {
-    const names = this.images.flatMap((image) => image.captions.flatMap((caption) => Object.keys(caption?.maps ?? {})));
-    stages = [...new Set(names.map(stageOf))];
-    if (stages.length) shown.add(["local", "γ", ""].find((stage) => stages.includes(stage)) ?? stages[0]);
-    const box = document.getElementById("switches");
-    box.hidden = stages.length < 2;
-    for (const stage of stages) {
-      const button = element("button", { type: "button", class: "switch", "aria-pressed": shown.has(stage) }, element("i"), stage || "decoder");
-      button.style.setProperty("--map", colour(stage));
-      button.addEventListener("click", () => {
-        if (!shown.delete(stage)) shown.add(stage);
-        button.setAttribute("aria-pressed", shown.has(stage));
-        this.views.forEach((view) => view.refresh());
-      });
-      box.append(button);
-    }
   }
 
   value(id, other = "") {
@@ -143,15 +125,10 @@ class GalleryPage {
       const wrong = [...caption.missing.map((w) => `missed ${w}`), ...caption.invented.map((w) => `invented ${w}`)];
       if (wrong.length) made.push(element("p", { class: "wrong" }, title(wrong.join(", "))));
       if (caption.beams.length)
-        made.push(element("h4", {}, title("alternatives")), this.table(["caption", "log P"], caption.beams.map((beam) => [beam.words.join(" "), beam.score.toFixed(2)])));
-      made.push(element("h4", {}, title("n-grams shared with references")), this.table(["n-gram", "references", "weight"], caption.ngrams.map((n) => [n.text, `${n.references} of ${image.references.length}`, n.weight.toFixed(2)])));
+        made.push(element("h4", {}, title("alternatives")), alternatives(caption.beams));
+      made.push(element("h4", {}, title("n-grams shared with references")), table(["n-gram", "references", "weight"], caption.ngrams.map((n) => [n.text, `${n.references} of ${image.references.length}`, n.weight.toFixed(2)])));
     });
     return made;
-  }
-
-  table(head, rows) {
-    const row = (cells, kind) => element("tr", {}, ...cells.map((cell, i) => element(i || kind === "td" ? kind : "th", i && kind === "th" ? { scope: "col" } : {}, cell)));
-    return element("table", {}, element("thead", {}, row(head, "th")), element("tbody", {}, ...rows.map((cells) => row(cells, "td"))));
   }
 
   /** Arrows up and down: the caption above or below, in reading order. */

@@ -26,8 +26,9 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** The weights of one word: numbers in 0..1. */
+/** The weights of one word: numbers in 0..1, stored as such or as bytes. */
 function weights(map, word) {
+  if (map.values) return map.values[word];
   map.bytes ??= Uint8Array.from(atob(map.data), (c) => c.charCodeAt(0));
   const row = map.bytes.subarray(word * map.columns, (word + 1) * map.columns);
   return Array.from(row, (byte) => (byte / 255) * map.peak);
@@ -174,4 +175,32 @@ class ImageView {
   refresh() {
     if (this.lit) this.light(...this.lit);
   }
+}
+
+/** Buttons in a box, one for each attention of some images; calls refresh when one is used. */
+function makeSwitches(box, images, refresh) {
+  const names = images.flatMap((image) => image.captions.flatMap((caption) => Object.keys(caption?.maps ?? {})));
+  stages = [...new Set(names.map(stageOf))];
+  if (stages.length) shown.add(["local", "γ", ""].find((stage) => stages.includes(stage)) ?? stages[0]);
+  box.hidden = stages.length < 2;
+  for (const stage of stages) {
+    const button = element("button", { type: "button", class: "switch", "aria-pressed": shown.has(stage) }, element("i"), stage || "decoder");
+    button.style.setProperty("--map", colour(stage));
+    button.addEventListener("click", () => {
+      if (!shown.delete(stage)) shown.add(stage);
+      button.setAttribute("aria-pressed", shown.has(stage));
+      refresh();
+    });
+    box.append(button);
+  }
+}
+
+/** Captions of a beam and their log-probabilities. */
+function alternatives(beams) {
+  return table(["caption", "log P"], beams.map((beam) => [beam.words.join(" ") || "no words", beam.score.toFixed(2)]));
+}
+
+function table(head, rows) {
+  const row = (cells, kind) => element("tr", {}, ...cells.map((cell, i) => element(i || kind === "td" ? kind : "th", i && kind === "th" ? { scope: "col" } : {}, cell)));
+  return element("table", {}, element("thead", {}, row(head, "th")), element("tbody", {}, ...rows.map((cells) => row(cells, "td"))));
 }

@@ -1,0 +1,100 @@
+"""The runs behind the table of a page, kept beside the page: one compressed file per run.
+
+A table can so be filled row by row, on several machines and days, and one row anew: remove its
+files and run its sweep again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capdist.reporting.metrics_log import METRICS_LOG, read_records
+from capdist.reporting.report.files import EvaluationName, RunFiles
+from capdist.reporting.report.scores import Evaluated
+from shards.atomic import atomic_write
+
+#: Of the versions of a run, those that a reader needs to make it again.
+_VERSIONS = ("capdist", "git", "python", "torch", "deepspeed")
+#: One of so many steps of the metrics log is kept, and every evaluation.
+_STEPS_EACH = 50
+_RESAMPLES = 1000
+
+
+def kept_run(
+    run: Path, evaluation: EvaluationName, summary: dict[str, float | None]
+) -> dict[str, Any]:
+    """What is kept of a finished run.
+
+    Args:
+        run: its folder.
+        evaluation: the one in the table.
+        summary: the columns of the table.
+
+    Returns:
+        ``config``, ``versions``, ``summary``, ``log``, and by image number ``captions`` and
+        ``cider``, whose mean is the score; ``cider`` is empty without references.
+    """
+    files = RunFiles.open(run)
+    images, scores = Evaluated(0, files, evaluation).per_image or ([], None)
+    cider = scores.means["CIDEr"].round(4).tolist() if scores else []
+    versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    records = read_records(run / METRICS_LOG)
+    return {
+        "config": files.config,
+        "versions": {name: versions.get(name) for name in _VERSIONS},
+        "summary": summary,
+        "log": [r for r in records if "loss" not in r or r["step"] % _STEPS_EACH == 0],
+        "captions": files.captions(evaluation),
+        "cider": dict(zip(images, cider, strict=True)),
+    }
+
+
+def write_kept(path: Path, kept: dict[str, Any]) -> None:
+    """Write the file of a run; the same run gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(gzip.compress(json.dumps(kept, ensure_ascii=False).encode(), mtime=0))
+
+
+def read_kept(path: Path) -> dict[str, Any] | None:
+    """What a file has of a run; None if there is no file."""
+    if not path.is_file():
+        return None
+    kept: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return kept
+
+
+def difference(
+    a: Sequence[Mapping[Any, float]], b: Sequence[dict[str, float]]
+) -> dict[str, float | None]:
+    """CIDEr of B minus that of A, means over seeds, with a 95 % interval.
+
+    The bootstrap draws seeds of A, seeds of B, and images, the same for both. Where A or B has one
+    seed, the interval has nothing of the spread between seeds.
+
+    Args:
+        a: by seed, CIDEr × 100 by image.
+        b: the same of other runs on the same images.
+    """
+    images = sorted(a[0])
+    first, second = (np.array([[run[i] for i in images] for run in runs]) for runs in (a, b))
+    rng = np.random.default_rng(0)
+    draws = [
+        _drawn(second, rng, chosen) - _drawn(first, rng, chosen)
+        for chosen in (rng.integers(len(images), size=(_RESAMPLES, len(images))))
+    ]
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return {"CIDEr": second.mean() - first.mean(), "from": low, "to": high}
+
+
+def _drawn(runs: NDArray[np.float64], rng: np.random.Generator, images: NDArray[np.int64]) -> float:
+    """Mean of seeds drawn with replacement, on given images."""
+    seeds = rng.integers(len(runs), size=len(runs))
+    return float(runs[np.ix_(seeds, images)].mean())

@@ -1,0 +1,1 @@
+"""A server that captions photographs: a page for people, and an HTTP API for programs."""

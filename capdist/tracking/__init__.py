@@ -1,0 +1,1 @@
+"""Services that show the numbers and captions of runs: one file for each."""
