@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch.multiprocessing import get_context
-from tqdm import tqdm
 
 from benchmarks.train_corpus import make_shards
 from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
@@ -28,6 +27,7 @@ from benchmarks.train_setup import Task
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.errors import CapdistError
+from shards.progress import tracked
 
 ROOT = Path(__file__).parents[1]
 #: Images of a rank in a step, by the type of device; and of the corpus.
@@ -60,7 +60,7 @@ def measure(model: str, stage: str, images: int | None, *, means: bool = False) 
             replies(connections)  # they are ready
         losses = {key: ask(connections, "loss")[0] for key, connections in running.items()}
         rounds: dict[tuple[int, str], list[Round]] = {key: [] for key in running}
-        for number in tqdm(range(ROUNDS + 1), desc="measuring", unit="round"):
+        for number in tracked(range(ROUNDS + 1), ROUNDS + 1, title="measuring", unit="round"):
             for key, connections in running.items():
                 found = ask(connections, "round", STEPS if number else 1)
                 if number:
