@@ -86,7 +86,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.stage = stage
         self.sampled = 0.0
         self.saliency = SaliencyFigures()
-        self.own: tuple[float, int] | None = None
+        self.own: tuple[Tensor | float, int] | None = None
         self.likelihood = torch.zeros(2, dtype=torch.float64)
         if stage.reinforce:
             self.register_buffer("baseline", torch.tensor(float("nan")))
@@ -134,7 +134,7 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         )
         if own is not None:
             total, tokens = self.own or (0.0, 0)
-            self.own = total + float(own.detach()), tokens + batch.token_count
+            self.own = total + own.detach(), tokens + batch.token_count
             loss = loss + own
         if self.stage.grounding is None:
             return loss
@@ -180,7 +180,8 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         if self.stage.reinforce:
             return [float(value) for value in self.likelihood]
         saliency = self.saliency.regions, self.saliency.images
-        return [*(saliency if self.stage.grounding else ()), *(self.own or ())]
+        sums = *(saliency if self.stage.grounding else ()), *(self.own or ())
+        return [float(value) for value in sums]
 
     def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
         """What `sums` counted, each divided by its number, or the baseline of REINFORCE, if any.
@@ -200,16 +201,19 @@ class CrossEntropy(Objective[CrossEntropyStage]):
 
 @dataclass
 class SaliencyFigures:
-    """exp(H(β)), the effective number of salient regions, summed over ``images``."""
+    """exp(H(β)), the effective number of salient regions, summed over ``images``.
 
-    regions: float = 0.0
+    The sum stays on its device, for which a micro-batch need not wait.
+    """
+
+    regions: Tensor | float = 0.0
     images: int = 0
 
     def add(self, log_beta: Tensor, batch: Batch) -> None:
         """Count a batch with log β (B, R)."""
         log_beta = log_beta.detach()
         entropy = -(log_beta.exp() * log_beta).masked_fill(~batch.region_mask, 0).sum(-1)
-        self.regions += float(entropy.exp().sum()) if batch.keys else 0.0
+        self.regions = self.regions + (entropy.exp().sum() if batch.keys else 0.0)
         self.images += len(batch.keys)
 
 
