@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from capdist.reporting.report.looks import Look, read_looks
-from tests.support.browser import chromium, css, hover, resize, serious_faults, until
+from tests.support.browser import choose_theme, chromium, css, hover, resize, serious_faults, until
 
 #: Regions that are drawn have at least this share of the largest weight.
 FAINTEST = 0.2
@@ -175,8 +175,7 @@ def test_curves_are_drawn_and_read_off(opened: Any) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_fits_and_is_accessible(opened: Any, width: int, height: int, dark: bool) -> None:
     resize(opened, width, height)
-    if dark:
-        css(opened, "#theme")[0].click()
+    choose_theme(opened, dark=dark)
     background = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (int(background.strip("rgb()").split(",")[0]) < 60) == dark
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width

@@ -13,7 +13,7 @@ import pytest
 import capdist
 from capdist.commands.main import main
 from capdist.inference.photographs import PhotographCaption
-from tests.support.browser import chromium, css, hover, resize, serious_faults, until
+from tests.support.browser import choose_theme, chromium, css, hover, resize, serious_faults, until
 from tests.support.serving import Running, blocked_backbone
 
 #: Regions that are drawn have at least this share of the largest weight.
@@ -151,8 +151,7 @@ def test_only_the_last_of_two_photographs_is_shown(opened: Any, photographs: lis
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_fits_and_is_accessible(opened: Any, width: int, height: int, dark: bool) -> None:
     resize(opened, width, height)
-    if dark:
-        css(opened, "#theme")[0].click()
+    choose_theme(opened, dark=dark)
     background = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (int(background.strip("rgb()").split(",")[0]) < 60) == dark
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width

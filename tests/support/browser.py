@@ -57,6 +57,13 @@ def css(driver: Any, selector: str) -> list[Any]:
     return found
 
 
+def choose_theme(driver: Any, *, dark: bool) -> None:
+    """Dark or light colours; the browser remembers those of the page before."""
+    now = driver.execute_script("return document.documentElement.dataset.theme") == "dark"
+    if now != dark:
+        css(driver, "#theme")[0].click()
+
+
 def hover(driver: Any, target: Any) -> None:
     from selenium.webdriver import ActionChains
 

@@ -211,7 +211,11 @@ def test_features_of_another_extractor_are_refused(
         run(tmp_path, settings, [])
 
 
-@pytest.mark.parametrize("name", registered())
+#: Its logits are those of a mixture of probabilities, of which new words take a share.
+MIXTURES = {"neural_baby_talk"}
+
+
+@pytest.mark.parametrize("name", sorted(registered().keys() - MIXTURES))
 def test_every_model_writes_the_known_words_as_before(
     name: str, tiny_config: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -49,7 +49,9 @@ def run(
 ) -> Path:
     folder: Path = tmp_path_factory.mktemp("run")
     data = {**tiny_config["data"], "shards": str(chinese.root)}
-    config = parse_config({**tiny_config, "data": data, "run": str(folder)}, "x.json")
+    stage = {**tiny_config["stages"][0], "epochs": 12}
+    config = {**tiny_config, "data": data, "run": str(folder), "stages": [stage]}
+    config = parse_config(config, "x.json")
     assert train(config, "x.json", resume=False)
     return folder
 
