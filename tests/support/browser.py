@@ -57,11 +57,18 @@ def css(driver: Any, selector: str) -> list[Any]:
     return found
 
 
+#: Waits for the ends of transitions, within which colours are others.
+SETTLED = """
+Promise.all(document.getAnimations().map((each) => each.finished)).then(arguments[0])
+"""
+
+
 def choose_theme(driver: Any, *, dark: bool) -> None:
     """Dark or light colours; the browser remembers those of the page before."""
     now = driver.execute_script("return document.documentElement.dataset.theme") == "dark"
     if now != dark:
         css(driver, "#theme")[0].click()
+    driver.execute_async_script(SETTLED)
 
 
 def hover(driver: Any, target: Any) -> None:
