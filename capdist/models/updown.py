@@ -1,16 +1,11 @@
-"""Up-Down (Anderson et al., CVPR 2018), also with Spatial-Semantic attention (Hu, Wang and Xu).
+"""Up-Down (Anderson et al., CVPR 2018): an attention LSTM and a language LSTM.
 
-`UpDown` follows section 3.2 of "Bottom-Up and Top-Down Attention": an attention LSTM and a language
-LSTM. `SsUpDown` follows section 2.2 of "Spatial-Semantic Attention for Grounded Image Captioning":
-to the attention it adds how much captions mention each region in general, estimated from the
-detector's boxes and classes.
-
-Where the papers say nothing or differ: words, and the states h² before the output, go through
-dropout. Hu et al. use ReLU inside the attention, Anderson et al. tanh (``activation``). A common
-implementation embeds the regions first, v = ReLU(W_r v), and so does the count of Up-Down's
-parameters in GLIED's Table 2 (``regions``). With MIA (its Table 1: Up-Down w/ I*, w/ MIA) the
-embedded regions are refined, so that nothing reads unrefined ones; the concepts that guide are
-embedded by the word table, which then has the width of the regions.
+`UpDown` follows section 3.2 of "Bottom-Up and Top-Down Attention". Where the paper says nothing:
+words, and the states h² before the output, go through dropout. The attention has tanh, in other
+papers ReLU (``activation``). A common implementation embeds the regions first, v = ReLU(W_r v), and
+so does the count of Up-Down's parameters in GLIED's Table 2 (``regions``). With MIA (its Table 1:
+Up-Down w/ I*, w/ MIA) the embedded regions are refined, so that nothing reads unrefined ones; the
+concepts that guide are embedded by the word table, which then has the width of the regions.
 
 Parameters at the paper's sizes (V = 9,487 words, F = 2048, LSTMs and words 1000, attention 512):
 
@@ -23,7 +18,7 @@ Parameters at the paper's sizes (V = 9,487 words, F = 2048, LSTMs and words 1000
     output, Eq. 7                                9.50 M              9.50 M
                                                 56.9 M              50.1 M (GLIED's Table 2: 50.1)
 
-Spatial-Semantic attention adds less than 0.01 M, MIA 16.2 M at width 1000.
+MIA adds 16.2 M at width 1000.
 """
 
 from __future__ import annotations
@@ -81,15 +76,6 @@ class UpDownConfig(UpDownSizes):
                 f"embedding to the same width, not to {self.regions} and {self.embedding}"
             )
         return self
-
-
-class SsUpDownConfig(UpDownSizes):
-    """Up-Down with Spatial-Semantic attention; the two switches are the rows of its Table 2."""
-
-    name: Literal["ss_updown"]
-    spatial: bool = Field(True, description="W_p reads where a region lies; else its features.")
-    semantic: bool = Field(True, description="W_c reads a region's classes; else its features.")
-    share: float = Field(0.5, gt=0, description="λ, how much of β is added to the attention.")
 
 
 @dataclass(frozen=True)
@@ -300,93 +286,3 @@ class UpDown(CaptionModel[UpDownMemory]):
     def _zeros(self, memory: UpDownMemory, beams: int) -> Cells:
         zeros = memory.regions.new_zeros(len(memory.regions), beams, self.width)
         return dict.fromkeys(("h1", "c1", "h2", "c2"), zeros)
-
-
-class SpatialSemantic(nn.Module):
-    """b_i = W_b ReLU([W_c c_i; W_p p_i]), β = softmax(b); W_c c_i and W_p p_i are one number each.
-
-    With its switch off, W_c or W_p reads the region's features instead, as in the paper's Table 2.
-    c and p are not negative, and so the weights that read them are initialised to be not negative:
-    a single ReLU unit with a negative input for a class would get no gradient from it.
-    """
-
-    def __init__(self, config: SsUpDownConfig, region: int, classes: int) -> None:
-        super().__init__()
-        self.config = config
-        self.classes: nn.Module = nn.Linear(region, 1)
-        self.place: nn.Module = nn.Linear(region, 1)  # W_p; the name is part of checkpoints
-        if config.semantic:
-            # One row per class: W_c c_i is the sum of the rows times the classes' probabilities.
-            self.classes = nn.Embedding(classes, 1)
-            nn.init.uniform_(self.classes.weight)
-        if config.spatial:
-            self.place = nn.Linear(5, 1)
-            nn.init.uniform_(self.place.weight)
-            nn.init.uniform_(self.place.bias)
-        self.score = nn.Linear(2, 1, bias=False)
-
-    def forward(self, batch: Batch, regions: Tensor) -> Tensor:
-        """Log β (B, R) in fp32; close to the least finite number for padding."""
-        c = self.classes(batch.class_ids if self.config.semantic else regions)
-        if self.config.semantic:
-            c = (batch.class_probs.to(c.dtype)[..., None] * c).sum(2)
-        p = self.place(locations(batch.boxes).to(c.dtype) if self.config.spatial else regions)
-        scores = self.score(torch.cat([c, p], -1).relu())[..., 0].float()
-        scores = scores.masked_fill(~batch.region_mask, torch.finfo(scores.dtype).min)
-        return scores.log_softmax(-1)
-
-
-def locations(boxes: Tensor) -> Tensor:
-    """P = [x1, x2, y1, y2, s] (..., 5), in the paper's order, of boxes x1 y1 x2 y2 (..., 4).
-
-    s is the box's share of the image's area.
-    """
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], -1)
-
-
-@register("ss_updown")
-class SsUpDown(UpDown):
-    """Section 2.2 of Hu, Wang and Xu; the rest of the decoder is Up-Down."""
-
-    Config = SsUpDownConfig
-
-    def __init__(self, config: SsUpDownConfig, dims: Dims) -> None:
-        super().__init__(config, dims)
-        self.config = config
-        self.spatial_semantic = SpatialSemantic(
-            config, config.regions or dims.features, dims.classes
-        )
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Classes, unless their switch is off."""
-        return frozenset({"classes"} if self.config.semantic else ())
-
-    def saliency(self, batch: Batch) -> Tensor:
-        """Log β (B, R): which regions captions mention, independent of the words so far."""
-        return self.spatial_semantic(batch, self._regions(batch))
-
-    def encode(self, batch: Batch) -> UpDownMemory:
-        """Up-Down's memory, and β."""
-        memory = super().encode(batch)
-        beta = self.spatial_semantic(batch, memory.regions).exp()
-        return replace(memory, beta=beta.to(memory.regions.dtype))
-
-    def attend_regions(self, memory: UpDownMemory, h: Tensor) -> Tensor:
-        """γ_t = α_t + λ β, which sums to 1 + λ."""
-        assert memory.beta is not None
-        return super().attend_regions(memory, h) + self.config.share * memory.beta[:, None]
-
-    def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
-        """γ_t / (1 + λ) before each word, which sums to 1 as for all models.
-
-        "regions/α" is α_t, "regions/β" is β at every word, and "regions/γ" is "regions".
-        """
-        assert memory.beta is not None
-        share, words = self.config.share, Words.all(tokens)
-        gamma = words.pad(self.unroll(memory, words)[1])
-        beta = memory.beta[:, None, None].expand_as(gamma)
-        regions = gamma / (1 + share)
-        parts = {"α": gamma - share * beta, "β": beta, "γ": regions}
-        return {"regions": regions} | {f"regions/{name}": part for name, part in parts.items()}

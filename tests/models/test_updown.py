@@ -12,7 +12,8 @@ from capdist.batch import Batch
 from capdist.config.base import ConfigError
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia
-from capdist.models.updown import SsUpDown, UpDown, locations
+from capdist.models.spatial_semantic import SsUpDown, locations
+from capdist.models.updown import UpDown
 from tests.support.equations import additive, lstm, mix, regions_of
 from tests.support.mia_reference import D, literal_mia
 from tests.support.models import DIMS, SS_ROWS, make_batch, small
