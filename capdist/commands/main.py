@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Protocol
 
 from capdist.arguments import ArgumentParser
 from capdist.commands import (
@@ -23,18 +22,7 @@ from capdist.commands import (
 from capdist.distributed.end_process import end_process
 from capdist.errors import exit_status
 from capdist.threads import choose_threads
-from shards.progress import wants_json
-
-
-class Command(Protocol):
-    """A module of this package."""
-
-    HELP: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, args: argparse.Namespace) -> int: ...
-
+from shards.command_line import Command, add_commands, run_command
 
 COMMANDS: dict[str, Command] = {
     "train": train,
@@ -63,15 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = new_parser().parse_args(arguments)
     choose_threads()
-    status = exit_status(lambda: run(args))
+    status = exit_status(lambda: run_command(args))
     if args.command in DISTRIBUTED:
         end_process(status)
-    return status
-
-
-def run(args: argparse.Namespace) -> int:
-    wants_json()  # refuses another value of its variable before the work
-    status: int = args.command.run(args)
     return status
 
 
@@ -79,9 +61,5 @@ def new_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="capdist", description="Train image captioning models, score them and use them."
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for name, command in COMMANDS.items():
-        one = commands.add_parser(name, help=command.HELP, description=command.HELP)
-        command.add_arguments(one)
-        one.set_defaults(command=command)
+    add_commands(parser, COMMANDS)
     return parser
