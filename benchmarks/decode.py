@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks.bart import largest_bart
 from benchmarks.timing import Timing, interleave
 from capdist.batch import Batch
 from capdist.config.base import validate
@@ -182,33 +183,12 @@ def transformers_peer(model: CaptionModel[Any], setting: Setting) -> Callable[[]
     positions as regions, and as many decoder layers as the number of parameters allows.
     """
     try:
-        from transformers import BartConfig, BartForConditionalGeneration
+        peer = largest_bart(VOCABULARY, sum(parameter.numel() for parameter in model.parameters()))
     except ImportError:
         print("transformers is not installed; for its row: pip install -e '.[bench]'")
         return None
-    limit = sum(parameter.numel() for parameter in model.parameters())
-
-    def bart(layers: int) -> Any:
-        config = BartConfig(
-            vocab_size=VOCABULARY,
-            d_model=512,
-            encoder_layers=1,
-            decoder_layers=layers,
-            encoder_attention_heads=8,
-            decoder_attention_heads=8,
-            encoder_ffn_dim=2048,
-            decoder_ffn_dim=2048,
-            max_position_embeddings=64,
-            forced_eos_token_id=None,
-        )
-        peer: Any = BartForConditionalGeneration(config)
-        return peer.eval()
-
-    layers = 1
-    while sum(p.numel() for p in bart(layers + 1).parameters()) <= limit:
-        layers += 1
     device = next(model.parameters()).device
-    peer = bart(layers).to(device)
+    peer = peer.eval().to(device)
     inputs = torch.randint(4, VOCABULARY, (setting.batch, REGIONS), device=device)
     lengths = {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
 
@@ -216,5 +196,6 @@ def transformers_peer(model: CaptionModel[Any], setting: Setting) -> Callable[[]
         with torch.inference_mode():
             peer.generate(inputs, num_beams=setting.beam, do_sample=False, **lengths)
 
+    layers = peer.config.decoder_layers
     print(f"transformers: BART, 1 encoder layer, {layers} decoder layer(s)")
     return generate

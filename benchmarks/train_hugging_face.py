@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 
+from benchmarks.bart import largest_bart
 from benchmarks.decode import FEATURES, VOCABULARY
 from benchmarks.train_setup import LR, Setup
 from capdist.batch import Batch
-from capdist.vocab import BOS, EOS, PAD
+from capdist.vocab import PAD
 
 Sample = dict[str, Tensor]
 
@@ -97,33 +98,8 @@ class Bart(nn.Module):
 
     def __init__(self, parameters: int) -> None:
         super().__init__()
-        layers = 1
-        while sum(p.numel() for p in _bart(layers + 1).parameters()) <= parameters:
-            layers += 1
-        self.bart = _bart(layers)
+        self.bart = largest_bart(VOCABULARY, parameters)
         self.regions = nn.Linear(FEATURES, self.bart.config.d_model)
 
     def forward(self, regions: Tensor, labels: Tensor) -> Any:
         return self.bart(inputs_embeds=self.regions(regions), labels=labels)
-
-
-def _bart(layers: int) -> Any:
-    from transformers import BartConfig, BartForConditionalGeneration
-
-    config = BartConfig(
-        vocab_size=VOCABULARY,
-        d_model=512,
-        encoder_layers=1,
-        decoder_layers=layers,
-        encoder_attention_heads=8,
-        decoder_attention_heads=8,
-        encoder_ffn_dim=2048,
-        decoder_ffn_dim=2048,
-        max_position_embeddings=64,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        decoder_start_token_id=BOS,
-        forced_eos_token_id=None,
-    )
-    return BartForConditionalGeneration(config)
