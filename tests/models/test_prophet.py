@@ -16,7 +16,7 @@ from capdist.models.base import build
 from capdist.models.prophet import Prophet
 from capdist.models.updown import UpDown
 from capdist.vocab import EOS, PAD
-from tests.support.equations import additive, lstm, mix, regions_of, roughened
+from tests.support.equations import additive, check_gradient, lstm, mix, regions_of, roughened
 from tests.support.models import DIMS, make_batch, small
 
 LAMBDA = 0.7
@@ -158,19 +158,7 @@ def test_the_loss_equals_the_equations(host: str, span: str) -> None:
 def test_its_gradient_equals_differences(host: str) -> None:
     model = make(host, "phrase").double()
     batch = replace(captions(), regions=captions().regions.double())
-    names = [n for n, _ in model.named_parameters() if n.startswith(("prophet", "attend"))]
-    loss_of(model, batch).backward()
-    torch.manual_seed(8)
-    for name in names:
-        parameter = model.get_parameter(name)
-        change = torch.randn_like(parameter)
-        nearby = []
-        with torch.no_grad():
-            for step in (1e-6, -2e-6, 1e-6):
-                parameter += step * change
-                nearby.append(loss_of(model, batch).item())
-        slope = (nearby[0] - nearby[1]) / 2e-6
-        assert (parameter.grad * change).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
+    check_gradient(model, lambda: loss_of(model, batch), ("prophet", "attend"))
 
 
 @pytest.mark.parametrize("host", [*HOSTS, "soft_attention"])

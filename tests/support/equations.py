@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -74,3 +75,29 @@ def check_equations(
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
             shown = looks[image, caption, length - 1][batch.region_mask[image]]
             torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-5)
+
+
+def check_gradient(
+    model: nn.Module, loss: Callable[[], Tensor], parts: tuple[str, ...] = ("",)
+) -> None:
+    """Compare the gradient of a loss with differences, in a random direction of each parameter.
+
+    Args:
+        model: in fp64.
+        loss: a scalar of it.
+        parts: beginnings of the names of the parameters; by default all.
+    """
+    loss().backward()
+    torch.manual_seed(8)
+    for name, parameter in model.named_parameters():
+        if not name.startswith(parts):
+            continue
+        change, nearby = torch.randn_like(parameter), []
+        with torch.no_grad():
+            for step in (1e-6, -2e-6, 1e-6):
+                parameter += step * change
+                nearby.append(loss().item())
+        assert parameter.grad is not None, name
+        slope = (nearby[0] - nearby[1]) / 2e-6
+        found = (parameter.grad * change).sum().item()
+        assert found == pytest.approx(slope, rel=1e-5, abs=1e-7), name
