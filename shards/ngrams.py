@@ -5,8 +5,8 @@ its n-grams in order of ``key``: index of the prefix in the list for n - 1 (0 fo
 word.
 
 Only n-grams of two images or more are of interest, and then their prefixes are, too. So the lists
-of all parts are merged for one n after the other, without n-grams whose prefix is gone already. A
-merge sorts a bounded number of keys at a time, whatever the number of parts.
+of all parts are merged for one n after the other, without n-grams whose prefix was dropped before.
+A merge sorts a bounded number of keys at a time, whatever the number of parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The runs behind the table of a page, kept beside the page: one compressed file per run.
+"""The runs behind the table of a page, stored next to it: one compressed file per run.
 
 A table can so be filled row by row, on several machines and days, and one row anew: remove its
 files and run its sweep again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,12 @@ def write_kept(path: Path, kept: dict[str, Any]) -> None:
 
 def read_kept(path: Path) -> dict[str, Any] | None:
     """What a file has of a run; None if there is no file."""
-    if not path.is_file():
-        return None
+    return _read(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+@lru_cache(maxsize=512)
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    """A page asks for the same file several times; ``changed`` tells its versions apart."""
     kept: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
     return kept
 
