@@ -24,8 +24,9 @@ from capdist.reporting.table import Row, format_markdown, format_table
 from shards.atomic import write_json
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, Member, SampleIndex, write_index
-from shards.manifest import MANIFEST, Manifest, Shard
+from shards.manifest import MANIFEST, Manifest
 from shards.progress import tracked
+from shards.shard import Shard
 
 #: Images per shard, and per batch.
 SHARD, BATCHES = 256, (80, 160)

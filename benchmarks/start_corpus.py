@@ -19,10 +19,11 @@ from shards.atomic import write_json
 from shards.checksum import crc32
 from shards.feature_spec import FeatureSpec
 from shards.index import Member, SampleIndex, write_index
-from shards.manifest import MANIFEST, Manifest, Shard
+from shards.manifest import MANIFEST, Manifest
 from shards.ngrams import Ints
 from shards.npy import encode_npy
 from shards.parallel import parallel_map
+from shards.shard import Shard
 
 #: Samples per shard, captions per image, and different words.
 SHARD, CAPTIONS, WORDS = 1000, 5, 100_000

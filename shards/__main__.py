@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from capdist.arguments import ArgumentParser
 from capdist.errors import exit_status
 from shards.command_line import Command, add_commands, run_command
-from shards.commands import build, concepts, extract, inspect, scenes, verify
+from shards.commands import build, concepts, extract, features, inspect, scenes, verify
 
 COMMANDS: dict[str, Command] = {
     "build": build,
     "extract": extract,
     "scenes": scenes,
     "concepts": concepts,
+    "features": features,
     "inspect": inspect,
     "verify": verify,
 }

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from shards.build_concepts import BuildConcepts, apply_predictor, learn_concepts
+from shards.build_set import SetConfig, SetFromFiles
 from shards.caption_tokens import TokenisedCaptions, read_captions
 from shards.class_names import names_problem
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
@@ -23,7 +24,9 @@ from shards.feature_scan import (
     check_one_extractor,
     scan_features,
 )
+from shards.feature_sets import OWN
 from shards.feature_spec import FeatureSpec
+from shards.file_hash import update_with_files
 from shards.fingerprint import Moments
 from shards.formats import Annotation, find_files
 from shards.formats.coco_captions import CocoCaptions
@@ -40,15 +43,14 @@ from shards.pairing import (
     with_prefix,
 )
 from shards.predict_concepts import open_predictor
-from shards.progress import BYTES, Progress
 from shards.reading import BY_FORMAT, Reading
 from shards.schema import Sample, ShardError
 from shards.stated_extractor import find_extractor
 from shards.storage import STORAGES, int8_scale, quantization_error
 from shards.tokenisers import PTB_LIKE
+from shards.write_set import write_set
 from shards.writer import write
 
-_READ_BYTES = 1 << 20
 #: Images from which the error of int8 storage is estimated.
 _ERROR_IMAGES = 256
 
@@ -110,6 +112,7 @@ class FileSource:
         wordless: the captions that are left out.
         text: tokeniser and language of the captions.
         predictor: the file of the predictor that made the concepts; None if there are none.
+        images: all that are written, with their ids as the features know them.
     """
 
     def __init__(self, config: BuildConfig, workers: int | None) -> None:
@@ -146,6 +149,10 @@ class FileSource:
         )
         concepts = self._concepts_of(config, given, scan)
         self._concepts, self.predictor = concepts.by_image, concepts.predictor
+        kept = {image.image_id for image in self._images}
+        prefixed = with_prefix(captions_with_features, config.id_prefix)
+        pairs = zip(captions_with_features, prefixed, strict=True)
+        self.images = [image for image, named in pairs if named.image_id in kept]
 
     def fingerprint(self) -> str:
         """A hash of the files' contents and of the settings."""
@@ -241,8 +248,18 @@ def build(
     *,
     samples_per_shard: int = 256,
     workers: int | None = None,
+    own: str = OWN,
+    further: Sequence[SetConfig] = (),
 ) -> Manifest:
     """Build shards from files; a stopped build of the same input continues.
+
+    Args:
+        config: the input and the settings.
+        out: the folder.
+        samples_per_shard: of all shards except the last of each split.
+        workers: processes, one per CPU by default.
+        own: name of the features, as a feature set.
+        further: other feature sets of the same images.
 
     Raises:
         ShardError: if the input is not valid or incomplete, or the folder holds something else.
@@ -250,6 +267,8 @@ def build(
     if config.images and not config.features:
         config = _with_extracted(config, Path(out), workers)
     source = FileSource(config, workers)
+    # Before anything is written, so that a mistake in the last set shows at once.
+    sets = [SetFromFiles(more, source.images, config.id_prefix, workers) for more in further]
     manifest = write(
         source,
         out,
@@ -258,8 +277,11 @@ def build(
         left_out=[*source.wordless, *source.left_out],
         text=source.text,
         predictor=source.predictor,
+        own=own,
     )
     shutil.rmtree(Path(out) / EXTRACTED, ignore_errors=True)
+    for more in sets:
+        manifest = write_set(Path(out), more, workers=workers)
     return manifest
 
 
@@ -309,18 +331,5 @@ def _fingerprint(config: BuildConfig, paths: Sequence[Path], predictor: bytes | 
     settings = {**asdict(config), **dict.fromkeys(not_hashed)}
     del settings["concepts_from"]  # its content counts, and older builds know no such setting
     digest = hashlib.sha256(json.dumps(settings).encode() + (predictor or b""))
-    files = [
-        (file, file.relative_to(path).as_posix() if path.is_dir() else file.name)
-        for path in paths
-        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if file.is_file()
-    ]
-    size = sum(file.stat().st_size for file, _ in files)
-    with Progress(size, title="hashing files", unit=BYTES) as bar:
-        for file, name in files:
-            digest.update(name.encode())
-            with file.open("rb") as content:
-                while chunk := content.read(_READ_BYTES):
-                    digest.update(chunk)
-                    bar.advance(len(chunk))
+    update_with_files(digest, paths)
     return digest.hexdigest()

@@ -30,7 +30,7 @@ from shards.listed_file import ListedFileJson
 from shards.location import LocalFolder, RemoteFolder
 from shards.progress import tracked
 from shards.remote.remote_file import RemoteFile
-from shards.schema import SCHEMA_VERSION, ShardError
+from shards.schema import READABLE_VERSIONS, SCHEMA_VERSION, ShardError
 
 CONCEPTS = "concepts.json"
 
@@ -95,7 +95,8 @@ class ConceptSet:
         text = folder.read(CONCEPTS)
         if text is None:
             return None
-        if (version := _parse(_ANY_JSON, path, text).get("schema_version")) != SCHEMA_VERSION:
+        version = _parse(_ANY_JSON, path, text).get("schema_version")
+        if version not in READABLE_VERSIONS:
             raise ShardError(
                 f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
                 "predict the concepts again with this version"

@@ -17,11 +17,12 @@ from filelock import FileLock
 
 from shards.caption_counts import END, CaptionCounts, counts_name, shards_digest
 from shards.image_ids import image_number
-from shards.manifest import Manifest, Shard
+from shards.manifest import Manifest
 from shards.ngrams import Part, count_ngrams, merge_ngrams
 from shards.parallel import parallel_map
 from shards.remote.cache import Cache
 from shards.schema import decode_sample_json
+from shards.shard import Shard
 
 #: Samples that are counted together, unless a shard has more.
 PART = 2**14

@@ -174,13 +174,16 @@ def check_one_extractor(features: JoinedFeatures, moments: dict[int, Moments]) -
             )
 
 
-def check_bad_count(bad: Sequence[str], max_bad: int, images: str) -> None:
+def check_bad_count(
+    bad: Sequence[str], max_bad: int, images: str, option: str = "--max-bad"
+) -> None:
     """Refuse more than ``max_bad`` bad images; prints the first of them.
 
     Args:
         bad: a line for each.
         max_bad: how many may be left out.
         images: how many there are, for the message: "123 annotated images".
+        option: that raises the limit.
 
     Raises:
         ShardError: with the first line and their number.
@@ -191,5 +194,5 @@ def check_bad_count(bad: Sequence[str], max_bad: int, images: str) -> None:
         print(f"bad: {line}")
     raise ShardError(
         f"{bad[0]}; {len(bad)} bad, of {images}; correct them, or leave them out with "
-        f"--max-bad {len(bad)}"
+        f"{option} {len(bad)}"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.feature_sets import decode_set
 from shards.manifest import Manifest
 from shards.schema import Array, Phrase, Sample, ShardError, decode
 from shards.tar import read_tar
@@ -22,8 +23,8 @@ _COLOURS = ("red", "lime", "blue", "orange", "magenta", "cyan")
 
 def find_sample(
     path: Path, split: str | None, key: str | None, number: int
-) -> tuple[Sample, tuple[str, ...]]:
-    """A sample and the class names of its set.
+) -> tuple[Sample, Manifest | None]:
+    """A sample, and the manifest that lists its tar if there is one.
 
     Args:
         path: a folder of shards, or one tar.
@@ -38,20 +39,35 @@ def find_sample(
     for position, sample in enumerate(_read_samples(tar_paths, manifest)):
         names = (sample.key, str(sample.image_id))
         if key in names if key is not None else position == number:
-            return sample, manifest.class_names if manifest else ()
+            return sample, manifest
     request = f"with key {key!r}" if key is not None else f"number {number} (the first is 0)"
     where = f"{path}, split {split}" if split else str(path)
     raise ShardError(f"{where}: no sample {request}; choose another --key or --number")
 
 
+def describe_further(manifest: Manifest, sample: Sample) -> Iterator[str]:
+    """Lines on the further feature sets of a sample.
+
+    Raises:
+        ShardError: if a tar of a set is missing or damaged.
+    """
+    for found in manifest.further:
+        for shard in manifest.split(sample.split):
+            for entry, members in read_tar(manifest.tar_path(found.tar_of(shard))):
+                if entry.key == sample.key:
+                    features = decode_set(sample.key, members, found.spec)
+                    stored = features and found.spec.dequantize(features.regions)
+                    yield from _regions(found.name, stored)
+
+
 def describe(sample: Sample, class_names: Sequence[str]) -> str:
-    """Everything that a sample holds, as lines of text."""
+    """Everything that a sample holds in its own tar, as lines of text."""
     return "\n".join(
         [
             *_heading(sample),
             *_captions(sample),
             *_concepts(sample),
-            *_regions(sample),
+            *_regions("regions", sample.regions),
             *_boxes(sample, class_names),
             *_relations(sample),
             *_grounding(sample),
@@ -138,9 +154,12 @@ def _concepts(sample: Sample) -> Iterator[str]:
         yield f"concepts: {len(sample.concepts)}: {pairs}"
 
 
-def _regions(sample: Sample) -> Iterator[str]:
-    regions = sample.regions.astype(np.float32)
-    yield f"regions: {regions.shape[0]} of width {regions.shape[1]}, {sample.regions.dtype}"
+def _regions(name: str, stored: Array | None) -> Iterator[str]:
+    if stored is None:
+        yield f"{name}: none"
+        return
+    regions = stored.astype(np.float32)
+    yield f"{name}: {regions.shape[0]} of width {regions.shape[1]}, {stored.dtype}"
     yield (
         f"  mean {regions.mean():.3f}, standard deviation {regions.std():.3f}, "
         f"minimum {regions.min():.3f}, maximum {regions.max():.3f}, "

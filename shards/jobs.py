@@ -15,9 +15,9 @@ from shards.class_names import check_class_ids
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.index import encode_index, index_path, write_index
-from shards.manifest import Shard
 from shards.members.relations import check_predicates
 from shards.schema import Sample, ShardError, decode
+from shards.shard import Shard
 from shards.tar import read_tar, write_tar
 
 #: Splits whose images need captions, because models are trained or validated on them.

@@ -13,34 +13,20 @@ from typing import Any
 from shards.checksum import crc32
 from shards.concept_files import ConceptSet
 from shards.concept_predictor import PredictorFile
+from shards.feature_sets import OWN, FeatureSet, listed_set, select, set_json
 from shards.feature_spec import FeatureSpec
 from shards.index import Index, index_path, write_index
 from shards.listed_file import ListedFile
 from shards.location import folder_at
 from shards.manifest_json import parse_manifest
 from shards.remote.cache import Cache
-from shards.remote.remote_file import PREFETCH_THREADS, RemoteFile, prefetch
+from shards.remote.remote_file import PREFETCH_THREADS, prefetch
 from shards.schema import SCHEMA_VERSION, ShardError
+from shards.shard import Shard
 from shards.tar import read_tar
 from shards.tokenisers import ENGLISH_TEXT, CaptionText
 
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A tar: its name in the folder, its split, its counts, size in bytes and SHA-256.
-
-    ``remote``, which ``manifest.json`` does not hold, is set for a shard of a remote set.
-    """
-
-    name: str
-    split: str
-    samples: int
-    captions: int
-    bytes: int
-    sha256: str
-    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,8 @@ class Manifest:
     Args:
         root: the folder; for a remote set, a path that identifies it and does not exist.
         name: of the data set.
-        features: extractor and storage of the region features.
+        features: extractor and storage of the region features: of the folder's own set, or of the
+            first that is read.
         shards: in the order in which they were built.
         class_names: names of the classes of ``classes.npy`` by id; may be empty.
         left_out: what is wrong with each image or caption that could not be written.
@@ -60,6 +47,9 @@ class Manifest:
         tar_predictor: the predictor of the concepts in the tars; None if it is unknown.
         predicates: names of those of ``relations.npy``, whose numbers begin with 1; may be empty.
         counts: the counts of the training captions, if the build wrote them.
+        own: the name of the folder's own feature set.
+        further: feature sets in tars next to those of the samples.
+        read_sets: the feature sets that a model reads, its first one first, see `reading`.
     """
 
     root: Path
@@ -74,6 +64,9 @@ class Manifest:
     tar_predictor: PredictorFile | None = None
     predicates: tuple[str, ...] = ()
     counts: ListedFile | None = None
+    own: str = OWN
+    further: tuple[FeatureSet, ...] = ()
+    read_sets: tuple[FeatureSet, ...] = ()
 
     @classmethod
     def load(cls, root: Path | str, cache: Cache | None = None) -> Manifest:
@@ -111,6 +104,8 @@ class Manifest:
             tar_predictor=PredictorFile.listed(folder, data.get("concept_predictor")),
             predicates=data.get("predicates", ()),
             counts=ListedFile.listed(folder, data.get("caption_counts")),
+            own=data.get("feature_set", OWN),
+            further=tuple(listed_set(folder, data, row) for row in data.get("further_sets", ())),
         )
         concepts = ConceptSet.load_if_present(folder)
         return manifest.with_concepts(concepts) if concepts else manifest
@@ -122,6 +117,27 @@ class Manifest:
             ShardError: if the concepts were predicted for other shards.
         """
         return replace(self, concepts=concepts.of_shards(self.sha256_by_shard))
+
+    def reading(self, names: tuple[str, ...]) -> Manifest:
+        """The same shards, read by a model that reads these feature sets; none: their own.
+
+        Raises:
+            ShardError: naming a set that there is not.
+        """
+        if not names:
+            return self
+        chosen = select(self.feature_sets, names, f"{self.location}/{MANIFEST}")
+        return replace(self, features=chosen[0].spec, read_sets=chosen)
+
+    @property
+    def feature_sets(self) -> tuple[FeatureSet, ...]:
+        """All feature sets, the folder's own first."""
+        return FeatureSet(self.own, self.features), *self.further
+
+    @property
+    def chosen_sets(self) -> tuple[FeatureSet, ...]:
+        """The feature sets that are read."""
+        return self.read_sets or (FeatureSet(self.own, self.features),)
 
     @property
     def concept_source(self) -> str | None:
@@ -179,17 +195,23 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``manifest.json``."""
-        data = asdict(self)
-        del data["root"], data["concepts"], data["url"], data["tar_predictor"], data["counts"]
-        data["features"] = self.features.to_json()
-        for shard in data["shards"]:
-            del shard["remote"]
+        data: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "features": self.features.to_json(),
+            "shards": [_shard_json(shard) for shard in self.shards],
+            "class_names": self.class_names,
+            "left_out": self.left_out,
+            "predicates": self.predicates,
+            "feature_set": self.own,
+            "further_sets": [set_json(found, self.shards) for found in self.further],
+            **asdict(self.text),
+        }
         if self.tar_predictor:
             data["concept_predictor"] = self.tar_predictor.to_json()
         if self.counts:
             data["caption_counts"] = self.counts.to_json()
-        text = data.pop("text")
-        return {"schema_version": SCHEMA_VERSION, **data, **text}
+        return data
 
     def split(self, name: str) -> tuple[Shard, ...]:
         """The shards of one split.
@@ -276,3 +298,7 @@ def _make_index(tar: Path, cache: Cache) -> None:
     """Write the index of a copy from its bytes, which are checked; a server's index is not."""
     with cache.open_for_writing():
         write_index(tar, [entry for entry, _ in read_tar(tar)])
+
+
+def _shard_json(shard: Shard) -> dict[str, Any]:
+    return {name: value for name, value in vars(shard).items() if name != "remote"}

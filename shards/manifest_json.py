@@ -10,7 +10,7 @@ from typing_extensions import NotRequired, TypedDict
 from shards.extractor_spec import ExtractorSpec
 from shards.json_types import Count, T, parse_json
 from shards.listed_file import ListedFileJson
-from shards.schema import SCHEMA_VERSION, ShardError
+from shards.schema import READABLE_VERSIONS, SCHEMA_VERSION, ShardError
 
 #: Bytes of the smallest possible sample in a tar: three members, each with its header.
 MIN_SAMPLE_BYTES = 3 * 1024
@@ -22,7 +22,9 @@ class _FingerprintJson(TypedDict):
     deviation: tuple[FiniteFloat, ...]
 
 
-class _FeaturesJson(TypedDict):
+class FeaturesJson(TypedDict):
+    """Fields as in `shards.feature_spec.FeatureSpec`."""
+
     name: str
     dim: Count
     max_regions: Count
@@ -31,7 +33,9 @@ class _FeaturesJson(TypedDict):
     extractor: NotRequired[ExtractorSpec]
 
 
-class _ShardJson(TypedDict):
+class ShardJson(TypedDict):
+    """Fields as in `shards.shard.Shard`."""
+
     name: str
     split: str
     samples: Count
@@ -40,12 +44,29 @@ class _ShardJson(TypedDict):
     sha256: str
 
 
+class SetTarJson(TypedDict):
+    """A tar of a further set; ``images`` of its samples have the set."""
+
+    name: str
+    images: Count
+    bytes: Count
+    sha256: str
+
+
+class FurtherSetJson(TypedDict):
+    """A further feature set, with a tar for each of ``shards``, in their order."""
+
+    name: str
+    features: FeaturesJson
+    tars: tuple[SetTarJson, ...]
+
+
 class ManifestJson(TypedDict):
     """The content of ``manifest.json``; fields as in `shards.manifest.Manifest`."""
 
     name: str
-    features: _FeaturesJson
-    shards: tuple[_ShardJson, ...]
+    features: FeaturesJson
+    shards: tuple[ShardJson, ...]
     class_names: tuple[str, ...]
     left_out: tuple[str, ...]
     tokeniser: NotRequired[str]
@@ -53,6 +74,8 @@ class ManifestJson(TypedDict):
     concept_predictor: NotRequired[ListedFileJson | None]
     caption_counts: NotRequired[ListedFileJson | None]
     predicates: NotRequired[tuple[str, ...]]
+    feature_set: NotRequired[str]
+    further_sets: NotRequired[tuple[FurtherSetJson, ...]]
 
 
 _ANY_JSON, _MANIFEST_JSON = TypeAdapter(dict[str, Any]), TypeAdapter(ManifestJson)
@@ -68,7 +91,8 @@ def parse_manifest(path: str, text: bytes) -> ManifestJson:
     Raises:
         ShardError: if it has another schema version, is not valid, or has impossible numbers.
     """
-    if (version := _parse(_ANY_JSON, path, text).get("schema_version")) != SCHEMA_VERSION:
+    version = _parse(_ANY_JSON, path, text).get("schema_version")
+    if version not in READABLE_VERSIONS:
         raise ShardError(
             f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
             "build the shards again with this version"
@@ -82,10 +106,27 @@ def parse_manifest(path: str, text: bytes) -> ManifestJson:
                 f"{path}: lists {shard['samples']} samples in the {shard['bytes']} bytes of "
                 f"{shard['name']}, which are too many; copy it again"
             )
+    for row in data.get("further_sets", ()):
+        _check_further(path, data, row)
     return data
 
 
-def _check_features(path: str, features: _FeaturesJson) -> None:
+def _check_further(path: str, data: ManifestJson, row: FurtherSetJson) -> None:
+    _check_features(path, row["features"])
+    if len(row["tars"]) != len(data["shards"]):
+        raise ShardError(
+            f"{path}: feature set {row['name']!r} has {len(row['tars'])} tars for "
+            f"{len(data['shards'])} shards; copy it again"
+        )
+    for tar, shard in zip(row["tars"], data["shards"], strict=True):
+        if tar["images"] > shard["samples"]:
+            raise ShardError(
+                f"{path}: {tar['name']} has {tar['images']} images, but {shard['name']} has "
+                f"{shard['samples']}; copy it again"
+            )
+
+
+def _check_features(path: str, features: FeaturesJson) -> None:
     scale, fingerprint = features["scale"], features["fingerprint"]
     mean, deviation = fingerprint["mean"], fingerprint["deviation"]
     if len(scale) not in (0, features["dim"]) or len(mean) != len(deviation):

@@ -14,9 +14,10 @@ from shards.concept_predictor import (
     write_predictor,
 )
 from shards.location import folder_at
-from shards.manifest import MANIFEST, Manifest, Shard
+from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
 from shards.schema import ShardError, decode
+from shards.shard import Shard
 from shards.tar import read_tar
 
 #: What to do where a set or a run has no predictor.

@@ -50,6 +50,14 @@ class Phrase:
 
 
 @dataclass(frozen=True, eq=False)
+class RegionSet:
+    """One feature set of an image: regions (R, F) as stored, and their boxes (R, 4)."""
+
+    regions: Array
+    boxes: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One image with its features and captions; None for what its source does not have.
 
@@ -68,6 +76,7 @@ class Sample:
         grounding: phrases with their boxes.
         picture: the bytes of a PNG file.
         relations: (E, 3) int16, numbers of two regions and of the predicate between them.
+        further: the further feature sets that are read, None for one that the image lacks.
     """
 
     key: str
@@ -84,3 +93,4 @@ class Sample:
     grounding: tuple[Phrase, ...] | None = None
     picture: bytes | None = None
     relations: Array | None = None
+    further: tuple[RegionSet | None, ...] = ()

@@ -7,12 +7,23 @@ from typing import Any
 
 from shards.json_types import T
 from shards.members import DESCRIPTION, GROUNDING, MEMBERS
+from shards.members.base import Member
 from shards.members.description import SampleJson
-from shards.sample import CLASS_DTYPE, KEY_PATTERN, Array, Phrase, Sample, ShardError
+from shards.sample import (
+    CLASS_DTYPE,
+    KEY_PATTERN,
+    Array,
+    Phrase,
+    RegionSet,
+    Sample,
+    ShardError,
+)
 
-__all__ = ["CLASS_DTYPE", "KEY_PATTERN", "Array", "Phrase", "Sample", "ShardError"]
+__all__ = ["CLASS_DTYPE", "KEY_PATTERN", "Array", "Phrase", "RegionSet", "Sample", "ShardError"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+#: Version 2 knows no further feature sets, and is otherwise the same.
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
@@ -34,15 +45,25 @@ def decode(key: str, members: Mapping[str, bytes]) -> Sample:
     """
     fields: dict[str, Any] = {}
     for member in MEMBERS:
-        if member.suffix in members:
-            fields |= _decoded(key, member.suffix, member.decode, members[member.suffix])
-        elif member.required:
-            raise ShardError(
-                f"sample {key}: member {key}.{member.suffix} is missing; build the shard again"
-            )
+        fields |= decode_member(key, member, members)
     sample = Sample(key=key, **fields)
     check_sample(sample)
     return sample
+
+
+def decode_member(key: str, member: Member, members: Mapping[str, bytes]) -> dict[str, Any]:
+    """The fields of `Sample` that a member holds; none of an optional one that is missing.
+
+    Raises:
+        ShardError: if a required member is missing, or its bytes are not valid.
+    """
+    if member.suffix in members:
+        return _decoded(key, member.suffix, member.decode, members[member.suffix])
+    if member.required:
+        raise ShardError(
+            f"sample {key}: member {key}.{member.suffix} is missing; build the shard again"
+        )
+    return {}
 
 
 def decode_sample_json(key: str, data: bytes) -> SampleJson:

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -26,8 +26,15 @@ def write_tar(file: IO[bytes], samples: Iterable[Sample]) -> list[SampleIndex]:
     Raises:
         ShardError: if a sample is not valid or its key is too long for ustar.
     """
+    return write_members(file, ((sample.key, encode(sample)) for sample in samples))
+
+
+def write_members(
+    file: IO[bytes], samples: Iterable[tuple[str, Mapping[str, bytes]]]
+) -> list[SampleIndex]:
+    """As `write_tar`, of each sample's key and the bytes of its members by suffix."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        return [_add_sample(tar, sample) for sample in samples]
+        return [_add_sample(tar, key, members) for key, members in samples]
 
 
 def read_tar(path: Path) -> Iterator[tuple[SampleIndex, dict[str, bytes]]]:
@@ -108,13 +115,10 @@ def _parse_name(path: Path, info: tarfile.TarInfo) -> tuple[str, str]:
     return key, suffix
 
 
-def _add_sample(tar: tarfile.TarFile, sample: Sample) -> SampleIndex:
+def _add_sample(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> SampleIndex:
     start = tar.offset
-    members = {
-        suffix: _add_member(tar, f"{sample.key}.{suffix}", data)
-        for suffix, data in encode(sample).items()
-    }
-    return SampleIndex(sample.key, start, members)
+    index = {suffix: _add_member(tar, f"{key}.{suffix}", data) for suffix, data in members.items()}
+    return SampleIndex(key, start, index)
 
 
 def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> Member:

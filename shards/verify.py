@@ -12,12 +12,14 @@ from shards.caption_counts import CaptionCounts, shards_digest
 from shards.checksum import crc32
 from shards.class_names import check_class_ids
 from shards.concept_predictor import parse_predictor
+from shards.feature_sets import FeatureSet, check_stored, decode_set
 from shards.index import SampleIndex
 from shards.json_types import ImageId
-from shards.manifest import Manifest, Shard
+from shards.manifest import Manifest
 from shards.members.relations import check_predicates
 from shards.progress import tracked
 from shards.schema import Sample, ShardError, decode
+from shards.shard import Shard
 from shards.tar import read_tar
 
 
@@ -81,6 +83,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> _ShardReport:
     problems = [
         *_check_tar(manifest, shard, index, data),
         *_check_concepts(manifest, shard, index),
+        *(line for found in manifest.further for line in _check_set(manifest, found, shard, index)),
     ]
     captions, images = 0, dict[ImageId, str]()
     for entry in index:
@@ -119,6 +122,33 @@ def _check_tar(
                 yield _line(shard, "does not match its index; build the shard again")
 
 
+def _check_set(
+    manifest: Manifest, found: FeatureSet, shard: Shard, samples: list[SampleIndex]
+) -> Iterator[str]:
+    """The problems of the tar with a further feature set of a shard's samples."""
+    tar = found.tar_of(shard)
+    try:
+        index = list(manifest.index(tar))
+    except ShardError as error:
+        yield str(error)
+        return
+    data = manifest.tar_path(tar).read_bytes()
+    problems = list(_check_tar(manifest, tar, index, data))
+    if [entry.key for entry in index] != [entry.key for entry in samples]:
+        problems.append(_line(tar, f"has other samples than {shard.name}; add the set again"))
+    images = 0
+    for entry in index:
+        try:
+            members = dict(_members(entry, data))
+            images += decode_set(entry.key, members, found.spec) is not None
+        except ShardError as error:
+            problems.append(_line(tar, str(error)))
+    if not problems and images != shard.samples - found.lacking(shard):
+        said = shard.samples - found.lacking(shard)
+        problems.append(_line(tar, f"{images} images, but the manifest says {said}"))
+    yield from problems
+
+
 def _check_concepts(manifest: Manifest, shard: Shard, index: list[SampleIndex]) -> Iterator[str]:
     """Whether the concept file of a shard is complete and its scores are valid."""
     if manifest.concepts is None:
@@ -147,17 +177,7 @@ def _decode_sample(manifest: Manifest, entry: SampleIndex, data: bytes) -> Sampl
         ShardError: if a member is truncated or damaged, or differs from the manifest.
     """
     sample = decode(entry.key, dict(_members(entry, data)))
-    dim = manifest.features.dim
-    if sample.regions.shape[1] != dim:
-        raise ShardError(
-            f"sample {entry.key}: regions of width {sample.regions.shape[1]}, "
-            f"but the manifest says {dim}"
-        )
-    if str(sample.regions.dtype) != manifest.features.stored_dtype:
-        raise ShardError(
-            f"sample {entry.key}: regions are {sample.regions.dtype}, "
-            f"but the manifest says {manifest.features.stored_dtype}"
-        )
+    check_stored(entry.key, sample.regions, manifest.features)
     check_class_ids(f"sample {entry.key}", sample.classes, manifest.class_names)
     check_predicates(f"sample {entry.key}", sample.relations, manifest.predicates)
     return sample
@@ -198,7 +218,9 @@ def _duplicates(manifest: Manifest, reports: list[_ShardReport]) -> Iterator[str
 
 
 def _unlisted_tars(manifest: Manifest) -> Iterator[str]:
-    listed = {shard.name for shard in manifest.shards}
+    listed = {
+        found.tar_of(shard).name for found in manifest.feature_sets for shard in manifest.shards
+    }
     for tar in sorted(manifest.root.glob("*.tar")):
         if tar.name not in listed:
             yield f"{tar.name}: not in the manifest; remove it"

@@ -36,6 +36,7 @@ from shards.atomic import remove_temporary_files, write_json
 from shards.caption_counts import counts_name
 from shards.concept_predictor import write_predictor
 from shards.count_captions import count_captions
+from shards.feature_sets import OWN, check_name
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.jobs import SampleSource, ShardJob, WrittenShard, predicates_of, write_shard
@@ -59,6 +60,7 @@ def write(
     left_out: Sequence[str] = (),
     text: CaptionText = ENGLISH_TEXT,
     predictor: bytes | None = None,
+    own: str = OWN,
 ) -> Manifest:
     """Write a source as ``<split>-<number>.tar`` files with indices and a manifest.
 
@@ -71,6 +73,7 @@ def write(
             manifest.
         text: tokeniser and language of the captions.
         predictor: the file of the predictor that made the samples' concepts.
+        own: name of the samples' features, as a feature set.
 
     Raises:
         ShardError: if the folder holds something else, a sample is not valid, or two samples have
@@ -93,6 +96,7 @@ def write(
         text=text,
         tar_predictor=write_predictor(predictor, root) if predictor else None,
         predicates=predicates_of(source),
+        own=check_name(own),
     )
     if splits.get("train"):
         manifest = replace(manifest, counts=_write_counts(manifest, workers))

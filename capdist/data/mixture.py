@@ -20,8 +20,9 @@ from capdist.config.data import DataConfig, ShardSet
 from capdist.data.order import MixtureSet
 from shards.concept_files import ConceptSet
 from shards.concept_predictor import PredictorFile
-from shards.manifest import Manifest, Shard
+from shards.manifest import Manifest
 from shards.schema import ShardError
+from shards.shard import Shard
 
 
 def load_shards(data: DataConfig) -> Manifest:

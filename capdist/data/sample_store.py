@@ -23,10 +23,11 @@ from capdist.data.rank_plan import SampleRef
 from shards.checksum import crc32
 from shards.concepts import Concepts
 from shards.index import Index, SampleIndex
-from shards.manifest import Manifest, Shard
+from shards.manifest import Manifest
 from shards.members import MEMBERS
 from shards.remote.download import ShardUnavailableError
 from shards.schema import Sample, ShardError, decode
+from shards.shard import Shard
 
 #: Shards kept open, least recently used ones closed first. More than any run has lanes.
 MAX_OPEN_SHARDS = 1024

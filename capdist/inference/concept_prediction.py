@@ -35,9 +35,10 @@ from capdist.vocab import Vocabulary
 from shards.concept_files import CONCEPTS, ConceptFile, ConceptSet, write_concept_file
 from shards.concepts import Concepts, top_concepts
 from shards.feature_spec import FeatureSpec
-from shards.manifest import Manifest, Shard
+from shards.manifest import Manifest
 from shards.progress import tracked
 from shards.schema import Sample
+from shards.shard import Shard
 
 #: The validation score that chooses the best detectors: average precision.
 METRIC = "AP"

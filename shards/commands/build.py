@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from capdist.arguments import count, positive
 from capdist.errors import CapdistError
 from shards.commands.common import PROJECTION, add_output, summary
+from shards.feature_sets import OWN, check_name
 from shards.outputs import check_output_folder
 from shards.reading import add_reading_options, reading
 from shards.tokenisers import PTB_LIKE, registered
@@ -16,7 +19,8 @@ run the same command again."""
 _ANNOTATIONS = """captions: Karpathy or COCO JSON files, CSV files, or a folder of Flickr30k
 Entities; paths or quoted globs"""
 _FEATURES = """features: bottom-up, LXMERT or VinVL TSV, HDF5 or npz files, LMDB databases, folders
-of npz or npy files, a folder whose name ends in _att (cocobu); paths or quoted globs"""
+of npz or npy files, a folder whose name ends in _att (cocobu); paths or quoted globs. Repeated as
+--features NAME=PATH, each is a feature set of that name; the first one is the shards' own"""
 _IMAGES = """folder of pictures, from which features are extracted; with --features, some are
 compared with the files, to check the stated --backbone"""
 _MADE_BY = """with --images, the network that extracts their features: efficientnet_lite2_grid,
@@ -29,7 +33,14 @@ captions nor features have the sizes"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--annotations", required=True, nargs="+", metavar="PATH", help=_ANNOTATIONS)
-    add("--features", nargs="+", default=(), metavar="PATH", help=_FEATURES)
+    add(
+        "--features",
+        nargs="+",
+        default=[],
+        action="append",
+        metavar="PATH",
+        help=_FEATURES,
+    )
     add("--images", metavar="DIR", help=_IMAGES)
     add("--backbone", metavar="NAME", help=_MADE_BY)
     add("--projection", metavar="FILE", help=PROJECTION)
@@ -94,12 +105,25 @@ def _positive_or_all(text: str) -> int | None:
 
 def run(options: argparse.Namespace) -> int:
     from shards.build import BuildConfig, build
+    from shards.build_set import SetConfig
 
     check_output_folder(options.out)
     _check_backbone(options)
+    (own, features), *others = _feature_sets(options.features).items()
+    further = [
+        SetConfig(
+            name,
+            paths,
+            storage=options.storage,
+            max_lacking=options.max_bad,
+            pair_by=options.pair_by,
+            reading=reading(options),
+        )
+        for name, paths in others
+    ]
     config = BuildConfig(
         annotations=options.annotations,
-        features=options.features,
+        features=features,
         feature_name=options.feature_name,
         concepts=options.concepts,
         concepts_kept=options.concepts_kept,
@@ -119,10 +143,27 @@ def run(options: argparse.Namespace) -> int:
         projection=options.projection,
     )
     manifest = build(
-        config, options.out, samples_per_shard=options.samples_per_shard, workers=options.workers
+        config,
+        options.out,
+        samples_per_shard=options.samples_per_shard,
+        workers=options.workers,
+        own=own,
+        further=further,
     )
     print(summary(manifest))
     return 0
+
+
+def _feature_sets(groups: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """The paths of every feature set by its name, of the values of each --features."""
+    sets: dict[str, list[str]] = {}
+    for first, *others in groups:
+        name, equals, path = first.partition("=")
+        if equals and "/" not in name and not Path(first).exists():
+            sets.setdefault(check_name(name), []).extend([path, *others])
+        else:
+            sets.setdefault(OWN, []).extend([first, *others])
+    return sets or {OWN: []}
 
 
 def _check_backbone(options: argparse.Namespace) -> None:

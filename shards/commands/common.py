@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from capdist.arguments import positive
 
 if TYPE_CHECKING:
+    from shards.feature_sets import FeatureSet
     from shards.manifest import Manifest
 
 PROJECTION = """npz file with arrays mean (D,) and components (D, F), such as PCA, that follows
@@ -28,11 +29,18 @@ def summary(manifest: Manifest) -> str:
     counts = ", ".join(
         f"{split} {sum(shard.samples for shard in manifest.split(split))}" for split in splits
     )
-    features = manifest.features
     left_out = f", {len(manifest.left_out)} left out" if manifest.left_out else ""
     return (
         f"{manifest.location}: {manifest.name}, {len(manifest.shards)} shards, images: {counts}"
-        f"{left_out}; features {features.name}, width {features.dim}, {features.stored_dtype}, "
-        f"up to {features.max_regions} regions; captions {manifest.text.tokeniser}, "
-        f"{manifest.text.language}"
+        f"{left_out}; features {'; '.join(map(_set_summary, manifest.feature_sets))}; captions "
+        f"{manifest.text.tokeniser}, {manifest.text.language}"
+    )
+
+
+def _set_summary(found: FeatureSet) -> str:
+    spec, name = found.spec, "" if found.tars is None else f"{found.name}: "
+    images = f", {sum(found.images.values())} images" if found.images else ""
+    return (
+        f"{name}{spec.name}, width {spec.dim}, {spec.stored_dtype}, up to {spec.max_regions} "
+        f"regions{images}"
     )

@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from shards.inspect import describe, draw, find_sample
+    from shards.inspect import describe, describe_further, draw, find_sample
 
     if options.picture:
         check_output_file(options.picture)
-    sample, class_names = find_sample(options.path, options.split, options.key, options.number)
+    sample, manifest = find_sample(options.path, options.split, options.key, options.number)
+    class_names = manifest.class_names if manifest else ()
     print(describe(sample, class_names))
+    for line in describe_further(manifest, sample) if manifest else ():
+        print(line)
     if options.picture:
         draw(sample, class_names, options.picture)
         print(f"picture: {options.picture}")

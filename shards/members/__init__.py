@@ -16,13 +16,13 @@ from shards.members.picture import Picture
 from shards.members.regions import Regions
 from shards.members.relations import Relations
 
-DESCRIPTION, GROUNDING = Description(), Grounding()
+DESCRIPTION, REGIONS, BOXES, GROUNDING = Description(), Regions(), Boxes(), Grounding()
 
 #: In their order in a tar.
 MEMBERS: tuple[Member, ...] = (
     DESCRIPTION,
-    Regions(),
-    Boxes(),
+    REGIONS,
+    BOXES,
     Classes(),
     ConceptWords(),
     GROUNDING,

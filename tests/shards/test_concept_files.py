@@ -105,7 +105,7 @@ def test_run_without_concepts_is_refused(
 def test_other_schema_version_is_refused(predicted: ConceptSet) -> None:
     path = predicted.root / CONCEPTS
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 9}))
-    with pytest.raises(ShardError, match="schema version 9, expected 2"):
+    with pytest.raises(ShardError, match="schema version 9, expected 3"):
         ConceptSet.load(predicted.root)
 
 

@@ -110,5 +110,5 @@ def test_missing_file_is_named(manifest: Manifest, name: str) -> None:
 def test_other_schema_version_is_refused(manifest: Manifest) -> None:
     path = manifest.root / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-    with pytest.raises(ShardError, match="schema version 99, expected 2"):
+    with pytest.raises(ShardError, match="schema version 99, expected 3"):
         Manifest.load(manifest.root)

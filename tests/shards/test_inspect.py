@@ -35,15 +35,16 @@ def root(tmp_path: Path) -> Path:
 def test_find_sample_by_number_split_and_key(
     root: Path, name: str, split: str | None, key: str | None, number: int, image: int
 ) -> None:
-    sample, class_names = find_sample(root / name, split, key, number)
+    sample, manifest = find_sample(root / name, split, key, number)
     assert sample.image_id == image
-    assert class_names == NAMES
+    assert manifest is not None
+    assert manifest.class_names == NAMES
 
 
 def test_single_tar_needs_no_manifest(root: Path, tmp_path: Path) -> None:
     tar = (root / "val-00000.tar").rename(tmp_path / "single.tar")
-    sample, class_names = find_sample(tar, None, None, 0)
-    assert (sample.image_id, class_names) == (7, ())
+    sample, manifest = find_sample(tar, None, None, 0)
+    assert (sample.image_id, manifest) == (7, None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from capdist.vocab import Vocabulary
 from shards.concept_files import ConceptSet, write_concept_file
 from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
-from shards.schema import CLASS_DTYPE, Phrase, Sample
+from shards.schema import CLASS_DTYPE, Phrase, RegionSet, Sample
+from shards.write_set import SetSample
 
 WORDS = ("a", "red", "blue", "dog", "cat", "runs", "sits", "near", "two", "balls")
 
@@ -63,6 +64,43 @@ def tiny_sample(number: int, split: str = "train", dim: int = 6) -> Sample:
         boxes=np.tile(np.array([0.1, 0.2, 0.6, 0.7], np.float32), (regions, 1)),
         concepts=tuple((WORDS[(number + i) % 10], 0.9 - 0.1 * i) for i in range(number % 5)),
     )
+
+
+@dataclass(frozen=True)
+class GridSource:
+    """A further feature set of tiny images: 1 to 4 cells, from their ids alone.
+
+    The first ``lacking`` training images lack it, and loading stops at image ``stops_at``.
+    """
+
+    dim: int = 4
+    lacking: int = 0
+    name: str = "grid"
+    seed: int = 0
+    scale: tuple[float, ...] = ()
+    stops_at: int | None = None
+
+    @property
+    def features(self) -> FeatureSpec:
+        return FeatureSpec("tiny-grid", self.dim, 0, scale=self.scale)
+
+    def fingerprint(self) -> str:
+        return f"{self.dim} {self.lacking} {self.seed}"
+
+    def load(self, samples: Sequence[SetSample]) -> Iterator[RegionSet | None]:
+        for sample in samples:
+            number = int(sample.image_id)
+            if number == self.stops_at:
+                raise RuntimeError("stopped")
+            yield None if number < self.lacking else self.cells(number)
+
+    def cells(self, number: int) -> RegionSet:
+        rng = np.random.default_rng((self.seed, number))
+        count = 1 + number % 4
+        regions = rng.standard_normal((count, self.dim))
+        stored = regions * 9 if self.scale else regions
+        boxes = np.tile(np.array([0, 0, number % 7 / 10, 0.5], np.float32), (count, 1))
+        return RegionSet(stored.astype(self.features.stored_dtype), boxes)
 
 
 NAMES = {"dog": "dog", "cat": "cat", "balls": "ball"}
