@@ -147,6 +147,7 @@ def make_batch(images: int) -> Batch:
         image_ids=torch.arange(images),
         regions=torch.randn(images, REGIONS, FEATURES),
         region_mask=torch.ones(images, REGIONS, dtype=torch.bool),
+        region_sets=torch.zeros(images, REGIONS, dtype=torch.long),
         boxes=torch.rand(images, REGIONS, 4),
         class_ids=torch.randint(CLASSES, (images, REGIONS, 8)),
         class_probs=torch.full((images, REGIONS, 8), 1 / 8),

@@ -27,7 +27,10 @@ class Batch:
 
     ``image_ids`` (B,) are image ids, or `shards.image_ids.image_number` of those that are texts.
     ``regions`` (B, R, F), in the shards' float type until `to` makes them float32, and ``boxes``
-    (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R) is True; so are
+    (B, R, 4), x1 y1 x2 y2 in 0..1, are real where ``region_mask`` (B, R) is True. If a model reads
+    several feature sets, ``region_sets`` (B, R) is the number of a region's set, else 0; those of
+    the first set come first, F is the largest width, and narrower regions are padded with zeros.
+    As real are
     ``class_ids`` (B, R, T) and ``class_probs`` (B, R, T), with T = 0 if the shards have no classes;
     ``concepts`` (B, A) are word ids, best first, real where ``concept_mask`` (B, A) is True;
     ``tokens`` (B, S, L) are BOS, words, EOS, then PAD; a missing caption is all PAD;
@@ -46,6 +49,7 @@ class Batch:
     image_ids: Tensor
     regions: Tensor
     region_mask: Tensor
+    region_sets: Tensor
     boxes: Tensor
     class_ids: Tensor
     class_probs: Tensor
@@ -67,8 +71,12 @@ class Batch:
             for member in MEMBERS
             for name, array in member.empty(PAD).items()
         }
-        regions, mask = torch.zeros(1, 1, feature_dim), torch.ones(1, 1, dtype=torch.bool)
-        return cls(keys=(), regions=regions, region_mask=mask, **fields)
+        fields |= {
+            "regions": torch.zeros(1, 1, feature_dim),
+            "region_mask": torch.ones(1, 1, dtype=torch.bool),
+            "region_sets": torch.zeros(1, 1, dtype=torch.int64),
+        }
+        return cls(keys=(), **fields)
 
     @property
     def inputs(self) -> Tensor:

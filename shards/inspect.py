@@ -56,7 +56,7 @@ def describe_further(manifest: Manifest, sample: Sample) -> Iterator[str]:
             for entry, members in read_tar(manifest.tar_path(found.tar_of(shard))):
                 if entry.key == sample.key:
                     features = decode_set(sample.key, members, found.spec)
-                    stored = features and found.spec.dequantize(features.regions)
+                    stored = found.spec.dequantize(features.regions) if features else None
                     yield from _regions(found.name, stored)
 
 

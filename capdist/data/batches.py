@@ -106,7 +106,7 @@ class Batches:
             except SampleError as error:
                 errors.append(error)
                 del rows[error.row]
-        return Batch.empty(self.reader.store.manifest.features.dim)
+        return Batch.empty(self.reader.store.width)
 
     def _collated(self, items: Sequence[Any], rows: Sequence[Row]) -> Batch:
         """With resident regions the items are sample references: the reader is the mapped one."""

@@ -19,7 +19,7 @@ from capdist.data.order import Order
 from capdist.data.rank_plan import RankPlan, Ranks
 from capdist.data.reader import make_reader
 from capdist.data.residency import ResidentRegions, lock_pages
-from capdist.data.sample_store import SampleStore
+from capdist.data.sample_store import OF_REGIONS, SampleStore
 from capdist.vocab import Vocabulary, WordIds
 from shards.image_ids import image_number
 from shards.json_types import ImageId
@@ -96,12 +96,24 @@ def captioned(manifest: Manifest, split: str) -> References:
     return found
 
 
-def check_needs(manifest: Manifest, split: str, needs: frozenset[str], model: str) -> None:
-    """Refuse shards that lack a member that a model reads.
+def check_needs(
+    manifest: Manifest, split: str, needs: frozenset[str], model: str, *, lacking: bool = False
+) -> None:
+    """Refuse shards that lack a member, or images a feature set, that a model reads.
+
+    ``lacking`` says whether it can do without the feature sets after its first.
 
     Raises:
-        ShardError: naming the member.
+        ShardError: naming the member, or the set.
     """
+    for number, found in enumerate(manifest.chosen_sets):
+        without = sum(found.lacking(shard) for shard in manifest.split(split))
+        if without and not (lacking and number):
+            raise ShardError(
+                f"{manifest.location}: {without} images of {split} lack feature set "
+                f"{found.name!r}, which model {model!r} can't do without; add the set anew with "
+                "features of all images, or choose another model"
+            )
     for need in sorted(needs - members(manifest, split)):
         raise ShardError(
             f"{manifest.location}: its samples have no {need}, which model {model!r} reads; "
@@ -120,7 +132,10 @@ def members(manifest: Manifest, split: str) -> set[str]:
     entries = [manifest.index(shard)[0] for shard in firsts.values()]
     in_files = {"concepts"} if manifest.concepts else set()
     found = [in_files | {suffix.partition(".")[0] for suffix in entry.members} for entry in entries]
-    return set.intersection(*found)
+    # Classes and relations are of the folder's own regions.
+    first, *_ = manifest.chosen_sets
+    unread = set() if first.tars is None else {suffix.partition(".")[0] for suffix in OF_REGIONS}
+    return set.intersection(*found) - unread
 
 
 def training_batches(
@@ -182,11 +197,14 @@ def _batches(
     grounding: bool = False,
     reference_ids: WordIds | None = None,
 ) -> Batches:
-    scale = np.array(manifest.features.scale, np.float32) if manifest.features.scale else None
+    scales = tuple(
+        np.array(found.spec.scale, np.float32) if found.spec.scale else None
+        for found in manifest.chosen_sets
+    )
     names = manifest.class_names
     encoder = SampleEncoder(
         vocab, data.max_words, data.max_concepts, len(names), names, reference_ids
     )
     store = SampleStore(manifest, split, encoder, grounding=grounding)
     reader = make_reader(data, store, RankPlan(order, ranks, batch.images))
-    return Batches(reader, Collate(encoder, scale), batch)
+    return Batches(reader, Collate(encoder, scales), batch)

@@ -27,13 +27,14 @@ HEADER = np.dtype(
 class EncodedSample(NamedTuple):
     """A sample without its regions.
 
-    ``regions`` is their number; ``header`` one entry of HEADER; ``parts`` the packed bytes of every
-    member, in the order of `shards.members.MEMBERS`; ``references`` (S, M) int32 all captions as
-    references of rewards, padded with -1, M = 0 if they are not read.
+    ``counts`` are the numbers of regions of the feature sets that are read; ``header`` one entry of
+    HEADER; ``parts`` the packed bytes of every member, in the order of `shards.members.MEMBERS`;
+    ``references`` (S, M) int32 all captions as references of rewards, padded with -1, M = 0 if they
+    are not read.
     """
 
     key: str
-    regions: int
+    counts: tuple[int, ...]
     header: bytes
     parts: tuple[bytes, ...]
     references: bytes
@@ -70,7 +71,7 @@ class SampleEncoder:
         header = np.array((*sizes, references.shape[1]), HEADER)
         return EncodedSample(
             sample.key,
-            len(sample.regions),
+            (len(sample.regions), *(len(more.regions) if more else 0 for more in sample.further)),
             header.tobytes(),
             tuple(data for data, _ in packed),
             references.tobytes(),

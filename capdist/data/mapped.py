@@ -23,11 +23,11 @@ MAX_OPEN_TARS = 256
 
 @dataclass(frozen=True, eq=False)
 class _MappedShard:
-    """An open shard; ``rows`` are its verified samples, each with the offset of its end."""
+    """An open shard; ``rows`` are its verified samples, with where each ends in its tars."""
 
     shard: OpenShard
-    tar: Tar
-    rows: dict[int, tuple[Row, int]] = field(default_factory=dict)
+    tars: tuple[Tar, ...]
+    rows: dict[int, tuple[Row, tuple[tuple[Tar, int], ...]]] = field(default_factory=dict)
 
 
 class MappedReader:
@@ -43,7 +43,7 @@ class MappedReader:
         self.store = store
         self.plan = plan
         self.threads = threads
-        self.open = lru_cache(MAX_OPEN_TARS)(self._open)
+        self.open = lru_cache(MAX_OPEN_TARS // len(store.tars))(self._open)
 
     def steps(self, epoch: int, consumed: int = 0) -> Iterator[list[SampleRef]]:
         """References to the rank's samples of every step; nothing is read yet."""
@@ -61,25 +61,39 @@ class MappedReader:
             cached = mapped.rows.get(sample)
             if cached is None:
                 return self._row(mapped, ref)
-            row, end = cached
-            mapped.tar.check_size(end)
+            row, ends = cached
+            for tar, end in ends:
+                tar.check_size(end)
             return row
         except (OSError, ShardError) as error:
             raise self.store.error(ref, error) from error
 
     def _open(self, number: int) -> _MappedShard:
-        return _MappedShard(self.store.open(number), Tar(self.store.tar(number)))
+        shard = self.store.open(number)
+        tars = range(len(self.store.tars))
+        return _MappedShard(shard, tuple(Tar(self.store.tar(number, tar)) for tar in tars))
 
     def _row(self, mapped: _MappedShard, ref: SampleRef) -> Row:
-        shard, tar, number = mapped.shard, mapped.tar, ref[1]
+        shard, number = mapped.shard, ref[1]
         sample = shard.samples[number]
         if sample is None:
-            entry = shard.entries[number]
-            members = tar.members(entry, self.store.members)
-            verify(entry, members)
-            return self.store.decode(ref, entry, members)
-        offset = shard.offsets[number]
-        regions = tar.view(offset, (sample.regions, self.store.dim), self.store.dtype)
-        row = Row(sample, regions, tar.address + offset)
-        mapped.rows[number] = row, offset + regions.nbytes
+            entries = shard.of(number)
+            members = [
+                tar.members(entry, wanted)
+                for tar, entry, wanted in zip(mapped.tars, entries, self.store.wanted, strict=True)
+            ]
+            for entry, of_tar in zip(entries, members, strict=True):
+                verify(entry, of_tar)
+            return self.store.decode(ref, entries, members)
+        regions, addresses, ends = [], [], []
+        for found, count, offsets in zip(
+            self.store.sets, sample.counts, shard.offsets, strict=True
+        ):
+            tar, offset = mapped.tars[found.tar], offsets[number]
+            view = tar.view(offset, (count, found.dim), found.dtype)
+            regions.append(view)
+            addresses.append(tar.address + offset)
+            ends.append((tar, offset + view.nbytes))
+        row = Row(sample, tuple(regions), tuple(addresses))
+        mapped.rows[number] = row, tuple(ends)
         return row

@@ -20,20 +20,23 @@ from capdist.config.data import DataConfig, ShardSet
 from capdist.data.order import MixtureSet
 from shards.concept_files import ConceptSet
 from shards.concept_predictor import PredictorFile
+from shards.feature_sets import FeatureSet
 from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.shard import Shard
 
 
-def load_shards(data: DataConfig) -> Manifest:
+def load_shards(data: DataConfig, features: tuple[str, ...] = ()) -> Manifest:
     """The manifest of one folder or URL, or the merged manifest of several.
+
+    ``features`` are the feature sets that are read, as `Manifest.reading` has them.
 
     Raises:
         ShardError: if a folder has no shards, or the sets can't be mixed.
     """
     if isinstance(data.shards, str):
-        return Manifest.load(data.shards, data.copies)
-    sets = [Manifest.load(part.shards, data.copies) for part in data.shards]
+        return Manifest.load(data.shards, data.copies).reading(features)
+    sets = [Manifest.load(part.shards, data.copies).reading(features) for part in data.shards]
     return merge_manifests(sets, accept_features=data.accept_features)
 
 
@@ -52,12 +55,14 @@ def merge_manifests(sets: Sequence[Manifest], *, accept_features: bool = False) 
                 f"{part.root}: listed twice in data.shards; list it once, with higher repeats"
             )
         _check(first, part, accept_features)
+    read = tuple(_merged_set(sets, number) for number in range(len(first.chosen_sets)))
     others = [_with_absolute_name(first, shard) for shard in first.shards if shard.split != "train"]
     train = [_with_absolute_name(part, shard) for part in sets for shard in part.split("train")]
     return Manifest(
         root=Path(" + ".join(str(part.root) for part in sets)),  # a name for messages, not a folder
         name=" + ".join(part.name for part in sets),
-        features=replace(first.features, max_regions=max(s.features.max_regions for s in sets)),
+        features=read[0].spec,
+        read_sets=read,
         shards=(*train, *others),
         class_names=first.class_names,
         predicates=first.predicates,
@@ -118,28 +123,28 @@ def _samples(shards: Sequence[Shard]) -> int:
     return sum(shard.samples for shard in shards)
 
 
+def _merged_set(sets: Sequence[Manifest], number: int) -> FeatureSet:
+    """A feature set that is read, of all sets of shards."""
+    found = [part.chosen_sets[number] for part in sets]
+    spec = replace(found[0].spec, max_regions=max(one.spec.max_regions for one in found))
+    if found[0].tars is None:
+        return FeatureSet(found[0].name, spec)
+    tars, images = dict[str, Shard](), dict[str, int]()
+    for part, one in zip(sets, found, strict=True):
+        for shard in part.shards:
+            name = _with_absolute_name(part, shard).name
+            tars[name] = _with_absolute_name(part, one.tar_of(shard))
+            images[name] = shard.samples - one.lacking(shard)
+    return FeatureSet(found[0].name, spec, tars, images)
+
+
 def _check(first: Manifest, other: Manifest, accept_features: bool) -> None:
     """Refuse a set whose features, classes or concepts differ from the first one's.
 
     If ``accept_features``, the features' statistics may differ.
     """
-    ours, theirs = first.features, other.features
-    if not ours.same_name(theirs):
-        raise ShardError(
-            f"{other.root}: features {theirs.name!r} of width {theirs.dim}, expected "
-            f"{ours.name!r} of width {ours.dim} as in {first.root}; mix sets of the same extractor"
-        )
-    difference = ours.fingerprint.difference(theirs.fingerprint)
-    if difference and not accept_features:
-        raise ShardError(
-            f"{other.root}: features {theirs.name!r} {difference} than those of {first.root}; mix "
-            "sets of the same extractor, or accept these with data.accept_features=true"
-        )
-    if ours.scale != theirs.scale:
-        raise ShardError(
-            f"{other.root}: {theirs.stored_dtype} regions with other scales than in {first.root}; "
-            "build both with --storage fp16"
-        )
+    for ours, theirs in zip(first.chosen_sets, other.chosen_sets, strict=True):
+        _check_set(first, ours, other, theirs, accept_features)
     if first.class_names != other.class_names:
         raise ShardError(
             f"{other.root}: its {len(other.class_names)} class names are not the "
@@ -159,6 +164,34 @@ def _check(first: Manifest, other: Manifest, accept_features: bool) -> None:
         raise ShardError(
             f"{other.root}: concepts of {_detector(other)}, expected those of {_detector(first)} "
             f"as in {first.root}; write both sets' with one detector, by capdist concepts"
+        )
+
+
+def _check_set(
+    first: Manifest, ours: FeatureSet, other: Manifest, theirs: FeatureSet, accept_features: bool
+) -> None:
+    """As `_check`, of one feature set that is read."""
+    if (ours.tars is None) != (theirs.tars is None):
+        raise ShardError(
+            f"{other.root}: feature set {theirs.name!r} is its own, or is not, unlike in "
+            f"{first.root}; build both with the same --features"
+        )
+    mine, found = ours.spec, theirs.spec
+    if not mine.same_name(found):
+        raise ShardError(
+            f"{other.root}: features {found.name!r} of width {found.dim}, expected "
+            f"{mine.name!r} of width {mine.dim} as in {first.root}; mix sets of the same extractor"
+        )
+    difference = mine.fingerprint.difference(found.fingerprint)
+    if difference and not accept_features:
+        raise ShardError(
+            f"{other.root}: features {found.name!r} {difference} than those of {first.root}; mix "
+            "sets of the same extractor, or accept these with data.accept_features=true"
+        )
+    if mine.scale != found.scale:
+        raise ShardError(
+            f"{other.root}: {found.stored_dtype} regions with other scales than in {first.root}; "
+            "build both with --storage fp16"
         )
 
 

@@ -60,25 +60,31 @@ _fence = _fence_intrinsic()
 @njit(cache=True, nogil=True)
 def copy_rows(
     target: NDArray[np.uint8],
-    targets: NDArray[np.uintp],
+    base: np.uintp,
     sources: NDArray[np.uintp],
     sizes: NDArray[np.uintp],
 ) -> None:
-    """Fill each row of ``target`` (B, N) with ``sizes[b]`` bytes from an address, then zeros.
+    """Fill each row of ``target`` (B, N) with P pieces, one after the other, then zeros.
 
-    ``targets`` (B,) are the addresses of the target's rows, ``sources`` (B,) those of the bytes.
+    ``base`` is the target's address; ``sources`` (B·P,) are those of the pieces, and ``sizes``
+    (B, P) their bytes.
     """
     width, one = uintp(WIDTH), uintp(1)
-    for row in range(len(sources)):
-        to, begin, size, done = targets[row], sources[row], sizes[row], uintp(0)
-        while done < size and (to + done) % width:
-            _copy_byte(to + done, begin + done)
-            done += one
-        while done + width <= size:
-            _copy_vector(to + done, begin + done)
-            done += width
-        while done < size:
-            _copy_byte(to + done, begin + done)
-            done += one
-        target[row, size:] = 0
+    pieces = sizes.shape[1]
+    for row in range(len(sizes)):
+        to = base + uintp(row * target.shape[1])
+        end = to
+        for piece in range(pieces):
+            begin, size, done = sources[row * pieces + piece], sizes[row, piece], uintp(0)
+            while done < size and (end + done) % width:
+                _copy_byte(end + done, begin + done)
+                done += one
+            while done + width <= size:
+                _copy_vector(end + done, begin + done)
+                done += width
+            while done < size:
+                _copy_byte(end + done, begin + done)
+                done += one
+            end += size
+        target[row, end - to :] = 0
     _fence()

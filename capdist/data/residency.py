@@ -22,6 +22,7 @@ from torch import Tensor
 
 from capdist.config.base import ConfigError
 from capdist.data.rank_plan import SampleRef
+from shards.feature_sets import FeatureSet
 from shards.manifest import Manifest
 
 
@@ -31,7 +32,7 @@ def lock_pages(manifest: Manifest, split: str) -> None:
     Raises:
         ConfigError: if they do not fit, or the process may not lock as much.
     """
-    shards = manifest.split(split)
+    shards = [found.tar_of(s) for found in _tar_sets(manifest) for s in manifest.split(split)]
     for shard in shards:
         try:
             _lock(manifest.tar_path(shard))
@@ -45,6 +46,12 @@ def lock_pages(manifest: Manifest, split: str) -> None:
                 f"and this process may lock {allowed} GB; raise 'ulimit -l', or set "
                 "data.resident=null: pages that were read stay cached while there is room"
             ) from error
+
+
+def _tar_sets(manifest: Manifest) -> list[FeatureSet]:
+    """Of the folder's own set, whose tars have the captions, and of further ones that are read."""
+    own, *_ = manifest.feature_sets
+    return [own, *(found for found in manifest.chosen_sets if found.tars is not None)]
 
 
 @cache
@@ -68,11 +75,24 @@ def _available_memory() -> int:
     return 1024 * int(line.split()[1])
 
 
+def batch_bytes(manifest: Manifest, split: str) -> int:
+    """An upper bound on the bytes that a split's regions have in batches, all of one width."""
+    sets = manifest.chosen_sets
+    width = max(found.spec.dim for found in sets)
+    itemsize = 4 if any(found.spec.scale for found in sets) else 2
+    regions = sum(
+        found.tar_of(shard).bytes // (found.spec.dim * (1 if found.spec.scale else 2))
+        for found in sets
+        for shard in manifest.split(split)
+    )
+    return regions * width * itemsize
+
+
 class ResidentRegions:
     """Regions that this process has read before, as stored, on a device; threads may share it.
 
     Args:
-        limit: bytes of the shards, an upper bound on those of their regions.
+        limit: an upper bound on the bytes of all regions, as they are in batches.
         device: that keeps them.
 
     Raises:
@@ -101,8 +121,7 @@ class ResidentRegions:
         """
         if not torch.cuda.is_available():
             raise ConfigError("data.resident gpu: this machine has no GPU; set data.resident=null")
-        limit = sum(shard.bytes for shard in manifest.split(split))
-        return cls(limit, torch.device("cuda", torch.cuda.current_device()))
+        return cls(batch_bytes(manifest, split), torch.device("cuda", torch.cuda.current_device()))
 
     def get(self, refs: Sequence[SampleRef]) -> Tensor | None:
         """The padded regions (B, R, F) of a batch, or None if any are missing."""

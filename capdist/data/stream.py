@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, BinaryIO, TypeVar
@@ -22,10 +23,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RawSample:
-    """The bytes of a sample's members, or the error of reading them."""
+    """The bytes of a sample's members in each of its tars, or the error of reading them."""
 
     ref: SampleRef
-    members: dict[str, bytes]
+    members: tuple[dict[str, bytes], ...]
     error: ShardError | None = None
 
 
@@ -126,7 +127,8 @@ def read_spans(store: SampleStore, spans: list[Span], skip: int) -> Iterator[Raw
         size = span.stop - span.start
         if skip < size:
             if following:
-                store.manifest.prefetch([store.shards[following.shard]])
+                tars = range(len(store.tars))
+                store.manifest.prefetch([store.file(following.shard, tar) for tar in tars])
             yield from read_span(store, Span(span.shard, span.start + skip, span.stop))
         skip = max(0, skip - size)
 
@@ -141,32 +143,43 @@ def read_span(store: SampleStore, span: Span) -> Iterator[RawSample]:
                 number += 1
         except Exception as error:  # tarfile and webdataset pass on errors of many types
             ref = (span.shard, number)
-            yield RawSample(ref, {}, store.error(ref, error))
+            yield RawSample(ref, (), store.error(ref, error))
             number += 1
 
 
 def _read_from(store: SampleStore, span: Span) -> Iterator[RawSample]:
-    """Samples start..stop-1 of a shard, read by the webdataset library."""
+    """Samples start..stop-1 of a shard, from all its tars."""
+    with ExitStack() as stack:
+        tars = [
+            stack.enter_context(closing(_read_tar(store, span, t))) for t in range(len(store.tars))
+        ]
+        for number in range(span.start, span.stop):
+            yield RawSample((span.shard, number), tuple(next(tar) for tar in tars))
+
+
+def _read_tar(
+    store: SampleStore, span: Span, number_of_tar: int
+) -> Generator[dict[str, bytes], None, None]:
+    """The members of samples start..stop-1 in one tar, read by the webdataset library."""
     from webdataset.tariterators import group_by_keys
 
-    shard, tar = store.open(span.shard), str(store.tar(span.shard))
+    entries = store.open(span.shard).entries[number_of_tar]
+    tar, wanted = str(store.tar(span.shard, number_of_tar)), store.wanted[number_of_tar]
     # Not webdataset's gopen, which runs a name that begins with "pipe:" as a command.
     with open(tar, "rb") as file:
-        file.seek(shard.entries[span.start].offset)
-        samples = group_by_keys(_files(file, tar, store.members))
+        file.seek(entries[span.start].offset)
+        samples = group_by_keys(_files(file, tar, wanted))
         for number in range(span.start, span.stop):
             # One index entry at a time: a damaged entry fails its own sample only.
-            entry = shard.entries[number]
+            entry = entries[number]
             members = next(samples, None)
             if members is None:
-                raise ShardError(
-                    f"the tar ends after {number} samples, expected {shard.shard.samples}"
-                )
+                raise ShardError(f"the tar ends after {number} samples, expected {len(entries)}")
             if members["__key__"] != entry.key:
                 raise ShardError(f"the tar has sample {members['__key__']} in its place")
             data = {name: member for name, member in members.items() if name[0] != "_"}
             verify(entry, data)
-            yield RawSample((span.shard, number), data)
+            yield data
 
 
 def _files(file: BinaryIO, url: str, wanted: frozenset[str]) -> Iterator[dict[str, Any]]:

@@ -126,13 +126,16 @@ class Captioner:
         first = members[0]
         check = FeatureCheck(accept_features, tuple(runs))
         for run, other in zip(runs, members, strict=True):
-            theirs, ours = other.features, first.features
-            if other.vocab.hash != first.vocab.hash or not theirs.same_name(ours):
+            pairs = list(zip(other.all_features, first.all_features, strict=False))
+            same = len(other.all_features) == len(first.all_features)
+            same = same and all(theirs.same_name(ours) for theirs, ours in pairs)
+            if other.vocab.hash != first.vocab.hash or not same:
                 raise ConfigError(
                     f"{run}: its vocabulary or its features are not those of {runs[0]}; decode "
                     "only models together that have both in common"
                 )
-            check.fingerprint(str(run), ours, theirs.fingerprint, f"the model of {runs[0]}")
+            for theirs, ours in pairs:
+                check.fingerprint(str(run), ours, theirs.fingerprint, f"the model of {runs[0]}")
         decoding, words = first.decoding(overrides), ForcedWords.load(forced)
         numbered = {image_number(image): sets for image, sets in words.words.items()}
         Constraints.of(decoding, first.vocab, numbered)
@@ -170,7 +173,8 @@ class Captioner:
             ShardError: if the shards lack what a model reads.
             ConfigError: if their features are of another extractor.
         """
-        manifest = Manifest.load(folder, self.first.config.data.copies)
+        config = self.first.config
+        manifest = Manifest.load(folder, config.data.copies).reading(config.model.features)
         for member in self.members:
             member.check_features(manifest, self.check)
             member.check_members(manifest, split)

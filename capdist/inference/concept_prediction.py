@@ -133,7 +133,7 @@ class Detector:
         Raises:
             ConfigError: if the features are of another extractor.
         """
-        check.shards(self.features, manifest, "the detector")
+        check.shards((self.features,), manifest, "the detector")
         # One rank decides: another might already see what the first has written since.
         if group.gather(self.has_written(manifest, root, kept))[0]:
             return

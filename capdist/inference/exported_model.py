@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ class ExportedModel:
 
     ``concepts`` identifies the detector, or the predictor of a build, whose concepts it was trained
     on; None: unknown, those of the tars. ``classes_kept`` are the classes of each region that it
-    was given, 0 if unknown or none. ``text`` is tokeniser and language of the captions that it was
-    trained on.
+    was given, 0 if unknown or none. ``features`` are those of the first feature set that it reads,
+    ``further_features`` those of the others. ``text`` is tokeniser and language of the captions
+    that it was trained on.
     """
 
     model: CaptionModel[Any]
@@ -56,6 +57,12 @@ class ExportedModel:
     text: CaptionText
     classes_kept: int = 0
     predicates: int = 0
+    further_features: tuple[FeatureSpec, ...] = ()
+
+    @property
+    def all_features(self) -> tuple[FeatureSpec, ...]:
+        """Those of every feature set that it reads."""
+        return (self.features, *self.further_features)
 
     def decoding(self, overrides: Sequence[str] = ()) -> DecodingConfig:
         """The decoding section of its config, with overrides such as ``decoding.beam=5``.
@@ -79,7 +86,7 @@ class ExportedModel:
         Raises:
             ConfigError: naming both.
         """
-        check.shards(self.features, manifest)
+        check.shards(self.all_features, manifest)
         if "classes" in self.model.needs and self.classes != len(manifest.class_names):
             raise ConfigError(
                 f"{manifest.location}: {len(manifest.class_names)} names of classes, but the model "
@@ -111,7 +118,8 @@ class ExportedModel:
                 f"{manifest.location}: its samples have no concepts, which model {name!r} reads; "
                 f"{_concepts_remedy(self.concepts, manifest, self.config)}"
             )
-        check_needs(manifest, split, self.model.needs, name)
+        lacking = self.model.may_lack_sets
+        check_needs(manifest, split, self.model.needs, name, lacking=lacking)
 
     def check_text(self, manifest: Manifest) -> None:
         """Refuse references of another tokeniser than the training captions.
@@ -166,7 +174,7 @@ def run_shards(config: Config, run: Path, shards: str | None = None) -> Manifest
         ShardError: if either is missing.
     """
     data = config.data.model_copy(update={"shards": shards}) if shards else config.data
-    manifest = load_shards(data)
+    manifest = load_shards(data, config.model.features)
     if "concepts" not in config.provides:
         return manifest
     own = ConceptSet.load(run / "concepts")
@@ -194,8 +202,10 @@ def write_export(
     from safetensors.torch import save_file
 
     save_file(weights, folder / file, metadata={"vocabulary": vocab.hash})
+    first, *further = (found.spec.without_scale().to_json() for found in manifest.chosen_sets)
     described = {
-        "features": manifest.features.without_scale().to_json(),
+        "features": first,
+        "further_features": further,
         "classes": len(manifest.class_names),
         "classes_kept": classes_kept(manifest),
         "predicates": len(manifest.predicates),
@@ -220,9 +230,11 @@ def read_export(folder: Path) -> ExportedModel:
     config = parse_saved_config(described["run"], str(folder / "config.json"))
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
-    features, classes = FeatureSpec.from_json(described["features"]), described.get("classes", 0)
+    (features, *further), classes = read_features(described), described.get("classes", 0)
     predicates = described.get("predicates", 0)
-    model = build(config.model, Dims(features.dim, len(vocab), classes, predicates), str(folder))
+    widths = tuple(spec.dim for spec in further)
+    dims = Dims(features.dim, len(vocab), classes, predicates, widths)
+    model = build(config.model, dims, str(folder))
     model.load_state_dict(weights)
     text = CaptionText.from_json(str(folder / "config.json"), described)
     return ExportedModel(
@@ -235,7 +247,14 @@ def read_export(folder: Path) -> ExportedModel:
         text,
         described.get("classes_kept", 0),
         predicates,
+        tuple(further),
     )
+
+
+def read_features(described: Mapping[str, Any]) -> list[FeatureSpec]:
+    """The features of every feature set that a model reads, of its ``config.json``."""
+    first, further = described["features"], described.get("further_features", ())
+    return [FeatureSpec.from_json(spec) for spec in (first, *further)]
 
 
 def classes_kept(manifest: Manifest) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,25 +34,34 @@ class FeatureCheck:
     accept: bool = False
     runs: tuple[Path, ...] = ()
 
-    def shards(self, trained: FeatureSpec, manifest: Manifest, reader: str = "the model") -> None:
+    def shards(
+        self, trained: Sequence[FeatureSpec], manifest: Manifest, reader: str = "the model"
+    ) -> None:
         """Refuse shards whose features have another name, width or fingerprint.
 
         Args:
-            trained: the features of training.
+            trained: the features of training, of every feature set that is read.
             manifest: of the shards.
             reader: of the features, for messages.
 
         Raises:
             ConfigError: naming both.
         """
-        found = manifest.features
-        if not trained.same_name(found):
+        chosen = manifest.chosen_sets
+        if len(chosen) != len(trained):
             raise ConfigError(
-                f"{manifest.location}: features {found.name!r} of width {found.dim}, but {reader} "
-                f"was trained on {trained.name!r} of width {trained.dim}; use shards of the same "
-                "extractor"
+                f"{manifest.location}: {len(chosen)} feature sets are read, but {reader} was "
+                f"trained on {len(trained)}; set model.features as in training"
             )
-        self.fingerprint(manifest.location, trained, found.fingerprint, reader)
+        for expected, feature_set in zip(trained, chosen, strict=True):
+            found = feature_set.spec
+            if not expected.same_name(found):
+                raise ConfigError(
+                    f"{manifest.location}: features {found.name!r} of width {found.dim}, but "
+                    f"{reader} was trained on {expected.name!r} of width {expected.dim}; use "
+                    "shards of the same extractor"
+                )
+            self.fingerprint(manifest.location, expected, found.fingerprint, reader)
 
     def fingerprint(
         self, where: str, trained: FeatureSpec, found: Fingerprint, reader: str = "the model"

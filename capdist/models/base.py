@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.batch import Batch
+from capdist.config.base import ConfigError
 from capdist.config.model import MODEL_SECTIONS
 from capdist.config.model import ModelConfig as ModelConfig
 from capdist.config.registry import Registry
@@ -21,12 +22,16 @@ from capdist.words import Words
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that depend on the data: F, V, and the numbers of classes and of predicates."""
+    """Sizes that depend on the data: F, V, and the numbers of classes and of predicates.
+
+    ``further`` are the widths F of the feature sets that are read after the first.
+    """
 
     features: int
     vocabulary: int
     classes: int = 0
     predicates: int = 0
+    further: tuple[int, ...] = ()
 
 
 MemoryT = TypeVar("MemoryT")
@@ -69,6 +74,10 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     output: Output
     #: Whether each step reads the state of the last; scheduled sampling requires it.
     recurrent: ClassVar[bool] = False
+    #: Whether it can read several feature sets of an image, as `layers.RegionEmbedding` does.
+    reads_several_sets: ClassVar[bool] = False
+    #: Whether an image may lack all of them but the first.
+    may_lack_sets: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -188,5 +197,11 @@ def build(section: ModelConfig | Any, dims: Dims, where: str = "config") -> Capt
         ConfigError: if no model has that name, or a key is wrong.
     """
     config = section if isinstance(section, ModelConfig) else parse_model(section, where)
-    model: CaptionModel[Any] = _MODELS.get(config.name, where)(config, dims)
+    kind = _MODELS.get(config.name, where)
+    if dims.further and not kind.reads_several_sets:
+        raise ConfigError(
+            f"{where}: model.features: {', '.join(config.features)}, but model {config.name!r} "
+            "reads one feature set; choose one of them"
+        )
+    model: CaptionModel[Any] = kind(config, dims)
     return model

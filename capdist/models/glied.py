@@ -12,6 +12,9 @@ Parameters at the paper's settings (V = 9,487 words, F = 2048, D = 512, embeddin
 
 The paper's figures are its own estimates. A feed-forward after Eq. 11 would make GLIED 20.0 M, so
 c_l goes to the output layer directly, as the text below Eq. 11 says.
+
+I may be the regions of several feature sets, one after the other, each set with a projection and a
+learned vector of its own; the paper has one set.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from capdist.models.layers import (
     AddNorm,
     FeedForward,
     MultiHeadAttention,
+    RegionEmbedding,
     WordEmbedding,
     positions,
 )
@@ -89,13 +93,14 @@ class Glied(CaptionModel[GliedMemory]):
 
     Config = GliedConfig
     needs: ClassVar[frozenset[str]] = frozenset({"concepts"})
+    reads_several_sets = may_lack_sets = True
 
     def __init__(self, config: GliedConfig, dims: Dims) -> None:
         super().__init__()
         self.config = config
         width, heads, dropout = config.width, config.heads, config.dropout
         self.words = WordEmbedding(dims.vocabulary, config.embedding, width)
-        self.regions = nn.Linear(dims.features, width)
+        self.regions = RegionEmbedding((dims.features, *dims.further), width)
         self.dropout = nn.Dropout(dropout)
         self.attend_x = MultiHeadAttention(width, heads, dropout)
         self.norm_x = AddNorm(width, dropout)
@@ -116,7 +121,7 @@ class Glied(CaptionModel[GliedMemory]):
 
     def encode(self, batch: Batch) -> GliedMemory:
         """Keys and values of I and A for every attention; they are the same at every step."""
-        regions = self.regions(batch.regions.to(self.regions.weight.dtype))
+        regions = self.regions(batch.regions, batch.region_sets)
         attributes = self.words(batch.concepts)
         region_mask, concept_mask = batch.region_mask[:, None], batch.concept_mask[:, None]
         visual = self.distil_visual(regions, region_mask)
@@ -234,7 +239,8 @@ class Glied(CaptionModel[GliedMemory]):
 
     def groups(self, batch: Batch) -> Tensor:
         """(B, R, R) the weights of H_vd (Eq. 7): the regions that each row of Ĩ is made of."""
-        regions, mask = self.regions(batch.regions.to(self.regions.weight.dtype)), batch.region_mask
+        regions = self.regions(batch.regions, batch.region_sets)
+        mask = batch.region_mask
         if not self.config.global_visual:
             return torch.diag_embed(mask.to(regions.dtype))
         return self.attend_vd.weights(regions, self.attend_vd.project(regions)[0], mask[:, None])

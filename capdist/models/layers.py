@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +115,37 @@ class AddNorm(nn.Module):
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """``y`` is the output of the sub-layer, ``x`` the shortcut."""
         return self.norm(x + self.dropout(y))
+
+
+class RegionEmbedding(nn.Linear):
+    """Maps regions to the model's width.
+
+    Those of several feature sets have a map each, and a learned vector tells the sets apart. With
+    one set it is a linear layer.
+
+    Args:
+        features: width of each set's regions.
+        width: D.
+    """
+
+    def __init__(self, features: Sequence[int], width: int) -> None:
+        first, *further = features
+        super().__init__(first, width)
+        self.further = nn.ModuleList(nn.Linear(size, width) for size in further)
+        if further:
+            self.sets = nn.Embedding(len(features), width)
+
+    def forward(self, regions: Tensor, sets: Tensor | None = None) -> Tensor:
+        """(B, R, D) of regions (B, R, F) and the numbers of their sets, (B, R)."""
+        regions = regions.to(self.weight.dtype)
+        if sets is None or not len(self.further):
+            return super().forward(regions)
+        embedded = super().forward(regions[..., : self.in_features])
+        for number, layer in enumerate(self.further, 1):
+            of_set = layer(regions[..., : layer.in_features])
+            embedded = torch.where((sets == number)[..., None], of_set, embedded)
+        known: Tensor = embedded + self.sets(sets)
+        return known
 
 
 class WordEmbedding(nn.Module):

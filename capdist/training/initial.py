@@ -78,7 +78,7 @@ class InitialModel:
                 f"{place}.run: model is not the one of {init.run}, "
                 f"{source.config.model.model_dump_json()}; give both the same"
             )
-        check.shards(source.features, manifest, init.run)
+        check.shards(source.all_features, manifest, init.run)
         source.check_text(manifest)
         return cls(init, place, folder, source, counted)
 

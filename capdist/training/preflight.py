@@ -13,13 +13,18 @@ from capdist.decoding.constraints import Constraints
 from capdist.engines.factory import zero_stage
 from capdist.engines.optimizer import check_groups, check_implementation
 from capdist.inference.concept_prediction import Detector, detector_sizes
-from capdist.inference.exported_model import DETECTOR, MODEL, check_concepts, read_weights
+from capdist.inference.exported_model import (
+    DETECTOR,
+    MODEL,
+    check_concepts,
+    read_features,
+    read_weights,
+)
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.run_folder import BEST_DETECTOR, find_checkpoint
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext, objective_of
 from capdist.vocab import Vocabulary
-from shards.feature_spec import FeatureSpec
 from shards.manifest import Manifest
 
 
@@ -83,7 +88,7 @@ class Preflight:
             ConfigError: naming the checkpoint.
         """
         self._engine(last)
-        trained = FeatureSpec.from_json(read_json(last / "config.json")["features"])
+        trained = read_features(read_json(last / "config.json"))
         self.check.shards(trained, self.manifest, f"{last}")
         if (last / DETECTOR).is_file():
             self._detector(last)

@@ -138,7 +138,7 @@ class Run:
         """
         if config.tracking is not None:
             find_tracker(config.tracking, f"{where}: tracking")
-        manifest = load_shards(config.data)
+        manifest = load_shards(config.data, config.model.features)
         manifest.split(config.validation.split)
         captions = TrainingCaptions.read(manifest, config.data)
         last = _check_folder(config, resume=resume)
@@ -157,7 +157,14 @@ class Run:
         if initial:
             initial.weights(model.state_dict())
         run = cls(config, where, group, stop, manifest, captions, model, initial)
-        check_needs(manifest, "train", model.needs - config.provides, config.model.name)
+        for split in ("train", config.validation.split):
+            check_needs(
+                manifest,
+                split,
+                model.needs - config.provides if split == "train" else frozenset(),
+                config.model.name,
+                lacking=model.may_lack_sets,
+            )
         preflight = Preflight(config, where, group.ranks.world, manifest, vocab, model, check)
         preflight.stages(run.context)
         for number in range(len(config.stages)):
@@ -326,7 +333,8 @@ def _initialise(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         classes, predicates = len(manifest.class_names), len(manifest.predicates)
-        dims = Dims(manifest.features.dim, len(vocab), classes, predicates)
+        first, *further = (found.spec.dim for found in manifest.chosen_sets)
+        dims = Dims(first, len(vocab), classes, predicates, tuple(further))
         return build(config.model, dims, where)
 
 

@@ -54,7 +54,8 @@ class PackedBatch:
         keys: of the samples.
         pieces: its bytes in each.
         headers: (B,), with the sizes of all members by name.
-        region_mask: (B, R).
+        region_mask: (B, R), of the regions of all feature sets that are read.
+        own_mask: (B, R), of those of the first, which classes and relations are of.
         encoding: of the model.
     """
 
@@ -62,6 +63,7 @@ class PackedBatch:
     pieces: Sequence[bytes]
     headers: Array
     region_mask: Array
+    own_mask: Array
     encoding: Encoding
 
     def sizes(self, name: str) -> Array:

@@ -32,7 +32,8 @@ class Boxes(Member):
         check_array(sample, self.suffix, sample.boxes, "float32", (region_count(sample), 4))
 
     def pack(self, sample: Sample, encoding: Encoding) -> tuple[bytes, Sizes]:
-        return sample.boxes.tobytes(), ()
+        boxes = [sample.boxes, *(more.boxes for more in sample.further if more)]
+        return b"".join(one.tobytes() for one in boxes), ()
 
     def collate(self, packed: PackedBatch) -> dict[str, Array]:
         return {"boxes": packed.padded(_BOX, packed.region_mask)["box"]}

@@ -52,7 +52,7 @@ class Classes(Member):
         if not known:
             return _fields(np.zeros((*packed.region_mask.shape, 0), CLASS_DTYPE))
         packed.refuse_some("classes", self.suffix)
-        mask = packed.region_mask[:, :, None] & mask_of(packed.sizes("classes"))[:, None]
+        mask = packed.own_mask[:, :, None] & mask_of(packed.sizes("classes"))[:, None]
         fields = _fields(packed.padded(CLASS_DTYPE, mask))
         ids = fields["class_ids"]
         for row in np.flatnonzero(((ids < 0) | (ids >= known)).any((1, 2))).tolist():

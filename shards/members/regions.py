@@ -1,7 +1,9 @@
 """``regions.npy``: the features of an image's regions, (R, F) float16 or int8.
 
-In batches: ``regions`` (B, R, F) and ``region_mask`` (B, R). They are most of a sample's bytes, so
-readers copy them from where they are read into the batch, and pack only the others.
+In batches: ``regions`` (B, R, F), ``region_mask`` (B, R) and ``region_sets`` (B, R), the number of
+the feature set that a region is of: those of the further sets that are read follow the first's.
+They are most of a sample's bytes, so readers copy them from where they are read into the batch, and
+pack only the others.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ class Regions(Member):
     """At least one row per image."""
 
     suffix, required = "regions.npy", True
-    fields = (("regions", "regions"), ("region_mask", "regions"))
+    fields = (("regions", "regions"), ("region_mask", "regions"), ("region_sets", "regions"))
 
     def encode(self, sample: Sample) -> bytes:
         return encode_npy(sample.regions)

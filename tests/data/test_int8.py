@@ -62,6 +62,6 @@ def test_regions_of_another_type_than_the_manifest_are_refused(tmp_path: Path, r
     wrong = replace(manifest, features=manifest.features.without_scale())
     data = DataConfig(shards=str(tmp_path), reader=reader, workers=0)
     batches = evaluation_batches(wrong, "val", data, 4, Vocabulary(list(WORDS)), Ranks())
-    line = r"val-\S+: sample \S+: regions are int8, expected float16 as in the manifest"
+    line = r"val-\S+: sample \S+: sample \S+: regions are int8, but the manifest says float16"
     with pytest.raises(ShardError, match=line):
         next(batches.epoch(0))

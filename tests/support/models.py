@@ -49,6 +49,7 @@ def make_batch() -> Batch:
         image_ids=torch.arange(B),
         regions=regions,
         region_mask=region_mask,
+        region_sets=torch.zeros(B, R, dtype=torch.long),
         boxes=torch.rand(B, R, 4, generator=generator),
         class_ids=torch.randint(9, (B, R, T), generator=generator),
         class_probs=torch.rand(B, R, T, generator=generator).softmax(-1),

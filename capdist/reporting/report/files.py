@@ -115,7 +115,8 @@ class RunFiles:
         if self.known is not None:
             return self.known
         data = self.config["data"] | ({"shards": self.shards} if self.shards else {})
-        return load_shards(DataConfig(**data))
+        features = tuple(self.config["model"].get("features", ()))
+        return load_shards(DataConfig(**data), features)
 
     @cached_property
     def _references(self) -> dict[str, References]:
