@@ -70,13 +70,11 @@ def write_set(root: Path, source: SetSource, *, workers: int | None = None) -> M
         workers: processes, one per CPU by default; with 1, everything runs in this process.
 
     Raises:
-        ShardError: if the folder has a set of this name, or began to get another one, or features
-            are not valid.
+        ShardError: if the folder has another set of this name, or began to get one, or features are
+            not valid.
     """
     manifest, name = Manifest.load(root), check_name(source.name)
-    check_new(manifest, name)
-    settings = root / f"{name}.build.json"
-    _prepare(manifest, source, settings)
+    _prepare(manifest, source, root / f"{name}.build.json")
     job = partial(_write_tar, source, root)
     written = parallel_map(job, manifest.shards, workers, f"writing {name}", "shard")
     moments = [moments for tar in written for moments in tar.moments]
@@ -94,9 +92,9 @@ def write_set(root: Path, source: SetSource, *, workers: int | None = None) -> M
         {shard.name: tar.tar for shard, tar in pairs},
         {shard.name: tar.images for shard, tar in pairs},
     )
-    manifest = replace(manifest, further=(*manifest.further, added))
+    others = (found for found in manifest.further if found.name != name)
+    manifest = replace(manifest, further=(*others, added))
     write_json(root / MANIFEST, manifest.to_json())
-    settings.unlink()
     return manifest
 
 
@@ -114,7 +112,7 @@ def check_new(manifest: Manifest, name: str) -> None:
 
 
 def _prepare(manifest: Manifest, source: SetSource, path: Path) -> None:
-    """Continue an addition that was stopped; refuse what is left of another one."""
+    """Continue an addition that was stopped, or repeat one; refuse what is left of another."""
     settings: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "feature_name": source.features.name,
@@ -126,6 +124,7 @@ def _prepare(manifest: Manifest, source: SetSource, path: Path) -> None:
     if path.is_file() and json.loads(path.read_bytes()) == settings:
         remove_temporary_files(manifest.root)
         return
+    check_new(manifest, source.name)
     if left := [tar for tar in tars if tar.exists()]:
         raise ShardError(
             f"{left[0]}: is of other features, which were not added completely; add those again, "

@@ -36,7 +36,7 @@ from shards.atomic import remove_temporary_files, write_json
 from shards.caption_counts import counts_name
 from shards.concept_predictor import write_predictor
 from shards.count_captions import count_captions
-from shards.feature_sets import OWN, check_name
+from shards.feature_sets import OWN, FeatureSet, check_name
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.jobs import SampleSource, ShardJob, WrittenShard, predicates_of, write_shard
@@ -98,10 +98,19 @@ def write(
         predicates=predicates_of(source),
         own=check_name(own),
     )
+    manifest = replace(manifest, further=_kept_sets(manifest))
     if splits.get("train"):
         manifest = replace(manifest, counts=_write_counts(manifest, workers))
     write_json(root / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _kept_sets(manifest: Manifest) -> tuple[FeatureSet, ...]:
+    """The feature sets that were added to the same shards after an earlier build of them."""
+    if not (manifest.root / MANIFEST).is_file():
+        return ()
+    known = Manifest.load(manifest.root)
+    return known.further if known.sha256_by_shard == manifest.sha256_by_shard else ()
 
 
 def _write_counts(manifest: Manifest, workers: int | None) -> ListedFile | None:

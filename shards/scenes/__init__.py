@@ -18,7 +18,7 @@ from shards.scenes.difficulty import HARD, PLAIN, Difficulty
 from shards.scenes.draw import draw_picture
 from shards.scenes.grammar import make_captions, to_sentence
 from shards.scenes.predicates import PREDICATES, detect_relations
-from shards.scenes.world import SIDE
+from shards.scenes.world import SIDE, Scene
 from shards.schema import Sample, ShardError
 
 __all__ = ["SceneSource"]
@@ -93,13 +93,17 @@ class SceneSource:
         for image_id in ids:
             yield self._sample(split, image_id)
 
+    def scene(self, image_id: int) -> Scene:
+        """What is in the picture of an image."""
+        return self.difficulty.sample_scene(np.random.default_rng((self.seed, image_id, 0)))
+
     def _sample(self, split: str, image_id: int) -> Sample:
-        # One generator for each part, so that their noise is independent.
-        world, language, vision, tagging, relating = (
-            np.random.default_rng((self.seed, image_id, part)) for part in range(5)
+        # One generator for each part, so that their noise is independent; the scene has number 0.
+        language, vision, tagging, relating = (
+            np.random.default_rng((self.seed, image_id, part)) for part in range(1, 5)
         )
         difficulty = self.difficulty
-        scene = difficulty.sample_scene(world)
+        scene = self.scene(image_id)
         captions = make_captions(scene, language, difficulty.plans)
         detections = difficulty.detector.detect(scene, vision)
         return Sample(

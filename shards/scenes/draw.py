@@ -40,6 +40,13 @@ GROUNDS: dict[str, tuple[Colour, Colour]] = {
 
 def draw_picture(scene: Scene) -> bytes:
     """A scene as the bytes of a PNG file, SIDE × SIDE pixels, RGB."""
+    buffer = io.BytesIO()
+    paint(scene).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def paint(scene: Scene) -> Image.Image:
+    """A scene as a picture of SIDE × SIDE pixels, RGB."""
     edge = SIDE * SCALE
     above, below = GROUNDS[scene.backdrop]
     image = Image.new("RGB", (edge, edge), above)
@@ -49,9 +56,7 @@ def draw_picture(scene: Scene) -> bytes:
         tones = _tones(PAINT[entity.colour])
         for stroke in shape(entity.kind):
             _paint(pen, stroke, box, tones[stroke.tone])
-    buffer = io.BytesIO()
-    image.reduce(SCALE).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    return image.reduce(SCALE)
 
 
 def _tones(colour: Colour) -> dict[str, Colour]:

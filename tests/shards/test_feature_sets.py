@@ -51,7 +51,11 @@ def test_set_is_added_beside_tars_that_do_not_change(root: Path) -> None:
         index = manifest.index(grid.tar_of(shard))
         assert [entry.key for entry in index] == [e.key for e in manifest.index(shard)]
     assert verify(manifest) == []
-    assert not (root / "grid.build.json").exists()
+    # The same builds again change nothing, and lose no set.
+    assert write(TinySource(), root, samples_per_shard=20, workers=1) == manifest
+    assert write_set(root, source, workers=1) == manifest
+    with pytest.raises(ShardError, match="has feature sets regions, grid already"):
+        write_set(root, GridSource(seed=1), workers=1)
 
 
 def test_stopped_addition_continues_and_other_features_are_refused(root: Path) -> None:
@@ -59,9 +63,10 @@ def test_stopped_addition_continues_and_other_features_are_refused(root: Path) -
     tars = sorted(root.glob("*.grid.tar"))
     bytes_of = {path: path.read_bytes() for path in tars}
     manifest = Manifest.load(root)
-    # As a kill leaves it: no entry in the manifest, the settings, one tar not yet written.
+    # As another addition leaves it that was stopped: tars, and no entry in the manifest.
     data = json.loads((root / MANIFEST).read_text())
     (root / MANIFEST).write_text(json.dumps({**data, "further_sets": []}))
+    (root / "grid.build.json").unlink()
     with pytest.raises(ShardError, match=r"train-00000.grid.tar: is of other features"):
         write_set(root, GridSource(), workers=1)
     for path in tars:
