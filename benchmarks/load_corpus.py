@@ -15,7 +15,8 @@ from capdist.vocab import SPECIALS, Vocabulary
 from shards.feature_spec import FeatureSpec
 from shards.index import index_path
 from shards.manifest import MANIFEST, Manifest
-from shards.schema import Array, Sample
+from shards.schema import Array, RegionSet, Sample
+from shards.write_set import SetSample, write_set
 from shards.writer import write
 
 REGIONS, FEATURES, IN_SHARD = 36, 2048, 64
@@ -29,12 +30,13 @@ class SyntheticSource:
 
     images: int
     dim: int = FEATURES
+    regions: int = REGIONS
     name: str = "synthetic"
     class_names: tuple[str, ...] = ()
 
     @property
     def features(self) -> FeatureSpec:
-        return FeatureSpec("random", self.dim, REGIONS)
+        return FeatureSpec("random", self.dim, self.regions)
 
     def fingerprint(self) -> str:
         return self.name
@@ -45,6 +47,7 @@ class SyntheticSource:
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
         for number in ids:
             rng = np.random.default_rng(number)
+            features = random_regions(rng, self.regions, self.dim)
             lengths = rng.integers(*LENGTH, REFERENCES)
             words = (rng.integers(0, len(WORDS), length) for length in lengths)
             tokens = tuple(tuple(WORDS[word] for word in caption) for caption in words)
@@ -56,10 +59,42 @@ class SyntheticSource:
                 split=split,
                 captions=tuple(" ".join(caption) for caption in tokens),
                 tokens=tokens,
-                regions=rng.standard_normal((REGIONS, self.dim)).astype(np.float16),
-                # Two corners, the upper left one first.
-                boxes=np.sort(rng.random((REGIONS, 2, 2)), 1).astype(np.float32).reshape(-1, 4),
+                regions=features.regions,
+                boxes=features.boxes,
             )
+
+
+def random_regions(rng: np.random.Generator, count: int, dim: int) -> RegionSet:
+    """Random features and boxes."""
+    # Two corners, the upper left one first.
+    boxes = np.sort(rng.random((count, 2, 2)), 1).astype(np.float32).reshape(-1, 4)
+    return RegionSet(rng.standard_normal((count, dim)).astype(np.float16), boxes)
+
+
+@dataclass(frozen=True)
+class SecondSet:
+    """A source of a further feature set, of half as many regions."""
+
+    name: str = "second"
+
+    @property
+    def features(self) -> FeatureSpec:
+        return FeatureSpec("random", FEATURES, REGIONS // 2)
+
+    def fingerprint(self) -> str:
+        return self.name
+
+    def load(self, samples: Sequence[SetSample]) -> Iterator[RegionSet]:
+        for sample in samples:
+            rng = np.random.default_rng((1, int(sample.image_id)))
+            yield random_regions(rng, REGIONS // 2, FEATURES)
+
+
+def two_sets(root: Path, images: int) -> Manifest:
+    """The images with two feature sets, which have as many bytes as the one of `Corpus`."""
+    source = SyntheticSource(images, regions=REGIONS - REGIONS // 2)
+    write(source, root, samples_per_shard=IN_SHARD, workers=1)
+    return write_set(root, SecondSet(), workers=1).reading(("regions", "second"))
 
 
 @dataclass(frozen=True)
