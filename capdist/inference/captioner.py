@@ -30,6 +30,7 @@ from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
 from capdist.models.base import CaptionModel
 from shards.atomic import atomic_write
 from shards.class_vectors import CLASSES_KEPT, ClassVectors
+from shards.feature_spec import FeatureSpec
 from shards.image_ids import id_order, image_number, parse_image_id
 from shards.json_types import ImageId
 from shards.manifest import Manifest
@@ -152,6 +153,21 @@ class Captioner:
         models = [member.model for member in self.members]
         return models[0] if len(models) == 1 else Ensemble(models).eval()
 
+    @property
+    def new_features(self) -> FeatureSpec:
+        """The features that images need which are in no shards.
+
+        Raises:
+            ConfigError: if the models read several feature sets, which only shards have.
+        """
+        if self.first.further_features:
+            names = ", ".join(self.first.config.model.features)
+            raise ConfigError(
+                f"{self.runs[0]}: reads feature sets {names}, and new images have one; build "
+                "shards of them that have all, and give these with --shards"
+            )
+        return self.first.features
+
     def caption(
         self, batches: Iterator[Batch], images: Sequence[ImageId]
     ) -> dict[ImageId, list[Caption]]:
@@ -198,7 +214,7 @@ class Captioner:
             ConfigError: if the features are of another extractor, or have no classes, or nothing
                 predicts the concepts that a model needs.
         """
-        trained = self.first.features
+        trained = self.new_features
         source = open_features(files, trained, reading)
         concepts = self.image_concepts()
         images = FeatureImages.check(files, source, trained, self.check, max_bad)

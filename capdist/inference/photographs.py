@@ -129,7 +129,7 @@ class PhotographCaptioner:
     @cached_property
     def features(self) -> PictureFeatures:
         """The extractor of the training features."""
-        extractor = self.captioner.first.features.extractor
+        extractor = self.captioner.new_features.extractor
         if extractor is None:
             raise ConfigError(
                 f"{self.captioner.runs[0]}: trained on features of an unknown extractor; build its "

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capdist.batch import Batch
+from capdist.config.base import ConfigError
 from capdist.config.detector import DetectorConfig
 from capdist.config.stage import TrainingStage
 from capdist.data.dataset import captioned, evaluation_batches
@@ -96,6 +97,11 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
     @classmethod
     def preflight(cls, stage: ConceptDetectionStage, context: StageContext) -> None:
         concept_words(stage, context)
+        if len(context.manifest.chosen_sets) > 1:
+            raise ConfigError(
+                f"{context.place}: objective mil: its detectors read one feature set, but "
+                "model.features has several; take concepts from another run with capdist concepts"
+            )
 
     @classmethod
     @contextmanager

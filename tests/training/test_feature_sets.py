@@ -54,6 +54,8 @@ def test_run_reads_both_sets_and_resumes(
     assert losses(tmp_path / "again") == losses(run)
     captioner = Captioner.open([run], ["decoding.beam=2"])
     assert len(captioner.of_shards(str(root), "val")) == 7
+    with pytest.raises(ConfigError, match="reads feature sets regions, grid, and new images have"):
+        captioner.of_features("new/*.npz")
     with pytest.raises(ShardError, match=r"no feature set 'grid', expected one of regions"):
         captioner.of_shards(str(_own_set_only(tmp_path)), "val")
     other = Manifest.load(root).reading(("grid", "regions"))
