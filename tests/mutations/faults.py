@@ -114,9 +114,16 @@ FAULTS = (
     Fault(
         "int8 scale",
         "int8 regions are not scaled",
-        "        np.multiply(array, scale, out=slot[: len(array)])\n",
-        "        slot[: len(array)] = array\n",
+        "            np.multiply(array, 1 if scale is None else scale, out=part[:, :of_set])\n",
+        "            part[:, :of_set] = array\n",
         ("tests/data/test_int8.py",),
+    ),
+    Fault(
+        "feature sets",
+        "the regions of all feature sets pass for those of the first",
+        "    sets: Array = (np.arange(mask.shape[1])[:, None] >= ends).sum(2) * mask\n",
+        "    sets: Array = np.zeros(mask.shape, np.int64)\n",
+        ("tests/data/test_feature_sets.py",),
     ),
     Fault(
         "atomic write",
@@ -138,7 +145,7 @@ FAULTS = (
     Fault(
         "fingerprint",
         "sets of two feature extractors are mixed",
-        "    difference = ours.fingerprint.difference(theirs.fingerprint)\n",
+        "    difference = mine.fingerprint.difference(found.fingerprint)\n",
         '    difference = ""\n',
         ("tests/data/test_mixture.py",),
     ),
