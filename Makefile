@@ -1,6 +1,7 @@
 # make train: install, generate the embedded corpus, train GLIED on it and score it.
 # make test:  linters, type checks and all tests.
 # make docs:  the documentation site, in build/site.
+# ALSO=,dali installs that extra of setup.py as well.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,13 +9,18 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: install train test lint docs gpu
 
-install: .venv/installed
+install: .venv/installed .venv/operator
 
-# The last line compiles DeepSpeed's shared-memory operator on machines without a GPU; otherwise the
-# first training step would wait for the compiler.
+# Python compiles modules when they are first imported; pip would compile them all.
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,formats,photographs,serve,docs,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt \
+		--editable '.[train,formats,photographs,serve,docs,dev$(ALSO)]'
+	touch $@
+
+# Compile DeepSpeed's shared-memory operator on machines without a GPU; otherwise the first training
+# step would wait for the compiler.
+.venv/operator: .venv/installed
 	$(BIN)/python -c 'from capdist.engines.deepspeed_operator import load_operator; load_operator()'
 	touch $@
 
@@ -31,15 +37,15 @@ gpu:
 	$(PYTHON) launcher/bench.py gpu --page docs/results/gpu.md
 	$(PYTHON) launcher/bench.py decode --page docs/results/decode_gpu.md
 
-lint: install
+lint: .venv/installed
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
 
 # Warnings, such as links that lead nowhere, are errors. The variable silences an advertisement.
-docs: install
+docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
-test: lint
+test: install lint
 	python -m pytest --numprocesses 2 --dist worksteal

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import decode, reward
 from benchmarks.command import main
 from benchmarks.corpus import REFERENCES, VOCABULARY, make_corpus
 from benchmarks.order import measure
@@ -19,20 +23,36 @@ from capdist.vocab import EOS, PAD
 from tests.support.processes import launch
 
 
-def test_decode_writes_consistent_figures(tmp_path: Path) -> None:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Any, str]]:
+    """Runs a benchmark here; its figures, and its page."""
     out, page = tmp_path / "figures.json", tmp_path / "page.md"
-    setting = ["--model", "lstm", "--batch", "2", "--beam", "2"]
-    result = launch("bench.py", "decode", *setting, "--json", str(out), "--page", str(page))
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(out.read_text())
+
+    def run(*arguments: str) -> tuple[Any, str]:
+        monkeypatch.setattr(
+            sys, "argv", ["bench.py", *arguments, "--json", str(out), "--page", str(page)]
+        )
+        assert main() == 0
+        return json.loads(out.read_text()), page.read_text()
+
+    return run
+
+
+def test_decode_writes_consistent_figures(
+    run: Callable[..., tuple[Any, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(decode, "ROUNDS", 3)
+    figures, page = run("decode", "--model", "lstm", "--batch", "2", "--beam", "2")
     share = f"{100 * figures['fraction_of_bare']:.1f}"
-    assert share in page.read_text()
+    assert share in page
     assert all(
         row["slowest"] <= row["median"] <= row["fastest"]
         for row in figures["images_per_s"].values()
     )
-    assert "| bare model" in page.read_text()
-    assert "bare model" in result.stdout
+    assert "| bare model" in page
+    assert "bare model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -61,12 +81,14 @@ def test_errors_are_reported_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_reward_writes_consistent_figures(tmp_path: Path) -> None:
-    out, page = tmp_path / "figures.json", tmp_path / "page.md"
-    setting = ["--images", "40"]
-    result = launch("bench.py", "reward", *setting, "--json", str(out), "--page", str(page))
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(out.read_text())
+def test_reward_writes_consistent_figures(
+    run: Callable[..., tuple[Any, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # one pool: each starts a Ray of its own
+    monkeypatch.setattr(reward, "ROUNDS", 3)
+    figures, page = run("reward", "--images", "40")
     speeds = {name: row["median"] for name, row in figures["captions_per_s"].items()}
     ratio = speeds["capdist"] / speeds["pycocoevalcap"]
     assert figures["ratio_vs_pycocoevalcap"] == ratio
@@ -77,8 +99,8 @@ def test_reward_writes_consistent_figures(tmp_path: Path) -> None:
         row["slowest"] <= row["median"] <= row["fastest"]
         for row in figures["captions_per_s"].values()
     )
-    assert f"{ratio:.1f}" in page.read_text()
-    assert "pycocoevalcap, df counted too" in result.stdout
+    assert f"{ratio:.1f}" in page
+    assert "pycocoevalcap, df counted too" in capsys.readouterr().out
 
 
 def test_order_writes_consistent_figures(tmp_path: Path) -> None:
