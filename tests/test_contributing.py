@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 #: A file's name in a code span at the end of a paragraph, and the block that is its content.
 FILE = re.compile(
-    r"`((?:capdist|shards|configs)/[\w/.]+)`:?,?[^\n]*\n\n```(?:python|json)\n(.*?)```", re.DOTALL
+    r"`((?:capdist|shards|configs|tests)/[\w/.]+)`:?,?[^\n]*\n\n```(?:python|json)\n(.*?)```",
+    re.DOTALL,
 )
+#: Lines that a step adds to files, each group after the line before it.
+CHANGES = re.compile(r"```diff\n(.*?)```", re.DOTALL)
 #: A function that a step adds to a file of the tests, and the list that names it there.
 HELPER = re.compile(r"```python\n(def json_folder\(.*?)```", re.DOTALL)
 
@@ -30,7 +34,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     for name, text in FILE.findall(GUIDE):
+        (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text, encoding="utf-8")
+    for changes in CHANGES.findall(GUIDE):
+        apply(copy, changes)
     (helper,) = HELPER.findall(GUIDE)
     formats = copy / "tests/support/format_files.py"
     before, listed, after = formats.read_text().partition("\nFEATURE_FILES")
@@ -40,11 +47,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+def apply(copy: Path, changes: str) -> None:
+    """Add the lines with a + after the line above them, which a file has once."""
+    for change in changes.split("--- ")[1:]:
+        name, *lines = change.splitlines()
+        for before, line in pairwise(lines):
+            if line.startswith("+"):
+                text = (copy / name).read_text()
+                assert text.count(f"\n{before[1:]}\n") == 1, f"{name}: {before}"
+                added = f"\n{before[1:]}\n{line[1:]}\n"
+                (copy / name).write_text(text.replace(f"\n{before[1:]}\n", added))
+
+
 def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
         cwd=project,
-        env=environment(PYTHONPATH=str(project)),
+        env=environment(PYTHONPATH=str(project), TRITON_INTERPRET="1"),
         capture_output=True,
         text=True,
         check=False,
@@ -58,17 +77,27 @@ def test_the_examples_are_found() -> None:
         "configs/gru.json",
         "capdist/objectives/focal.py",
         "shards/extractors/scripted_grid.py",
+        "shards/members/sharpness.py",
+        "tests/data/test_sharpness.py",
         "shards/formats/json_folder.py",
+        "capdist/rewards/word_f1.py",
+        "capdist/kernels/region_mean/reference.py",
+        "capdist/kernels/region_mean/triton_kernel.py",
+        "capdist/kernels/region_mean/__init__.py",
+        "tests/kernels/test_region_mean.py",
     ]
 
 
 def test_the_examples_pass_their_contracts(project: Path) -> None:
     assert run(project, "-m", "capdist.config.schema").returncode == 0
-    contracts = ("-p", "no:cacheprovider", "tests/contract", "-k", "gru or focal or json_folder")
-    result = run(project, "-m", "pytest", "-v", *contracts)
+    names = {"gru": 4, "focal": 4, "json_folder": 4, "sharpness": 6, "word_f1": 4, "region_mean": 9}
+    written = [name for name, _ in FILE.findall(GUIDE) if name.startswith("tests/")]
+    tests = ("-p", "no:cacheprovider", "tests/contract", *written, "-k", " or ".join(names))
+    result = run(project, "-m", "pytest", "-v", *tests)
     assert result.returncode == 0, result.stdout[-5000:]
-    for name in ("gru", "focal", "json_folder"):
-        assert len(re.findall(rf"\[.*{name}.*\] PASSED", result.stdout)) > 3, name
+    for name, least in names.items():
+        found = re.findall(rf"{name}.* PASSED", result.stdout)
+        assert len(found) >= least, f"{name}: {found}"
 
 
 def test_the_backbone_of_the_example_makes_features(project: Path) -> None:

@@ -33,6 +33,13 @@ EXAMPLES = {
     "shards/formats/json_folder.py",
     "shards/extractors/scripted_grid.py",
     "capdist/objectives/focal.py",
+    "shards/members/sharpness.py",
+    "tests/data/test_sharpness.py",
+    "capdist/rewards/word_f1.py",
+    "capdist/kernels/region_mean/reference.py",
+    "capdist/kernels/region_mean/triton_kernel.py",
+    "capdist/kernels/region_mean/__init__.py",
+    "tests/kernels/test_region_mean.py",
 }
 TINY_MODEL = '{"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}'
 

@@ -12,6 +12,7 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 from website import model_pages, repository_files
+from website.flow_figure import draw_flows
 from website.markdown import as_on_github
 
 
@@ -22,4 +23,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     filled = model_pages.fill(markdown)
-    return repository_files.convert_links(as_on_github(filled), page.file.src_uri)
+    linked = repository_files.convert_links(as_on_github(filled), page.file.src_uri)
+    return draw_flows(linked)
