@@ -12,12 +12,17 @@ from capdist.arguments import count, positive
 from capdist.commands.options import add_accept_features, refuse_unused
 from capdist.errors import CapdistError
 
-HELP = "score a trained model on a split"
+HELP = "score a trained model, or an ensemble, on a split"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--run", type=Path, help="run folder of a training")
+    add(
+        "--run",
+        type=Path,
+        nargs="+",
+        help="run folder of a training; several: an ensemble, with --out",
+    )
     add("--results", type=Path, help="COCO results to score instead of a run; with --shards")
     add("--split", default="test", help="which split; default: test")
     which = parser.add_mutually_exclusive_group()
@@ -90,12 +95,15 @@ def score_captions(args: argparse.Namespace) -> None:
 
 
 def score_run(args: argparse.Namespace) -> None:
+    if len(args.run) > 1:
+        check_ensemble(args)
+    from capdist.inference.ensembles import read_members
     from capdist.inference.evaluation import Evaluation, EvaluationRequest
-    from capdist.inference.exported_model import read_run
+    from capdist.inference.feature_check import FeatureCheck
     from capdist.inference.follow import Follower
 
     wanted = EvaluationRequest(
-        run=args.run,
+        run=args.run[0],
         split=args.split,
         decoding=decoding_overrides(args),
         grounding=args.grounding,
@@ -110,7 +118,19 @@ def score_run(args: argparse.Namespace) -> None:
     if args.follow:
         Follower(wanted).follow()
     else:
-        Evaluation.open(wanted, read_run(args.run, args.checkpoint)).evaluate()
+        check = FeatureCheck(args.accept_features, (wanted.folder,))
+        members = read_members(args.run, check, args.checkpoint)
+        Evaluation.open(wanted, *members).evaluate()
+
+
+def check_ensemble(args: argparse.Namespace) -> None:
+    """Refuse to follow several runs, or to write their scores into one of them."""
+    refuse_unused(args, ("follow",), "with several runs, which decode as an ensemble")
+    if args.out is None or args.out.resolve() in [run.resolve() for run in args.run]:
+        raise CapdistError(
+            f"--run with {len(args.run)} runs: an ensemble's captions and scores get a folder of "
+            "their own; give it by --out DIR"
+        )
 
 
 def decoding_overrides(args: argparse.Namespace) -> tuple[str, ...]:

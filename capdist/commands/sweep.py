@@ -1,6 +1,7 @@
 """``capdist sweep``: train and score a list of configs, each with several seeds, on Ray.
 
 Runs that are done are not run again; a run that was interrupted continues from its last checkpoint.
+Ensembles are decoded when all others have ended.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,9 @@ from capdist.signals import STOPPED, StopSignal
 from shards.outputs import check_output_folder
 
 if TYPE_CHECKING:
-    from capdist.reporting.sweep import Sweep, SweepRun
+    from capdist.reporting.sweep import Sweep
+    from capdist.reporting.sweep_list import SweepList
+    from capdist.reporting.sweep_runs import ScoredRun
 
 HELP = "train and score a list of configs, and tabulate their scores"
 
@@ -66,29 +70,46 @@ def write_page(sweep: Sweep) -> None:
 
 
 def run_all(sweep: Sweep) -> int:
-    """Run all that is not done on Ray; 1 if a run failed, else 0."""
-    from capdist.workers.commands import run_tasks
+    """Run all that is not done on Ray; 1 if a run failed or an ensemble lacks a member, else 0."""
     from shards.progress import Progress
 
-    left = [run.task for run in sweep.runs if not run.done]
+    left = [run for run in sweep.runs if not run.done]
     title, done = f"sweep {sweep.path.stem}", len(sweep.runs) - len(left)
     failed = 0
     with Progress(len(sweep.runs), initial=done, title=title, unit="run") as progress:
-        for task, status in run_tasks(left, sweep.list.cpus, sweep.list.gpus, sweep.list.ray):
+        for problem in run_each(left, sweep.list):
             progress.advance()
-            if status:
+            if problem:
                 failed = 1
-                progress.say(f"{task.name} failed with status {status}: see {task.log}")
+                progress.say(problem)
     return failed
 
 
-def run_alone(run: SweepRun) -> int:
+def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[str | None]:
+    """For each run that has ended, what went wrong, or None; ensembles wait for their members."""
+    from capdist.workers.commands import run_tasks
+
+    def run_these(runs: Sequence[ScoredRun]) -> Iterator[str | None]:
+        tasks = [run.task for run in runs]
+        for task, status in run_tasks(tasks, settings.cpus, settings.gpus, settings.ray):
+            yield f"{task.name} failed with status {status}: see {task.log}" if status else None
+
+    waiting = [run for run in left if run.missing]
+    yield from run_these([run for run in left if run not in waiting])
+    yield from (run.left_out for run in waiting if run.missing)
+    yield from run_these([run for run in waiting if not run.missing])
+
+
+def run_alone(run: ScoredRun) -> int:
     """Run one run without Ray, for a scheduler that starts each by itself; its exit status."""
     from capdist.workers.commands import run_task
 
     if run.done:
         print(f"{run.folder} is done")
         return 0
+    if run.missing:
+        print(f"error: {run.left_out}", file=sys.stderr)
+        return 1
     print(f"{run.folder}: its output is in {run.task.log}", flush=True)
     # The scheduler signals the commands as well: training saves and exits, scoring is ended by it.
     stop = StopSignal()

@@ -21,9 +21,9 @@ from capdist.data.dataset import evaluation_batches, references
 from capdist.data.encoded_sample import SampleEncoder
 from capdist.data.rank_plan import Ranks
 from capdist.decoding.constraints import Constraints
-from capdist.decoding.ensemble import Ensemble
 from capdist.decoding.generate import Caption, caption_images
-from capdist.inference.exported_model import ExportedModel, read_run
+from capdist.inference.ensembles import joined_model, read_members
+from capdist.inference.exported_model import ExportedModel
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
 from capdist.inference.feature_images import FeatureImages, open_features
 from capdist.inference.image_concepts import ImageConcepts, open_image_concepts
@@ -123,20 +123,9 @@ class Captioner:
             ConfigError: if one is missing, they differ in vocabulary or features, or no caption
                 can have the words that are asked for.
         """
-        members = tuple(read_run(run) for run in runs)
-        first = members[0]
         check = FeatureCheck(accept_features, tuple(runs))
-        for run, other in zip(runs, members, strict=True):
-            pairs = list(zip(other.all_features, first.all_features, strict=False))
-            same = len(other.all_features) == len(first.all_features)
-            same = same and all(theirs.same_name(ours) for theirs, ours in pairs)
-            if other.vocab.hash != first.vocab.hash or not same:
-                raise ConfigError(
-                    f"{run}: its vocabulary or its features are not those of {runs[0]}; decode "
-                    "only models together that have both in common"
-                )
-            for theirs, ours in pairs:
-                check.fingerprint(str(run), ours, theirs.fingerprint, f"the model of {runs[0]}")
+        members = read_members(runs, check)
+        first = members[0]
         decoding, words = first.decoding(overrides), ForcedWords.load(forced)
         numbered = {image_number(image): sets for image, sets in words.words.items()}
         Constraints.of(decoding, first.vocab, numbered)
@@ -150,8 +139,7 @@ class Captioner:
     @property
     def model(self) -> CaptionModel[Any]:
         """The model, or the ensemble of all members."""
-        models = [member.model for member in self.members]
-        return models[0] if len(models) == 1 else Ensemble(models).eval()
+        return joined_model(self.members)
 
     @property
     def new_features(self) -> FeatureSpec:

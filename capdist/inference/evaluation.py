@@ -1,4 +1,4 @@
-"""Scores of a trained model on a split, next to those of one caption for all images.
+"""Scores of a trained model, or an ensemble, next to those of one caption for all images.
 
 Writes into the run folder, or another one: ``captions/<split>-beam<K>.json`` (COCO results format),
 ``captions/<split>-beam<K>.attention.json.gz`` (alternatives, and what words attended to),
@@ -6,6 +6,7 @@ Writes into the run folder, or another one: ``captions/<split>-beam<K>.json`` (C
 With other decoding settings than the config's, besides the beam, ``-<digest of them>`` follows the
 split. The scores' files have all settings.
 If grounding is requested, F1_all and F1_loc of the regions it attended to are among the scores.
+An ensemble has no report and no ``scores.json``, which belong to one run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from capdist.data.dataset import References, references
 from capdist.decoding.constraints import Constraints
 from capdist.decoding.generate import Caption
 from capdist.inference.caption_scores import score_words
+from capdist.inference.ensembles import joined_model
 from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.grounding import Annotated, read_class_names
@@ -50,7 +52,7 @@ class EvaluationRequest:
     """The options of an evaluation.
 
     Args:
-        run: folder.
+        run: folder; of an ensemble that of the first member.
         split: to decode.
         decoding: overrides of the config's settings, such as ``decoding.beam=5``.
         grounding: whether to score the regions that the model attended to.
@@ -83,10 +85,10 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on one split, with one decoding config."""
+    """One model, or an ensemble, on one split, with one decoding config."""
 
     run: Path
-    exported: ExportedModel
+    members: tuple[ExportedModel, ...]
     manifest: Manifest
     split: str
     decoding: DecodingConfig
@@ -95,8 +97,10 @@ class Evaluation:
     folder: Path
 
     @classmethod
-    def open(cls, request: EvaluationRequest, exported: ExportedModel) -> Evaluation:
-        """The evaluation of an exported checkpoint.
+    def open(cls, request: EvaluationRequest, *members: ExportedModel) -> Evaluation:
+        """The evaluation of an exported checkpoint, or of several that decode together.
+
+        The first one's config decodes.
 
         Raises:
             ConfigError: if the model and the shards do not fit, the number of workers or a decoding
@@ -114,25 +118,37 @@ class Evaluation:
                 f"command line: --workers {request.workers} with --cpus {request.cpus:g} each; "
                 "expected 0 workers or more, with more than 0 CPUs"
             )
-        config, split = exported.config, request.split
-        manifest = run_shards(config, request.run, request.shards)
-        exported.check_features(manifest, FeatureCheck(request.accept_features, (request.folder,)))
-        exported.check_text(manifest)
-        exported.check_members(manifest, split)
+        first, split = members[0], request.split
+        manifest = run_shards(first.config, request.run, request.shards)
+        for member in members:
+            member.check_features(
+                manifest, FeatureCheck(request.accept_features, (request.folder,))
+            )
+            member.check_text(manifest)
+            member.check_members(manifest, split)
         annotated = _annotated(request, manifest)
-        decoding, cluster = exported.decoding(request.decoding), config.ray
-        Constraints.of(decoding, exported.vocab)
+        decoding, cluster = first.decoding(request.decoding), first.config.ray
+        Constraints.of(decoding, first.vocab)
         if request.address:
             cluster = cluster.model_copy(update={"address": request.address})
         workers = Workers(request.workers, request.cpus, cluster)
         return cls(
-            request.run, exported, manifest, split, decoding, annotated, workers, request.folder
+            request.run, members, manifest, split, decoding, annotated, workers, request.folder
         )
+
+    @property
+    def first(self) -> ExportedModel:
+        """The first member; all have its vocabulary."""
+        return self.members[0]
+
+    @property
+    def is_ensemble(self) -> bool:
+        return len(self.members) > 1
 
     @property
     def name(self) -> str:
         """The stem of the files that it writes: another one for each decoding and set of images."""
-        usual = self.exported.config.decoding.model_copy(update={"beam": self.decoding.beam})
+        usual = self.first.config.decoding.model_copy(update={"beam": self.decoding.beam})
         settings = self.decoding.model_dump_json()
         digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
         changed = "" if self.decoding == usual else f"-{digest}"
@@ -169,11 +185,18 @@ class Evaluation:
         constant = constant_caption(references(self.manifest, "train").tokens)
         print(f"constant caption: {text.join(constant)!r}")
         rows = {
-            f"{self.run.resolve().name}, beam {self.decoding.beam}": self.score(refs, decoded),
+            f"{self.title}, beam {self.decoding.beam}": self.score(refs, decoded),
             CONSTANT: score_words(refs, dict.fromkeys(captions, constant), text),
         }
         self.report(captions, rows, images_per_s)
         print(f"captions: {path}")
+
+    @property
+    def title(self) -> str:
+        """The run's name, or those of an ensemble's members."""
+        if not self.is_ensemble:
+            return self.run.resolve().name
+        return " + ".join(Path(member.config.run).resolve().name for member in self.members)
 
     def write_captions(self, name: str, captions: dict[ImageId, str]) -> Path:
         """Write captions by image id; returns their path."""
@@ -187,20 +210,19 @@ class Evaluation:
         batches = chain.from_iterable(self.task.batches.epoch(0))
         size = self.decoding.batch
         first = islice(batches, -(-min(SHOWN, len(beams)) // size))
-        names = Names(self.exported.vocab, self.manifest.class_names)
-        found = islice(look(self.exported.model, names, first, beams), SHOWN)
+        names = Names(self.first.vocab, self.manifest.class_names)
+        found = islice(look(joined_model(self.members), names, first, beams), SHOWN)
         write_looks(looks_path(self.folder, self.name), list(found))
 
     @property
     def task(self) -> SplitDecoding:
         """The split, and how it is decoded."""
-        exported = self.exported
         return SplitDecoding(
-            exported.model,
+            joined_model(self.members),
             self.manifest,
             self.split,
-            exported.config.data,
-            exported.vocab,
+            self.first.config.data,
+            self.first.vocab,
             self.decoding,
             self.annotated is not None,
         )
@@ -237,11 +259,17 @@ class Evaluation:
         scored.update(images_per_s=images_per_s, decoding=self.decoding.model_dump(mode="json"))
         if self.annotated:
             scored["grounding_classes"] = len(self.annotated.classes)
+        if self.is_ensemble:
+            scored["members"] = [
+                member.config.model_dump(mode="json", by_alias=True) for member in self.members
+            ]
         text = json.dumps(written, indent=1)
         path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
         write_text(path, text)
-        if self.is_of_other_shards:  # not what the run's report and pages are about
+        if (
+            self.is_of_other_shards or self.is_ensemble
+        ):  # not what the run's report and pages are about
             print(f"scores:   {path}")
             return
         write_text(self.folder / SCORES, text)
@@ -255,7 +283,7 @@ class Evaluation:
         """Add the scores to the services that follow the run, once its training is finished."""
         if self.folder == self.run and find_checkpoint(self.run, FINISHED):
             scored = next(iter(rows.values())).values
-            config = self.exported.config.model_dump(mode="json", exclude={"schema_"})
+            config = self.first.config.model_dump(mode="json", exclude={"schema_"})
             named = {f"{self.name}/{metric}": value for metric, value in scored.items()}
             send_scores(self.run, config, named)
 

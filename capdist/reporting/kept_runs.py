@@ -43,18 +43,54 @@ def kept_run(
         ``cider``, whose mean is the score; ``cider`` is empty without references.
     """
     files = RunFiles.open(run)
-    images, scores = Evaluated(0, files, evaluation).per_image or ([], None)
-    cider = scores.means["CIDEr"].round(4).tolist() if scores else []
-    versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
     records = read_records(run / METRICS_LOG)
     return {
         "config": files.config,
-        "versions": {name: versions.get(name) for name in _VERSIONS},
+        "versions": _versions(run),
         "summary": summary,
         "log": [r for r in records if "loss" not in r or r["step"] % _STEPS_EACH == 0],
-        "captions": files.captions(evaluation),
-        "cider": dict(zip(images, cider, strict=True)),
+        **_captions(files, evaluation),
     }
+
+
+def kept_ensemble(
+    first: Path,
+    folder: Path,
+    members: Sequence[Any],
+    evaluation: EvaluationName,
+    summary: dict[str, float | None],
+) -> dict[str, Any]:
+    """What is kept of a scored ensemble.
+
+    Args:
+        first: the run folder of one member, for shards and versions.
+        folder: that of the captions and scores.
+        members: their configs.
+        evaluation: the one in the table.
+        summary: the columns of the table.
+
+    Returns:
+        The same as `kept_run`, with ``members`` instead of ``config`` and ``log``.
+    """
+    files = RunFiles(first, folder)
+    return {
+        "members": members,
+        "versions": _versions(first),
+        "summary": summary,
+        **_captions(files, evaluation),
+    }
+
+
+def _versions(run: Path) -> dict[str, Any]:
+    versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    return {name: versions.get(name) for name in _VERSIONS}
+
+
+def _captions(files: RunFiles, evaluation: EvaluationName) -> dict[str, Any]:
+    images, scores = Evaluated(0, files, evaluation).per_image or ([], None)
+    cider = scores.means["CIDEr"].round(4).tolist() if scores else []
+    captions = files.captions(evaluation)
+    return {"captions": captions, "cider": dict(zip(images, cider, strict=True))}
 
 
 def write_kept(path: Path, kept: dict[str, Any]) -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from capdist.commands.main import main
+from capdist.data.dataset import evaluation_batches
+from capdist.data.rank_plan import Ranks
+from capdist.inference.exported_model import read_run
 from capdist.reporting.kept_runs import read_kept, write_kept
 from capdist.reporting.sweep import Sweep
+from capdist.vocab import BOS, PAD, UNK
+from capdist.workers.commands import CommandTask
+from shards.manifest import Manifest
 from tests.support.processes import Running, launch
 from tests.support.runs import losses, refused
 
@@ -140,6 +149,7 @@ def test_a_killed_sweep_resumes_its_runs(finished: Path, tmp_path: Path) -> None
 def test_a_failed_run_is_reported_and_the_others_run(finished: Path, tmp_path: Path) -> None:
     config = finished / "config.json"
     rows = {
+        "both": {"ensemble": ["bad", "GLIED"]},
         "GLIED": {"config": str(config)},
         "bad": {"config": str(config), "set": {"data.shards": str(tmp_path / "none")}},
     }
@@ -151,6 +161,78 @@ def test_a_failed_run_is_reported_and_the_others_run(finished: Path, tmp_path: P
     assert "error: " in log.read_text()
     assert "GLIED" in result.stdout
     assert "bad" not in result.stdout
+    assert f"both is left out: no finished run in {log.with_suffix('')}; an" in result.stderr
+
+
+def without_ray(
+    tasks: Sequence[CommandTask], *resources: object
+) -> Iterator[tuple[CommandTask, int]]:
+    """What `run_tasks` does, one task after the other."""
+    for task in tasks:
+        yield (
+            task,
+            max(launch(f"{word}.py", *rest).returncode for _, _, word, *rest in task.commands),
+        )
+
+
+def test_an_ensemble_is_a_row(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = str(finished / "config.json")
+    rows = {
+        "all": {"ensemble": ["short", "GLIED"], "against": "GLIED", "paper": {"CIDEr": 120}},
+        "GLIED": {"config": config},
+        "short": {"config": config, "set": {"stages.0.epochs": 1}, "seeds": [3]},
+    }
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results:list --><!-- /results -->")
+    path = write(tmp_path, Path(config), rows=rows, folder=str(finished / "runs"))
+    monkeypatch.setattr("capdist.workers.commands.run_tasks", without_ray)
+    assert main(["sweep", str(path), "--page", str(page)]) == 0
+    sweep = Sweep.load(path, page)
+    found, size = sweep.rows(), sweep.rows()["GLIED"]["M parameters"]
+    assert size
+    assert found["all"]["M parameters"] == pytest.approx(3 * size)
+    assert (found["all"]["seeds"], found["all"]["±"], found["all"].get("epochs")) == (1, None, None)
+    assert page.read_text().splitlines()[3].startswith("| all ")
+    assert "| all − GLIED |" in page.read_text()
+    difference = sweep.differences()["all − GLIED"]["CIDEr"]
+    ciders = [found[name]["CIDEr"] for name in ("all", "GLIED")]
+    assert difference == pytest.approx(ciders[0] - ciders[1], abs=1e-3)
+    # What is kept beside the page is enough, until a member's config changes.
+    moved = (finished / "runs").rename(finished / "moved")
+    try:
+        ensemble = sweep.run(0)
+        assert (ensemble.done, len(ensemble.missing)) == (True, 3)
+        rows["GLIED"]["set"] = {"stages.0.epochs": 3}
+        ensemble = Sweep.load(write(tmp_path, Path(config), rows=rows), page).run(0)
+        assert (ensemble.done, len(ensemble.missing)) == (False, 3)
+    finally:
+        moved.rename(finished / "runs")
+
+
+def test_an_ensemble_writes_the_words_of_the_mean_probability(
+    finished: Path, tmp_path: Path, tiny: Manifest
+) -> None:
+    runs = [finished / "runs" / name for name in ("glied-1", "glied-2")]
+    names = ["--run", *map(str, runs), "--beam", "1", "--out", str(tmp_path)]
+    assert main(["evaluate", *names]) == 0
+    models = [read_run(run) for run in runs]
+    data, vocab = models[0].config.data, models[0].vocab
+    ((batch,),) = evaluation_batches(tiny, "test", data, 50, vocab, Ranks()).epoch(0)
+    tokens = torch.full((len(batch.keys), 1, 1), BOS)
+    with torch.inference_mode():
+        for _ in range(20):
+            probs = [m.model(m.model.encode(batch), tokens)[:, 0, -1].softmax(-1) for m in models]
+            mean = torch.stack(probs).mean(0)
+            mean[:, [PAD, BOS, UNK]] = 0
+            tokens = torch.cat([tokens, mean.argmax(-1)[:, None, None]], -1)
+    expected = [" ".join(vocab.decode(row)) for row in tokens[:, 0, 1:].tolist()]
+    written = json.loads((tmp_path / "captions" / "test-beam1.json").read_text())
+    assert [entry["caption"] for entry in written] == expected
+    assert not (tmp_path / "report.html").exists()
+    refusal = ["evaluate", "--run", *map(str, runs)]
+    assert [main(refusal), main([*refusal, "--out", str(runs[1])])] == [2, 2]
 
 
 def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> None:
@@ -171,6 +253,17 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
             {"rows": {"a": {"config": "none.json", "against": "b"}}},
             "list.json: rows.a.against: no row 'b'; known rows: a",
         ),
+        (
+            {"rows": {"a": {"ensemble": ["b"]}, "b": {"config": "c.json"}}, "seeds": [1]},
+            "list.json: rows.a.ensemble: fewer than two runs; name more rows, or give its row",
+        ),
+        ({"rows": {"a": {"ensemble": ["b", "c"]}}}, "a.ensemble: no row 'b'; known rows: a"),
+        (
+            {"rows": {"a": {"ensemble": ["b"]}, "b": {"ensemble": ["a"]}}},
+            "rows.a.ensemble: 'b' is an ensemble itself; name its members instead",
+        ),
+        ({"rows": {"a": {"ensemble": ["b"], "set": {"x": 1}}}}, "rows.a: an ensemble trains"),
+        ({"rows": {"a": {}}}, "list.json: rows.a: expected either a config or an ensemble"),
         ({"rows": {"a": {"zzz": 1}}}, "zzz: unknown key; known here: rows.config, rows.set, rows"),
         ({"set": {"stages.0.epoch": 1}}, "did you mean"),
         ({"cpus": 10000}, "no node has 10000 CPUs"),
