@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 import torch
 
 from capdist.batch import Batch
+from capdist.config.data import DataConfig, ShardSet
+from capdist.data.mixture import load_shards
 from capdist.data.residency import ResidentRegions, batch_bytes
 from shards.manifest import Manifest
+from shards.remote.cache import Cache
 from shards.schema import RegionSet, ShardError
 from shards.write_set import write_set
 from shards.writer import write
+from tests.support.faulty_server import serving
 from tests.support.readers import batches, same
 from tests.support.shards import GridSource, TinySource, tiny_sample
 
@@ -106,6 +111,47 @@ def test_resident_regions_of_several_sets(several: Manifest) -> None:
         ):
             for batch, other in zip(step, others, strict=True):
                 same(batch, other)
+
+
+def test_remote_tars_of_sets_are_fetched_only_if_they_are_read(
+    several: Manifest, tmp_path: Path
+) -> None:
+    with serving(several.root) as server:
+        remote = Manifest.load(server.url, Cache(tmp_path)).reading(("small", "regions"))
+        for step in batches(remote, "auto", micro=3, grounding=False).epoch(0):
+            for batch in step:
+                if batch.keys:
+                    check(batch, ("small", "regions"))
+        fetched = server.count()
+    train = [shard.name for shard in several.split("train")]
+    small = [name.replace(".tar", ".small.tar") for name in train]
+    assert {name: fetched[name] for name in train + small} == dict.fromkeys(train + small, 1)
+    assert not any(".grid." in name for name in fetched)
+
+
+@dataclass(frozen=True)
+class Later(TinySource):
+    """Other images."""
+
+    def splits(self) -> dict[str, Sequence[int]]:
+        return {"train": range(5000, 5020)}
+
+
+def test_mixed_sets_of_shards_give_their_own_features(several: Manifest, tmp_path: Path) -> None:
+    write(Later(), tmp_path / "later", samples_per_shard=7, workers=1)
+    with pytest.raises(ShardError, match="no feature set 'small', expected one of regions"):
+        Manifest.load(tmp_path / "later").reading(("small",))
+    write_set(tmp_path / "later", SMALL, workers=1)
+    names, folders = ("small", "regions"), (str(several.root), str(tmp_path / "later"))
+    shards = tuple(ShardSet(shards=folder) for folder in folders)
+    mixed = load_shards(DataConfig(shards=shards), names)
+    seen = set()
+    for step in batches(mixed, micro=3).epoch(0):
+        for batch in step:
+            if batch.keys:
+                check(batch, names)
+                seen |= set(batch.image_ids.tolist())
+    assert seen == {*range(53), *range(5000, 5020)}
 
 
 def test_no_byte_of_a_set_that_is_not_read_is_read(several: Manifest, reader: str) -> None:
