@@ -14,15 +14,19 @@ from shards.caption_counts import CaptionCounts, counts_name
 from shards.concept_files import CONCEPTS, ConceptSet, write_concept_file
 from shards.concept_predictor import ConceptPredictor, PredictorFile, parse_predictor
 from shards.concepts import Ridge
+from shards.feature_sets import decode_set
 from shards.fingerprint import UNKNOWN, Fingerprint
 from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError, decode, encode
 from shards.tar import read_tar
+from shards.write_set import write_set
 from shards.writer import write
 from tests.support.samples import NumberSource, make_sample
+from tests.support.shards import GridSource
 
 TAR, INDEX, COUNTS = "train-00000.tar", "train-00000.index.json", counts_name("train")
 #: The tar, but with the checksums of its headers corrected, so that more of it is read.
+SET_TAR = "train-00000.grid.tar"
 TAR_FIXED_CHECKSUMS = "tar with right checksums"
 
 
@@ -39,6 +43,7 @@ class Targets:
         features = Fingerprint(3, (0.0,) * 4, (1.0,) * 4)
         predictor = ConceptPredictor(ridge, ("dog", "cat"), 1, features).to_bytes()
         self.manifest = write(NumberSource({"train": 3}), folder, workers=1, predictor=predictor)
+        self.manifest = write_set(folder, GridSource(), workers=1)
         entries = self.manifest.index(self.manifest.shards[0])
         concepts = {entry.key: (("dog", 0.5),) for entry in entries}
         row = write_concept_file(folder, TAR, self.manifest.sha256_by_shard[TAR], concepts)
@@ -46,7 +51,7 @@ class Targets:
         self.concepts.save()
         self.concept_file, self.members = row.name, encode(make_sample(2))
         predictor_name = PredictorFile.of(predictor).name
-        names = (TAR, INDEX, MANIFEST, CONCEPTS, COUNTS, row.name, predictor_name)
+        names = (TAR, SET_TAR, INDEX, MANIFEST, CONCEPTS, COUNTS, row.name, predictor_name)
         files = {n: (folder / n).read_bytes() for n in names}
         #: The valid bytes of each file and member.
         self.valid = {**files, TAR_FIXED_CHECKSUMS: files[TAR], **self.members}
@@ -66,6 +71,9 @@ class Targets:
         try:
             if path.name == TAR:
                 self._read_tar(path)
+            elif name == SET_TAR:
+                for entry, members in read_tar(path):
+                    decode_set(entry.key, members, self.manifest.further[0].spec)
             elif name == self.concept_file:
                 sha256 = hashlib.sha256(data).hexdigest()
                 files = {TAR: replace(self.concepts.files[TAR], sha256=sha256)}
@@ -93,10 +101,12 @@ class Targets:
         manifest.features.fingerprint.difference(UNKNOWN)
         if manifest.tar_predictor:
             manifest.tar_predictor.read(self.folder)
+        tars = [found.tar_of(s) for found in manifest.feature_sets for s in manifest.shards]
         for shard in manifest.shards:
             if manifest.concepts:
                 manifest.concepts.read(shard.name)
-            index = manifest.index(shard)
+        for tar in tars:
+            index = manifest.index(tar)
             for position in range(len(index)):
                 with suppress(ShardError):  # a damaged line affects only its sample
                     index[position]

@@ -19,7 +19,7 @@ from shards.manifest import MANIFEST, Manifest
 from shards.schema import ShardError
 from shards.tar import read_tar
 from shards.writer import write
-from tests.fuzz.targets import INDEX, TAR, TAR_FIXED_CHECKSUMS, Targets
+from tests.fuzz.targets import INDEX, SET_TAR, TAR, TAR_FIXED_CHECKSUMS, Targets
 from tests.support.samples import NumberSource
 from tests.support.strategies import corrupted
 
@@ -70,7 +70,10 @@ def test_corrupted_arrays_are_read_or_refused(
 @given(draw=st.data())
 @pytest.mark.parametrize(
     "name",
-    [TAR, TAR_FIXED_CHECKSUMS, INDEX, MANIFEST, CONCEPTS, "json", "regions.npy", "grounding.json"],
+    [
+        *(TAR, TAR_FIXED_CHECKSUMS, SET_TAR, INDEX, MANIFEST, CONCEPTS),
+        *("json", "regions.npy", "grounding.json"),
+    ],
 )
 def test_corrupted_bytes_are_read_or_refused(
     name: str, targets: Targets, draw: st.DataObject
