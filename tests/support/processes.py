@@ -20,6 +20,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
+#: What ZeRO imports: its Muon imports torch's compiler. DeepSpeed looks for a GPU when it is imported,
+#: after which forked processes could not use one.
+DEEPSPEED = ("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer")
+
 #: Processes that have torch and the packages loaded already: half of a short command is imports.
 #: The first of torch's optimizers imports torch._dynamo, which takes longer than all others.
 SERVER = multiprocessing.get_context("forkserver")
@@ -29,6 +33,7 @@ SERVER.set_forkserver_preload(
         "capdist.training.run",
         "torch._dynamo",
         "torch.utils.tensorboard",
+        *(() if torch.cuda.is_available() else DEEPSPEED),
     ]
 )
 
