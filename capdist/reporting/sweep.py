@@ -51,7 +51,7 @@ class Sweep:
 
     @cached_property
     def runs(self) -> tuple[SweepRun | SweepEnsemble, ...]:
-        """Row by row, seed by seed; an ensemble is one run."""
+        """Row by row, seed by seed."""
         trained = {name: tuple(self._trained(name)) for name in self.list.rows}
         return tuple(run for name in self.list.rows for run in self._of_row(name, trained))
 
@@ -87,9 +87,16 @@ class Sweep:
         ensemble = self.list.rows[name].ensemble
         if ensemble is None:
             return trained[name]
-        members = tuple(run for member in ensemble for run in trained[member])
-        folder = Path(self._folder(name))
-        return (SweepEnsemble(name, folder, self.list, self._kept_in, members),)
+        if len(ensemble) == 1:
+            return (self._ensemble(name, self._folder(name), trained[ensemble[0]]),)
+        by_seed = zip(*(trained[member] for member in ensemble), strict=True)
+        return tuple(
+            self._ensemble(name, f"{self._folder(name)}-{members[0].config.seed}", members)
+            for members in by_seed
+        )
+
+    def _ensemble(self, name: str, folder: str, members: tuple[SweepRun, ...]) -> SweepEnsemble:
+        return SweepEnsemble(name, Path(folder), self.list, self._kept_in, members)
 
     def _folder(self, name: str) -> str:
         return f"{self.list.folder}/{re.sub('[^a-z0-9]+', '_', name.lower())}"

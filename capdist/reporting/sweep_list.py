@@ -30,7 +30,9 @@ class SweepRow(Section):
     )
     seeds: list[int] | None = Field(None, min_length=1, description="Instead of the list's.")
     ensemble: list[str] | None = Field(
-        None, description="Other rows, whose runs, of all seeds, decode together."
+        None,
+        min_length=1,
+        description="Another row, whose seeds decode together; or several, one ensemble per seed.",
     )
 
     @model_validator(mode="after")
@@ -89,5 +91,8 @@ def _mistakes(found: SweepList, name: str) -> Iterator[tuple[str, str]]:
             yield "ensemble", f"{member!r} is an ensemble itself; name its members instead"
         elif row.ensemble.count(member) > 1:
             yield "ensemble", f"{member!r} is named twice; name each row once"
-    if sum(len(found.seeds_of(member)) for member in row.ensemble) < 2:
+    seeds = [found.seeds_of(member) for member in row.ensemble]
+    if len(seeds) == 1 and len(seeds[0]) == 1:
         yield "ensemble", "fewer than two runs; name more rows, or give its row more seeds"
+    if any(each != seeds[0] for each in seeds):
+        yield "ensemble", f"its rows have different seeds, {seeds}; give them the same"

@@ -18,6 +18,7 @@ from capdist.data.rank_plan import Ranks
 from capdist.inference.exported_model import read_run
 from capdist.reporting.kept_runs import read_kept, write_kept
 from capdist.reporting.sweep import Sweep
+from capdist.reporting.sweep_runs import SweepEnsemble
 from capdist.vocab import BOS, PAD, UNK
 from capdist.workers.commands import CommandTask
 from shards.manifest import Manifest
@@ -180,35 +181,54 @@ def test_an_ensemble_is_a_row(
 ) -> None:
     config = str(finished / "config.json")
     rows = {
-        "all": {"ensemble": ["short", "GLIED"], "against": "GLIED", "paper": {"CIDEr": 120}},
+        "both": {"ensemble": ["short", "GLIED"], "against": "GLIED", "paper": {"CIDEr": 120}},
         "GLIED": {"config": config},
-        "short": {"config": config, "set": {"stages.0.epochs": 1}, "seeds": [3]},
+        "short": {"config": config, "set": {"stages.0.epochs": 1}},
     }
     page = tmp_path / "page.md"
     page.write_text("<!-- results:list --><!-- /results -->")
-    path = write(tmp_path, Path(config), rows=rows, folder=str(finished / "runs"))
+    path = write(tmp_path, Path(config), rows=rows, seeds=[2], folder=str(finished / "runs"))
     monkeypatch.setattr("capdist.workers.commands.run_tasks", without_ray)
     assert main(["sweep", str(path), "--page", str(page)]) == 0
     sweep = Sweep.load(path, page)
     found, size = sweep.rows(), sweep.rows()["GLIED"]["M parameters"]
     assert size
-    assert found["all"]["M parameters"] == pytest.approx(3 * size)
-    assert (found["all"]["seeds"], found["all"]["±"], found["all"].get("epochs")) == (1, None, None)
-    assert page.read_text().splitlines()[3].startswith("| all ")
-    assert "| all − GLIED |" in page.read_text()
-    difference = sweep.differences()["all − GLIED"]["CIDEr"]
-    ciders = [found[name]["CIDEr"] for name in ("all", "GLIED")]
+    both = found["both"]
+    assert both["M parameters"] == pytest.approx(2 * size)
+    assert (both["seeds"], both["±"], both.get("epochs")) == (1, None, None)
+    assert page.read_text().splitlines()[3].startswith("| both ")
+    assert "| both − GLIED |" in page.read_text()
+    difference = sweep.differences()["both − GLIED"]["CIDEr"]
+    ciders = [found[name]["CIDEr"] for name in ("both", "GLIED")]
     assert difference == pytest.approx(ciders[0] - ciders[1], abs=1e-3)
     # What is kept beside the page is enough, until a member's config changes.
     moved = (finished / "runs").rename(finished / "moved")
     try:
         ensemble = sweep.run(0)
-        assert (ensemble.done, len(ensemble.missing)) == (True, 3)
+        assert (ensemble.done, len(ensemble.missing)) == (True, 2)
         rows["GLIED"]["set"] = {"stages.0.epochs": 3}
-        ensemble = Sweep.load(write(tmp_path, Path(config), rows=rows), page).run(0)
-        assert (ensemble.done, len(ensemble.missing)) == (False, 3)
+        ensemble = Sweep.load(write(tmp_path, Path(config), rows=rows, seeds=[2]), page).run(0)
+        assert (ensemble.done, len(ensemble.missing)) == (False, 2)
     finally:
         moved.rename(finished / "runs")
+
+
+def test_an_ensemble_has_the_seeds_of_one_row_or_several_rows_with_one_seed(
+    config: Path, tmp_path: Path
+) -> None:
+    rows = {
+        "seeds": {"ensemble": ["A"]},
+        "rows": {"ensemble": ["B", "A"]},
+        **{name: {"config": str(config)} for name in "AB"},
+    }
+    runs = Sweep.load(write(tmp_path, config, rows=rows)).runs
+    members = {
+        run.folder.name: [member.folder.name for member in run.members]
+        for run in runs
+        if isinstance(run, SweepEnsemble)
+    }
+    expected = {"seeds": ["a-1", "a-2"], "rows-1": ["b-1", "a-1"], "rows-2": ["b-2", "a-2"]}
+    assert members == expected
 
 
 def test_an_ensemble_writes_the_words_of_the_mean_probability(
@@ -256,6 +276,16 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
         (
             {"rows": {"a": {"ensemble": ["b"]}, "b": {"config": "c.json"}}, "seeds": [1]},
             "list.json: rows.a.ensemble: fewer than two runs; name more rows, or give its row",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {"ensemble": ["b", "c"]},
+                    "b": {"config": "c.json"},
+                    "c": {"config": "c.json", "seeds": [3, 4]},
+                }
+            },
+            "rows.a.ensemble: its rows have different seeds, [[1, 2], [3, 4]]; give them",
         ),
         ({"rows": {"a": {"ensemble": ["b", "c"]}}}, "a.ensemble: no row 'b'; known rows: a"),
         (
