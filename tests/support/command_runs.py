@@ -94,7 +94,7 @@ def kind(words: list[str]) -> tuple[object, ...]:
         objectives = tuple(stage.objective for stage in config.stages)
         return "train", config.model.name, objectives, "mine" in str(config.data.shards)
     features = words[words.index("--features") + 1] if "--features" in words else ""
-    return words[0], options, features, words[1].startswith("-")
+    return words[0], options, features, words[1:2] == ["--run"]
 
 
 def on_tiny_data(words: list[str], number: int) -> list[str]:
@@ -108,6 +108,8 @@ def on_tiny_data(words: list[str], number: int) -> list[str]:
         return ["train", "--config", words[words.index("--config") + 1], *_small(words)]
     if words[0] == "inspect" and "--picture" in words:
         words[1] = "corpus/scenes"  # which has pictures
+    if words[0] == "features":
+        words[words.index("--shards") + 1] = "corpus/from_files"
     changed = [words[0], *(_VALUES.get(before, word) for before, word in pairwise(words))]
     if words[0] in ("scenes", "extract") or (words[0] == "build" and "--images" not in words):
         changed[changed.index("--out") + 1] = f"made/{number}"

@@ -67,7 +67,7 @@ def _captions(folder: Path) -> None:
         shutil.copy(folder / f"annotations/captions_{split}2014.json", chinese)
     images = []
     for number in PHOTOGRAPH_IDS:
-        split = "train" if number < PHOTOGRAPH_IDS[-2] else "val"
+        split = {PHOTOGRAPH_IDS[-1]: "test", PHOTOGRAPH_IDS[-2]: "val"}.get(number, "train")
         captions = tiny_sample(number).tokens
         sentences = [{"raw": " ".join(words), "tokens": list(words)} for words in captions]
         names = {"filename": f"{number}.png", "cocoid": number}
@@ -83,6 +83,7 @@ def _features(folder: Path) -> None:
         (npz_dir, "up_down_100", "feature/up_down_100"),
         (npz_dir, "up_down_100", "flickr30k_up_down_36"),
         (npz_dir, "up_down_100", "features"),
+        (npz_dir, "up_down_100", "up_down_100"),
         (hdf5, "coco_detections.hdf5", "coco_detections.hdf5"),
         (lxmert_tsv, "val2014_obj36.tsv", "mscoco_imgfeat/val2014_obj36.tsv"),
         (vinvl_tsv, "features.tsv", "vinvl/train/features.tsv"),
@@ -95,6 +96,9 @@ def _features(folder: Path) -> None:
         (folder / wanted).parent.mkdir(exist_ok=True)
         (folder / made).rename(folder / wanted)
     cocobu(folder / "data")
+    files = ["--annotations", str(folder / "dataset_coco.json"), "--features"]
+    out = ["--concepts", "0", "--workers", "1", "--out", str(folder / "corpus/from_files")]
+    assert run("shards", ["build", *files, str(folder / "features"), *out]) == 0
     (folder / "objects_vocab.txt").write_text("".join(f"class {n}\n" for n in range(6)))
     write_json(folder / "words.json", {"photo.jpg": [["red", "blue"]]})
 
@@ -104,7 +108,7 @@ def stand_ins(folder: Path) -> None:
     runs = folder / "runs"
     assert run("capdist", ["evaluate", "--run", str(runs / "glied"), "--split", "test"]) == 0
     copies = dict.fromkeys(("base", "updown", "flickr30k_ss_updown", "small"), "glied")
-    copies |= {"X": "flickr8k_detector", **dict.fromkeys(("a", "b", "flickr8k"), "mine")}
+    copies |= {"X": "flickr8k_detector", **dict.fromkeys(("a", "b", "c", "flickr8k"), "mine")}
     for name, source in copies.items():
         shutil.copytree(runs / source, runs / name)
     for name, split in (("captions.json", "val"), ("a.json", "test"), ("b.json", "test")):

@@ -24,7 +24,8 @@ from tests.support.documentation import PAGES, ROOT, Command, blocks, commands
 from tests.support.reader import furnish, stand_ins
 
 #: Commands in the order in which a reader needs their results.
-ORDER = ("scenes", "build", "extract", "verify", "inspect", "train", "new", "evaluate", "concepts")
+ORDER = ("scenes", "build", "features", "extract", "verify", "inspect", "train")
+ORDER += ("new", "evaluate", "concepts")
 CODE = ("bash", "python", "json", "flow", "diff")
 #: What is only shown: output, trees of folders, other programs' settings.
 SHOWN = ("", "text", "nginx")
@@ -42,6 +43,7 @@ FILES = {
     "shards/README.md": [
         "corpus/mine/manifest.json",
         "corpus/mine/train-00000.index.json",
+        "corpus/from_files/manifest.json",
         "corpus/flickr8k/concepts.json",
     ],
 }
