@@ -1,6 +1,7 @@
 """The base of every error that is reported in one line, and the exit status of a command."""
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 
@@ -33,8 +34,9 @@ def exit_status(command: Callable[[], int]) -> int:
     """Run a command and turn its errors into an exit status.
 
     Returns:
-        What the command returns; 2 after a `CapdistError` or an error of the file system, which is
-        printed to stderr in one line unless another rank prints it; 130 after Ctrl-C.
+        What the command returns; 2 after a `CapdistError`, an error of the file system or a missing
+        package of an extra, which is printed to stderr in one line unless another rank prints it;
+        130 after Ctrl-C.
     """
     try:
         return command()
@@ -48,8 +50,27 @@ def exit_status(command: Callable[[], int]) -> int:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if (extra := extra_of(error.name or "")) is None:
+            raise
+        remedy = f"install it with: pip install 'capdist[{extra}]'"
+        print(f"error: this needs {error.name}; {remedy}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def extra_of(module: str) -> str | None:
+    """The first extra of the package with a module, None if there is none."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        required = requires("capdist") or []
+    except PackageNotFoundError:  # a checkout that is not installed
+        return None
+    package = module.partition(".")[0].replace("_", "-")
+    found = (re.match(r"([\w.-]+).*extra == [\"'](\w+)", line) for line in required)
+    return next((f[2] for f in found if f and f[1].replace("_", "-") == package), None)
 
 
 def of_a_file(error: OSError) -> bool:

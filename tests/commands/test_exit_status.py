@@ -24,10 +24,15 @@ def fails_with(error: BaseException) -> Callable[[], int]:
         (lambda: 0, 0, ""),
         (lambda: 75, 75, ""),
         (fails_with(ShardError("a.tar: no such file")), 2, "error: a.tar: no such file\n"),
+        (
+            fails_with(ModuleNotFoundError("No module named 'numba'", name="numba.core")),
+            2,
+            "error: this needs numba.core; install it with: pip install 'capdist[train]'\n",
+        ),
         (fails_with(OtherRankError("rank 0 reports it")), 2, ""),
         (fails_with(KeyboardInterrupt()), 130, ""),
     ],
-    ids=["done", "stopped", "error", "error of another rank", "Ctrl-C"],
+    ids=["done", "stopped", "error", "missing package", "error of another rank", "Ctrl-C"],
 )
 def test_a_command_ends_with_a_status_and_at_most_one_line(
     command: Callable[[], int], status: int, printed: str, capsys: pytest.CaptureFixture[str]
@@ -36,9 +41,10 @@ def test_a_command_ends_with_a_status_and_at_most_one_line(
     assert capsys.readouterr() == ("", printed)
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        exit_status(fails_with(ZeroDivisionError()))
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), ModuleNotFoundError(name="capdist.none")])
+def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
+    with pytest.raises(type(bug)):
+        exit_status(fails_with(bug))
 
 
 @pytest.mark.parametrize("words", ["Connection closed by peer", "Connection reset by peer"])

@@ -58,7 +58,8 @@ def folder(tiny: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples name: a run, photographs, and shards."""
     folder = tmp_path_factory.mktemp("examples")
     untrained_run(photograph_shards(folder), folder / "runs/mine")
-    photograph(0).save(folder / "photo.jpg")
+    for number, name in enumerate(("photo.jpg", "a.jpg", "b.jpg")):
+        photograph(number).save(folder / name)
     (folder / "corpus").mkdir()
     os.symlink(tiny.root, folder / "corpus/scenes")
     return folder
