@@ -20,8 +20,8 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-#: What ZeRO imports: its Muon imports torch's compiler. DeepSpeed looks for a GPU when it is imported,
-#: after which forked processes could not use one.
+#: What ZeRO imports: its Muon imports torch's compiler. DeepSpeed looks for a GPU when it is
+#: imported, after which forked processes could not use one.
 DEEPSPEED = ("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer")
 
 #: Processes that have torch and the packages loaded already: half of a short command is imports.
