@@ -18,6 +18,8 @@ _FLOW = re.compile(r"^```flow\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEIGHT, BELOW, BETWEEN, TITLE = 56, 36, 34, 30
 #: Width of a character of code, and space of arrows that run next to each other.
 CHARACTER, LANE = 6.4, 9.0
+#: For arrows from a symbol to another that pass rows: where they run, and the first and last row.
+Lanes = dict[tuple[str, str], tuple[float, int, int]]
 _SHIFTED = re.compile(r"([_^])(\{[^}]+\}|\w)")
 
 
@@ -80,32 +82,27 @@ class _Drawing:
         for box in self.flow.boxes:
             yield from ((source, box.symbol) for source in box.sources)
 
-    def _lanes(self) -> dict[tuple[str, str], tuple[float, int, int]]:
-        """For every arrow that passes rows, where it runs, and the first and last of these."""
-        lanes: dict[tuple[str, str], tuple[float, int, int]] = {}
+    def _lanes(self) -> Lanes:
+        lanes: Lanes = {}
         arrows = sorted(self._arrows(), key=lambda a: self.places[a[1]].row - self.places[a[0]].row)
         for source, target in arrows:
             start, end = self.places[source], self.places[target]
             if end.row - start.row > 1:
                 first, last = start.row + 1, end.row - 1
                 x = min(
-                    self._free(source, first, last, list(lanes.items())),
-                    key=lambda x: abs(x - start.x) + abs(x - end.x) + 0.01 * abs(x - start.x),
+                    self._free(source, first, last, lanes),
+                    key=lambda x: 1.01 * abs(x - start.x) + abs(x - end.x),
                 )
                 lanes[source, target] = (x, first, last)
         return lanes
 
-    def _free(
-        self,
-        source: str,
-        first: int,
-        last: int,
-        lanes: list[tuple[tuple[str, str], tuple[float, int, int]]],
-    ) -> Iterator[float]:
-        """Where no box and no lane of another source is, in the rows from first to last."""
+    def _free(self, source: str, first: int, last: int, lanes: Lanes) -> Iterator[float]:
+        """Where no box and no arrow from elsewhere is, in the rows from first to last."""
         boxes = [place.x for place in self.places.values() if first <= place.row <= last]
         others = [
-            x for (of, _), (x, a, b) in lanes if of != source and a <= last + 1 and b >= first - 1
+            x
+            for (of, _), (x, a, b) in lanes.items()
+            if of != source and a <= last + 1 and b >= first - 1
         ]
         for step in range(-20, int(self.inner / LANE) + 21):
             x = self.inner / 2 + (step - int(self.inner / LANE) // 2) * LANE

@@ -118,15 +118,7 @@ def stand_ins(folder: Path) -> None:
     assert run("capdist", ["caption", *given, "--out", "n_best.json"]) == 0
     photos = ["--images", "photos", "--backbone", QUARTERS]
     assert run("shards", ["extract", *photos, "--out", "new", "--workers", "1"]) == 0
-    new = ["--annotations", "image_info_test.json", "--features", "new/*.npz"]
-    new += [
-        "--feature-name",
-        QUARTERS,
-        "--concepts-from",
-        "runs/mine",
-        "--out",
-        "corpus/new",
-        "--workers",
-        "1",
-    ]
-    assert run("shards", ["build", *new]) == 0
+    images = ["--annotations", "image_info_test.json", "--features", "new/*.npz"]
+    made_by = ["--feature-name", QUARTERS, "--concepts-from", "runs/mine"]
+    out = ["--workers", "1", "--out", "corpus/new"]
+    assert run("shards", ["build", *images, *made_by, *out]) == 0

@@ -29,13 +29,15 @@ ORDER += ("new", "evaluate", "concepts")
 CODE = ("bash", "python", "json", "flow", "diff")
 #: What is only shown: output, trees of folders, other programs' settings.
 SHOWN = ("", "text", "nginx")
-#: Pages whose examples in Python and JSON another test runs or compares.
+#: Pages whose examples in Python and JSON another test runs or compares, and their number.
 EXAMPLES = {
-    "CONTRIBUTING.md": "tests/test_contributing.py::test_the_examples_pass_their_contracts",
-    "README.md": "tests/test_readme.py::test_the_readmes_python_example_captions_photographs",
-    "docs/workers.md": "tests/workers/test_reward_pool.py::"
-    "test_three_actors_equal_the_in_process_pool",
-    "docs/serve.md": "tests/serving/test_api.py::test_an_answer_is_what_the_captioner_says",
+    "CONTRIBUTING.md": ("tests/test_contributing.py::test_the_examples_pass_their_contracts", 13),
+    "README.md": ("tests/test_readme.py::test_the_readmes_python_example_captions_photographs", 2),
+    "docs/workers.md": (
+        "tests/workers/test_reward_pool.py::test_three_actors_equal_the_in_process_pool",
+        1,
+    ),
+    "docs/serve.md": ("tests/serving/test_api.py::test_an_answer_is_what_the_captioner_says", 1),
 }
 #: Files that have the form of the JSON that a page shows.
 FILES = {
@@ -133,6 +135,13 @@ def test_code_has_a_language_that_is_tested() -> None:
         assert mark_is_known, f"{name(block.page)}: {block.mark}: expected one of {NEEDS}"
 
 
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_examples_of_other_tests_are_counted(page: str) -> None:
+    where, number = EXAMPLES[page]
+    shown = [b for b in blocks(ROOT / page) if b.language in ("python", "json") and not b.mark]
+    assert len(shown) == number, f"{page}: does {where} run the new example? Then count it"
+
+
 def test_python_is_run() -> None:
     # tests/website/test_pages.py runs those with a mark.
     for block in BLOCKS:
@@ -160,7 +169,7 @@ def test_json_is_a_part_of_a_config_or_of_a_file_that_is_compared() -> None:
 
 
 def test_the_tests_that_run_commands_exist() -> None:
-    for where in {*ELSEWHERE.values(), *EXAMPLES.values()}:
+    for where in {*ELSEWHERE.values(), *(where for where, _ in EXAMPLES.values())}:
         file, _, test = where.partition("::")
         assert f"def {test}(" in (ROOT / file).read_text() or not test, where
 
