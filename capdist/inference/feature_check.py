@@ -98,6 +98,7 @@ def _record(run: Path, accepted: dict[str, str]) -> None:
         if entry.items() <= last.items():
             return
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        run.mkdir(parents=True, exist_ok=True)  # an ensemble's may be new
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time, **entry}, ensure_ascii=False) + "\n")
     except OSError as error:

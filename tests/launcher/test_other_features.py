@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from capdist.inference.feature_check import ACCEPTED
+from capdist.inference.feature_check import ACCEPTED, FeatureCheck
 from shards.manifest import Manifest
 from shards.schema import Sample
 from shards.writer import write
@@ -53,6 +53,13 @@ def test_other_features_are_refused_on_resuming_and_accepted_on_request(
     assert record["difference"].startswith("are distributed differently")
     assert "--accept-features" in record["command"]
     assert json.loads((run / "config.json").read_text())["data"]["accept_features"]
+
+
+def test_what_is_accepted_is_recorded_in_a_new_folder(
+    tiny: Manifest, others: Manifest, tmp_path: Path
+) -> None:
+    FeatureCheck(True, (tmp_path / "new",)).shards((tiny.features,), others)
+    assert accepted(tmp_path / "new")[0]["features"] == str(others.root)
 
 
 def test_other_features_are_captioned_on_request(
