@@ -15,6 +15,7 @@ from capdist.config.stage import OptimizerConfig
 from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import StepResult, read
+from capdist.engines.deepspeed_copies import norms_in_fp32, skip_sum, without_bucket
 from capdist.engines.deepspeed_files import convert, numbers_only
 from capdist.engines.deepspeed_operator import load_operator
 from capdist.engines.optimizer import make_optimizer, set_lr
@@ -43,6 +44,10 @@ class DeepSpeedEngine:
         from deepspeed.runtime.config import DeepSpeedConfigError
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+        on_cpu = group.device.type == "cpu"
+        if on_cpu:
+            config = without_bucket(config)
+            norms_in_fp32()
         try:
             self.engine, self.optimizer, *_ = deepspeed.initialize(
                 model=objective,
@@ -61,6 +66,8 @@ class DeepSpeedEngine:
             raise ConfigError(
                 f"deepspeed: {reason}; change the config's deepspeed section"
             ) from error
+        if on_cpu and group.ranks.world == 1:
+            skip_sum(self.optimizer)
         self.group = group
 
     def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
