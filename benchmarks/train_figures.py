@@ -17,7 +17,7 @@ ROUNDS, STEPS = 5, 3
 #: Programs that train the same model as ours.
 OURS = ("torch", "deepspeed", "loop", "one caption")
 #: What ours is without its means, and with one of them.
-MEANS = ("before", "no padding", "loss in chunks", "fused Adam")
+MEANS = ("before", "no padding", "loss in chunks", "fused Adam", "kept memory")
 SPEED = ("captions/s", "x base", "useful %", "arithmetic %", "ceiling GF/s", "peak MB")
 PARTS = ("data", "forward", "loss", "backward", "communication", "update", "other")
 EXPLANATION = (
@@ -25,8 +25,8 @@ EXPLANATION = (
     "batch's longest, with fused Adam and DistributedDataParallel. one caption: the same, with an "
     "image for every caption. nn.Transformer: the loop with torch's own encoder layer and decoder "
     "of about as many parameters. Trainer: Hugging Face's, with BART, a caption a sample.\n\n"
-    "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam: the same "
-    "with one of the means that make ours fast.\n\n"
+    "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam, kept "
+    "memory: the same with one of the means that make ours fast.\n\n"
     "x base: captions/s compared with the loop (or with before, where it is measured) on as many "
     "ranks, the median of the rounds' own ratios. useful: flops of the model without padding, "
     "divided by the step's time and the ceiling, which is what a product of large matrices reached "

@@ -35,8 +35,11 @@ from benchmarks.train_programs import (
 from benchmarks.train_setup import Setup, Task
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
+from capdist.memory import keep_freed_memory
 from capdist.objectives.self_critical import SelfCritical
 
+#: Programs whose processes keep freed memory, as `capdist train` does.
+KEEPS_MEMORY = ("torch", "deepspeed", "kept memory")
 #: Rows and columns of the matrix product that measures the ceiling.
 CEILING = 1024
 
@@ -78,6 +81,8 @@ def serve(task: Task, rank: int, port: int, connection: Connection) -> None:
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": task.ranks, "MASTER_PORT": port}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(n) for name, n in variables.items()}}
     os.dup2(2, 1)  # what DeepSpeed and Trainer print is not part of the table
+    if task.program in KEEPS_MEMORY:
+        keep_freed_memory()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // task.ranks))
     try:
         worker = Worker(Setup(task, ProcessGroup.join(600)))
@@ -183,4 +188,5 @@ PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "no padding": _alone(PackedCrossEntropy, fused=False),
     "loss in chunks": _alone(ChunkedCrossEntropy, fused=False),
     "fused Adam": _alone(PaddedCrossEntropy),
+    "kept memory": _alone(PaddedCrossEntropy, fused=False),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +22,10 @@ from capdist.data.dataset import training_batches
 from capdist.decoding.sampling import sample_captions
 from capdist.distributed.process_group import ProcessGroup
 from capdist.models.base import CaptionModel, Dims, build
+from capdist.objectives import sampled_captions
 from capdist.objectives.base import Objective, objective_of
 from capdist.objectives.self_critical import SelfCritical, SelfCriticalStage
-from capdist.vocab import EOS, PAD
+from capdist.vocab import EOS, PAD, WordIds
 from capdist.workers.base import Pending
 from shards.manifest import Manifest
 
@@ -87,21 +88,26 @@ class Setup:
     def batches(self) -> Batches:
         config = self.task.config
         batch = config.stages[0].batch
-        return training_batches(self.manifest, config.data, batch, VOCAB, self.group.ranks, SEED)
+        references = WordIds(VOCAB, ()) if config.stages[0].reads_references else None
+        ranks = self.group.ranks
+        return training_batches(
+            self.manifest, config.data, batch, VOCAB, ranks, SEED, reference_ids=references
+        )
 
     def endless(self) -> Iterator[Batch]:
         """The rank's batches of all epochs, on its device."""
         batches, epoch = self.batches(), 0
         while True:
             for (batch,) in batches.epoch(epoch):
-                yield with_references(batch).to(self.group.device)
+                yield batch.to(self.group.device)
             epoch += 1
 
     def objective(self) -> Objective[Any]:
-        """That of the stage; rewards are computed in this process."""
+        """That of the stage; rewards are computed here, of captions as long as those of COCO."""
         stage, model = self.task.config.stages[0], self.model()
         if self.task.stage == "xe":
             return objective_of(stage)(model, stage)
+        cast(Any, sampled_captions).sample_captions = sample_with_lengths
         reward = make_reward(self._captions())
 
         def submit(packed: Any, references: Any) -> Pending:
@@ -132,9 +138,3 @@ def sample_with_lengths(
     tokens[(place == lengths) & (tokens != PAD)] = EOS
     tokens[(place > lengths).expand_as(tokens)] = PAD
     return Hypotheses(tokens, drawn.scores)
-
-
-def with_references(batch: Batch) -> Batch:
-    """The batch with its own captions as references of rewards."""
-    words = batch.targets.numpy().astype(np.int32)
-    return replace(batch, references=np.where(words == PAD, np.int32(-1), words))

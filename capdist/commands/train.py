@@ -10,6 +10,7 @@ import argparse
 
 from capdist.commands.lost_rank import one_line_for_lost_rank
 from capdist.commands.options import add_accept_features
+from capdist.memory import keep_freed_memory
 from capdist.signals import STOPPED
 
 HELP = "train a captioning model as a config describes it"
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from capdist.config.run_config import load_config
     from capdist.training.run import train
 
+    keep_freed_memory()
     accepted = ["data.accept_features=true"] if args.accept_features else []
     config = load_config(args.config, args.set + accepted)
     with one_line_for_lost_rank("Continue with --resume auto"):

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
 from capdist.data.rank_plan import Ranks
@@ -91,12 +91,15 @@ class ProcessGroup:
         """Whether this process writes the files and prints."""
         return self.ranks.rank == 0
 
-    def sum(self, *values: float) -> list[float]:
-        """The sum of each value over all ranks, in one message; none if there is one rank."""
-        if self.ranks.world == 1:
-            return [float(value) for value in values]
-        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(totals)
+    def sum(self, *values: float | Tensor) -> list[float]:
+        """The sum of each number over all ranks, in one message; none if there is one rank.
+
+        Scalars on the device are read together with the sums.
+        """
+        numbers = [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]
+        totals = torch.stack(numbers).detach()
+        if self.ranks.world > 1:
+            distributed.all_reduce(totals)
         return [float(total) for total in totals.tolist()]
 
     def gather(self, value: T) -> list[T]:

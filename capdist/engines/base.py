@@ -18,16 +18,21 @@ class StepResult:
     """One optimizer step, and whether it counted.
 
     ``parts`` are the contributions of this rank's micro-batches to the loss per unit of weight over
-    all ranks; ``skipped`` is True where the loss scaler saw an overflow and left the weights alone.
-    ``seconds`` are the host's, of "forward", "backward", "communication", "update" and "wait", for
-    what the device has not finished; an engine that communicates while it computes leaves
-    "communication" out.
+    all ranks. They and the norm are scalars that the device may still be computing. ``skipped`` is
+    True where the loss scaler saw an overflow and left the weights alone. ``seconds`` are the
+    host's, of "forward", "backward", "communication" and "update"; an engine that communicates
+    while it computes leaves "communication" out.
     """
 
-    parts: list[float]
-    grad_norm: float | None
+    parts: list[Tensor]
+    grad_norm: Tensor | None
     skipped: bool
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the parts in fp64."""
+        return torch.stack(self.parts).double().sum()
 
 
 class Engine(Protocol):
@@ -50,11 +55,3 @@ class Engine(Protocol):
 
     def load(self, folder: Path, ranks: int) -> None:
         """Read what `save` wrote on so many ranks; all ranks call it together."""
-
-
-def read(parts: Sequence[Tensor], *more: Tensor) -> list[float]:
-    """Numbers on the device: the host waits for it once, not for each."""
-    return [
-        float(number)
-        for number in torch.stack([p.detach().float() for p in (*parts, *more)]).tolist()
-    ]

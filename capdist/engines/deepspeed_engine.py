@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from capdist.batch import Batch
@@ -14,7 +15,8 @@ from capdist.config.base import ConfigError
 from capdist.config.stage import OptimizerConfig
 from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.base import StepResult, read
+from capdist.engines.base import StepResult
+from capdist.engines.deepspeed_copies import norms_in_fp32, skip_sum, without_bucket
 from capdist.engines.deepspeed_files import convert, numbers_only
 from capdist.engines.deepspeed_operator import load_operator
 from capdist.engines.optimizer import make_optimizer, set_lr
@@ -43,6 +45,10 @@ class DeepSpeedEngine:
         from deepspeed.runtime.config import DeepSpeedConfigError
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+        on_cpu = group.device.type == "cpu"
+        if on_cpu:
+            config = without_bucket(config)
+            norms_in_fp32()
         try:
             self.engine, self.optimizer, *_ = deepspeed.initialize(
                 model=objective,
@@ -61,6 +67,8 @@ class DeepSpeedEngine:
             raise ConfigError(
                 f"deepspeed: {reason}; change the config's deepspeed section"
             ) from error
+        if on_cpu and group.ranks.world == 1:
+            skip_sum(self.optimizer)
         self.group = group
 
     def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
@@ -79,12 +87,11 @@ class DeepSpeedEngine:
                 self.engine.step()
             parts.append(loss.detach())
         norm = self.engine.get_global_grad_norm()
-        with timer.time("wait"):
-            losses = read(parts)
         return StepResult(
-            parts=losses,
-            grad_norm=None if norm is None else float(norm),
-            skipped=self.engine.skipped_steps > skipped,
+            parts=parts,
+            grad_norm=None if norm is None else torch.as_tensor(norm),
+            # It also skips what is not finite where nothing scales the loss, and would for ever.
+            skipped=self.engine.fp16_enabled() and self.engine.skipped_steps > skipped,
             seconds=timer.seconds,
         )
 

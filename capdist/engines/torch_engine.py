@@ -14,7 +14,7 @@ from capdist.batch import Batch
 from capdist.config.stage import OptimizerConfig
 from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.base import StepResult, read
+from capdist.engines.base import StepResult
 from capdist.engines.optimizer import make_optimizer, set_lr
 from capdist.objectives.base import Objective
 
@@ -44,9 +44,7 @@ class TorchEngine:
             self.sum_gradients(parameters)
         with timer.time("update"):
             norm = self.update(parameters, lr)
-        with timer.time("wait"):
-            *losses, found = read(parts, norm)
-        return StepResult(losses, found, skipped=False, seconds=timer.seconds)
+        return StepResult(parts, norm, skipped=False, seconds=timer.seconds)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Over all ranks, in one message."""

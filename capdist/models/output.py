@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-#: Most logits at a time. Fewer are slower on a GPU, more do not fit into a processor's caches.
+#: About how many logits at a time. Fewer are slower on a GPU, more do not fit into a processor's
+#: caches.
 CHUNK = 2**22
 
 
@@ -94,7 +96,9 @@ class _WeightedNll(Function):
         d_states = torch.empty_like(states) if learns else None
         d_weight = torch.zeros_like(weight, dtype=dtype) if learns else None
         d_bias = torch.zeros_like(weight[:, 0], dtype=dtype) if learns else None
-        rows = max(1, CHUNK // len(weight))
+        # Equal chunks: each reads all weights, and a small one would do little with them.
+        chunks = max(1, round(len(states) * len(weight) / CHUNK))
+        rows = math.ceil(len(states) / chunks)
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             x, y = states[part], targets[part, None]

@@ -164,8 +164,11 @@ class Objective(nn.Module, ABC, Generic[StageT]):
     def forward(self, batch: Batch) -> Tensor:
         """A scalar that is zero for a batch of no weight."""
 
-    def sums(self) -> list[float]:
-        """Figures of the last step on this rank, as many as on every other rank."""
+    def sums(self) -> Sequence[float | Tensor]:
+        """Figures of the last step on this rank, as many as on every other rank.
+
+        Those on the device are scalars; the device need not have finished them.
+        """
         return []
 
     def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:

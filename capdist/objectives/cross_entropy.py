@@ -176,12 +176,11 @@ class CrossEntropy(Objective[CrossEntropyStage]):
         self.likelihood.zero_()
         return list(batches)
 
-    def sums(self) -> list[float]:
+    def sums(self) -> Sequence[float | Tensor]:
         if self.stage.reinforce:
-            return [float(value) for value in self.likelihood]
+            return self.likelihood.tolist()
         saliency = self.saliency.regions, self.saliency.images
-        sums = *(saliency if self.stage.grounding else ()), *(self.own or ())
-        return [float(value) for value in sums]
+        return [*(saliency if self.stage.grounding else ()), *(self.own or ())]
 
     def figures(self, sums: Sequence[float], world: int) -> dict[str, float]:
         """What `sums` counted, each divided by its number, or the baseline of REINFORCE, if any.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,6 +75,25 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class StepTaken:
+    """A step whose numbers may still be computed on the device.
+
+    ``progress`` is after it; ``sums`` are its objective's on this rank; ``spent`` seconds of the
+    host, ``waited`` of them for data.
+    """
+
+    progress: TrainingProgress
+    batches: list[Batch]
+    result: StepResult
+    sums: Sequence[float | Tensor]
+    lr: float
+    captions: float
+    spent: float
+    waited: float
+    lost: list[str]
+
+
+@dataclass(frozen=True)
 class Trainer:
     """Trains one stage; ``lost_shards`` are the remote shards that could not be read."""
 
@@ -138,64 +157,85 @@ class Trainer:
         Yields each step's record, the progress after it, and whether a rank was asked to stop.
         """
         self.objective.begin_epoch(progress.epoch)
+        taken: StepTaken | None = None
         started = time.perf_counter()
         for read in self.batches.steps(progress.epoch, progress.consumed):
             waited = time.perf_counter() - started
             batches = self.objective.prepare(read.batches, progress.step, self.group.device)
-            # Signals reach the ranks at different times: all of them stop after the same step.
-            errors, weight, captions, asked = self.group.sum(
+            record, (errors, weight, captions, asked) = self.exchange(
+                taken,
                 len(read.errors),
                 sum(map(self.objective.weight, batches)),
                 sum(batch.caption_count for batch in batches),
                 self.stop.asked,
             )
+            if record:
+                yield record, progress, asked > 0
             lost, damaged = self.tolerate(read.errors, progress) if errors else ([], 0)
             lr = self.rate(progress.stage_step)
             # A step whose samples are all lost has no weight.
             result = self.engine.step(batches, max(weight, 1.0), lr)
-            loss, *sums = self.group.sum(sum(result.parts), *self.objective.sums())
-            self.check(loss, result, progress, batches)
-            figures = self.objective.figures(sums, self.group.ranks.world)
             progress = self.advance(progress, result.skipped, damaged)
-            took = time.perf_counter() - started
-            yield (
-                StepRecord(
-                    step=progress.step,
-                    stage=self.stage.objective,
-                    epoch=progress.epoch + progress.consumed / self.batches.plan.order.samples,
-                    loss=loss,
-                    lr=lr,
-                    grad_norm=result.grad_norm,
-                    captions_per_s=captions / took,
-                    step_s=took,
-                    data_s=waited,
-                    skipped=progress.skipped,
-                    lost=lost,
-                    seconds=result.seconds,
-                    figures=figures,
-                ),
-                progress,
-                asked > 0,
-            )
+            sums, spent = self.objective.sums(), time.perf_counter() - started
+            taken = StepTaken(progress, batches, result, sums, lr, captions, spent, waited, lost)
             started = time.perf_counter()
+        record, (asked,) = self.exchange(taken, self.stop.asked)
+        if record:
+            yield record, progress, asked > 0
+
+    def exchange(
+        self, taken: StepTaken | None, *counts: float
+    ) -> tuple[StepRecord | None, list[float]]:
+        """The record of the last step, and the sums of the next one's counts over all ranks.
+
+        Both are in one message, after the next batch was read: until then, the device need not have
+        finished. It must have before the next update: a loss that is not finite ends training, and
+        an objective's figures may be part of its next loss. Signals reach the ranks at different
+        times; the message makes all of them stop after the same step.
+        """
+        own = [taken.result.loss, *taken.sums] if taken else []
+        started = time.perf_counter()
+        totals = self.group.sum(*counts, *own)
+        waited = time.perf_counter() - started
+        own_totals = totals[len(counts) :]
+        record = self.record(taken, waited, *own_totals) if taken else None
+        return record, totals[: len(counts)]
+
+    def record(self, taken: StepTaken, wait: float, loss: float, *sums: float) -> StepRecord:
+        """The entry of a step, from its sums over all ranks and the seconds that they took."""
+        self.check(loss, taken)
+        progress, result, took = taken.progress, taken.result, taken.spent + wait
+        return StepRecord(
+            step=progress.step,
+            stage=self.stage.objective,
+            epoch=progress.epoch + progress.consumed / self.batches.plan.order.samples,
+            loss=loss,
+            lr=taken.lr,
+            grad_norm=None if result.grad_norm is None else float(result.grad_norm),
+            captions_per_s=taken.captions / took,
+            step_s=took,
+            data_s=taken.waited,
+            skipped=progress.skipped,
+            lost=taken.lost,
+            seconds={**result.seconds, "wait": wait},
+            figures=self.objective.figures(sums, self.group.ranks.world),
+        )
 
     def rate(self, step: int) -> float:
         """The learning rate of a step of the stage."""
         per_epoch = self.batches.plan.steps
         return rate(self.stage.schedule, self.stage.optimizer.lr, step, per_epoch, self.steps)
 
-    def check(
-        self, loss: float, result: StepResult, progress: TrainingProgress, batches: list[Batch]
-    ) -> None:
+    def check(self, loss: float, taken: StepTaken) -> None:
         """Stop at a loss of all ranks that is not finite, unless the loss scaler skipped it."""
-        if result.skipped or math.isfinite(loss):
+        if taken.result.skipped or math.isfinite(loss):
             return
-        parts = zip(result.parts, batches, strict=True)
-        keys = [key for part, batch in parts if not math.isfinite(part) for key in batch.keys]
+        parts = zip(taken.result.parts, taken.batches, strict=True)
+        keys = [key for part, batch in parts if not part.isfinite() for key in batch.keys]
         if not keys:
             raise OtherRankError("another rank had the samples")
         raise TrainingError(
-            f"step {progress.step + 1}: the loss is {loss} for samples {', '.join(keys)}; "
+            f"step {taken.progress.step}: the loss is {loss} for samples {', '.join(keys)}; "
             f"look at them, or lower the learning rate; {self.saved()}"
         )
 

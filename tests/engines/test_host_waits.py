@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from capdist.batch import Batch
 from capdist.config.base import validate
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup
+from capdist.engines.base import Engine, StepResult
 from capdist.engines.torch_engine import TorchEngine
+from capdist.inference.run_folder import TrainingProgress
 from capdist.models.base import build
 from capdist.objectives.cross_entropy import CrossEntropy, CrossEntropyStage
+from capdist.signals import StopSignal
+from capdist.training.trainer import Trainer
+from shards.manifest import Manifest
 from tests.support.models import DIMS, make_batch, small
+from tests.support.steps import config, make_objective, read
 
 
 class Operations(TorchDispatchMode):
@@ -40,7 +47,7 @@ def group() -> Iterator[ProcessGroup]:
     distributed.destroy_process_group()
 
 
-def test_a_step_reads_its_device_once_and_sums_gradients_in_one_message(
+def test_an_engine_reads_nothing_of_its_device_and_sums_gradients_in_one_message(
     group: ProcessGroup,
 ) -> None:
     stage = {
@@ -60,5 +67,38 @@ def test_a_step_reads_its_device_once_and_sums_gradients_in_one_message(
     assert operations.names["allreduce_"] == 1
     # Torch's fused Adam on a CPU reads each tensor's number of steps, which is the host's.
     tensors = sum(parameter.requires_grad for parameter in objective.parameters())
-    assert operations.names["_local_scalar_dense"] <= tensors + 1
+    assert operations.names["_local_scalar_dense"] <= tensors
     assert operations.names["nonzero"] == 0
+
+
+class Remembering:
+    """An engine that remembers what its steps returned."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.results: list[StepResult] = []
+
+    def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
+        self.results.append(self.engine.step(batches, weight, lr))
+        return self.results[-1]
+
+
+def test_a_step_sends_one_message_besides_its_gradients(
+    group: ProcessGroup, tiny: Manifest
+) -> None:
+    run = config({"shards": str(tiny.root), "engine": "torch", "micro": 8})
+    stage, objective = run.stages[0], make_objective(run)
+    engine = Remembering(TorchEngine(objective, stage.optimizer, group))
+    others: dict[str, Any] = dict.fromkeys(("validator", "checkpoints", "metrics_log"))
+    batches, stop = read(run, group.ranks), StopSignal()
+    trainer = Trainer(
+        run, stage, objective, cast(Any, engine), batches, stop=stop, group=group, **others
+    )
+    with Operations() as operations:
+        records = [record for record, _, _ in trainer.epoch(TrainingProgress())]
+    assert [record.step for record in records] == [1, 2, 3, 4]
+    # The last step of an epoch has no next one, whose message it could share.
+    assert operations.names["allreduce_"] == 2 * len(records) + 1
+    for record, result in zip(records, engine.results, strict=True):
+        assert record.loss == result.loss
+        assert record.grad_norm == result.grad_norm

@@ -128,7 +128,7 @@ def take_steps(
         """The loss over all ranks, and what the engine returns."""
         (weight,) = job.sum(sum(map(objective.weight, batches)))
         result = engine.step(batches, weight, LR)
-        return job.sum(sum(result.parts))[0], result
+        return job.sum(result.loss)[0], result
 
     results = [step(steps[0])]
     gradient = None
@@ -143,7 +143,10 @@ def take_steps(
         results += [step(batches) for batches in steps]
     record = {
         "losses": [loss for loss, _ in results],
-        "norms": [result.grad_norm for _, result in results],
+        "norms": [
+            result.grad_norm if result.grad_norm is None else float(result.grad_norm)
+            for _, result in results
+        ],
         "skipped": [result.skipped for _, result in results],
         "gradient": gradient,
     }

@@ -1,0 +1,36 @@
+"""Memory that a process frees and needs again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+#: Prints the page faults of filling 64 MB, after the same size was filled and freed.
+PROGRAM = """
+from resource import RUSAGE_SELF, getrusage
+import numpy
+from capdist.memory import keep_freed_memory
+
+def faults():
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    numpy.full(2**26, 1, numpy.uint8)
+    return getrusage(RUSAGE_SELF).ru_minflt - before
+
+if {keep}:
+    keep_freed_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it changes glibc's settings")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    def faults(keep: bool) -> int:
+        command = [sys.executable, "-c", PROGRAM.format(keep=keep)]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert faults(keep=True) < 100
+    assert faults(keep=False) > 100
