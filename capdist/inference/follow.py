@@ -74,7 +74,9 @@ class Follower:
                 which = folder.name, folder.stat().st_mtime_ns
                 if which not in self.seen and evaluated(folder, self.config()):
                     found.append(folder)
-            except FileNotFoundError:
+            except (FileNotFoundError, ConfigError):
+                if folder.exists():
+                    raise
                 continue  # the trainer removed it: see `missed`
             self.seen.add(which)
         return found
@@ -140,7 +142,7 @@ def evaluated(folder: Path, config: Config) -> bool:
     """Whether a checkpoint follows an epoch that is evaluated, of a stage that trains captions.
 
     Raises:
-        FileNotFoundError: if it is gone.
+        ConfigError: if it is gone.
     """
     progress = read_progress(folder)
     stage = config.stages[progress.stage]
