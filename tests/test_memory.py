@@ -11,12 +11,11 @@ import pytest
 #: Prints the page faults of filling 64 MB, after the same size was filled and freed.
 PROGRAM = """
 from resource import RUSAGE_SELF, getrusage
-import numpy
 from capdist.memory import keep_freed_memory
 
 def faults():
     before = getrusage(RUSAGE_SELF).ru_minflt
-    numpy.full(2**26, 1, numpy.uint8)
+    b"1" * 2**26
     return getrusage(RUSAGE_SELF).ru_minflt - before
 
 if {keep}:
@@ -32,5 +31,5 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
         command = [sys.executable, "-c", PROGRAM.format(keep=keep)]
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
-    assert faults(keep=True) < 100
-    assert faults(keep=False) > 100
+    # Huge pages, where the system gives them unasked, are 32.
+    assert faults(keep=True) < 20 < faults(keep=False)
