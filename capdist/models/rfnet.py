@@ -11,7 +11,8 @@ Stage II starts from the mean of the components' last states. It attends to the 
 each, and so reduces them to one set:
 
     z_t = [f_att^(1,t)(B^(1), h_{t-1}); …; f_att^(M,t)(B^(M), h_{t-1})]                    (12)
-    h_t, c_t = LSTM_t(h_{t-1}, z_t)         C = {h_{T1+1}, …, h_{T1+T2}}           (13) and (14)
+    h_t, c_t = LSTM_t(h_{t-1}, z_t)
+    C = {h_{T1+1}, …, h_{T1+T2}}                                                           (14)
 
 The decoder starts from the last state of stage II and attends to C:
 
@@ -28,11 +29,12 @@ among K frequent ones (Yang et al., NeurIPS 2016): with s_i the maximum over X o
 
 summed over captions, as L_sent is.
 
-Of the paper's text only parts could be read: Eq. 8, 9, 10, 12, 14 and 19, and what is said about
-them. Taken from the authors' code are the forms of f_att and L_d, with 1/K and a caption's own
-words, all sizes, λ, and h_0^(m) = c_0^(m) = W_0^(m) v̄^(m). There v̄^(m) is the network's pooled
-output; shards do not have it, so that here it is the mean of A^(m). Words and h_t before the output
-go through dropout; there it is h_t also where it is fed back.
+Only parts of the paper could be read: the equations with a number here, and what is said about
+them. Everything else was taken from the authors' code: the forms of f_att and L_d, with 1/K and
+each caption's own words; the LSTMs of stage II and of the decoder, and the mean between the stages;
+h_0^(m) = c_0^(m) = W_0^(m) v̄^(m); all sizes and λ. There v̄^(m) is the network's pooled output,
+which shards do not have: here it is the mean of A^(m). Dropout is of words and of h_t before the
+output; there it is of every h_t, also where the next step reads it, and words have none.
 
 Parameters at the sizes of the authors' code (V = 9,487 words, five sets of widths 2048, 1536, 1280,
 2208 and 1536, D = 512, T1 = T2 = 8):
@@ -109,11 +111,11 @@ class FusionStep(nn.Module):
         self, read: Tensor, sources: Sequence[Source], h: Tensor, c: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The next h and c, both (B, 1, D), and the attention (B, 1, N) to each source."""
-        looks = [
-            attend(h, attend.key(vectors), mask)
-            for attend, (vectors, mask) in zip(self.attend, sources, strict=True)
-        ]
-        seen = [look @ vectors for look, (vectors, _) in zip(looks, sources, strict=True)]
+        looks, seen = [], []
+        for attend, (vectors, mask) in zip(self.attend, sources, strict=True):
+            assert isinstance(attend, AdditiveAttention)
+            looks.append(attend(h, attend.key(vectors), mask))
+            seen.append(looks[-1] @ vectors)
         h, c = lstm_cell(self.gates(torch.cat([read, *seen], -1)), c)
         return h, c, looks
 
