@@ -58,6 +58,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "alone": {"layers": 0},
         "prophet": {"prophet": {"span": "phrase"}},
     },
+    "rfnet": {"unsupervised": {"discriminative_loss": 0}},
     "neural_baby_talk": {"unsupervised": {"pointer_loss": 0, "forms": 3}},
     "updown": {
         "embedded": {"regions": 12},
@@ -152,6 +153,7 @@ def test_logits_do_not_depend_on_padding(section: dict[str, Any]) -> None:
         batch,
         regions=torch.cat([batch.regions, torch.full((B, 2, 7), 1e3)], 1),
         region_mask=torch.cat([batch.region_mask, torch.zeros(B, 2, dtype=torch.bool)], 1),
+        region_sets=torch.cat([batch.region_sets, torch.zeros(B, 2, dtype=torch.long)], 1),
         boxes=torch.cat([batch.boxes, torch.rand(B, 2, 4)], 1),
         class_ids=torch.cat([batch.class_ids, torch.ones(B, 2, T, dtype=torch.long)], 1),
         class_probs=torch.cat([batch.class_probs, torch.rand(B, 2, T)], 1),
