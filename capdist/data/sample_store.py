@@ -218,8 +218,13 @@ class SampleStore:
         Raises:
             ShardError: if a member is missing or breaks the format.
         """
-        shard = self.open(ref[0])
-        sample = self._decode(shard, entries[0].key, members)
+        shard, key = self.open(ref[0]), entries[0].key
+        for tar, entry in enumerate(entries):
+            if entry.key != key:
+                raise ShardError(
+                    f"{self.file(ref[0], tar).name} has sample {entry.key} in its place"
+                )
+        sample = self._decode(shard, key, members)
         encoded = self.encoder(sample)
         further = (more.regions if more else None for more in sample.further)
         regions = []

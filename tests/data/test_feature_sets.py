@@ -179,6 +179,25 @@ def test_no_byte_of_a_set_that_is_not_read_is_read(several: Manifest, reader: st
         list(batches(manifest, reader, micro=3).epoch(0))
 
 
+def test_tar_of_other_samples_is_refused(several: Manifest, reader: str) -> None:
+    """Two tars of a set that have exchanged their places have right checksums."""
+    root = Path(several.root).parent / f"swapped-{reader}"
+    write(TinySource(), root, samples_per_shard=9, workers=1)
+    manifest = write_set(root, SMALL, workers=1)
+    for ending in ("tar", "index.json"):
+        first, second = (root / f"train-0000{n}.small.{ending}" for n in (1, 2))
+        first.rename(root / "aside")
+        second.rename(first)
+        (root / "aside").rename(second)
+    read = batches(manifest.reading(("regions", "small")), reader, micro=3)
+    errors = [str(error) for step in read.steps(0) for error in step.errors]
+    assert len(errors) == 2 * 9
+    assert any(
+        "sample 000000000009: train-00001.small.tar has sample 000000000018 in its place" in error
+        for error in errors
+    )
+
+
 def test_damage_in_a_further_set_names_its_sample(several: Manifest, reader: str) -> None:
     root = Path(several.root).parent / f"damaged-{reader}"
     write(TinySource(), root, samples_per_shard=9, workers=1)
