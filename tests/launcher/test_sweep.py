@@ -162,7 +162,7 @@ def test_a_failed_run_is_reported_and_the_others_run(finished: Path, tmp_path: P
     assert "error: " in log.read_text()
     assert "GLIED" in result.stdout
     assert "bad" not in result.stdout
-    assert f"both is left out: no finished run in {log.with_suffix('')}; an" in result.stderr
+    assert f"both-2 is left out: no finished run in {log.with_suffix('')}; an" in result.stderr
 
 
 def without_ray(

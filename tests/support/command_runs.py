@@ -138,6 +138,8 @@ def _small(words: list[str]) -> Iterator[str]:
     for n, stage in enumerate(config.stages):
         of_stage = {"epochs": 1, "batch.images": 2, "batch.micro": 2}
         of_stage |= _STAGES.get(stage.objective, {})
+        if stage.init:
+            of_stage["init"] = "null"  # instead of another run
         settings += [f"stages.{n}.{name}={value}" for name, value in of_stage.items()]
     for setting in settings:
         yield from ("--set", setting)
