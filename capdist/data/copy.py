@@ -29,8 +29,7 @@ def copy_regions(
         ValueError: if an array has another type or width than the target, an image has more regions
             than it has room for, or an array is not contiguous. Nothing is written then.
     """
-    for arrays in images:
-        _check(arrays, target)
+    _check(images, target)
     compiled = _compiled()
     if compiled is None:
         copy_regions_reference(target, images)
@@ -48,18 +47,21 @@ def address(array: Array) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _check(arrays: Sequence[Array], target: Array) -> None:
+def _check(images: Sequence[Sequence[Array]], target: Array) -> None:
     """Refuse what the compiled copy, which knows addresses only, would write out of bounds."""
-    longest, width = target.shape[1:]
-    room = longest
-    for array in arrays:
-        if array.dtype != target.dtype:
-            raise ValueError(f"regions of {array.dtype}, expected {target.dtype}, as the batch has")
-        if array.shape[1:] != (width,) or len(array) > room:
-            raise ValueError(f"regions of shape {array.shape}, expected at most ({room}, {width})")
-        if not array.flags.c_contiguous:
-            raise ValueError(f"array with strides {array.strides}: expected a contiguous one")
-        room -= len(array)
+    (_, longest, width), dtype = target.shape, target.dtype
+    for arrays in images:
+        room = longest
+        for array in arrays:
+            if array.dtype != dtype:
+                raise ValueError(f"regions of {array.dtype}, expected {dtype}, as the batch has")
+            if array.shape[1:] != (width,) or len(array) > room:
+                raise ValueError(
+                    f"regions of shape {array.shape}, expected at most ({room}, {width})"
+                )
+            if not array.flags.c_contiguous:
+                raise ValueError(f"array with strides {array.strides}: expected a contiguous one")
+            room -= len(array)
 
 
 def copy_regions_reference(target: Array, images: Sequence[Sequence[Array]]) -> None:
