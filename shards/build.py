@@ -22,6 +22,7 @@ from shards.feature_scan import (
     SampleLoader,
     check_bad_count,
     check_one_extractor,
+    print_boxes,
     scan_features,
 )
 from shards.feature_sets import OWN
@@ -193,8 +194,6 @@ class FileSource:
     def _scan(self, config: BuildConfig, workers: int | None) -> FeatureScan:
         """Check all features; leave out bad images, unless there are too many."""
         features = self._load.features
-        for path in features.paths_without_boxes:
-            print(f"{path}: no boxes; every region gets the whole image as its box")
         # Split by split, as they will be written, so that each npz block is read once.
         by_split = [image for images in self.splits().values() for image in images]
         with_features = [image for image in by_split if image.feature_id in features]
@@ -203,9 +202,7 @@ class FileSource:
         scan = scan_features(self._load, with_features, pooling=pooling, workers=workers)
         self.left_out += scan.bad.values()
         check_bad_count(self.left_out, config.max_bad, f"{self._annotated} annotated images")
-        if scan.clipped:
-            count, images = sum(scan.clipped.values()), len(scan.clipped)
-            print(f"clipped {count} boxes of {images} images to the edges of the image")
+        print_boxes(features, scan)
         for line in self.left_out:
             print(f"bad: {line}")
         self._images = [image for image in with_features if image.image_id not in scan.bad]

@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shards.class_vectors import ClassVectors
-from shards.feature_scan import SampleLoader, check_bad_count, check_one_extractor, scan_features
+from shards.feature_scan import (
+    SampleLoader,
+    check_bad_count,
+    check_one_extractor,
+    print_boxes,
+    scan_features,
+)
 from shards.feature_spec import FeatureSpec
 from shards.file_hash import update_with_files
 from shards.formats import Annotation, find_files
@@ -91,6 +97,7 @@ class SetFromFiles:
         check_bad_count(lacking, config.max_lacking, f"{len(images)} images", "--max-lacking")
         for line in lacking:
             print(f"lacking: {line}")
+        print_boxes(features, scan)
         check_one_extractor(features, scan.moments)
         extractor = find_extractor(features, config.backbone, config.projection)
         made_by = extractor.feature_name if extractor else features.format

@@ -153,6 +153,15 @@ def _merge(scans: list[FeatureScan], dim: int) -> FeatureScan:
     return total
 
 
+def print_boxes(features: JoinedFeatures, scan: FeatureScan) -> None:
+    """Say which files have no boxes, and how many boxes were clipped."""
+    for path in features.paths_without_boxes:
+        print(f"{path}: no boxes; every region gets the whole image as its box")
+    if scan.clipped:
+        count, images = sum(scan.clipped.values()), len(scan.clipped)
+        print(f"clipped {count} boxes of {images} images to the edges of the image")
+
+
 def check_one_extractor(features: JoinedFeatures, moments: dict[int, Moments]) -> None:
     """Refuse features of different extractors.
 

@@ -106,10 +106,14 @@ def write(
 
 
 def _kept_sets(manifest: Manifest) -> tuple[FeatureSet, ...]:
-    """The feature sets that were added to the same shards after an earlier build of them."""
-    if not (manifest.root / MANIFEST).is_file():
+    """The feature sets that were added to the same shards after an earlier build of them.
+
+    A manifest that can't be read is written anew; its sets are added again from their own tars.
+    """
+    try:
+        known = Manifest.load(manifest.root)
+    except ShardError:
         return ()
-    known = Manifest.load(manifest.root)
     return known.further if known.sha256_by_shard == manifest.sha256_by_shard else ()
 
 

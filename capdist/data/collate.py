@@ -48,16 +48,8 @@ class Collate:
     scales: tuple[Array | None, ...] = (None,)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Pad one or more samples; raises as `rows` does."""
-        return self.rows([self._row(sample) for sample in samples])
-
-    def _row(self, sample: Sample) -> Row:
-        further = [
-            more.regions if more else np.empty((0, 1), sample.regions.dtype)
-            for more in sample.further
-        ]
-        regions = (sample.regions, *further)
-        return Row(self.encoder(sample), regions, (0,) * len(regions))
+        """Pad one or more samples of one feature set; raises as `rows` does."""
+        return self.rows([Row(self.encoder(sample), (sample.regions,)) for sample in samples])
 
     def rows(self, rows: Sequence[Row], regions: Tensor | None = None) -> Batch:
         """Pad one or more rows; ``regions`` (B, R, F), if given, are taken instead of copied.

@@ -142,7 +142,7 @@ def evaluated(folder: Path, config: Config) -> bool:
     """Whether a checkpoint follows an epoch that is evaluated, of a stage that trains captions.
 
     Raises:
-        ConfigError: if it is gone.
+        ConfigError: if it is missing.
     """
     progress = read_progress(folder)
     stage = config.stages[progress.stage]

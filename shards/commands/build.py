@@ -8,7 +8,7 @@ from pathlib import Path
 
 from capdist.arguments import count, positive
 from capdist.errors import CapdistError
-from shards.commands.common import PROJECTION, add_output, summary
+from shards.commands.common import PROJECTION, add_max_lacking, add_output, summary
 from shards.feature_sets import OWN, check_name
 from shards.outputs import check_output_folder
 from shards.reading import add_reading_options, reading
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--id-prefix", default="", metavar="TEXT", help="text in front of all image ids")
     add_reading_options(parser)
     add("--max-bad", type=count, default=0, metavar="N", help="leave out at most N bad images")
+    add_max_lacking(parser)
     add(
         "--concepts",
         type=count,
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
             name,
             paths,
             storage=options.storage,
-            max_lacking=options.max_bad,
+            max_lacking=options.max_lacking,
             pair_by=options.pair_by,
             reading=reading(options),
         )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capdist.arguments import positive
+from capdist.arguments import count, positive
 
 if TYPE_CHECKING:
     from shards.feature_sets import FeatureSet
@@ -21,6 +21,16 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the shards")
     add("--samples-per-shard", type=positive, default=256, metavar="N", help="images per shard")
     add("--workers", type=positive, metavar="N", help="processes; by default, one per CPU")
+
+
+def add_max_lacking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-lacking",
+        type=count,
+        default=0,
+        metavar="N",
+        help="let at most N images lack a further feature set; few models can do without one",
+    )
 
 
 def summary(manifest: Manifest) -> str:

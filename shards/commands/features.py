@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from capdist.arguments import count, positive
+from capdist.arguments import positive
 from capdist.errors import CapdistError
-from shards.commands.common import PROJECTION, summary
+from shards.commands.common import PROJECTION, add_max_lacking, summary
 from shards.manifest import Manifest
 from shards.outputs import check_output_folder
 from shards.reading import add_reading_options, reading
@@ -27,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backbone", metavar="NAME", help=_BACKBONE)
     add("--projection", metavar="FILE", help=PROJECTION)
     add("--storage", choices=("fp16", "int8"), default="fp16", help="how features are stored")
-    add(
-        "--max-lacking",
-        type=count,
-        default=0,
-        metavar="N",
-        help="let at most N images lack the set; only some models can do without it",
-    )
+    add_max_lacking(parser)
     add_reading_options(parser)
     add("--workers", type=positive, metavar="N", help="processes; by default, one per CPU")
 

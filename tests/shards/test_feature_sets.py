@@ -56,6 +56,10 @@ def test_set_is_added_beside_tars_that_do_not_change(root: Path) -> None:
     assert write_set(root, source, workers=1) == manifest
     with pytest.raises(ShardError, match="has feature sets regions, grid already"):
         write_set(root, GridSource(seed=1), workers=1)
+    # As a damaged manifest's message says: building again mends it, and so does adding again.
+    (root / MANIFEST).write_text("{")
+    assert write(TinySource(), root, samples_per_shard=20, workers=1).further == ()
+    assert write_set(root, source, workers=1) == manifest
 
 
 def test_stopped_addition_continues_and_other_features_are_refused(root: Path) -> None:
