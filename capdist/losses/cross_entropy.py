@@ -9,7 +9,8 @@ from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel
-from capdist.vocab import PAD
+from capdist.models.layers import full_precision
+from capdist.words import Words
 
 
 def cross_entropy(
@@ -37,7 +38,7 @@ def training_losses(
     """
     memory, words = model.encode(batch), batch.words
     if sampled > 0:
-        words = words.reading(scheduled_inputs(model, memory, batch.inputs, sampled))
+        words = scheduled_inputs(model, memory, batch, words, sampled)
     decoded, own = model.supervised(memory, batch, words)
     loss = model.word_loss(decoded, words.pick(batch.targets), smoothing=label_smoothing)
     if words.count:
@@ -47,20 +48,21 @@ def training_losses(
 
 @torch.no_grad()
 def scheduled_inputs(
-    model: CaptionModel[Any], memory: Any, inputs: Tensor, sampled: float
-) -> Tensor:
-    """(B, S, L) inputs; each word after BOS is, with probability ``sampled``, drawn from the model.
+    model: CaptionModel[Any], memory: Any, batch: Batch, words: Words, sampled: float
+) -> Words:
+    """The words, each after BOS with probability ``sampled`` drawn from the model instead.
 
-    Padding stays padding, so that words drawn after a caption's end carry no loss.
+    Logits are computed only where a word is drawn. Those places are chosen on the CPU, so that the
+    host waits for no device.
     """
-    state = model.start(memory, inputs.shape[1], inputs.shape[2])
-    drawn = inputs.clone()
-    for position in range(inputs.shape[2] - 1):
-        logits, state = model.step(state, drawn[..., position])
-        words = torch.distributions.Categorical(logits=logits.float()).sample()
-        following = inputs[..., position + 1]
-        replaced = (torch.rand(following.shape, device=inputs.device) < sampled) & (
-            following != PAD
-        )
-        drawn[..., position + 1] = torch.where(replaced, words, following)
-    return drawn
+    drawn = batch.inputs.clone()
+    state = model.start(memory, *drawn.shape[1:])
+    for position, alive in enumerate(words.alive[1:]):
+        decoded, state = model.decode_word(state, drawn[..., position])
+        places = (torch.rand(alive) < sampled).nonzero()[:, 0]
+        if len(places):
+            captions = words.captions[places.to(words.captions.device)]
+            logits = model.output(decoded.flatten(0, 1)[captions])
+            chosen = full_precision(logits).softmax(-1).multinomial(1)[:, 0]
+            drawn.flatten(0, 1)[captions, position + 1] = chosen
+    return words.reading(drawn)

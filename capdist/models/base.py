@@ -64,8 +64,8 @@ class State(Generic[MemoryT]):
 class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     """Reads region features, and the members that ``needs`` names, and writes captions.
 
-    ``states``, under teacher forcing, and ``step`` must agree at every position, and neither may
-    depend on padding or on the other images of a batch. tests/contract checks every registered
+    ``states``, under teacher forcing, and ``decode_word`` must agree at every position, and neither
+    may depend on padding or on the other images of a batch. tests/contract checks every registered
     model.
     """
 
@@ -156,9 +156,17 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     def start(self, memory: MemoryT, beams: int, length: int) -> State[MemoryT]:
         """The state of ``beams`` hypotheses per image, before the first of ``length`` tokens."""
 
-    @abstractmethod
+    def decode_word(self, state: State[MemoryT], token: Tensor) -> tuple[Tensor, State[MemoryT]]:
+        """What ``output`` reads after (B, K) tokens, (B, K, D), and the state after them.
+
+        A model whose logits are not those of an output layer implements `step` instead.
+        """
+        raise NotImplementedError
+
     def step(self, state: State[MemoryT], token: Tensor) -> tuple[Tensor, State[MemoryT]]:
         """(B, K) tokens to the (B, K, V) logits of the next ones, and the state after them."""
+        decoded, state = self.decode_word(state, token)
+        return self.output(decoded), state
 
     @abstractmethod
     def attention(self, memory: MemoryT, tokens: Tensor) -> dict[str, Tensor]:

@@ -186,8 +186,10 @@ class Glied(CaptionModel[GliedMemory]):
             ancestors=keys.new_zeros((len(keys), beams, length, beams), dtype=torch.bool),
         )
 
-    def step(self, state: State[GliedMemory], token: Tensor) -> tuple[Tensor, State[GliedMemory]]:
-        """One position of `forward`, with x̃ (Eq. 3 or 9) from the keys written so far.
+    def decode_word(
+        self, state: State[GliedMemory], token: Tensor
+    ) -> tuple[Tensor, State[GliedMemory]]:
+        """One position of `states`, with x̃ (Eq. 3 or 9) from the keys written so far.
 
         Keys of all hypotheses of an image are stored together; ``ancestors`` masks each one's own.
         """
@@ -206,8 +208,8 @@ class Glied(CaptionModel[GliedMemory]):
             ancestors[:, :, so_far].flatten(2),
         )
         context = self.norm_x(attended, t)
-        logits = self.output(self.distil_local(memory, self.aspect(memory, context, x)))
-        return logits, replace(state, position=position + 1)
+        decoded = self.distil_local(memory, self.aspect(memory, context, x))
+        return decoded, replace(state, position=position + 1)
 
     def attention(self, memory: GliedMemory, tokens: Tensor) -> dict[str, Tensor]:
         """Weights of every stage before each word; "regions" and "concepts" are the last stage's.

@@ -73,7 +73,7 @@ class Lstm(CaptionModel[Tensor]):
         zeros = memory.new_zeros(len(memory), beams, self.config.width)
         return State(memory, {"h": zeros, "c": zeros})
 
-    def step(self, state: State[Tensor], token: Tensor) -> tuple[Tensor, State[Tensor]]:
+    def decode_word(self, state: State[Tensor], token: Tensor) -> tuple[Tensor, State[Tensor]]:
         """h_t = LSTM([E x_t; v], h_{t-1})."""
         shape = token.shape
         image = state.memory[:, None].expand(*shape, -1)
@@ -82,8 +82,7 @@ class Lstm(CaptionModel[Tensor]):
             x.flatten(0, 1), (state.cache["h"].flatten(0, 1), state.cache["c"].flatten(0, 1))
         )
         cache = {"h": h.unflatten(0, shape), "c": c.unflatten(0, shape)}
-        logits = self.output(self.dropout(cache["h"]))
-        return logits, replace(state, cache=cache, position=state.position + 1)
+        return self.dropout(cache["h"]), replace(state, cache=cache, position=state.position + 1)
 
     def attention(self, memory: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Empty: the model has no attention."""

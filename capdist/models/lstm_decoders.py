@@ -59,12 +59,10 @@ class SequenceLstmDecoder(CaptionModel[Tensors]):
         """Every hypothesis begins with its image's state before the first word."""
         return State(memory, {name: memory[name].expand(-1, beams, -1) for name in ("h", "c")})
 
-    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
-        """As `forward`, for captions of one word."""
+    def decode_word(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """As `states`, for captions of one word."""
         found, hidden = self.decode(state.memory, token[..., None], state.cache)
-        return self.output(found[:, :, 0]), replace(
-            state, cache=hidden, position=state.position + 1
-        )
+        return found[:, :, 0], replace(state, cache=hidden, position=state.position + 1)
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """Empty, unless the model has attention."""
@@ -137,13 +135,13 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
         first = {name: memory[name].expand(-1, beams, -1) for name in self.carried}
         return State(memory, first)
 
-    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
-        """One position of `forward`."""
+    def decode_word(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """One position of `states`."""
         words = self.dropout(self.words(token))
         after = self.advance(state.memory, self.word_gates(words), state.cache)
         cache = {name: after[name] for name in state.cache}
-        logits = self.output(self.predict(state.memory, words, after))
-        return logits, replace(state, cache=cache, position=state.position + 1)
+        decoded = self.predict(state.memory, words, after)
+        return decoded, replace(state, cache=cache, position=state.position + 1)
 
 
 def _first(tensors: Tensors, rows: int) -> Tensors:

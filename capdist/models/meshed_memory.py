@@ -191,8 +191,8 @@ class MeshedMemory(CaptionModel[Tensors]):
             ancestors=keys.new_zeros((len(keys), beams, length, beams), dtype=torch.bool),
         )
 
-    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
-        """One position of `forward`, from the keys written so far.
+    def decode_word(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """One position of `states`, from the keys written so far.
 
         Keys of all hypotheses of an image are stored together; ``ancestors`` masks each one's own.
         """
@@ -212,7 +212,7 @@ class MeshedMemory(CaptionModel[Tensors]):
             )
             y = block.norm_words(attended, y)
             y = block(y, self._layers(state.memory, n), state.memory["mask"])
-        return self.output(y), replace(state, position=position + 1)
+        return y, replace(state, position=position + 1)
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """The last block's attention to the last encoder layer, averaged over its heads."""

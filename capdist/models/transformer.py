@@ -140,10 +140,10 @@ class Transformer(CaptionModel[TransformerMemory]):
             ancestors=keys.new_zeros((len(keys), beams, length, beams), dtype=torch.bool),
         )
 
-    def step(
+    def decode_word(
         self, state: State[TransformerMemory], token: Tensor
     ) -> tuple[Tensor, State[TransformerMemory]]:
-        """One position of `forward`, from the keys written so far.
+        """One position of `states`, from the keys written so far.
 
         Keys of all hypotheses of an image are stored together; ``ancestors`` masks each one's own.
         """
@@ -162,7 +162,7 @@ class Transformer(CaptionModel[TransformerMemory]):
                 ancestors[:, :, so_far].flatten(2),
             )
             x = block(block.norm_words(attended, x), image)
-        return self.output(x), replace(state, position=position + 1)
+        return x, replace(state, position=position + 1)
 
     def attention(self, memory: TransformerMemory, tokens: Tensor) -> dict[str, Tensor]:
         """The last block's attention to the image, averaged over its heads."""

@@ -266,11 +266,13 @@ class UpDown(CaptionModel[UpDownMemory]):
     def start(self, memory: UpDownMemory, beams: int, length: int) -> State[UpDownMemory]:
         return State(memory, self._zeros(memory, beams))
 
-    def step(self, state: State[UpDownMemory], token: Tensor) -> tuple[Tensor, State[UpDownMemory]]:
-        """One position of `forward`."""
+    def decode_word(
+        self, state: State[UpDownMemory], token: Tensor
+    ) -> tuple[Tensor, State[UpDownMemory]]:
+        """One position of `states`."""
         cells, _ = self.advance(state.memory, self.embed(token), state.cache)
-        logits = self.output(self.predict(state.memory, self.hidden(cells)))
-        return logits, replace(state, cache=cells, position=state.position + 1)
+        decoded = self.predict(state.memory, self.hidden(cells))
+        return decoded, replace(state, cache=cells, position=state.position + 1)
 
     def attention(self, memory: UpDownMemory, tokens: Tensor) -> dict[str, Tensor]:
         """α_t before each word."""

@@ -146,8 +146,8 @@ class XTransformer(CaptionModel[Tensors]):
             ancestors=image.new_zeros((rows, beams, length, beams), dtype=torch.bool),
         )
 
-    def step(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
-        """One position of `forward`, from the keys written so far, masked by ``ancestors``."""
+    def decode_word(self, state: State[Tensors], token: Tensor) -> tuple[Tensor, State[Tensors]]:
+        """One position of `states`, from the keys written so far, masked by ``ancestors``."""
         position, ancestors, memory = state.position, state.ancestors, state.memory
         assert ancestors is not None
         ancestors[:, :, position] = torch.eye(token.shape[1], dtype=torch.bool, device=token.device)
@@ -164,8 +164,7 @@ class XTransformer(CaptionModel[Tensors]):
             query, x = block(x, block.attend_words(query, *words, mask), self._image(memory, n))
             queries.append(query)
         cache = {"sum": total}
-        logits = self.output(self._join(queries))
-        return logits, replace(state, cache=cache, position=position + 1)
+        return self._join(queries), replace(state, cache=cache, position=position + 1)
 
     def attention(self, memory: Tensors, tokens: Tensor) -> Tensors:
         """The last block's spatial attention, averaged over its heads."""

@@ -40,20 +40,32 @@ def test_a_model_without_states_has_the_same_loss(monkeypatch: pytest.MonkeyPatc
 
 def test_probability_0_is_teacher_forcing() -> None:
     model, batch = build(small("lstm"), DIMS).eval(), make_batch()
-    inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 0.0)
-    assert torch.equal(inputs, batch.inputs)
+    words = scheduled_inputs(model, model.encode(batch), batch, batch.words, 0.0)
+    assert torch.equal(words.tokens, batch.words.tokens)
 
 
 def test_probability_1_draws_every_word_from_the_model() -> None:
     model, batch = build(small("lstm"), DIMS).eval(), make_batch()
-    # A model that is certain of word 6 draws it everywhere but for the first word and padding.
+    # A model that is certain of word 6 draws it everywhere but for the first word.
     model.get_parameter("output.bias").data[6] = 1e4
     batch.tokens[2, 1, 3:] = PAD
-    inputs = scheduled_inputs(model, model.encode(batch), batch.inputs, 1.0)
-    assert torch.equal(inputs[..., 0], batch.inputs[..., 0])
-    real = batch.inputs[..., 1:] != PAD
-    assert (inputs[..., 1:][real] == 6).all()
-    assert (inputs[..., 1:][~real] == PAD).all()
+    words = scheduled_inputs(model, model.encode(batch), batch, batch.words, 1.0)
+    first = words.positions == 0
+    assert torch.equal(words.tokens[first], batch.words.tokens[first])
+    assert (words.tokens[~first] == 6).all()
+    assert words.count == batch.token_count
+
+
+@pytest.mark.parametrize("name", ["lstm", "updown"])
+def test_drawn_words_follow_those_drawn_before(name: str) -> None:
+    model, batch = build(small(name), DIMS).eval(), make_batch()
+    # So certain of its words that drawing one is as good as choosing the likeliest.
+    model.get_parameter("output.weight").data.mul_(1e4)
+    words = scheduled_inputs(model, model.encode(batch), batch, batch.words, 1.0)
+    drawn = words.pad(words.tokens)
+    with torch.no_grad():
+        likeliest = model(model.encode(batch), drawn).argmax(-1)
+    assert torch.equal(drawn[..., 1:], likeliest[..., :-1])
 
 
 def test_words_are_sampled_with_the_probability() -> None:
@@ -61,7 +73,8 @@ def test_words_are_sampled_with_the_probability() -> None:
     model.get_parameter("output.bias").data[6] = 1e4
     batch.tokens[..., 1:] = 7
     torch.manual_seed(5)
-    memory = model.encode(batch)
-    drawn = [scheduled_inputs(model, memory, batch.inputs, 0.25)[..., 1:] for _ in range(100)]
-    share = (torch.stack(drawn) == 6).float().mean().item()
+    memory, words = model.encode(batch), batch.words
+    drawn = [scheduled_inputs(model, memory, batch, words, 0.25) for _ in range(100)]
+    later = words.positions > 0
+    share = torch.stack([each.tokens[later] == 6 for each in drawn]).float().mean().item()
     assert share == pytest.approx(0.25, abs=0.03)
