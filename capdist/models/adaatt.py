@@ -31,6 +31,7 @@ from capdist.models.base import Dims, ModelConfig, register
 from capdist.models.layers import masked_mean, masked_softmax
 from capdist.models.lstm_decoders import StepwiseLstmDecoder, Tensors, lstm_cell
 from capdist.models.output import Output
+from capdist.models.step_linear import StepLinear
 from capdist.words import Words
 
 
@@ -55,10 +56,10 @@ class AdaAtt(StepwiseLstmDecoder):
         self.regions = nn.Linear(dims.features, width)
         self.image = nn.Linear(dims.features, width)
         self.image_gates = nn.Linear(width, 5 * width, bias=False)
-        self.state_gates = nn.Linear(width, 5 * width, bias=False)
+        self.state_gates = StepLinear(width, 5 * width, bias=False)
         self.key = nn.Linear(width, config.hidden, bias=False)
         self.sentinel_key = nn.Linear(width, config.hidden, bias=False)
-        self.query = nn.Linear(width, config.hidden, bias=False)
+        self.query = StepLinear(width, config.hidden, bias=False)
         self.score = nn.Linear(config.hidden, 1, bias=False)
         self.output = Output(width, dims.vocabulary)
 

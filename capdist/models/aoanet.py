@@ -47,6 +47,7 @@ from capdist.models.lstm_decoders import (
     lstm_cell,
 )
 from capdist.models.output import Output
+from capdist.models.step_linear import StepLinear
 from capdist.words import Words
 
 
@@ -113,8 +114,8 @@ class AoaNet(StepwiseLstmDecoder):
         self.regions = nn.Linear(dims.features, width)
         sizes = width, config.heads, config.dropout
         self.refine = nn.ModuleList(RefiningLayer(*sizes) for _ in range(config.layers))
-        self.context_gates = nn.Linear(width, 4 * width, bias=False)
-        self.state_gates = nn.Linear(width, 4 * width, bias=False)
+        self.context_gates = StepLinear(width, 4 * width, bias=False)
+        self.state_gates = StepLinear(width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.context_gates, self.state_gates)
         self.aoa = AttentionOnAttention(*sizes)
         self.output = Output(width, dims.vocabulary)

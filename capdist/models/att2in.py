@@ -34,6 +34,7 @@ from capdist.models.layers import AdditiveAttention
 from capdist.models.lstm_decoders import Tensors
 from capdist.models.output import Output
 from capdist.models.prophet import ProphetConfig, ProphetHost, prophet
+from capdist.models.step_linear import StepLinear
 from capdist.words import Words
 
 
@@ -59,8 +60,8 @@ class Att2in(ProphetHost):
         self.regions = nn.Linear(dims.features, width)
         self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
         self.prophet = prophet(config.prophet, width, width)
-        self.state_gates = nn.Linear(width, 5 * width, bias=False)
-        self.image_units = nn.Linear(width, 2 * width, bias=False)
+        self.state_gates = StepLinear(width, 5 * width, bias=False)
+        self.image_units = StepLinear(width, 2 * width, bias=False)
         self.output = Output(width, dims.vocabulary)
 
     def encode(self, batch: Batch) -> Tensors:

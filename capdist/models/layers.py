@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from capdist.models.step_linear import StepLinear
 from capdist.words import Words
 
 
@@ -197,7 +198,7 @@ class AdditiveAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.key = nn.Linear(region, hidden, bias=False)
-        self.query = nn.Linear(query, hidden)
+        self.query = StepLinear(query, hidden)
         self.score = nn.Linear(hidden, 1, bias=False)
         self.function = function
 

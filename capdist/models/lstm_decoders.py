@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.models.base import CaptionModel, State
+from capdist.models.step_linear import one_gradient
 from capdist.words import Words
 
 Tensors = dict[str, Tensor]
@@ -118,12 +119,14 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
         memory = {name: value.index_select(0, words.images) for name, value in memory.items()}
         after, steps = self.start(memory, 1, len(words.alive)).cache, []
         given = None if weights is None else weights.split(words.alive)
-        for position, word in enumerate(self.word_gates(embedded).split(words.alive)):
-            memory, after = _first(memory, len(word)), _first(after, len(word))
-            if given is not None:
-                memory["weights"] = given[position][:, None]
-            after = self.advance(memory, word[:, None], after)
-            steps.append(after)
+        gates = self.word_gates(embedded).split(words.alive)
+        with one_gradient(self):
+            for position, word in enumerate(gates):
+                memory, after = _first(memory, len(word)), _first(after, len(word))
+                if given is not None:
+                    memory["weights"] = given[position][:, None]
+                after = self.advance(memory, word[:, None], after)
+                steps.append(after)
         found = {name: torch.cat([step[name][:, 0] for step in steps]) for name in after}
         return words.pad(embedded), {name: words.pad(value) for name, value in found.items()}
 
@@ -145,7 +148,12 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
 
 
 def _first(tensors: Tensors, rows: int) -> Tensors:
-    return {name: value[:rows] for name, value in tensors.items()}
+    return {name: first_rows(value, rows) for name, value in tensors.items()}
+
+
+def first_rows(tensor: Tensor, rows: int) -> Tensor:
+    """Its first rows; itself if it has no more, because a slice's gradient is a copy."""
+    return tensor if len(tensor) == rows else tensor[:rows]
 
 
 def initialise_gates(width: int, *layers: nn.Linear) -> None:

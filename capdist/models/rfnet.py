@@ -68,6 +68,7 @@ from capdist.models.lstm_decoders import (
     lstm_cell,
 )
 from capdist.models.output import Output
+from capdist.models.step_linear import StepLinear
 from capdist.vocab import SPECIALS
 from capdist.words import Words
 
@@ -146,7 +147,7 @@ class RfNet(StepwiseLstmDecoder):
             FusionStep(width, [width] * sets, width, attention) for _ in range(config.fusion_steps)
         )
         self.attend = AdditiveAttention(width, width, attention, torch.tanh)
-        self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
+        self.state_gates = StepLinear(2 * width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.state_gates)
         self.output = Output(width, dims.vocabulary)
         if self.weight:

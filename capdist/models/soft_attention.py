@@ -50,6 +50,7 @@ from capdist.models.layers import AdditiveAttention, masked_mean
 from capdist.models.lstm_decoders import Tensors, initialise_gates, lstm_cell
 from capdist.models.output import Output
 from capdist.models.prophet import ProphetConfig, ProphetHost, prophet
+from capdist.models.step_linear import StepLinear
 from capdist.words import Words
 
 
@@ -90,7 +91,7 @@ class ShowAttendTell(ProphetHost):
         self.first = nn.Linear(width, 2 * width)
         self.attend = AdditiveAttention(width, width, config.attention, torch.tanh)
         self.prophet = prophet(future, embedding, width)
-        self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
+        self.state_gates = StepLinear(2 * width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.state_gates)
         if self.deep:
             self.from_state = nn.Linear(width, embedding)

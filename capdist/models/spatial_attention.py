@@ -30,6 +30,7 @@ from capdist.models.layers import masked_mean, masked_softmax
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
 from capdist.models.output import Output
+from capdist.models.step_linear import StepLinear
 
 
 class SpatialAttentionConfig(ModelConfig):
@@ -56,7 +57,7 @@ class SpatialAttention(SequenceLstmDecoder):
         self.refine = refiner(config.refine, width)
         self.image = nn.Linear(width, width)
         self.key = nn.Linear(width, config.hidden, bias=False)
-        self.query = nn.Linear(width, config.hidden, bias=False)
+        self.query = StepLinear(width, config.hidden, bias=False)
         self.score = nn.Linear(config.hidden, 1, bias=False)
         self.output = Output(width, dims.vocabulary)
         self.dropout = nn.Dropout(config.dropout)

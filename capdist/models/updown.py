@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import AdditiveAttention, masked_mean
-from capdist.models.lstm_decoders import initialise_gates, lstm_cell
+from capdist.models.lstm_decoders import first_rows, initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
 from capdist.models.output import Output
 from capdist.models.prophet import ProphetConfig, prophet
+from capdist.models.step_linear import StepLinear, one_gradient
 from capdist.words import Words
 
 #: Hidden and cell states of the two LSTMs, each (B, K, D).
@@ -99,7 +100,7 @@ class UpDownMemory:
 
     def first(self: MemoryT, images: int) -> MemoryT:
         """The memory of so many images."""
-        return self._each(lambda tensor: tensor[:images])
+        return self._each(lambda tensor: first_rows(tensor, images))
 
     def _each(self: MemoryT, function: Callable[[Tensor], Tensor]) -> MemoryT:
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -129,11 +130,11 @@ class UpDown(CaptionModel[UpDownMemory]):
         # An LSTM's gates are sums over its inputs: each is projected once, where it is computed.
         self.word_gates = nn.Linear(config.embedding, 4 * width)
         self.image_gates = nn.Linear(region, 4 * width, bias=False)
-        self.state_gates = nn.Linear(2 * width, 4 * width, bias=False)
+        self.state_gates = StepLinear(2 * width, 4 * width, bias=False)
         function = torch.tanh if config.activation == "tanh" else torch.relu
         self.attend = AdditiveAttention(region, width, config.attention, function)
         self.prophet = prophet(config.prophet, config.embedding, width)
-        self.language_gates = nn.Linear(region + 2 * width, 4 * width)
+        self.language_gates = StepLinear(region + 2 * width, 4 * width)
         gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
         initialise_gates(width, *gates)
         self.output = self.output_type(width, dims.vocabulary)
@@ -226,14 +227,16 @@ class UpDown(CaptionModel[UpDownMemory]):
         memory = memory.of(words.images)
         cells, hidden, attention = self._zeros(memory, 1), [], []
         given = None if weights is None else weights.split(words.alive)
-        for position, word in enumerate(self.embed(words.tokens).split(words.alive)):
-            n = len(word)
-            memory = memory.first(n)
-            before = {name: tensor[:n] for name, tensor in cells.items()}
-            instead = None if given is None else given[position][:, None]
-            cells, used = self.advance(memory, word[:, None], before, instead)
-            hidden.append(self.hidden(cells)[:, 0])
-            attention.append(used[:, 0])
+        embedded = self.embed(words.tokens).split(words.alive)
+        with one_gradient(self):
+            for position, word in enumerate(embedded):
+                n = len(word)
+                memory = memory.first(n)
+                before = {name: first_rows(tensor, n) for name, tensor in cells.items()}
+                instead = None if given is None else given[position][:, None]
+                cells, used = self.advance(memory, word[:, None], before, instead)
+                hidden.append(self.hidden(cells)[:, 0])
+                attention.append(used[:, 0])
         return torch.cat(hidden), torch.cat(attention)
 
     def by_word(

@@ -40,6 +40,7 @@ from capdist.models.lstm_decoders import (
     lstm_cell,
 )
 from capdist.models.output import Output
+from capdist.models.step_linear import StepLinear
 from capdist.models.x_linear import ALPHA, XLinearAttention, XLinearEncoder
 from capdist.words import Words
 
@@ -70,8 +71,8 @@ class Xlan(StepwiseLstmDecoder):
         super().__init__(dims.vocabulary, width, 4 * width, config.dropout)
         self.regions = nn.Linear(dims.features, width)
         self.encoder = XLinearEncoder(width, config.layers, config.heads, config.dropout)
-        self.context_gates = nn.Linear(width, 4 * width, bias=False)
-        self.state_gates = nn.Linear(width, 4 * width, bias=False)
+        self.context_gates = StepLinear(width, 4 * width, bias=False)
+        self.state_gates = StepLinear(width, 4 * width, bias=False)
         initialise_gates(width, self.word_gates, self.context_gates, self.state_gates)
         self.block = XLinearAttention(width, config.heads, 0.1)
         self.attended = nn.Linear(2 * width, width)  # W_a
