@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -94,6 +95,7 @@ def run(command: list[str], env: dict[str, str], printed: list[Path]) -> None:
     for number, path in enumerate(printed, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     torch.set_num_threads(1)
+    gc.freeze()  # a collection need not look through the packages, which takes a second
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
 
