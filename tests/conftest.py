@@ -16,7 +16,6 @@ from shards.writer import write
 from tests.support.runs import SMALL
 from tests.support.shards import GroundedSource, TinySource
 
-
 #: Folders and files whose tests start processes and take longest. They come first, so that no
 #: process of pytest-xdist is left with a long file at the end.
 LONG = (

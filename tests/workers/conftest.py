@@ -19,7 +19,8 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         from ray.cluster_utils import Cluster  # reads the environment
 
-        Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # Ray writes the address of a cluster there
+        # Ray writes the address of a cluster there.
+        Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
         nodes = Cluster()
         nodes.add_node(num_cpus=4, object_store_memory=2**27, temp_dir=folder)
         yield nodes
