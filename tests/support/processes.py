@@ -85,12 +85,17 @@ def launch(script: str, *arguments: str, **settings: Any) -> subprocess.Complete
     return subprocess.CompletedProcess(running.args, running.wait(), *said)
 
 
-def run(command: list[str], env: dict[str, str], printed: list[Path], file_size: int) -> None:
+def run(
+    command: list[str],
+    env: dict[str, str],
+    printed: list[Path],
+    file_size: int = resource.RLIM_INFINITY,
+) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     os.environ.clear()
     os.environ.update(env)
     for number, path in enumerate(printed, start=1):
-        os.dup2(os.open(path, os.O_WRONLY), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     torch.set_num_threads(1)
     gc.freeze()  # a collection need not look through the packages, which takes a second
     sys.argv = command
