@@ -107,7 +107,7 @@ def test_a_signal_that_ends_ray_still_saves_the_run(
         printed, errors = rank.communicate(timeout=100)
     assert rank.poll() == STOPPED, errors
     assert "stopped at step" in printed
-    finish(config, *settings, "--resume", "auto")
+    finish(config, *settings, "--set", "stages.1.reward.actors=0", "--resume", "auto")
     expected = losses(reference)
     assert losses(tmp_path / "run")[: len(expected)] == expected
 
