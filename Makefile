@@ -48,4 +48,4 @@ docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 test: install lint
-	python -m pytest --numprocesses 2 --dist worksteal
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

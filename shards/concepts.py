@@ -109,11 +109,17 @@ def fit_ridge_path(X: Array, Y: Array, penalties: Sequence[float]) -> list[Ridge
     mean, deviation = X.mean(axis=0), X.std(axis=0)
     deviation[deviation == 0] = 1
     Z, bias = (X - mean) / deviation, Y.mean(axis=0)
-    # One decomposition XᵀX = QΛQᵀ is enough for all λ.
-    eigenvalues, Q = np.linalg.eigh(Z.T @ Z)
-    rotated = Q.T @ (Z.T @ (Y - bias))
+    targets = Y - bias
+    # One decomposition is enough for all λ: XᵀX = QΛQᵀ, or XXᵀ = QΛQᵀ where X has fewer rows than
+    # columns, since (XᵀX + λI)⁻¹ Xᵀ = Xᵀ (XXᵀ + λI)⁻¹.
+    if len(Z) < Z.shape[1]:
+        eigenvalues, Q = np.linalg.eigh(Z @ Z.T)
+        left, rotated = Z.T @ Q, Q.T @ targets
+    else:
+        eigenvalues, Q = np.linalg.eigh(Z.T @ Z)
+        left, rotated = Q, Q.T @ (Z.T @ targets)
     return [
-        Ridge(penalty, mean, deviation, Q @ (rotated / (eigenvalues + penalty)[:, None]), bias)
+        Ridge(penalty, mean, deviation, left @ (rotated / (eigenvalues + penalty)[:, None]), bias)
         for penalty in penalties
     ]
 

@@ -16,6 +16,18 @@ from shards.writer import write
 from tests.support.runs import SMALL
 from tests.support.shards import GroundedSource, TinySource
 
+#: Folders and files whose tests start processes and take longest. They come first, so that no
+#: process of pytest-xdist is left with a long file at the end.
+LONG = (
+    *("slurm", "launcher", "engines", "contract", "workers", "faults", "benchmarks", "website"),
+    *("test_contributing.py", "test_wheel.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: min(ranks.get(part, len(LONG)) for part in item.path.parts))
+
 
 @pytest.fixture(scope="session")
 def grounded(tmp_path_factory: pytest.TempPathFactory) -> Manifest:

@@ -1,19 +1,15 @@
-"""DeepSpeed's checkpoints, read without unpickling arbitrary objects, as DeepSpeed itself would.
-
-``python -m capdist.engines.deepspeed_files --input_folder A --output_folder B`` is DeepSpeed's
-conversion to the universal format, with the same restriction.
-"""
+"""DeepSpeed's checkpoints, read without unpickling arbitrary objects, as DeepSpeed itself would."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
-import subprocess
-import sys
+from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from enum import Enum, EnumMeta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -64,30 +60,35 @@ def _stage(enumeration: type[Enum], name: str) -> Enum:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Convert a checkpoint to one file per parameter, with DeepSpeed's own command.
+    """Convert a checkpoint to one file per parameter, as DeepSpeed's own command does.
+
+    The command would import torch and DeepSpeed again, which takes longer than the conversion.
 
     Raises:
         ConfigError: with DeepSpeed's message, if it fails.
     """
+    from deepspeed.checkpoint.ds_to_universal import main
+
     shutil.rmtree(target.parent, ignore_errors=True)  # of a conversion that was killed
     target.mkdir(parents=True)
-    folders = ["--input_folder", str(source), "--output_folder", str(target)]
-    done = subprocess.run(
+    options = Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,  # more would be forked from this process
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
         # DeepSpeed records the layout of parameters only for pipelines: let it infer the layout.
-        [sys.executable, "-m", __name__, *folders, "--inject_missing_state"],
-        capture_output=True,
-        text=True,
+        inject_missing_state=True,
     )
-    if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[-1]
+    try:
+        with numbers_only(source), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            main(options)
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{source}: DeepSpeed can't convert it to another number of ranks ({reason}); "
             "resume with as many ranks as wrote it"
-        )
-
-
-if __name__ == "__main__":
-    from deepspeed.checkpoint.ds_to_universal import main, parse_arguments
-
-    with numbers_only(sys.argv[2]):
-        main(parse_arguments())
+        ) from error

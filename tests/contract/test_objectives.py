@@ -52,7 +52,7 @@ def write_config(folder: Path, tiny_config: dict[str, Any], name: str, **changed
     path = folder / "config.json"
     model = {**tiny_config["model"], "dropout": 0}
     described = {**tiny_config, "stages": stages, "model": model, "run": str(folder / "run")}
-    path.write_text(json.dumps({**described, **changed}))
+    path.write_text(json.dumps({**described, "decoding": {"max_words": 8}, **changed}))
     return path
 
 

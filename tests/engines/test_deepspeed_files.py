@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capdist.config.base import ConfigError
-from capdist.engines.deepspeed_files import SWITCH, numbers_only
+from capdist.engines.deepspeed_files import SWITCH, convert, numbers_only
 
 pytest.importorskip("deepspeed")
 
@@ -51,3 +51,20 @@ def test_deepspeeds_own_objects_are_read(tmp_path: Path) -> None:
         found = torch.load(tmp_path / "states.pt", weights_only=False)
     assert vars(found[0]) == vars(scaler)
     assert found[1:] == [ZeroStageEnum.weights, parts]
+
+
+def test_a_checkpoint_that_deepspeed_cannot_convert_is_one_line(tmp_path: Path) -> None:
+    source, target = tmp_path / "saved", tmp_path / "universal" / "saved"
+    with pytest.raises(ConfigError) as raised:
+        convert(source, target)
+    start = f"{source}: DeepSpeed can't convert it to another number of ranks (FileNotFoundError: "
+    assert str(raised.value).startswith(start)
+    assert str(raised.value).endswith("); resume with as many ranks as wrote it")
+    source.mkdir()
+    mark = tmp_path / "ran"
+    torch.save(
+        {"optimizer_state_dict": Evil(mark)}, source / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    )
+    with pytest.raises(ConfigError, match=rf"^{source}: contains \w+\.mkdir"):
+        convert(source, target)
+    assert not mark.exists()

@@ -96,7 +96,7 @@ def test_ray_submit_scores_as_one_process_does(
         assert results(run) == expected
         assert (tmp_path / "home" / "evaluate.py").is_file()
     finally:
-        for left in Path("/tmp/ray").glob(f"cluster-test-{os.getpid()}.*"):
+        for left in Path(tempfile.gettempdir(), "ray").glob(f"cluster-test-{os.getpid()}.*"):
             left.unlink()
 
 
@@ -112,7 +112,7 @@ def head(without_java: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     found = Cluster()
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         found.add_node(
             num_cpus=2,
             object_store_memory=2**27,

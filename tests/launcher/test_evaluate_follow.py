@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from capdist.inference.follow import Follower
 from capdist.inference.run_folder import find_checkpoint, step_folders
 from capdist.metrics.coco import probe
 from capdist.reporting.metrics_log import read_records
-from tests.support.processes import ROOT, environment
+from tests.support.processes import Running
+from tests.support.resume import wait_for
 from tests.support.runs import checkpoint, records, refused, train
 
 
@@ -54,11 +53,10 @@ def test_checkpoints_are_scored_until_training_is_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "launcher/train.py"), "--config", str(config)]
-    with subprocess.Popen(command, env=environment()) as training:
-        monkeypatch.setenv("PATH", "")  # without Java
-        Follower(EvaluationRequest(run, "val")).follow()
-        assert training.wait(60) == 0
+    training = Running("train.py", "--config", str(config))
+    monkeypatch.setenv("PATH", "")  # without Java
+    Follower(EvaluationRequest(run, "val")).follow()
+    assert training.wait(60) == 0
     printed = capsys.readouterr().out
     assert printed.endswith(f"{run}: training is finished\n")
     scored = {row["step"] for row in rows(run)}
@@ -71,20 +69,14 @@ def test_the_followers_scores_choose_the_best_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     options = ["--config", str(config), "--set", "validation.by=follower", "--resume", "auto"]
-    command = [sys.executable, str(ROOT / "launcher/train.py"), *options]
-    with subprocess.Popen(
-        [*command, "--set", "stages.0.epochs=3"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as training:
-        assert any("3 checkpoints " in line for line in training.stdout or ())
-        assert checkpoint(run, "last").name == "step-00000012"
-        assert find_checkpoint(run, "best") is None
-        with monkeypatch.context() as without_java:
-            without_java.setenv("PATH", "")
-            Follower(EvaluationRequest(run, "val")).follow()
-        assert training.wait(60) == 0
+    training = Running("train.py", *options, "--set", "stages.0.epochs=3")
+    wait_for(lambda: "3 checkpoints " in training.said()[0], training)
+    assert checkpoint(run, "last").name == "step-00000012"
+    assert find_checkpoint(run, "best") is None
+    with monkeypatch.context() as without_java:
+        without_java.setenv("PATH", "")
+        Follower(EvaluationRequest(run, "val")).follow()
+    assert training.wait(60) == 0
     scores = {row["step"]: row["values"]["CIDEr"] for row in rows(run)}
     best = max(scores, key=scores.__getitem__)
     assert list(scores) == [4, 8, 12]

@@ -107,7 +107,7 @@ def test_a_signal_that_ends_ray_still_saves_the_run(
         printed, errors = rank.communicate(timeout=100)
     assert rank.poll() == STOPPED, errors
     assert "stopped at step" in printed
-    finish(config, *settings, "--resume", "auto")
+    finish(config, *settings, "--set", "stages.1.reward.actors=0", "--resume", "auto")
     expected = losses(reference)
     assert losses(tmp_path / "run")[: len(expected)] == expected
 
@@ -149,7 +149,10 @@ def test_the_greedy_baseline_and_other_rewards(
         (["stages.1.samples=1"], "baseline leave_one_out needs samples of 2 or more"),
         (['stages.1.reward.metrics={"cidre": 1}'], "no reward 'cidre'; known: bleu_4, cider_d"),
         (["stages.1.reward.metrics={}"], "no reward"),
-        (["ray.address=127.0.0.1:1", "stages.1.reward.actors=1"], "127.0.0.1:1"),
+        (
+            ["ray.address=127.0.0.1:1", "ray.timeout_s=1", "stages.1.reward.actors=1"],
+            "ray.address 127.0.0.1:1: no Ray answered within 1 s",
+        ),
     ],
 )
 def test_impossible_settings_are_one_line(

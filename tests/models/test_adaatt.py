@@ -7,14 +7,13 @@ from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.models.adaatt import AdaAtt
-from capdist.models.base import Dims, build
+from capdist.models.base import build
 from tests.support.equations import lstm, mix, regions_of, roughened
-from tests.support.models import DIMS, make_batch, small
+from tests.support.models import DIMS, make_batch, size_in_millions, small
 
 
 def test_size_at_the_papers_settings() -> None:
-    model = build({"name": "adaatt"}, Dims(2048, 9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": "adaatt"})
     assert round(count, 1) == 15.8
 
 

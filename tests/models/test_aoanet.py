@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.aoanet import AoaNet, AttentionOnAttention
-from capdist.models.base import Dims, build
+from capdist.models.base import build
 from tests.support.equations import check_equations, lstm, mix, regions_of
-from tests.support.models import DIMS, make_batch, small
+from tests.support.models import DIMS, make_batch, size_in_millions, small
 
 
 def test_size_at_the_papers_settings() -> None:
-    model = build({"name": "aoanet"}, Dims(2048, 9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": "aoanet"})
     assert round(count) == 93
 
 

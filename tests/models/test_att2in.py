@@ -7,14 +7,13 @@ from torch import Tensor
 
 from capdist.batch import Batch
 from capdist.models.att2in import Att2in
-from capdist.models.base import Dims, build
+from capdist.models.base import build
 from tests.support.equations import additive, check_equations, mix, regions_of
-from tests.support.models import DIMS, make_batch, small
+from tests.support.models import DIMS, make_batch, size_in_millions, small
 
 
 def test_size_at_the_papers_settings() -> None:
-    model = build({"name": "att2in"}, Dims(2048, 9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": "att2in"})
     assert round(count, 1) == 14.4
 
 

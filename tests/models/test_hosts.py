@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from capdist.models.base import Dims, build
 from capdist.models.mia import Mia
 from tests.support.mia_reference import D, literal_mia
-from tests.support.models import make_batch
+from tests.support.models import make_batch, size_in_millions
 
 #: Millions at V = 9,487 words and F = 2048, alone and with MIA, as the models' docstrings add up.
 SIZES = {
@@ -41,8 +41,7 @@ CASES = [(name, row) for name, rows in REFINEMENTS.items() for row in [None, *ro
 @pytest.mark.parametrize("name", SIZES)
 def test_size_at_the_papers_settings(name: str) -> None:
     for refine, size in zip((None, {"name": "mia"}), SIZES[name], strict=True):
-        model = build({"name": name, "refine": refine}, Dims(features=2048, vocabulary=9487 + 3))
-        count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        count = size_in_millions({"name": name, "refine": refine})
         assert abs(count - size) < 0.05
 
 

@@ -7,12 +7,11 @@ from torch import nn
 
 from capdist.models.base import Dims, build
 from capdist.models.lstm import Lstm
-from tests.support.models import make_batch
+from tests.support.models import make_batch, size_in_millions
 
 
 def test_size_at_the_papers_settings() -> None:
-    model = build({"name": "lstm"}, Dims(features=2048, vocabulary=9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": "lstm"})
     assert abs(count / 11.5 - 1) < 0.05
 
 

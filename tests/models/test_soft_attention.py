@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.models.base import Dims, build
+from capdist.models.base import build
 from capdist.models.soft_attention import HardAttention, ShowAttendTell, SoftAttention
 from tests.support.equations import additive, check_equations, lstm, mix, regions_of
-from tests.support.models import DIMS, make_batch, small
+from tests.support.models import DIMS, make_batch, size_in_millions, small
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,7 @@ from tests.support.models import DIMS, make_batch, small
     [("soft_attention", False, 12.0), ("soft_attention", True, 9.9), ("hard_attention", True, 9.9)],
 )
 def test_size_at_the_papers_settings(name: str, deep: bool, millions: float) -> None:
-    model = build({"name": name, "deep_output": deep}, Dims(2048, 9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": name, "deep_output": deep})
     assert round(count, 1) == millions
 
 

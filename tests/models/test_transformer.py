@@ -11,18 +11,17 @@ from torch.nn.functional import layer_norm
 
 from capdist.batch import Batch
 from capdist.config.base import ConfigError
-from capdist.models.base import Dims, build
+from capdist.models.base import build
 from capdist.models.layers import MultiHeadAttention
 from capdist.models.transformer import Transformer
 from tests.support.equations import check_equations, regions_of
-from tests.support.models import DIMS, make_batch, small
+from tests.support.models import DIMS, make_batch, size_in_millions, small
 
 
 @pytest.mark.parametrize(("hidden", "millions"), [(1024, 27.4), (2048, 33.7)])
 def test_size_at_the_papers_settings(hidden: int, millions: float) -> None:
     # GLIED's Table 2 says 27.5 M.
-    model = build({"name": "transformer", "hidden": hidden}, Dims(2048, 9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": "transformer", "hidden": hidden})
     assert round(count, 1) == millions
 
 

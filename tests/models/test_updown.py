@@ -16,23 +16,19 @@ from capdist.models.spatial_semantic import SsUpDown, locations
 from capdist.models.updown import UpDown
 from tests.support.equations import additive, lstm, mix, regions_of
 from tests.support.mia_reference import D, literal_mia
-from tests.support.models import DIMS, SS_ROWS, make_batch, small
+from tests.support.models import DIMS, SS_ROWS, make_batch, size_in_millions, small
 
 
 @pytest.mark.parametrize(("regions", "millions"), [(None, 56.9), (1000, 50.1)])
 def test_size_at_the_papers_settings(regions: int | None, millions: float) -> None:
     # 9,487 words with UNK, and the specials PAD, BOS and EOS; GLIED's Table 2 says 50.1 M.
-    model = build({"name": "updown", "regions": regions}, Dims(2048, 9487 + 3))
-    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = size_in_millions({"name": "updown", "regions": regions})
     assert round(count, 1) == millions
 
 
 def test_size_with_mia() -> None:
     section = {"name": "updown", "regions": 1000, "refine": {"name": "mia"}}
-    count = sum(
-        parameter.numel() for parameter in build(section, Dims(2048, 9487 + 3)).parameters()
-    )
-    assert round(count / 1e6, 1) == 66.3
+    assert round(size_in_millions(section), 1) == 66.3
 
 
 @pytest.mark.parametrize(("regions", "embedding"), [(None, 1000), (500, 1000), (512, 256)])

@@ -33,11 +33,12 @@ def test_pooling_is_mean_then_maximum() -> None:
     np.testing.assert_array_equal(concepts.pool_regions(regions), [2, -3, 3, -2])
 
 
+@pytest.mark.parametrize("count", [4, 6, 23])
 @pytest.mark.parametrize("penalty", [0.1, 10.0, 1000.0])
-def test_ridge_equals_least_squares_with_penalty_rows(penalty: float) -> None:
-    X, Y = random_set(23)
+def test_ridge_equals_least_squares_with_penalty_rows(penalty: float, count: int) -> None:
+    X, Y = random_set(count)
     Z = (X - X.mean(axis=0)) / X.std(axis=0)
-    rows = np.block([[Z, np.ones((23, 1))], [np.sqrt(penalty) * np.eye(6), np.zeros((6, 1))]])
+    rows = np.block([[Z, np.ones((count, 1))], [np.sqrt(penalty) * np.eye(6), np.zeros((6, 1))]])
     solution = np.linalg.lstsq(rows, np.concatenate([Y, np.zeros((6, 3))]), rcond=None)[0]
     model = concepts.fit_ridge_path(X, Y, [5.0, penalty])[1]
     np.testing.assert_allclose(np.vstack([model.weights, model.bias]), solution, atol=1e-10)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capdist.batch import Batch
-from capdist.models.base import Dims, registered
+from capdist.models.base import Dims, build, registered
 from capdist.vocab import BOS
 
 DIMS = Dims(features=7, vocabulary=23, classes=9, predicates=4)
@@ -34,6 +34,13 @@ def small(name: str, **options: Any) -> dict[str, Any]:
     """The section of a small model."""
     known = registered()[name].Config.model_fields
     return {"name": name, **{key: SMALL[key] for key in SMALL if key in known}, **options}
+
+
+def size_in_millions(section: dict[str, Any]) -> float:
+    """The parameters of a model in millions, with the papers' features and vocabulary."""
+    with torch.device("meta"):  # no weights are made
+        model = build(section, Dims(features=2048, vocabulary=9487 + 3))
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
 def make_batch() -> Batch:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import resource
 import runpy
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -20,22 +23,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-#: What ZeRO imports: its Muon imports torch's compiler. DeepSpeed looks for a GPU when it is
-#: imported, after which forked processes could not use one.
-DEEPSPEED = ("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer")
-
 #: Processes that have torch and the packages loaded already: half of a short command is imports.
-#: The first of torch's optimizers imports torch._dynamo, which takes longer than all others.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "capdist.inference.evaluation",
-        "capdist.training.run",
-        "torch._dynamo",
-        "torch.utils.tensorboard",
-        *(() if torch.cuda.is_available() else DEEPSPEED),
-    ]
-)
+SERVER.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class Running:
@@ -45,14 +35,23 @@ class Running:
         script: a path, or a name in ``launcher``.
         arguments: of the script.
         env: the whole environment; that of `environment` by default.
+        file_size: the most bytes of a file that the command may write.
     """
 
-    def __init__(self, script: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        script: str,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        file_size: int = resource.RLIM_INFINITY,
+    ) -> None:
         self._folder = TemporaryDirectory()
         self._printed = [Path(self._folder.name) / name for name in ("out", "err")]
+        for path in self._printed:
+            path.touch()
         self.args = [str(ROOT / "launcher" / script), *arguments]
         self._process = SERVER.Process(
-            target=run, args=(self.args, env or environment(), self._printed)
+            target=run, args=(self.args, env or environment(), self._printed, file_size)
         )
         self._process.start()
         assert self._process.pid
@@ -67,33 +66,38 @@ class Running:
 
     def wait(self, timeout: float = 300) -> int:
         self._process.join(timeout)
-        assert self._process.exitcode is not None, self._said()
+        assert self._process.exitcode is not None, self.said()
         return self._process.exitcode
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         self.wait(timeout)
-        return self._said()
+        return self.said()
 
-    def _said(self) -> tuple[str, str]:
+    def said(self) -> tuple[str, str]:
         out, err = (path.read_text() for path in self._printed)
         return out, err
 
 
-def launch(
-    script: str, *arguments: str, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """A command to its end."""
-    running = Running(script, *arguments, env=env)
+def launch(script: str, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """A command to its end, with the settings of `Running`."""
+    running = Running(script, *arguments, **settings)
     said = running.communicate()
     return subprocess.CompletedProcess(running.args, running.wait(), *said)
 
 
-def run(command: list[str], env: dict[str, str], printed: list[Path]) -> None:
+def run(
+    command: list[str],
+    env: dict[str, str],
+    printed: list[Path],
+    file_size: int = resource.RLIM_INFINITY,
+) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     os.environ.clear()
     os.environ.update(env)
     for number, path in enumerate(printed, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     torch.set_num_threads(1)
+    gc.freeze()  # a collection need not look through the packages, which takes a second
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
 

@@ -13,10 +13,8 @@ from tests.support.processes import launch
 SMALL = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
 
 
-def train(
-    config: Path, *arguments: str, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return launch("train.py", "--config", str(config), *arguments, env=env)
+def train(config: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return launch("train.py", "--config", str(config), *arguments, **settings)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
