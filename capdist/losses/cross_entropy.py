@@ -55,14 +55,15 @@ def scheduled_inputs(
     Logits are computed only where a word is drawn. Those places are chosen on the CPU, so that the
     host waits for no device.
     """
-    drawn = batch.inputs.clone()
+    drawn = batch.inputs.clone(memory_format=torch.contiguous_format)
+    rows = drawn.view(-1, drawn.shape[2])
     state = model.start(memory, *drawn.shape[1:])
     for position, alive in enumerate(words.alive[1:]):
         decoded, state = model.decode_word(state, drawn[..., position])
         places = (torch.rand(alive) < sampled).nonzero()[:, 0]
         if len(places):
-            captions = words.captions[places.to(words.captions.device)]
+            captions = words.captions[places.to(drawn.device, non_blocking=True)]
             logits = model.output(decoded.flatten(0, 1)[captions])
             chosen = full_precision(logits).softmax(-1).multinomial(1)[:, 0]
-            drawn.flatten(0, 1)[captions, position + 1] = chosen
+            rows[captions, position + 1] = chosen
     return words.reading(drawn)

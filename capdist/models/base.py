@@ -72,7 +72,8 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
     Config: ClassVar[type[ModelConfig]]
     #: Maps the last state of a word to the logits of the next one.
     output: Output
-    #: Whether each step reads the state of the last; scheduled sampling requires it.
+    #: Whether each step reads the state of the last; scheduled sampling requires it, and
+    #: `decode_word`.
     recurrent: ClassVar[bool] = False
     #: Whether it can read several feature sets of an image, as `layers.RegionEmbedding` does.
     reads_several_sets: ClassVar[bool] = False
