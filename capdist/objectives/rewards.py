@@ -72,7 +72,7 @@ def open_rewards(
         captions = validator.captions(model.state_dict())
         if group.first:
             print(rewards.compare(captions), flush=True)
-    with group.agree(lambda: rewards.pool(group)) as pool:
+    with rewards.pool(group) as pool:
         yield pool
 
 
@@ -122,16 +122,16 @@ class Rewards:
         return cls(config, metrics, vocab, ids, val, df, build(metrics.metrics, vocab, df))
 
     def pool(self, group: ProcessGroup) -> RewardPool:
-        """The pool that computes the rewards of this rank's captions.
+        """The pool that computes the rewards of this rank's captions; all ranks open it together.
 
         Raises:
-            PoolError: if Ray does not answer.
+            PoolError, OtherRankError: if Ray does not answer.
         """
 
         def say(line: str) -> None:
             print(f"rank {group.ranks.rank}: {line}", flush=True)
 
-        return open_pool(self.reward, self.metrics, self.config.ray, say)
+        return open_pool(self.reward, self.metrics, self.config.ray, say, group)
 
     def compare(self, captions: Mapping[int, Sequence[str]]) -> str:
         """CIDEr-D of greedy validation captions, by what distinguishes reward and evaluation.

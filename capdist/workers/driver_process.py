@@ -8,9 +8,7 @@ child process keeps all of that away from the caller.
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -26,6 +24,7 @@ from typing import Any
 
 from capdist.config.run_config import RayConfig
 from capdist.workers.base import PoolError
+from capdist.workers.private_ray import PrivateRay, RayNeeds
 
 #: Seconds for a private Ray to start; a running cluster has ``ray.timeout_s``.
 START_S = 60.0
@@ -63,30 +62,43 @@ class ActorRequest:
 
 @dataclass(frozen=True)
 class DriverTask:
-    """The first message to the driver; a private Ray keeps its files in ``folder``."""
+    """The first message to the driver.
+
+    ``place`` is what a private Ray must have, or the private Ray to join; None for another cluster.
+    A private Ray that the driver starts keeps its files in ``folder``.
+    """
 
     request: ActorRequest
     address: str
     timeout_s: float
     start_s: float
     folder: str
+    place: RayNeeds | PrivateRay | None
 
 
 class DriverProcess:
     """The Ray driver, from its start to `stop`.
 
+    ``ray`` is the private Ray that it has started, None if it uses another one.
+
     Args:
         request: the actors to start.
         cluster: which Ray runs them.
-        payload: what the actors need; pickled for the driver.
+        payload: what the actors need, pickled for the driver by `pickle`.
         log: receives the lines that the driver logs.
+        place: what a private Ray must have, or the one to join; None for another cluster.
 
     Raises:
         PoolError: if Ray is not available, or does not answer in time.
     """
 
     def __init__(
-        self, request: ActorRequest, cluster: RayConfig, payload: Any, log: Callable[[str], None]
+        self,
+        request: ActorRequest,
+        cluster: RayConfig,
+        payload: bytes,
+        log: Callable[[str], None],
+        place: RayNeeds | PrivateRay | None = None,
     ) -> None:
         self._log, self._address, self.failure = log, cluster.address, ""
         limit_s = cluster.timeout_s
@@ -105,10 +117,11 @@ class DriverProcess:
                 start_new_session=True,  # Ctrl-C reaches only the parent, which stops the child
             )
         try:
-            self.send(DriverTask(request, cluster.address, limit_s, self.start_s, self._folder))
+            task = DriverTask(request, cluster.address, limit_s, self.start_s, self._folder, place)
+            self.send(task)
             with suppress(OSError):  # not by send(), which would put tensors into shared memory
-                self._pipe.send_bytes(pickle.dumps(payload))
-            self.answer(self.start_s)
+                self._pipe.send_bytes(payload)
+            self.ray: PrivateRay | None = self.answer(self.start_s)[1]
         except BaseException:
             self.stop()
             raise
@@ -169,22 +182,12 @@ class DriverProcess:
             return PoolError(self.failure)
         self._output.seek(0)
         text = self._output.read().decode(errors="replace")
+        self.stop()
         lines = [line for line in text.split("\n") if line]
         return RayLostError(
             f"ray.address {self._address}: Ray exited; its last output: "
             f"{lines[-1][:300] if lines else 'none'}"
         )
-
-
-def private_ray_environment() -> dict[str, str]:
-    """Environment variables of a private Ray: loopback only, and a token of its own."""
-    return {
-        "RAY_AUTH_MODE": "token",
-        # Not Ray's own, in ~/.ray: ranks that start at once would overwrite each other's.
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # Ray's own switch from the node's address to loopback, named after where it is the default.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
 
 
 def actor_error(value: tuple[Exception, str]) -> Exception:

@@ -23,7 +23,8 @@ from capdist.data.rank_plan import Ranks
 from capdist.decoding.generate import Caption, caption_images
 from capdist.models.base import CaptionModel
 from capdist.vocab import Vocabulary
-from capdist.workers.driver_process import ActorRequest, DriverProcess, actor_error
+from capdist.workers.driver_process import ActorRequest, actor_error
+from capdist.workers.node_ray import open_driver
 from capdist.workers.ray_decoders import serve
 from shards.manifest import Manifest
 
@@ -94,7 +95,7 @@ def decode_split(
     option = f"--workers {workers.count}"
     instead = "leave --workers out to decode in this process"
     request = ActorRequest(workers.count, workers.cpus, True, option, instead, serve)
-    driver = DriverProcess(request, workers.cluster, task.without_readers, log)
+    driver = open_driver(request, workers.cluster, task.without_readers, log)
     try:
         driver.send(task.batches.plan.steps)
         while (answer := driver.answer(None))[0] != "done":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from queue import SimpleQueue
@@ -59,11 +60,14 @@ def serve(
     actors = Actors(task, reward, lambda line: send("log", line))
     del reward  # it is in shared memory now
     send("ready", None)
-    while True:
-        try:
-            send("scores", actors.score(*calls.get()))
-        except RayTaskError as error:
-            send("raised", (error.cause, str(error)))
+    try:
+        while True:
+            try:
+                send("scores", actors.score(*calls.get()))
+            except RayTaskError as error:
+                send("raised", (error.cause, str(error)))
+    finally:
+        actors.stop()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +131,15 @@ class Actors:
             f"ray.address {self._task.address}: reward actors crashed {ATTEMPTS} times on the same "
             "captions; check whether their nodes run out of memory"
         )
+
+    def stop(self) -> None:
+        """End the actors at once: other ranks may use the Ray of this process after it."""
+        import ray
+        from ray.exceptions import RayError
+
+        with suppress(RayError):
+            for actor in self._actors:
+                ray.kill(actor.handle)
 
     def _attempt(self, parts: dict[int, Call], number: int) -> dict[int, Scores]:
         """The scores of the parts whose actors survive; the other actors are replaced."""

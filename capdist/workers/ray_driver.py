@@ -20,11 +20,13 @@ from threading import Thread
 from typing import Any
 
 from capdist.workers.base import PoolError
-from capdist.workers.driver_process import (
-    DriverTask,
-    WorkerCrashError,
-    one_line,
-    private_ray_environment,
+from capdist.workers.driver_process import DriverTask, WorkerCrashError, one_line
+from capdist.workers.private_ray import (
+    PrivateRay,
+    RayNeeds,
+    join_options,
+    start_options,
+    wait_for_joined,
 )
 
 
@@ -34,12 +36,11 @@ def main() -> None:
     os.set_inheritable(pipe.fileno(), False)  # Ray's processes would keep it open
     signal.signal(signal.SIGINT, signal.default_int_handler)
     calls: SimpleQueue[Any] = SimpleQueue()
+    task: DriverTask = pipe.recv()
+    payload = BytesIO(pipe.recv_bytes())
     try:
-        task: DriverTask = pipe.recv()
-        payload = BytesIO(pipe.recv_bytes())
         Thread(target=_read, args=(pipe, calls), daemon=True).start()
-        _connect(task, payload.getbuffer().nbytes)
-        pipe.send(("connected", None))
+        pipe.send(("connected", _connect(task)))
         task.request.serve(task, payload, calls, lambda kind, value: pipe.send((kind, value)))
     except KeyboardInterrupt:
         pass
@@ -47,6 +48,9 @@ def main() -> None:
         pipe.send(("failed", str(error)))
     except Exception as error:
         pipe.send(("lost", str(error) if isinstance(error, PoolError) else one_line(error)))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # _read may still send it
+    if isinstance(task.place, RayNeeds):
+        wait_for_joined(task.folder)
 
 
 def _read(pipe: Any, calls: SimpleQueue[Any]) -> None:
@@ -60,8 +64,8 @@ def _read(pipe: Any, calls: SimpleQueue[Any]) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _connect(task: DriverTask, payload_bytes: int) -> None:
-    """Join the cluster, or start a private Ray with memory for the payload.
+def _connect(task: DriverTask) -> PrivateRay | None:
+    """Join a cluster or a private Ray, or start a private Ray, which is returned.
 
     Raises:
         PoolError: if Ray is not installed, cannot start, or the cluster refuses.
@@ -74,24 +78,11 @@ def _connect(task: DriverTask, payload_bytes: int) -> None:
         # Ray ends this process when the head node has been unreachable for this long.
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(math.ceil(task.timeout_s)),
     }
-    options: dict[str, Any] = {}
-    if task.address == "local":
-        request = task.request
-        options = {
-            # At least what the actors ask for: Ray would never place them on fewer cores.
-            "num_cpus": math.ceil(request.actors * request.cpus),
-            "num_gpus": None if request.gpus else 0,
-            "include_dashboard": False,
-            "object_store_memory": 2 * payload_bytes + 2**27,
-            "_temp_dir": task.folder,
-        }
-        # Set by `ray job submit`; its files are in that other cluster.
-        os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
-        os.environ |= private_ray_environment()
     try:
+        options = _options(task)
         import ray
 
-        ray.init(task.address, log_to_driver=False, **options)
+        ray.init(log_to_driver=False, **options)
     except ModuleNotFoundError as error:
         raise PoolError(
             f"{task.request.key} needs Ray ({error}); pip install -e '.[train]', or "
@@ -99,6 +90,21 @@ def _connect(task: DriverTask, payload_bytes: int) -> None:
         ) from error
     except Exception as error:
         raise PoolError(f"ray.address {task.address}: Ray refused: {one_line(error)}") from error
+    if not isinstance(task.place, RayNeeds):
+        return None
+    address = ray.get_runtime_context().gcs_address
+    return PrivateRay(address, os.environ["RAY_AUTH_TOKEN"], task.folder)
+
+
+def _options(task: DriverTask) -> dict[str, Any]:
+    """Arguments of ``ray.init``; changes the environment that Ray reads."""
+    if task.place is None:
+        return {"address": task.address}
+    # Set by `ray job submit`; its files are in that other cluster.
+    os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
+    if isinstance(task.place, PrivateRay):
+        return join_options(task.place)
+    return start_options(task.place, task.folder, gpus=task.request.gpus)
 
 
 if __name__ == "__main__":

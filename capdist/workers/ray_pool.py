@@ -8,13 +8,8 @@ from collections.abc import Callable
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.workers.base import PackedCaptions, Pending, Reward, RewardPool
-from capdist.workers.driver_process import (
-    GRACE_S,
-    ActorRequest,
-    DriverProcess,
-    RayLostError,
-    actor_error,
-)
+from capdist.workers.driver_process import GRACE_S, ActorRequest, RayLostError, actor_error
+from capdist.workers.node_ray import Group, OneRank, open_driver
 from capdist.workers.ray_actors import serve
 
 
@@ -31,7 +26,9 @@ class RayPool(RewardPool):
         rewards: RewardConfig,
         cluster: RayConfig,
         log: Callable[[str], None],
+        group: Group | None = None,
     ) -> None:
+        group = group or OneRank()
         self._reward, self._log, self._lost = reward, log, False
         self._waiting: deque[tuple[Pending, PackedCaptions, PackedCaptions]] = deque()
         request = ActorRequest(
@@ -42,10 +39,10 @@ class RayPool(RewardPool):
             "set reward.actors to 0 to score in the trainer's own process",
             serve,
         )
-        self._driver = DriverProcess(request, cluster, reward, log)
+        self._driver = driver = open_driver(request, cluster, reward, log, group)
         try:
             # Until the actors have loaded the reward; the driver itself keeps the time limit.
-            self._driver.answer(self._driver.start_s + GRACE_S)
+            group.agree(lambda: driver.answer(driver.start_s + GRACE_S))
         except BaseException:
             self.close()
             raise
@@ -71,7 +68,6 @@ class RayPool(RewardPool):
         except RayLostError as error:
             self._log(f"{error}; the trainer scores the rewards itself from now on")
             self._lost = True
-            self._driver.stop()
             while self._waiting:
                 pending, packed, references = self._waiting.popleft()
                 pending.compute(self._reward, packed, references)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from typing import Any
 
 from capdist.config.run_config import RayConfig
 from capdist.workers.base import PoolError
-from capdist.workers.driver_process import one_line, private_ray_environment
+from capdist.workers.driver_process import one_line
+from capdist.workers.private_ray import environment
 
 
 def connect(cpus: float, gpus: float, cluster: RayConfig, where: str, sizes: str) -> Any:
@@ -27,7 +29,7 @@ def connect(cpus: float, gpus: float, cluster: RayConfig, where: str, sizes: str
     host, colon, port = cluster.address.rpartition(":")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if cluster.address == "local":
-        os.environ |= private_ray_environment()
+        os.environ |= environment(secrets.token_hex(32))
     try:
         if colon:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), cluster.timeout_s).close()

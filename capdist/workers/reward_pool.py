@@ -12,11 +12,16 @@ from collections.abc import Callable
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
 from capdist.workers.base import PackedCaptions, Pending, Reward, RewardPool
+from capdist.workers.node_ray import Group
 from capdist.workers.ray_pool import RayPool
 
 
 def open_pool(
-    reward: Reward, rewards: RewardConfig, cluster: RayConfig, log: Callable[[str], None]
+    reward: Reward,
+    rewards: RewardConfig,
+    cluster: RayConfig,
+    log: Callable[[str], None],
+    group: Group | None = None,
 ) -> RewardPool:
     """A pool of ``rewards.actors`` Ray actors, or an in-process pool if that is 0.
 
@@ -27,13 +32,16 @@ def open_pool(
         cluster: which Ray runs them.
         log: receives a line for every actor that crashes and for the loss of Ray, when a result is
             asked for.
+        group: the ranks, which all open their pools together; None: this process is alone.
 
     Raises:
-        PoolError: if the actors are not ready within about twice ``cluster.timeout_s``.
+        PoolError: if the actors are not ready within about twice ``cluster.timeout_s``, on the
+            first rank where they are not.
+        OtherRankError: on the others.
     """
     if rewards.actors == 0:
         return InProcessPool(reward)
-    return RayPool(reward, rewards, cluster, log)
+    return RayPool(reward, rewards, cluster, log, group)
 
 
 class InProcessPool(RewardPool):

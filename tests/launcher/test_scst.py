@@ -112,20 +112,29 @@ def test_a_signal_that_ends_ray_still_saves_the_run(
     assert losses(tmp_path / "run")[: len(expected)] == expected
 
 
-def test_ray_actors_do_not_change_the_losses(
+def test_two_ranks_share_a_ray_which_does_not_change_the_losses(
     reference: Path, base_settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = write(tmp_path, base_settings)
-    shutil.copytree(reference, tmp_path / "run")
-    result = train(config, "--set", "stages.1.epochs=3", "--resume", "auto")
-    assert result.returncode == 0, result.stderr
-    shutil.copytree(reference, tmp_path / "ray")
-    config = write(tmp_path, base_settings, "ray")
-    actors = ["--set", "stages.1.epochs=3", "--set", "stages.1.reward.actors=2"]
-    result = train(config, *actors, "--set", "stages.1.reward.cpus=0.5", "--resume", "auto")
-    assert result.returncode == 0, result.stderr
+    chosen = ["stages.0.epochs=6", "stages.1.epochs=4"]
+    actors = [*chosen, "stages.1.reward.actors=2", "stages.1.reward.cpus=0.5"]
+    for name, chosen_here in (("run", chosen), ("ray", actors)):
+        config = write(tmp_path, base_settings, name)
+        shutil.copytree(reference, tmp_path / name)
+        settings = [part for setting in chosen_here for part in ("--set", setting)]
+        with started(config, *settings, "--resume", "auto", world=2) as ranks:
+            if name == "ray":
+                wait_for(lambda: steps_done(tmp_path / "ray") > len(losses(reference)), ranks[0])
+                ours = [psutil.Process(rank.pid).children(recursive=True) for rank in ranks]
+                names = [process.name() for process in [*ours[0], *ours[1]]]
+                assert names.count("gcs_server") == 1
+                assert sum(name.startswith("ray::Scorer") for name in names) == 4
+            for rank in ranks:
+                printed, errors = rank.communicate(timeout=200)
+                assert rank.poll() == 0, errors
+                assert "Ray" not in printed
     assert losses(tmp_path / "ray") == losses(tmp_path / "run")
-    assert len(scst_records(tmp_path / "ray")) == 12
+    assert len(scst_records(tmp_path / "ray")) == 16
+    assert not psutil.wait_procs([*ours[0], *ours[1]], timeout=60)[1]
 
 
 def test_the_greedy_baseline_and_other_rewards(

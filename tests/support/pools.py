@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
+from capdist.data.rank_plan import Ranks
+from capdist.errors import CapdistError, OtherRankError
 from capdist.workers.base import PackedCaptions, RewardPool, Scores
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
 from tests.support.toy_reward import SLOW, captions, references
+
+T = TypeVar("T")
 
 #: Time limit of what must succeed, however busy the machine is.
 PATIENT_S = 60.0
@@ -22,6 +28,36 @@ PATIENT_S = 60.0
 
 def at(address: str, timeout_s: float = PATIENT_S) -> RayConfig:
     return RayConfig(address=address, timeout_s=timeout_s)
+
+
+class FileGroup:
+    """Ranks that exchange values through the files of an empty folder: a group without torch."""
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        self.ranks, self._folder, self._numbers = ranks, folder, count()
+
+    def gather(self, value: T) -> list[T]:
+        number = next(self._numbers)
+        files = [self._folder / f"{number}-{rank}" for rank in range(self.ranks.world)]
+        mine = files[self.ranks.rank]
+        written = mine.with_suffix(".part")
+        written.write_bytes(pickle.dumps(value))
+        written.rename(mine)
+        until(lambda: all(file.exists() for file in files))
+        return [pickle.loads(file.read_bytes()) for file in files]
+
+    def agree(self, check: Callable[[], T]) -> T:
+        reason = None
+        try:
+            result = check()
+        except CapdistError as error:
+            reason = error
+        failed = any(self.gather(reason is not None))
+        if reason:
+            raise reason
+        if failed:
+            raise OtherRankError("another rank reports the reason")
+        return result
 
 
 def in_process(packed: PackedCaptions, folder: Path = Path()) -> Scores:

@@ -8,20 +8,24 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
+from capdist.data.rank_plan import Ranks
+from capdist.errors import OtherRankError
 from capdist.workers import driver_process
-from capdist.workers.base import PoolError
+from capdist.workers.base import PoolError, RewardPool
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
-from tests.support.pools import at, compare, in_process, slow, until
+from tests.support.pools import FileGroup, at, compare, in_process, slow, until
 from tests.support.toy_reward import captions
 
 Address = IPv4Address | IPv6Address
@@ -45,12 +49,23 @@ def test_an_address_without_ray_is_reported(
     assert capfd.readouterr() == ("", "")
 
 
-def test_missing_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_is_reported_and_releases_the_other_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     missing = "raise ModuleNotFoundError(\"No module named 'ray'\")"
     (tmp_path / "ray.py").write_text(missing)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    def rank(number: int) -> RewardPool:
+        group = FileGroup(tmp_path, Ranks(number, 2))
+        return open_pool(toy_reward.toy(tmp_path), RewardConfig(), RayConfig(), print, group)
+
+    with ThreadPoolExecutor() as threads:
+        ranks = [threads.submit(rank, number) for number in range(2)]
+    with pytest.raises(OtherRankError):
+        ranks[1].result()
     with pytest.raises(PoolError) as raised:
-        open_pool(toy_reward.toy(tmp_path), RewardConfig(), RayConfig(), print)
+        ranks[0].result()
     assert str(raised.value) == (
         "reward.actors 1 needs Ray (No module named 'ray'); pip install -e '.[train]', or set "
         "reward.actors to 0 to score in the trainer's own process"
@@ -82,20 +97,24 @@ def test_an_invalid_address_is_reported(tmp_path: Path) -> None:
         open_pool(toy_reward.toy(tmp_path), RewardConfig(), at("nonsense"), print)
 
 
-#: A trainer to be killed while it waits for a reward.
+#: A rank of a trainer to be killed while it waits for a reward.
+RANKS = 3
 TRAINER = """
 import sys
 from pathlib import Path
 import numpy as np
 from capdist.config.reward import RewardConfig
 from capdist.config.run_config import RayConfig
+from capdist.data.rank_plan import Ranks
 from capdist.workers.reward_pool import open_pool
 from tests.support import toy_reward
-from tests.support.pools import slow
+from tests.support.pools import FileGroup, compare, slow
 
-folder = Path(sys.argv[1])
-pool = open_pool(toy_reward.toy(folder), RewardConfig(), RayConfig(), print)
+folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+group = FileGroup(folder / "group", Ranks(rank, world))
+pool = open_pool(toy_reward.toy(folder / str(rank)), RewardConfig(), RayConfig(), print, group)
 assert "ray" not in sys.modules
+compare(pool)
 pool.submit(slow(500), toy_reward.references(slow(500))).result()
 """
 
@@ -146,7 +165,7 @@ def decoded(address: str) -> Address:
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
-def test_two_private_rays_are_isolated_and_end_with_their_trainers(
+def test_two_private_rays_are_isolated_and_end_with_their_ranks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -157,22 +176,40 @@ def test_two_private_rays_are_isolated_and_end_with_their_trainers(
     long = tmp_path / ("x" * 100)  # too long for the path of a socket
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
-    with subprocess.Popen([sys.executable, "-c", TRAINER, str(tmp_path)]) as trainer:
+    scored = [tmp_path / str(rank) for rank in range(RANKS)]
+    for path in (*scored, tmp_path / "group"):
+        path.mkdir()
+    with ExitStack() as stack:
+        trainers = []
+        for rank in range(RANKS):
+            arguments = [str(tmp_path), str(rank), str(RANKS)]
+            trainer = subprocess.Popen([sys.executable, "-c", TRAINER, *arguments])
+            trainers.append(stack.enter_context(trainer))
+            stack.callback(trainer.kill)
         rewards = RewardConfig(cpus=1.5)
         logged: list[str] = []
         with open_pool(toy_reward.toy(tmp_path), rewards, at("local", 5), logged.append) as pool:
             ask = np.array([[toy_reward.PID, 0]])
             mine = int(pool.submit(ask, toy_reward.references(ask)).result()[0])
-            until(lambda: list(tmp_path.glob("[0-9]*")))
-            other = int(next(tmp_path.glob("[0-9]*")).name)
-            sessions = [os.getsid(mine), os.getsid(other)]
-            assert len({*sessions, os.getsid(0)}) == 3
+            until(lambda: all(any(path.iterdir()) for path in scored))
+            actors = [int(next(path.iterdir()).name) for path in scored]
+            sessions = [os.getsid(mine), os.getsid(actors[0])]
+            assert len({*sessions, os.getsid(0)}) == 2 + 1
+            assert {os.getsid(actor) for actor in actors} == {sessions[1]}
             ours, theirs = map(folder, sessions)
             for session in sessions:
                 assert {address.is_loopback for address in listening(session)} == {True}
-            trainer.kill()
-            until(lambda: not processes(sessions[1]))
-            until(lambda: not theirs.exists())
+                assert [command(pid) for pid in processes(session)].count("gcs_server") == 1
+            drivers = [psutil.Process(each.pid).children()[0].pid for each in trainers]
+            trainers[2].kill()
+            until(lambda: not processes(drivers[2]))
+            until(lambda: actors[2] not in processes(sessions[1]))
+            trainers[0].kill()
+            until(lambda: actors[0] not in processes(sessions[1]))
+            assert actors[1] in processes(sessions[1])
+            trainers[1].kill()
+            until(lambda: not any(map(processes, (*drivers, *sessions[1:]))))
+            assert not theirs.exists()
             compare(pool)
             packed = slow(20)  # takes longer than Ray survives without its head node
             pending, queued = (
