@@ -1,7 +1,7 @@
 """``capdist sweep``: train and score a list of configs, each with several seeds, on Ray.
 
 Runs that are done are not run again; a run that was interrupted continues from its last checkpoint.
-Ensembles are decoded when all others have ended.
+A run that begins with another one, or an ensemble, waits for the runs that it needs.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def run_all(sweep: Sweep) -> int:
 
 
 def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[str | None]:
-    """For each run that has ended, what went wrong, or None; ensembles wait for their members."""
+    """For each run that has ended, what went wrong, or None; each waits for those it needs."""
     from capdist.workers.commands import run_tasks
 
     def run_these(runs: Sequence[ScoredRun]) -> Iterator[str | None]:
@@ -94,10 +94,10 @@ def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[str | N
         for task, status in run_tasks(tasks, settings.cpus, settings.gpus, settings.ray):
             yield f"{task.name} failed with status {status}: see {task.log}" if status else None
 
-    waiting = [run for run in left if run.missing]
-    yield from run_these([run for run in left if run not in waiting])
-    yield from (run.left_out for run in waiting if run.missing)
-    yield from run_these([run for run in waiting if not run.missing])
+    while ready := [run for run in left if not run.missing]:
+        left = [run for run in left if run.missing]
+        yield from run_these(ready)
+    yield from (run.left_out for run in left)
 
 
 def run_alone(run: ScoredRun) -> int:

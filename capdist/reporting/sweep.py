@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -52,7 +53,9 @@ class Sweep:
     @cached_property
     def runs(self) -> tuple[SweepRun | SweepEnsemble, ...]:
         """Row by row, seed by seed."""
-        trained = {name: tuple(self._trained(name)) for name in self.list.rows}
+        trained: dict[str, tuple[SweepRun, ...]] = {}
+        for name, row in self.list.rows.items():
+            trained[name] = tuple(self._trained(name, trained[row.init] if row.init else ()))
         return tuple(run for name in self.list.rows for run in self._of_row(name, trained))
 
     def run(self, number: int) -> SweepRun | SweepEnsemble:
@@ -68,18 +71,20 @@ class Sweep:
             )
         return self.runs[number]
 
-    def _trained(self, name: str) -> Iterator[SweepRun]:
+    def _trained(self, name: str, inits: Sequence[SweepRun]) -> Iterator[SweepRun]:
         """The runs of a row with a config; none of an ensemble."""
         row = self.list.rows[name]
         if row.config is None:
             return
-        for seed in self.list.seeds_of(name):
+        for seed, init in zip_longest(self.list.seeds_of(name), inits):
             folder = f"{self._folder(name)}-{seed}"
             values = {**self.list.set, **row.set, "seed": seed, "run": folder}
+            if init:
+                values["stages.0.init.run"] = str(init.folder)
             settings = tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
             config = load_config(row.config, settings)
             place = (name, Path(config.run), self.list, self._kept_in)
-            yield SweepRun(*place, row.config, settings, config)
+            yield SweepRun(*place, row.config, settings, config, init)
 
     def _of_row(
         self, name: str, trained: dict[str, tuple[SweepRun, ...]]

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ class SweepRow(Section):
         None, description="Another row, to which the page states the difference in CIDEr."
     )
     seeds: list[int] | None = Field(None, min_length=1, description="Instead of the list's.")
+    init: str | None = Field(
+        None,
+        description="A row above, with the same seeds, with whose best weights each run begins.",
+    )
     ensemble: list[str] | None = Field(
         None,
         min_length=1,
@@ -39,8 +44,10 @@ class SweepRow(Section):
     def _is_of_one_kind(self) -> SweepRow:
         if (self.config is None) == (self.ensemble is None):
             raise ValueError("expected either a config or an ensemble; give one of both")
-        if self.ensemble is not None and (self.set or self.seeds):
-            raise ValueError("an ensemble trains nothing; move set and seeds to its members' rows")
+        if self.ensemble is not None and (self.set or self.seeds or self.init):
+            raise ValueError(
+                "an ensemble trains nothing; move set, seeds and init to its members' rows"
+            )
         return self
 
 
@@ -82,6 +89,13 @@ def _mistakes(found: SweepList, name: str) -> Iterator[tuple[str, str]]:
     row, known = found.rows[name], ", ".join(found.rows)
     if row.against is not None and row.against not in found.rows:
         yield "against", f"no row {row.against!r}; known rows: {known}"
+    if row.init is not None:
+        above = list(takewhile(lambda other: other != name, found.rows))
+        if row.init not in above or found.rows[row.init].ensemble is not None:
+            trained = [other for other in above if found.rows[other].ensemble is None]
+            yield "init", f"no row {row.init!r} with a config above it; there is: {trained}"
+        elif found.seeds_of(row.init) != found.seeds_of(name):
+            yield "init", f"row {row.init!r} has other seeds; give them the same"
     if row.ensemble is None:
         return
     for member in row.ensemble:

@@ -59,8 +59,8 @@ class ScoredRun(ABC):
     def left_out(self) -> str:
         """The line that says so."""
         return (
-            f"{self.folder.name} is left out: no finished run in {', '.join(self.missing)}; an "
-            "ensemble decodes with the models of its members' run folders"
+            f"{self.folder.name} is left out: no finished run in {', '.join(self.missing)}; it "
+            "needs the models of these run folders"
         )
 
     @property
@@ -108,15 +108,23 @@ class ScoredRun(ABC):
 
 @dataclass(frozen=True)
 class SweepRun(ScoredRun):
-    """One config with one seed."""
+    """One config with one seed, and the run that it begins with."""
 
     source: str
     settings: tuple[str, ...]
     config: Config
+    init: SweepRun | None = None
+
+    @property
+    def missing(self) -> Sequence[str]:
+        """The folder of the run that it begins with, unless that is finished."""
+        return [] if self.init is None or self.init.in_folder else [str(self.init.folder)]
 
     @property
     def in_folder(self) -> bool:
         """Whether the run folder has it, trained and scored."""
+        if self.missing:
+            return False
         written = self.folder / "config.json"
         found = self.scores_file.is_file() and written.is_file()
         return found and self.is_of(read_json(written), str(written))
@@ -128,14 +136,18 @@ class SweepRun(ScoredRun):
         return trained.model_copy(update={"description": self.config.description}) == self.config
 
     def is_described_by(self, kept: dict[str, Any]) -> bool:
-        return self.is_of(kept["config"], str(self.kept_file))
+        file = str(self.kept_file)
+        if self.init and not ("init" in kept and self.init.is_of(kept["init"], file)):
+            return False
+        return self.is_of(kept["config"], file)
 
     @property
     def summary_in_folder(self) -> dict[str, float | None]:
         return Results(self.folder, self.list.split).summary(self.list.beam)
 
     def what_to_keep(self) -> dict[str, Any]:
-        return kept_run(self.folder, self.evaluation, self.summary)
+        kept = kept_run(self.folder, self.evaluation, self.summary)
+        return kept | {"init": read_json(self.init.folder / "config.json")} if self.init else kept
 
     @property
     def task(self) -> CommandTask:

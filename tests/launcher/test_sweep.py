@@ -162,7 +162,7 @@ def test_a_failed_run_is_reported_and_the_others_run(finished: Path, tmp_path: P
     assert "error: " in log.read_text()
     assert "GLIED" in result.stdout
     assert "bad" not in result.stdout
-    assert f"both-2 is left out: no finished run in {log.with_suffix('')}; an" in result.stderr
+    assert f"both-2 is left out: no finished run in {log.with_suffix('')}; it" in result.stderr
 
 
 def without_ray(
@@ -211,6 +211,37 @@ def test_an_ensemble_is_a_row(
         assert (ensemble.done, len(ensemble.missing)) == (False, 2)
     finally:
         moved.rename(finished / "runs")
+
+
+def test_a_row_begins_with_the_runs_of_another(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = str(finished / "config.json")
+    rows: dict[str, Any] = {
+        "GLIED": {"config": config},
+        "tuned": {"config": config, "init": "GLIED", "set": {"stages.0.epochs": 1}},
+        "both": {"ensemble": ["tuned", "GLIED"]},
+    }
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results:list --><!-- /results -->")
+    path = write(tmp_path, Path(config), rows=rows, seeds=[2], folder=str(finished / "runs"))
+    monkeypatch.setattr("capdist.workers.commands.run_tasks", without_ray)
+    tuned = Sweep.load(path, page).run(1)
+    moved = (finished / "runs").rename(finished / "moved")
+    try:
+        assert tuned.missing == [str(finished / "runs" / "glied-2")]
+    finally:
+        moved.rename(finished / "runs")
+    assert main(["sweep", str(path), "--page", str(page)]) == 0
+    origin = json.loads((tuned.folder / "checkpoints" / "initial" / "init.json").read_text())
+    assert str(finished / "runs" / "glied-2") in str(origin)
+    assert losses(tuned.folder)[0] < losses(finished / "runs" / "glied-2")[0]
+    assert Sweep.load(path, page).run(1).kept
+    # It is of the runs as they were: with another first run it is another run.
+    rows["GLIED"]["set"] = {"stages.0.epochs": 3}
+    path = write(tmp_path, Path(config), rows=rows, seeds=[2], folder=str(finished / "runs"))
+    changed = Sweep.load(path, page).run(1)
+    assert (changed.done, len(changed.missing)) == (False, 1)
 
 
 def test_an_ensemble_has_the_seeds_of_one_row_or_several_rows_with_one_seed(
@@ -293,6 +324,19 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
             "rows.a.ensemble: 'b' is an ensemble itself; name its members instead",
         ),
         ({"rows": {"a": {"ensemble": ["b"], "set": {"x": 1}}}}, "rows.a: an ensemble trains"),
+        (
+            {"rows": {"a": {"config": "c.json", "init": "b"}, "b": {"config": "c.json"}}},
+            "rows.a.init: no row 'b' with a config above it; there is: []",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {"config": "c.json", "seeds": [3]},
+                    "b": {"config": "c.json", "init": "a"},
+                }
+            },
+            "rows.b.init: row 'a' has other seeds; give them the same",
+        ),
         ({"rows": {"a": {}}}, "list.json: rows.a: expected either a config or an ensemble"),
         ({"rows": {"a": {"zzz": 1}}}, "zzz: unknown key; known here: rows.config, rows.set, rows"),
         ({"set": {"stages.0.epoch": 1}}, "did you mean"),
