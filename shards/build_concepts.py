@@ -68,7 +68,8 @@ def learn_concepts(
     train = [image for image in images if image.split == "train"]
     others = [image for image in images if image.split != "train"]
     concepts.check_enough(len(train))
-    words = concepts.commonest_words((image.tokens for image in train), count)
+    captions = concepts.captions_with_words(image.tokens for image in train)
+    words = concepts.commonest_words(captions, count)
     Y = _word_targets(train, words)
     pooled = np.stack([pooled_by_id[image.image_id] for image in [*train, *others]])
     X, X_others = pooled[: len(train)], pooled[len(train) :]

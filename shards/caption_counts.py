@@ -9,6 +9,7 @@ cache of remote copies, has the arrays
 ``words``          (J,) uint8      a JSON list of W words: END, then the others in order of their
                                    first occurrence
 ``occurrences``    (W,) int64      of each word
+``captions_with``  (W,) int64      captions with each word; absent in files of older builds
 ``ngram_keys``     (n,) int64      n-grams, n = 1 to 4, of two images or more, see `merge_ngrams`;
 ``ngram_counts``   (n,) int32      the images with each. Captions end with END.
 """
@@ -59,6 +60,7 @@ class CaptionCounts:
         lengths: (L,) captions of n tokens, for n = 0, 1, ...
         words: END, then the others in order of their first occurrence.
         occurrences: (W,) of each word; END is only counted where a caption has it as a word.
+        captions_with: (W,) captions with each word, likewise; None: an older build counted.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class CaptionCounts:
     lengths: Ints
     words: tuple[str, ...]
     occurrences: Ints
+    captions_with: Ints | None
 
     @classmethod
     def load(cls, path: Path) -> CaptionCounts:
@@ -78,6 +81,7 @@ class CaptionCounts:
         names = ("shards", "images", "lengths", "words", "occurrences")
         with _naming(path):
             shards, images, lengths, words, occurrences = _read_arrays(path, names)
+            captions_with = _read_arrays(path, ("captions_with",), optional=True)
             counts = cls(
                 path,
                 str(shards.item()),
@@ -85,8 +89,10 @@ class CaptionCounts:
                 lengths.astype(np.int64),
                 tuple(json.loads(words.tobytes())),
                 occurrences.astype(np.int64),
+                captions_with[0].astype(np.int64) if captions_with else None,
             )
-            _require(counts.words[0] == END and len(counts.words) == len(occurrences))
+            _require(counts.words[0] == END)
+            _require(all(len(counts.words) == len(a) for a in (occurrences, *captions_with)))
             _require(all(isinstance(word, str) for word in counts.words))
         return counts
 
@@ -96,7 +102,15 @@ class CaptionCounts:
 
     def count_words(self) -> Counter[str]:
         """Occurrences of each word, in order of the first one."""
-        pairs = zip(self.words, self.occurrences.tolist(), strict=True)
+        return self._by_word(self.occurrences)
+
+    def count_captions_with(self) -> Counter[str]:
+        """Captions with each word; not of files of older builds."""
+        assert self.captions_with is not None
+        return self._by_word(self.captions_with)
+
+    def _by_word(self, counts: Ints) -> Counter[str]:
+        pairs = zip(self.words, counts.tolist(), strict=True)
         return Counter({word: count for word, count in pairs if count})
 
     def ngrams(self) -> NgramList:
@@ -116,6 +130,7 @@ class CaptionCounts:
 
     def save(self, ngrams: NgramList) -> None:
         """Write the file, atomically; the same bytes every time."""
+        assert self.captions_with is not None
         with atomic_write(self.path) as file:
             np.savez(
                 file,
@@ -124,13 +139,17 @@ class CaptionCounts:
                 lengths=self.lengths,
                 words=np.frombuffer(json.dumps(self.words).encode(), np.uint8),
                 occurrences=self.occurrences,
+                captions_with=self.captions_with,
                 ngram_keys=ngrams.keys,
                 ngram_counts=ngrams.counts,
             )
 
 
-def _read_arrays(path: Path, names: tuple[str, ...]) -> list[Any]:
+def _read_arrays(path: Path, names: tuple[str, ...], *, optional: bool = False) -> list[Any]:
+    """Arrays of a file; if they are ``optional``, none of them where one is missing."""
     with zipfile.ZipFile(path) as archive:
+        if optional and not {f"{name}.npy" for name in names} <= set(archive.namelist()):
+            return []
         sizes = [archive.getinfo(f"{name}.npy").file_size for name in names]
         _require(sum(sizes) <= path.stat().st_size)  # nothing is compressed
         return [decode_npy(archive.read(f"{name}.npy")) for name in names]

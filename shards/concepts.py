@@ -12,7 +12,7 @@ Legend: N images, P pooled width (twice the feature width), W words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,29 +43,28 @@ very just too also only more most s t
 STOP_WORDS = frozenset(_STOP_TEXT.split())
 
 
-def commonest_words(images: Iterable[Sequence[Sequence[str]]], count: int) -> tuple[str, ...]:
+def captions_with_words(images: Iterable[Sequence[Sequence[str]]]) -> Counter[str]:
+    """How many captions have each word; ``images`` are the tokenised captions of each."""
+    return Counter(word for captions in images for tokens in captions for word in set(tokens))
+
+
+def commonest_words(captions: Mapping[str, int], count: int) -> tuple[str, ...]:
     """The content words that most captions have, most frequent first, ties in alphabetical order.
 
     Args:
-        images: the tokenised captions of each training image.
+        captions: how many training captions have each word.
         count: number of words; the result is shorter if the captions have fewer.
 
     Raises:
         ShardError: if they have none.
     """
-    captions = Counter(
-        word
-        for captions in images
-        for tokens in captions
-        for word in set(tokens)
-        if is_word(word) and word not in STOP_WORDS
-    )
-    if not captions:
+    content = [word for word in captions if is_word(word) and word not in STOP_WORDS]
+    if not content:
         raise ShardError(
             "the training captions have no content word to learn as a concept; check their tokens, "
             "or do without concepts"
         )
-    ranked = sorted(captions, key=lambda word: (-captions[word], word))
+    ranked = sorted(content, key=lambda word: (-captions[word], word))
     return tuple(ranked[:count])
 
 

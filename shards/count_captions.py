@@ -32,8 +32,8 @@ def find_counts(manifest: Manifest, split: str, cache: Cache) -> CaptionCounts |
     """The counts of a split's captions, which are counted once if no file has them.
 
     That of a remote set is downloaded if the manifest lists one. What is counted here is kept next
-    to the tars, or in ``cache`` if they are several sets, remote, or in a folder that can't be
-    written to. Other processes wait meanwhile.
+    to the tars, or in ``cache`` if they are several sets, remote, in a folder that can't be written
+    to, or of an older build that counted less. Other processes wait meanwhile.
 
     Returns:
         None if an image has no captions, or two have one id.
@@ -47,7 +47,7 @@ def find_counts(manifest: Manifest, split: str, cache: Cache) -> CaptionCounts |
     for path in (own, copy):
         if counts := _load(path, digest):
             return counts
-    if os.access(manifest.root, os.W_OK):
+    if os.access(manifest.root, os.W_OK) and not manifest.counts:
         path = own
     else:
         path = copy
@@ -59,11 +59,11 @@ def find_counts(manifest: Manifest, split: str, cache: Cache) -> CaptionCounts |
 
 
 def _load(path: Path, digest: str) -> CaptionCounts | None:
-    """The counts in a file, if there is one and it is of these shards."""
+    """The counts in a file, if there is one, of these shards, with all that is counted now."""
     if not path.is_file():
         return None
     counts = CaptionCounts.load(path)
-    return counts if counts.shards == digest else None
+    return counts if counts.shards == digest and counts.captions_with is not None else None
 
 
 def count_captions(
@@ -103,7 +103,7 @@ def _count_part(split: str, task: tuple[Manifest, Path]) -> None:
     """Count a part of a split and write the counts into a new folder."""
     manifest, folder = task
     folder.mkdir()
-    ids, tokens, lengths = {END: 0}, list[int](), list[int]()
+    ids, tokens, once, lengths = {END: 0}, list[int](), list[int](), list[int]()
     images, captions = list[int](), list[int]()
     for key, data in manifest.read(split, "json"):
         annotation = decode_sample_json(key, data)
@@ -111,6 +111,7 @@ def _count_part(split: str, task: tuple[Manifest, Path]) -> None:
         captions.append(len(annotation["tokens"]))
         for caption in annotation["tokens"]:
             tokens.extend([ids.setdefault(word, len(ids)) for word in caption])
+            once.extend([ids[word] for word in set(caption)])
             tokens.append(0)
             lengths.append(len(caption))
     occurrences = np.bincount(tokens, minlength=len(ids))
@@ -122,6 +123,7 @@ def _count_part(split: str, task: tuple[Manifest, Path]) -> None:
         lengths=np.bincount(lengths),
         words=np.frombuffer(json.dumps(list(ids)).encode(), np.uint8),
         occurrences=occurrences,
+        captions_with=np.bincount(once, minlength=len(ids)),
     )
     starts = np.fromiter(accumulate((length + 1 for length in lengths), initial=0), np.int64)
     of_captions = np.repeat(np.arange(len(images)), captions)
@@ -129,13 +131,15 @@ def _count_part(split: str, task: tuple[Manifest, Path]) -> None:
 
 
 def _merge(folders: list[Path], path: Path, digest: str) -> CaptionCounts | None:
-    ids, totals, lengths = {END: 0}, Counter[int](), Counter[int]()
+    ids, lengths = {END: 0}, Counter[int]()
+    totals = {"occurrences": Counter[int](), "captions_with": Counter[int]()}
     images, parts, complete = [], [], True
     for folder in folders:
         with np.load(folder / "words.npz") as part:
             words = json.loads(part["words"].tobytes())
             merged = [ids.setdefault(word, len(ids)) for word in words]
-            totals.update(dict(zip(merged, part["occurrences"].tolist(), strict=True)))
+            for name, total in totals.items():
+                total.update(dict(zip(merged, part[name].tolist(), strict=True)))
             lengths.update(dict(enumerate(part["lengths"].tolist())))
             images.append(part["images"])
             complete = complete and bool(part["captions"].all())
@@ -149,7 +153,7 @@ def _merge(folders: list[Path], path: Path, digest: str) -> CaptionCounts | None
         len(numbers),
         np.array([lengths[length] for length in range(max(lengths, default=0) + 1)], np.int64),
         tuple(ids),
-        np.array([totals[number] for number in range(len(ids))], np.int64),
+        *(np.array([total[n] for n in range(len(ids))], np.int64) for total in totals.values()),
     )
     counts.save(merge_ngrams(parts))
     return counts

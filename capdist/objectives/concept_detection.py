@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,6 +25,7 @@ from capdist.config.base import ConfigError
 from capdist.config.detector import DetectorConfig
 from capdist.config.stage import TrainingStage
 from capdist.data.dataset import captioned, evaluation_batches
+from capdist.data.training_captions import TrainingCaptions, read_counts
 from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_detectors
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.inference.feature_check import FeatureCheck
@@ -56,6 +57,7 @@ class ConceptDetectionStage(TrainingStage, DetectorConfig):
     """Concepts by multiple-instance learning (Fang et al. 2015), before captions."""
 
     provides = frozenset({"concepts"})
+    reads_references = True
     trains_captions = False
 
     objective: Literal["mil"]
@@ -78,8 +80,7 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
 
     Args:
         model: the detectors.
-        words: how many.
-        mentioned: of the training images, from their whole captions.
+        ids: (W,) the words' ids in the references of batches.
     """
 
     Config = ConceptDetectionStage
@@ -88,11 +89,10 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
 
     model: CrossFitted
 
-    def __init__(self, model: CrossFitted, words: int, mentioned: Mentioned) -> None:
+    def __init__(self, model: CrossFitted, ids: Sequence[int]) -> None:
         super().__init__()
         self.model = model
-        self.words = words
-        self.mentioned = mentioned
+        self.ids = np.array(ids)
 
     @classmethod
     def preflight(cls, stage: ConceptDetectionStage, context: StageContext) -> None:
@@ -109,8 +109,9 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
         cls, stage: ConceptDetectionStage, context: StageContext
     ) -> Iterator[tuple[ConceptDetection, Validator]]:
         words = concept_words(stage, context)
-        captions = captioned(context.manifest, "train").tokens
-        objective = cls(_fresh(stage, context, words), len(words), mentioned(captions, words))
+        captions = TrainingCaptions.read(context.manifest, context.config.data)
+        ids = replace(captions, vocab=context.vocab).reference_ids
+        objective = cls(_fresh(stage, context, words), [ids(word) for word in words])
         yield objective, DetectorValidator(context, words, _fresh(stage, context, words))
 
     @classmethod
@@ -146,10 +147,11 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
     def label(self, batch: Batch) -> LabelledBatch:
         """No detector learns from a placeholder batch."""
         folds = len(self.model.held_out)
-        found = torch.zeros(len(batch.regions), self.words)
+        found = torch.zeros(len(batch.regions), len(self.ids))
         learns = torch.zeros(len(batch.regions), 1 + folds)
-        for row, (key, image) in enumerate(zip(batch.keys, batch.image_ids.tolist(), strict=False)):
-            found[row, self.mentioned[image]] = 1
+        for row, key in enumerate(batch.keys):
+            assert batch.references is not None
+            found[row] = torch.from_numpy(np.isin(self.ids, batch.references[row]))
             learns[row] = 1
             learns[row, 1 + fold_of(key, folds)] = 0
         given = {field.name: getattr(batch, field.name) for field in fields(Batch)}
@@ -176,13 +178,13 @@ def concept_words(stage: ConceptDetectionStage, context: StageContext) -> tuple[
         ShardError: if there are too few images for the folds.
     """
     manifest = context.manifest
-    captions = captioned(manifest, "train").tokens
-    if len(captions) < 2 * stage.folds:
+    counts = read_counts(manifest, context.config.data.copies)
+    if counts.images < 2 * stage.folds:
         raise ShardError(
-            f"{manifest.location}: {len(captions)} training images are too few for {stage.folds} "
+            f"{manifest.location}: {counts.images} training images are too few for {stage.folds} "
             f"folds, expected {2 * stage.folds} or more; set stages.0.folds"
         )
-    return commonest_words(captions.values(), stage.words)
+    return commonest_words(counts.count_captions_with(), stage.words)
 
 
 def _fresh(

@@ -19,13 +19,14 @@ def test_commonest_words_count_captions() -> None:
         [["a", "cat", "runs", "2"], ["zebra"]],
     ]
     # Captions with the word: dog 2 (twice in one counts once), runs 2, cat 1, zebra 1.
-    assert concepts.commonest_words(images, 3) == ("dog", "runs", "cat")
-    assert concepts.commonest_words(images, 99) == ("dog", "runs", "cat", "zebra")
+    captions = concepts.captions_with_words(images)
+    assert concepts.commonest_words(captions, 3) == ("dog", "runs", "cat")
+    assert concepts.commonest_words(captions, 99) == ("dog", "runs", "cat", "zebra")
 
 
 def test_captions_without_a_content_word_are_refused() -> None:
     with pytest.raises(ShardError, match="no content word to learn as a concept"):
-        concepts.commonest_words([[["the", "2", "."]]], 3)
+        concepts.commonest_words({"the": 1, "2": 1, ".": 1}, 3)
 
 
 def test_pooling_is_mean_then_maximum() -> None:

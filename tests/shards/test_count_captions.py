@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards import count_captions, ngrams
@@ -60,6 +62,7 @@ def check(counts: CaptionCounts | None, captions: Sequence[Captions]) -> None:
     expected = Counter(chain.from_iterable(everything))
     assert counts.images == len(captions)
     assert counts.count_words() == expected
+    assert counts.count_captions_with() == Counter(chain.from_iterable(map(set, everything)))
     found = [word for word in counts.count_words() if word != END]
     assert found == [word for word in expected if word != END]
     lengths = Counter(map(len, everything))
@@ -125,6 +128,24 @@ def test_counts_of_other_shards_are_not_taken(tmp_path: Path) -> None:
     manifest = Manifest.load(tmp_path / "b")
     assert [line for line in verify(manifest) if "SHA-256 mismatch" in line]
     check(find_counts(manifest, "train", cache(tmp_path)), second)
+
+
+def test_counts_of_an_older_build_are_left_alone_and_counted_again(tmp_path: Path) -> None:
+    captions = made(8, 9)
+    write(Given(captions=captions), tmp_path, workers=1)
+    with np.load(tmp_path / NAME) as counts:
+        older = {name: array for name, array in counts.items() if name != "captions_with"}
+    np.savez(tmp_path / NAME, **older)
+    data = (tmp_path / NAME).read_bytes()
+    described = json.loads((tmp_path / MANIFEST).read_text())
+    described["caption_counts"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (tmp_path / MANIFEST).write_text(json.dumps(described))
+    old = Manifest.load(tmp_path)
+    check(find_counts(old, "train", cache(tmp_path)), captions)
+    assert verify(old) == []
+    for shard in old.split("train"):
+        (tmp_path / shard.name).unlink()
+    check(find_counts(old, "train", cache(tmp_path)), captions)
 
 
 def test_counts_of_a_folder_that_is_not_there_are_kept_in_the_cache(tmp_path: Path) -> None:

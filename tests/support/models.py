@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,6 +86,6 @@ def make_batch() -> Batch:
 
 def images_of(batch: Batch, images: slice) -> Batch:
     """Some images of a batch."""
-    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    chosen: dict[str, Any] = {name: value[images] for name, value in tensors.items()}
+    arrays = {n: v for n, v in vars(batch).items() if isinstance(v, (Tensor, np.ndarray))}
+    chosen: dict[str, Any] = {name: value[images] for name, value in arrays.items()}
     return replace(batch, keys=batch.keys[images], **chosen)
