@@ -39,8 +39,6 @@ GLOBAL_BATCH, LARGEST = 1_024, 64
 RANKS = (1, 2, 4, 8, 16, 64, 256, 1_024)
 #: Images per rank in the timed steps.
 TRIAL_IMAGES = (4, 8, 16)
-#: All-reduces of a few numbers in each step: words, captions, lost samples and signals; the loss.
-SMALL_REDUCES = 2
 #: Assumed, not measured: one half of the 989 Tflop/s in bf16 and four fifths of the 3.35 TB/s in
 #: the data sheet of an H100 SXM; 8 µs to launch an operation from Python; eight GPUs per node with
 #: 450 GB/s NVLink each way, and 400 Gbit/s for each of them between nodes.
@@ -52,7 +50,7 @@ JITTER = 0.02
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of the parts of a step, assuming no overlap; ``agree``: `SMALL_REDUCES`."""
+    """Seconds of the parts of a step, assuming no overlap; ``agree``: the all-reduce of a few numbers."""
 
     compute: float
     late: float
@@ -88,8 +86,8 @@ def on_gpus(work: Work, parameters: int, ranks: int, wait: float = 0.0) -> Step:
     if ranks == 1:
         return Step(compute, 0.0, 0.0, 0.0, wait)
     late = compute * JITTER * math.sqrt(2 * math.log(ranks))
-    agree = SMALL_REDUCES * LINKS.all_reduce(8, ranks)
-    return Step(compute, late, LINKS.all_reduce(2 * parameters, ranks), agree, wait)
+    reduce, agree = (LINKS.all_reduce(size, ranks) for size in (2 * parameters, 8))
+    return Step(compute, late, reduce, agree, wait)
 
 
 def modelled_seconds(trial: Trial, timed: Timed, parameters: list[int]) -> float:
@@ -97,7 +95,7 @@ def modelled_seconds(trial: Trial, timed: Timed, parameters: list[int]) -> float
     total = timed.processor.seconds(timed.work)
     if timed.network is None:
         return total
-    sizes = [4 * sum(parameters)] + SMALL_REDUCES * [8]
+    sizes = (4 * sum(parameters), 8)
     return total + sum(timed.network.all_reduce(size, trial.ranks) for size in sizes)
 
 

@@ -146,8 +146,8 @@ def _steps(trial: Trial, group: ProcessGroup) -> tuple[list[float], Work]:
     batches, times = [captioned_batch(trial.images)], []
     for _ in range(WARM_UP + STEPS):
         started = time.perf_counter()
-        weight, *_ = group.sum(batches[0].token_count, 0, 0, 0)  # captions, lost samples, signals
+        # Words, captions, lost samples, signals, and the loss of the step before.
+        weight, *_ = group.sum(batches[0].token_count, 0, 0, 0, 0)
         engine.step(batches, weight, 1e-4)
-        group.sum(0)  # the loss
         times.append(time.perf_counter() - started)
     return times[WARM_UP:], count(lambda: engine.step(batches, weight, 1e-4))
