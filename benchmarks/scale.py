@@ -50,7 +50,7 @@ JITTER = 0.02
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of the parts of a step, assuming no overlap; ``agree``: the all-reduce of a few numbers."""
+    """Seconds of the parts of a step, assuming no overlap; ``agree``: of a small all-reduce."""
 
     compute: float
     late: float

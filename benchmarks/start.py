@@ -57,17 +57,25 @@ class Figures:
             return {}
         (less, before), (more, after) = list(self.rows.items())[-2:]
         scale = math.log(more / less)
+        before, after = self._above_imports(before), self._above_imports(after)
         return {
             name: math.log(after[name] / before[name]) / scale
-            for name in after
-            if before[name] > 0 and after[name] > 0
+            for name in (*PARTS, MEMORY, ON_DISK, COUNTING)
         }
 
     @property
     def far(self) -> dict[str, float]:
-        """The figures of FAR images if the slopes stay as they are."""
+        """The figures of FAR images if the slopes stay as they are, and what they add up to."""
         most, row = list(self.rows.items())[-1]
-        return {name: row[name] * (FAR / most) ** slope for name, slope in self.slopes.items()}
+        row = self._above_imports(row)
+        far = {name: row[name] * (FAR / most) ** slope for name, slope in self.slopes.items()}
+        if not far:
+            return far
+        far[MEMORY] += self.imports
+        return far | totals(far)
+
+    def _above_imports(self, row: dict[str, float]) -> dict[str, float]:
+        return row | {MEMORY: row[MEMORY] - self.imports}
 
     @property
     def lines(self) -> dict[str, Row]:
@@ -107,7 +115,8 @@ class Figures:
             f"- **{COUNTING}**: what a build adds, and the first start on shards of older "
             "versions; in all processors.\n"
             "- **slope**: of the logarithms, between the two largest sizes; 1 is proportional to "
-            "the number of images. The extrapolation assumes that it stays as it is.\n\n"
+            "the number of images, and memory is that above the process that has read nothing. The "
+            "extrapolation assumes that the slopes stay as they are.\n\n"
             f"Goal at {GOAL_IMAGES:,} images: {GOAL_S} s and {GOAL_GB} GB. Medians of {ROUNDS} "
             f"starts, files in the page cache, on a machine of {os.cpu_count()} cores with a load "
             f"of {self.load:.1f}: if that is well above 1, other programs were running.\n\n"
@@ -138,14 +147,18 @@ def measure_size(folder: Path, images: int) -> dict[str, float]:
     counting = time.monotonic() - began
     starts = [alone(start, manifest.root, folder / f"run-{number}") for number in range(ROUNDS)]
     row = {name: median(each[name] for each in starts) for name in starts[0]}
-    xe = sum(row[part] for part in PARTS[:-1])
     return {
-        XE: xe,
-        SCST: xe + row["rewards"],
+        **totals(row),
         **row,
         ON_DISK: counts.stat().st_size / 1e6,
         COUNTING: counting,
     }
+
+
+def totals(row: dict[str, float]) -> dict[str, float]:
+    """Seconds of a start, from those of its parts."""
+    xe = sum(row[part] for part in PARTS[:-1])
+    return {XE: xe, SCST: xe + row["rewards"]}
 
 
 def alone(function: Any, *arguments: Any) -> Any:

@@ -1,0 +1,26 @@
+"""The extrapolation of starts: a power law of each part, and their sum."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.start import COUNTING, FAR, MEMORY, ON_DISK, PARTS, SCST, XE, Figures
+
+
+def row(images: int) -> dict[str, float]:
+    """Parts that grow with the number of images, its root, and not at all."""
+    parts = dict(zip(PARTS, (images, images**0.5, 7.0, 2 * images), strict=True))
+    return {**parts, MEMORY: 0.3 + images / 1e9, ON_DISK: 3 * images, COUNTING: 5 * images}
+
+
+def test_parts_are_extrapolated_and_added_up() -> None:
+    figures = Figures({n: row(n) for n in (10**4, 10**5, 10**6)}, imports=0.3)
+    expected = row(FAR)
+    for name, value in expected.items():
+        assert figures.far[name] == pytest.approx(value)
+    assert figures.far[XE] == pytest.approx(FAR + FAR**0.5 + 7)
+    assert figures.far[SCST] == pytest.approx(3 * FAR + FAR**0.5 + 7)
+
+
+def test_one_size_is_not_extrapolated() -> None:
+    assert Figures({10**4: row(10**4)}, imports=0.3).far == {}
