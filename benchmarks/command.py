@@ -98,7 +98,13 @@ def new_parser() -> argparse.ArgumentParser:
     train.set_defaults(measure=measure_train)
     train.add_argument("--model", default="glied", help="name of a config in configs/")
     train.add_argument("--stage", choices=["xe", "scst"], default="xe", help="objective")
-    train.add_argument("--means", action="store_true", help="what each of our means brings alone")
+    train.add_argument(
+        "--compare",
+        choices=["programs", "means", "zero"],
+        default="programs",
+        help="programs: plain loops and Trainer; means: what each of ours brings alone; zero: "
+        "DeepSpeed's ZeRO stages",
+    )
     train.add_argument("--images", type=positive, help="of a rank in a step (8; on a GPU 64)")
     start = benchmarks.add_parser("start", help="seconds and memory until the first step")
     start.set_defaults(measure=measure_start)
@@ -189,4 +195,4 @@ def measure_features(args: argparse.Namespace) -> Any:
 def measure_train(args: argparse.Namespace) -> Any:
     from benchmarks.train import measure
 
-    return measure(args.model, args.stage, args.images, means=args.means)
+    return measure(args.model, args.stage, args.images, args.compare)

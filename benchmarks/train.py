@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.multiprocessing import get_context
@@ -23,7 +23,7 @@ from torch.multiprocessing import get_context
 from benchmarks.train_corpus import make_shards
 from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
 from benchmarks.train_process import Failure, Round, serve
-from benchmarks.train_setup import Task
+from benchmarks.train_setup import ZERO, Task
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.errors import CapdistError
@@ -34,17 +34,23 @@ ROOT = Path(__file__).parents[1]
 IMAGES, CORPUS = {"cpu": 8, "cuda": 64}, 192
 #: Models that a Transformer of torch.nn resembles; recurrent ones are compared with themselves.
 TRANSFORMERS = ("glied", "transformer", "meshed_memory")
+#: What the programs of a comparison are compared with.
+BASES = {"programs": "loop", "means": "before", "zero": "torch"}
 
 
-def measure(model: str, stage: str, images: int | None, *, means: bool = False) -> Figures:
-    """Time all programs in turn.
+def measure(
+    model: str, stage: str, images: int | None, compare: Literal["programs", "means", "zero"]
+) -> Figures:
+    """Time all programs of a comparison in turn.
 
     Raises:
         ConfigError: if there is no config of that name, or the means are not those of the stage.
         CapdistError: if a program fails.
     """
-    if means and stage != "xe":
-        raise ConfigError(f"--means: expected stage xe, got {stage}; leave out --stage")
+    if compare == "means" and stage != "xe":
+        raise ConfigError(f"--compare means: expected stage xe, got {stage}; leave out --stage")
+    if compare == "zero" and not find_spec("deepspeed"):
+        raise ConfigError("--compare zero: deepspeed is not installed; pip install -e '.[train]'")
     section = load_config(str(ROOT / "configs" / f"{model}.json"), []).model.model_dump()
     images = images or IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
     load = os.getloadavg()[0]
@@ -52,8 +58,12 @@ def measure(model: str, stage: str, images: int | None, *, means: bool = False) 
         shards = Path(folder) / "shards"
         make_shards(shards, max(CORPUS, 2 * images * most_ranks()))
         running = {}
-        alone = [(1, name) for name in ("torch", *MEANS)]
-        for ranks, name in alone if means else contestants(model, stage):
+        programs = {
+            "programs": contestants(model, stage),
+            "means": [(1, name) for name in ("torch", *MEANS)],
+            "zero": [(most_ranks(), name) for name in ("torch", *ZERO)],
+        }
+        for ranks, name in programs[compare]:
             task = Task(name, ranks, section, stage, images, shards)
             running[ranks, name] = stack.enter_context(started(task))
         for connections in running.values():
@@ -75,7 +85,7 @@ def measure(model: str, stage: str, images: int | None, *, means: bool = False) 
                 captions=mean(captions for captions, _ in useful),
                 useful=mean(flops for _, flops in useful),
             )
-    return Figures(model, stage, images, measured, load, "before" if means else "loop")
+    return Figures(model, stage, images, measured, load, BASES[compare])
 
 
 def contestants(model: str, stage: str) -> Iterator[tuple[int, str]]:

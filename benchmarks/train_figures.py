@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.decode import FEATURES, REGIONS, VOCABULARY, machine
 from benchmarks.train_process import Inspection, Round
+from benchmarks.train_setup import ZERO
 from capdist.reporting.table import Row, format_markdown, format_table
 
 #: Rounds of a program, and steps of a round.
@@ -26,11 +27,13 @@ EXPLANATION = (
     "image for every caption. nn.Transformer: the loop with torch's own encoder layer and decoder "
     "of about as many parameters. Trainer: Hugging Face's, with BART, a caption a sample.\n\n"
     "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam, kept "
-    "memory: the same with one of the means that make ours fast.\n\n"
-    "x base: captions/s compared with the loop (or with before, where it is measured) on as many "
-    "ranks, the median of the rounds' own ratios. useful: flops of the model without padding, "
-    "divided by the step's time and the ceiling, which is what a product of large matrices reached "
-    "before the round. arithmetic: flops computed, compared with those without padding."
+    "memory: the same with one of the means that make ours fast. ZeRO: ours by DeepSpeed, which "
+    "divides moments (1), gradients (2) and weights (3) among the ranks.\n\n"
+    "x base: captions/s compared with the loop (or with before, or with torch where there is no "
+    "loop) on as many ranks, the median of the rounds' own ratios. useful: flops of the model "
+    "without padding, divided by the step's time and the ceiling, which is what a product of large "
+    "matrices reached before the round. arithmetic: flops computed, compared with those without "
+    "padding."
 )
 COUNTS = ("host reads", "host wait ms", "all-reduces")
 
@@ -165,4 +168,4 @@ def label(ranks: int, name: str) -> str:
 
 def own_model(name: str) -> bool:
     """Whether a program trains the same model as ours."""
-    return name in OURS + MEANS
+    return name in OURS + MEANS + ZERO

@@ -32,14 +32,14 @@ from benchmarks.train_programs import (
     Sizes,
     TransformerLoss,
 )
-from benchmarks.train_setup import Setup, Task
+from benchmarks.train_setup import ZERO, Setup, Task
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
 from capdist.memory import keep_freed_memory
 from capdist.objectives.self_critical import SelfCritical
 
 #: Programs whose processes keep freed memory, as `capdist train` does.
-KEEPS_MEMORY = ("torch", "deepspeed", "kept memory")
+KEEPS_MEMORY = ("torch", "deepspeed", *ZERO, "kept memory")
 #: Rows and columns of the matrix product that measures the ceiling.
 CEILING = 1024
 
@@ -179,6 +179,7 @@ def _alone(kind: type[nn.Module], **options: Any) -> Callable[[Setup], Program]:
 PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "torch": Ours,
     "deepspeed": Ours,
+    **dict.fromkeys(ZERO, Ours),
     "loop": _loop,
     "one caption": lambda setup: _loop(setup, per_caption=True),
     "nn.Transformer": _transformer,

@@ -30,6 +30,8 @@ from capdist.workers.base import Pending
 from shards.manifest import Manifest
 
 SEED, LR = 1, 1e-4
+#: The programs that are ours by DeepSpeed with one of its ZeRO stages.
+ZERO = ("ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Task:
 
     @property
     def config(self) -> Config:
-        """As a run's; DeepSpeed is the engine of the program of that name."""
+        """As a run's; DeepSpeed is the engine of the programs named after it and its stages."""
+        _, zero, number = self.program.partition("ZeRO ")
         stage = {
             "objective": self.stage,
             "epochs": 1000,
@@ -58,11 +61,11 @@ class Task:
         described = {
             "description": "measured",
             "run": str(self.shards / "run"),
-            "engine": "deepspeed" if self.program == "deepspeed" else "torch",
+            "engine": "deepspeed" if zero or self.program == "deepspeed" else "torch",
             "data": {"shards": str(self.shards), "workers": 1},
             "model": self.section,
             "stages": [stage],
-            "deepspeed": {"zero_optimization": {"stage": 1}},
+            "deepspeed": {"zero_optimization": {"stage": int(number or 1)}},
         }
         return parse_config(described, "bench.py train")
 
