@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import start
 from benchmarks.start import COUNTING, FAR, MEMORY, ON_DISK, PARTS, SCST, XE, Figures
 
 
@@ -20,6 +21,18 @@ def test_parts_are_extrapolated_and_added_up() -> None:
         assert figures.far[name] == pytest.approx(value)
     assert figures.far[XE] == pytest.approx(FAR + FAR**0.5 + 7)
     assert figures.far[SCST] == pytest.approx(3 * FAR + FAR**0.5 + 7)
+    assert "| slope " in figures.page("command")
+
+
+def test_starts_are_measured_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "SIZES", (40, 80))
+    monkeypatch.setattr(start, "ROUNDS", 1)
+    monkeypatch.setattr(start, "alone", lambda function, *arguments: function(*arguments))
+    rows = start.measure(80).rows
+    assert [*rows] == [40, 80]
+    assert 0 < rows[40][ON_DISK] < rows[80][ON_DISK]
+    for row in rows.values():
+        assert row[SCST] == pytest.approx(sum(row[part] for part in PARTS))
 
 
 def test_one_size_is_not_extrapolated() -> None:

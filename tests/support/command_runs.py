@@ -27,6 +27,7 @@ BENCHMARKS = {
     "neighbour": "tests/benchmarks/test_mixing.py::test_neighbours_and_again_equal_counted_pairs",
     "scale": "tests/benchmarks/test_cost.py::test_steps_run_on_two_ranks",
     "serve": "tests/benchmarks/test_serve.py::test_captioner_and_server_are_measured_in_turn",
+    "start": "tests/benchmarks/test_start.py::test_starts_are_measured_at_every_size",
     "train": "tests/benchmarks/test_train.py::test_all_programs_read_the_same_batches",
 }
 _EXAMPLES = "tests/test_contributing.py::test_the_examples_pass_their_contracts"
