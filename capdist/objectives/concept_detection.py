@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,7 +25,7 @@ from capdist.config.base import ConfigError
 from capdist.config.detector import DetectorConfig
 from capdist.config.stage import TrainingStage
 from capdist.data.dataset import captioned, evaluation_batches
-from capdist.data.training_captions import TrainingCaptions, read_counts
+from capdist.data.training_captions import read_counts
 from capdist.inference.concept_prediction import METRIC, Detector, fold_of, new_detectors
 from capdist.inference.exported_model import DETECTOR, WORDS, write_export
 from capdist.inference.feature_check import FeatureCheck
@@ -33,6 +33,7 @@ from capdist.inference.run_folder import BEST_DETECTOR
 from capdist.losses.concepts import absence_nll, noisy_or, noisy_or_cross_entropy
 from capdist.models.concept_detector import CrossFitted
 from capdist.objectives.base import Objective, StageContext, Validator, register
+from capdist.vocab import WordIds
 from shards.atomic import write_text
 from shards.concept_files import ConceptSet
 from shards.concepts import commonest_words, mean_average_precision
@@ -109,8 +110,8 @@ class ConceptDetection(Objective[ConceptDetectionStage]):
         cls, stage: ConceptDetectionStage, context: StageContext
     ) -> Iterator[tuple[ConceptDetection, Validator]]:
         words = concept_words(stage, context)
-        captions = TrainingCaptions.read(context.manifest, context.config.data)
-        ids = replace(captions, vocab=context.vocab).reference_ids
+        counts = read_counts(context.manifest, context.config.data.copies)
+        ids = WordIds(context.vocab, counts.words)
         objective = cls(_fresh(stage, context, words), [ids(word) for word in words])
         yield objective, DetectorValidator(context, words, _fresh(stage, context, words))
 

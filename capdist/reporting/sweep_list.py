@@ -93,7 +93,8 @@ def _mistakes(found: SweepList, name: str) -> Iterator[tuple[str, str]]:
         above = list(takewhile(lambda other: other != name, found.rows))
         if row.init not in above or found.rows[row.init].ensemble is not None:
             trained = [other for other in above if found.rows[other].ensemble is None]
-            yield "init", f"no row {row.init!r} with a config above it; there is: {trained}"
+            there = ", ".join(trained) or "none"
+            yield "init", f"no row {row.init!r} with a config above it; there is: {there}"
         elif found.seeds_of(row.init) != found.seeds_of(name):
             yield "init", f"row {row.init!r} has other seeds; give them the same"
     if row.ensemble is None:

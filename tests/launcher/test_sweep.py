@@ -326,7 +326,7 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
         ({"rows": {"a": {"ensemble": ["b"], "set": {"x": 1}}}}, "rows.a: an ensemble trains"),
         (
             {"rows": {"a": {"config": "c.json", "init": "b"}, "b": {"config": "c.json"}}},
-            "rows.a.init: no row 'b' with a config above it; there is: []",
+            "rows.a.init: no row 'b' with a config above it; there is: none",
         ),
         (
             {
