@@ -23,7 +23,7 @@ from torch.multiprocessing import get_context
 from benchmarks.train_corpus import make_shards
 from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
 from benchmarks.train_process import Failure, Round, serve
-from benchmarks.train_setup import ZERO, Task
+from benchmarks.train_setup import NO_OVERLAP, ZERO, Task
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.errors import CapdistError
@@ -61,7 +61,7 @@ def measure(
         programs = {
             "programs": contestants(model, stage),
             "means": [(1, name) for name in ("torch", *MEANS)],
-            "zero": [(most_ranks(), name) for name in ("torch", *ZERO)],
+            "zero": [(most_ranks(), name) for name in ("torch", NO_OVERLAP, *ZERO)],
         }
         for ranks, name in programs[compare]:
             task = Task(name, ranks, section, stage, images, shards)

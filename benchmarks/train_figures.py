@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.decode import FEATURES, REGIONS, VOCABULARY, machine
 from benchmarks.train_process import Inspection, Round
-from benchmarks.train_setup import ZERO
+from benchmarks.train_setup import NO_OVERLAP, ZERO
 from capdist.reporting.table import Row, format_markdown, format_table
 
 #: Rounds of a program, and steps of a round.
@@ -18,17 +18,18 @@ ROUNDS, STEPS = 5, 3
 #: Programs that train the same model as ours.
 OURS = ("torch", "deepspeed", "loop", "one caption")
 #: What ours is without its means, and with one of them.
-MEANS = ("before", "no padding", "loss in chunks", "fused Adam", "kept memory")
+MEANS = ("before", "no padding", "loss in chunks", "fused Adam", "kept memory", "dropout")
 SPEED = ("captions/s", "x base", "useful %", "arithmetic %", "ceiling GF/s", "peak MB")
 PARTS = ("data", "forward", "loss", "backward", "communication", "update", "other")
 EXPLANATION = (
     "torch and deepspeed are ours. loop: the same model in a plain loop that pads captions to the "
-    "batch's longest, with fused Adam and DistributedDataParallel. one caption: the same, with an "
+    "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel. one caption: the same, with an "
     "image for every caption. nn.Transformer: the loop with torch's own encoder layer and decoder "
     "of about as many parameters. Trainer: Hugging Face's, with BART, a caption a sample.\n\n"
     "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam, kept "
-    "memory: the same with one of the means that make ours fast. ZeRO: ours by DeepSpeed, which "
-    "divides moments (1), gradients (2) and weights (3) among the ranks.\n\n"
+    "memory, dropout: the same with one of the means that make ours fast. no overlap: torch, but "
+    "gradients are summed over the ranks after the backward pass only. ZeRO: ours by DeepSpeed, "
+    "which divides moments (1), gradients (2) and weights (3) among the ranks.\n\n"
     "x base: captions/s compared with the loop (or with before, or with torch where there is no "
     "loop) on as many ranks, the median of the rounds' own ratios. useful: flops of the model "
     "without padding, divided by the step's time and the ceiling, which is what a product of large "
@@ -168,4 +169,4 @@ def label(ranks: int, name: str) -> str:
 
 def own_model(name: str) -> bool:
     """Whether a program trains the same model as ours."""
-    return name in OURS + MEANS + ZERO
+    return name in (*OURS, *MEANS, *ZERO, NO_OVERLAP)

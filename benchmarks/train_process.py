@@ -32,14 +32,14 @@ from benchmarks.train_programs import (
     Sizes,
     TransformerLoss,
 )
-from benchmarks.train_setup import ZERO, Setup, Task
+from benchmarks.train_setup import NO_OVERLAP, ZERO, Setup, Task
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
 from capdist.memory import keep_freed_memory
 from capdist.objectives.self_critical import SelfCritical
 
 #: Programs whose processes keep freed memory, as `capdist train` does.
-KEEPS_MEMORY = ("torch", "deepspeed", *ZERO, "kept memory")
+KEEPS_MEMORY = ("torch", "deepspeed", *ZERO, NO_OVERLAP, "kept memory")
 #: Rows and columns of the matrix product that measures the ceiling.
 CEILING = 1024
 
@@ -180,6 +180,7 @@ PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "torch": Ours,
     "deepspeed": Ours,
     **dict.fromkeys(ZERO, Ours),
+    NO_OVERLAP: lambda setup: Ours(setup, overlap=False),
     "loop": _loop,
     "one caption": lambda setup: _loop(setup, per_caption=True),
     "nn.Transformer": _transformer,
@@ -189,5 +190,6 @@ PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "no padding": _alone(PackedCrossEntropy, fused=False),
     "loss in chunks": _alone(ChunkedCrossEntropy, fused=False),
     "fused Adam": _alone(PaddedCrossEntropy),
+    "dropout": _alone(PaddedCrossEntropy, fused=False, dropout=True),
     "kept memory": _alone(PaddedCrossEntropy, fused=False),
 }

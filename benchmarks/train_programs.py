@@ -19,10 +19,11 @@ from benchmarks.train_setup import LR, Setup
 from capdist.batch import Batch
 from capdist.distributed.part_timer import PartTimer
 from capdist.engines.factory import make_engine
+from capdist.engines.torch_engine import TorchEngine
 from capdist.inference.run_folder import TrainingProgress
 from capdist.losses.self_critical import leave_one_out_baseline
 from capdist.models.base import CaptionModel
-from capdist.models.layers import positions
+from capdist.models.layers import Dropout, positions
 from capdist.objectives.sampled_captions import SampledCaptions
 from capdist.objectives.self_critical import SelfCritical
 from capdist.signals import StopSignal
@@ -44,15 +45,20 @@ class Program(Protocol):
 
 
 class Ours:
-    """The loop of `capdist train`, by one of its engines."""
+    """The loop of `capdist train`, by one of its engines.
 
-    def __init__(self, setup: Setup) -> None:
+    Without ``overlap``, torch sums gradients after the backward pass only.
+    """
+
+    def __init__(self, setup: Setup, *, overlap: bool = True) -> None:
         config, group = setup.task.config, setup.group
         self.objective = setup.objective()
         self.timer = PartTimer()
         self._time_model()
         stage = config.stages[0]
         engine = make_engine(self.objective, config, stage, group)
+        if not overlap and (summed := cast(TorchEngine, engine).gradient_sum):
+            summed.begin = lambda: None  # type: ignore[method-assign]
         unused = cast(Any, None)
         self.trainer = Trainer(
             config,
@@ -110,7 +116,7 @@ class Loop:
     """What a user of PyTorch writes: batches, a loss, Adam, DistributedDataParallel.
 
     ``module`` maps a batch to the sum of its loss; ``per_caption`` repeats an image for every
-    caption; ``fused`` is Adam's.
+    caption; ``fused`` is Adam's; ``dropout`` is ours instead of torch's.
     """
 
     def __init__(
@@ -121,7 +127,10 @@ class Loop:
         per_caption: bool = False,
         compiled: bool = False,
         fused: bool = True,
+        dropout: bool = False,
     ) -> None:
+        if not dropout:
+            use_torchs_dropout(module)
         self.device, self.per_caption = setup.group.device, per_caption
         self.module = module.to(self.device).train()
         self.batches = setup.endless()
@@ -155,6 +164,12 @@ class Loop:
     def _batch(self) -> Batch:
         batch = next(self.batches)
         return one_caption_each(batch) if self.per_caption else batch
+
+
+def use_torchs_dropout(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, Dropout):
+            part.__class__ = nn.Dropout
 
 
 def one_caption_each(batch: Batch) -> Batch:

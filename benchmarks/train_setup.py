@@ -32,6 +32,8 @@ from shards.manifest import Manifest
 SEED, LR = 1, 1e-4
 #: The programs that are ours by DeepSpeed with one of its ZeRO stages.
 ZERO = ("ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3")
+#: The program that is ours by torch, but sums gradients after the backward pass only.
+NO_OVERLAP = "no overlap"
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,10 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
 def invert(cumulative: Tensor, u: Tensor) -> Tensor:
     """The token in whose share of (..., V) cumulative probabilities u (...) lies."""
     # Rounding leaves the total slightly off 1, so u is scaled by it.
-    total = cumulative[..., -1]
-    chosen = torch.searchsorted(cumulative, (u * total)[..., None], right=True)[..., 0]
+    total = cumulative[..., -1:].contiguous()
+    chosen = torch.searchsorted(cumulative, u[..., None] * total, right=True)
     # If the product was rounded up to the total, it is the last token with a share.
-    return chosen.minimum((cumulative < total[..., None]).sum(-1))
+    return chosen.minimum(torch.searchsorted(cumulative, total))[..., 0]
 
 
 def uniform(*key: Any) -> Tensor:

@@ -20,8 +20,8 @@ class StepResult:
     ``parts`` are the contributions of this rank's micro-batches to the loss per unit of weight over
     all ranks. They and the norm are scalars that the device may still be computing. ``skipped`` is
     True where the loss scaler saw an overflow and left the weights alone. ``seconds`` are the
-    host's, of "forward", "backward", "communication" and "update"; an engine that communicates
-    while it computes leaves "communication" out.
+    host's, of "forward", "backward", "communication" and "update"; "communication" is what is left
+    of it after the backward pass, and absent where the engine does not know it.
     """
 
     parts: list[Tensor]

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.config.stage import OptimizerConfig
 from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import StepResult
+from capdist.engines.gradient_sum import GradientSum
 from capdist.engines.optimizer import make_optimizer, set_lr
 from capdist.objectives.base import Objective
 
 
 class TorchEngine:
-    """The reference implementation: fp32, whole weights on every rank, gradients all-reduced."""
+    """The reference implementation: fp32, whole weights on every rank, gradients summed."""
 
     def __init__(
         self, objective: Objective[Any], config: OptimizerConfig, group: ProcessGroup
@@ -29,35 +29,33 @@ class TorchEngine:
         self.optimizer = make_optimizer(objective.model, config)
         self.config = config
         self.group = group
+        several = group.ranks.world > 1
+        self.gradient_sum = GradientSum(objective.parameters()) if several else None
 
     def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
         """The gradient of the mean over all tokens of all ranks."""
         parts, timer = [], PartTimer()
-        for batch in batches:
+        for number, batch in enumerate(batches):
             with timer.time("forward"):
                 loss = self.objective(batch.to(self.group.device)) / weight
             with timer.time("backward"):
+                if self.gradient_sum and number == len(batches) - 1:
+                    self.gradient_sum.begin()
                 loss.backward()
                 parts.append(loss.detach())
-        parameters = [p for p in self.objective.parameters() if p.grad is not None]
         with timer.time("communication"):
-            self.sum_gradients(parameters)
+            if self.gradient_sum:
+                self.gradient_sum.finish()
         with timer.time("update"):
-            norm = self.update(parameters, lr)
+            norm = self.update(lr)
         return StepResult(parts, norm, skipped=False, seconds=timer.seconds)
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Over all ranks, in one message."""
-        if self.group.ranks.world == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        together = _flatten_dense_tensors(gradients)
-        distributed.all_reduce(together)
-        torch._foreach_copy_(gradients, _unflatten_dense_tensors(together, gradients))
-
-    def update(self, parameters: Sequence[nn.Parameter], lr: float) -> Tensor:
+    def update(self, lr: float) -> Tensor:
         """Clip the gradients and take a step; returns the gradients' norm before."""
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
+        parameters = [p for p in self.objective.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.config.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
         if self.config.clip_value:
             nn.utils.clip_grad_value_(parameters, self.config.clip_value)
         set_lr(self.optimizer, lr)

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from capdist.batch import Batch
 from capdist.config.base import ConfigError, Positive
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import MultiHeadAttention, masked_mean
+from capdist.models.layers import Dropout, MultiHeadAttention, masked_mean
 from capdist.models.lstm_decoders import (
     StepwiseLstmDecoder,
     Tensors,
@@ -69,7 +69,7 @@ class AttentionOnAttention(nn.Module):
         self.attend = MultiHeadAttention(width, heads, dropout)
         self.gate = nn.Linear(2 * width, width)
         self.information = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """As `MultiHeadAttention`: (B, Q, D) queries over (B, N, D) projected keys and values."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import masked_mean
+from capdist.models.layers import Dropout, masked_mean
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import TextualMiaConfig, refiner
 from capdist.models.output import Output
@@ -51,7 +51,7 @@ class AttCnnLstm(SequenceLstmDecoder):
         if "regions" in self.refine.reads:
             self.regions = nn.Linear(dims.features, config.width)
         self.output = Output(config.width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensors:
         """The state after x_{-1}."""

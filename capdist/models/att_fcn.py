@@ -36,7 +36,7 @@ from torch.nn import functional
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import masked_mean, masked_softmax
+from capdist.models.layers import Dropout, masked_mean, masked_softmax
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import TextualMiaConfig, refiner
 from capdist.models.output import Output
@@ -73,7 +73,7 @@ class AttFcn(SequenceLstmDecoder):
         self.project_in = nn.Linear(width, width, bias=False)  # W^{x,Y}
         self.project_out = nn.Linear(width, width, bias=False)  # W^{Y,h}
         self.output = Output(width, dims.vocabulary, bias=False)  # E^T
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.scale = width**0.5 if config.scale_words else 1.0
 
     def words(self, tokens: Tensor) -> Tensor:

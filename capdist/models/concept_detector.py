@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.batch import Batch
-from capdist.models.layers import masked_mean
+from capdist.models.layers import Dropout, masked_mean
 
 #: Initial value of b.
 PRIOR = -6.58
@@ -44,7 +44,7 @@ class ConceptDetector(nn.Module):
         self.region = nn.Linear(features, hidden)
         self.image = nn.Linear(2 * features, hidden)
         self.says = nn.Linear(hidden, words)  # u and b; the name is part of checkpoints
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.constant_(self.says.bias, PRIOR)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import (
     AddNorm,
+    Dropout,
     FeedForward,
     MultiHeadAttention,
     RegionEmbedding,
@@ -101,7 +102,7 @@ class Glied(CaptionModel[GliedMemory]):
         width, heads, dropout = config.width, config.heads, config.dropout
         self.words = WordEmbedding(dims.vocabulary, config.embedding, width)
         self.regions = RegionEmbedding((dims.features, *dims.further), width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.attend_x = MultiHeadAttention(width, heads, dropout)
         self.norm_x = AddNorm(width, dropout)
         self.attend_cross = MultiHeadAttention(width, 1, dropout)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
-from capdist.models.layers import masked_mean
+from capdist.models.layers import Dropout, masked_mean
 from capdist.models.output import Output
 from capdist.words import Words
 
@@ -50,7 +50,7 @@ class Lstm(CaptionModel[Tensor]):
         self.image = nn.Linear(dims.features, config.width)
         self.cell = nn.LSTMCell(config.embedding + config.width, config.width)
         self.output = Output(config.width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensor:
         """The pooled image v = ReLU(W_v mean(I)), over real regions."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import masked_mean
+from capdist.models.layers import Dropout, masked_mean
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import MiaConfig, refiner
 from capdist.models.output import Output
@@ -54,7 +54,7 @@ class LstmA(SequenceLstmDecoder):
         self.regions = nn.Linear(dims.features, config.width)
         self.refine = refiner(config.refine, config.width)
         self.output = Output(config.width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> Tensors:
         """The state after x^{-1}, and the vector that is added to every word."""

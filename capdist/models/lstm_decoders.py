@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.models.base import CaptionModel, State
+from capdist.models.layers import Dropout
 from capdist.models.step_linear import one_gradient
 from capdist.words import Words
 
@@ -93,7 +94,7 @@ class StepwiseLstmDecoder(CaptionModel[Tensors]):
         super().__init__()
         self.words = nn.Embedding(vocabulary, embedding)
         self.word_gates = nn.Linear(embedding, gates)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @abstractmethod
     def advance(self, memory: Tensors, word: Tensor, before: Tensors) -> Tensors:

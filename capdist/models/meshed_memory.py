@@ -35,6 +35,7 @@ from capdist.config.base import ConfigError, Positive
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import (
     AddNorm,
+    Dropout,
     FeedForward,
     MultiHeadAttention,
     positions,
@@ -156,9 +157,7 @@ class MeshedMemory(CaptionModel[Tensors]):
             )
         self.config = config
         embed = nn.Linear(dims.features, width)
-        self.regions = nn.Sequential(
-            embed, nn.ReLU(), nn.Dropout(config.dropout), nn.LayerNorm(width)
-        )
+        self.regions = nn.Sequential(embed, nn.ReLU(), Dropout(config.dropout), nn.LayerNorm(width))
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.words = nn.Embedding(dims.vocabulary, width)
         blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))

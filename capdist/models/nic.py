@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import masked_mean
+from capdist.models.layers import Dropout, masked_mean
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
 from capdist.models.output import Output
@@ -48,7 +48,7 @@ class Nic(SequenceLstmDecoder):
         self.regions = nn.Linear(dims.features, config.width)
         self.refine = refiner(config.refine, config.width)
         self.output = Output(config.width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -94,7 +94,7 @@ class _WeightedNll(Function):
         dtype = torch.promote_types(states.dtype, torch.float32)
         total = torch.zeros((), dtype=dtype, device=states.device)
         d_states = torch.empty_like(states) if learns else None
-        d_weight = torch.zeros_like(weight, dtype=dtype) if learns else None
+        d_weight = None
         d_bias = torch.zeros_like(weight[:, 0], dtype=dtype) if learns else None
         # Equal chunks: each reads all weights, and a small one would do little with them.
         chunks = max(1, round(len(states) * len(weight) / CHUNK))
@@ -111,7 +111,7 @@ class _WeightedNll(Function):
             if smoothing:
                 loss -= smoothing / len(weight) * log_p.sum(-1)
             total += (loss if weights is None else loss * weights[part]).sum()
-            if d_states is None or d_weight is None or d_bias is None:
+            if d_states is None or d_bias is None:
                 continue
             d_logits = log_p.exp_()
             if smoothing:
@@ -122,7 +122,9 @@ class _WeightedNll(Function):
             d_bias += d_logits.sum(0)
             d_logits = d_logits.to(x.dtype)
             torch.mm(d_logits, weight, out=d_states[part])
-            if x.dtype == dtype:
+            if d_weight is None:
+                d_weight = (d_logits.T @ x).to(dtype)
+            elif x.dtype == dtype:
                 torch.addmm(d_weight, d_logits.T, x, out=d_weight)
             else:
                 d_weight += d_logits.T @ x

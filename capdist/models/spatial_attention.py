@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import Dims, ModelConfig, register
-from capdist.models.layers import masked_mean, masked_softmax
+from capdist.models.layers import Dropout, masked_mean, masked_softmax
 from capdist.models.lstm_decoders import SequenceLstmDecoder, Tensors
 from capdist.models.mia import VisualMiaConfig, refiner
 from capdist.models.output import Output
@@ -60,7 +60,7 @@ class SpatialAttention(SequenceLstmDecoder):
         self.query = StepLinear(width, config.hidden, bias=False)
         self.score = nn.Linear(config.hidden, 1, bias=False)
         self.output = Output(width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def needs(self) -> frozenset[str]:

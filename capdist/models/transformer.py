@@ -37,6 +37,7 @@ from capdist.config.base import ConfigError
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
 from capdist.models.layers import (
     AddNorm,
+    Dropout,
     FeedForward,
     MultiHeadAttention,
     WordEmbedding,
@@ -117,7 +118,7 @@ class Transformer(CaptionModel[TransformerMemory]):
         blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.blocks = cast(list[Block], blocks)  # ModuleList does not have a type parameter.
         self.output = Output(config.width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def encode(self, batch: Batch) -> TransformerMemory:
         """Keys and values of V for every block."""

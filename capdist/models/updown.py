@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from capdist.batch import Batch
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
-from capdist.models.layers import AdditiveAttention, masked_mean
+from capdist.models.layers import AdditiveAttention, Dropout, masked_mean
 from capdist.models.lstm_decoders import first_rows, initialise_gates, lstm_cell
 from capdist.models.mia import VisualMiaConfig, refiner
 from capdist.models.output import Output
@@ -124,7 +124,7 @@ class UpDown(CaptionModel[UpDownMemory]):
         if config.regions is not None:
             region = config.regions
             embed = nn.Linear(dims.features, region)
-            self.regions = nn.Sequential(embed, nn.ReLU(), nn.Dropout(config.dropout))
+            self.regions = nn.Sequential(embed, nn.ReLU(), Dropout(config.dropout))
         refine = config.refine if isinstance(config, UpDownConfig) else None
         self.refine = refiner(refine, region)
         # An LSTM's gates are sums over its inputs: each is projected once, where it is computed.
@@ -138,7 +138,7 @@ class UpDown(CaptionModel[UpDownMemory]):
         gates = (self.word_gates, self.image_gates, self.state_gates, self.language_gates)
         initialise_gates(width, *gates)
         self.output = self.output_type(width, dims.vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def needs(self) -> frozenset[str]:

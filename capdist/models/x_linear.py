@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from capdist.config.base import ConfigError
-from capdist.models.layers import AddNorm, FeedForward, causal_mask, masked_softmax
+from capdist.models.layers import AddNorm, Dropout, FeedForward, causal_mask, masked_softmax
 from capdist.words import Words
 
 #: α of CELU.
@@ -68,7 +68,7 @@ class XLinearAttention(nn.Module):
         self.joint = nn.Linear(size, size // 2)  # W_B
         self.spatial = nn.Linear(size // 2, 1, bias=False)  # W_b
         self.channel = nn.Linear(size // 2, size)  # W_e
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """(..., N, D) sources to σ(W_k k) and σ(W_v v) of the same shape."""
@@ -163,7 +163,7 @@ class XLinearEncoder(nn.Module):
         self.mix = nn.ModuleList(Mix(width, dropout, hidden) for _ in range(layers))
         self.image = nn.Linear((layers + 1) * width, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B, R, D) with ``mask`` (B, 1, R) to the image (B, 1, D) and rows (B, R, D)."""

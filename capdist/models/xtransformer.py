@@ -32,7 +32,7 @@ from torch.nn import functional
 from capdist.batch import Batch
 from capdist.config.base import Positive
 from capdist.models.base import CaptionModel, Dims, ModelConfig, State, register
-from capdist.models.layers import positions
+from capdist.models.layers import Dropout, positions
 from capdist.models.output import Output
 from capdist.models.x_linear import ALPHA, Mix, XLinearAttention, XLinearEncoder
 from capdist.words import Words
@@ -62,7 +62,7 @@ class DecoderBlock(nn.Module):
         self.norm_asked, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         # Nothing reads the rows after the last block.
         self.mix = None if last else Mix(width, config.dropout, config.hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -117,7 +117,7 @@ class XTransformer(CaptionModel[Tensors]):
         self.joined = nn.Linear((layers + 1) * width, 2 * width)
         self.norm = nn.LayerNorm(width)
         self.output = Output(width, dims.vocabulary)
-        self.dropout, self.word_dropout = nn.Dropout(config.dropout), nn.Dropout(0.1)
+        self.dropout, self.word_dropout = Dropout(config.dropout), Dropout(0.1)
 
     def encode(self, batch: Batch) -> Tensors:
         """V̂ and the enhanced regions."""

@@ -211,6 +211,11 @@ def test_every_parameter_gets_a_gradient(section: dict[str, Any]) -> None:
     assert [name for name in idle if not name.endswith(alike)] == []
 
 
+def test_dropout_is_the_fast_one(section: dict[str, Any]) -> None:
+    plain = [m for m in build(section, DIMS).modules() if type(m) is torch.nn.Dropout]
+    assert not plain, "take capdist.models.layers.Dropout"
+
+
 def test_the_empty_batch_has_no_gradient(section: dict[str, Any]) -> None:
     model = make(section)
     loss = cross_entropy(model, Batch.empty(7), label_smoothing=0.1, sampled=0.0)
