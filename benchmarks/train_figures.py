@@ -23,9 +23,10 @@ SPEED = ("captions/s", "x base", "useful %", "arithmetic %", "ceiling GF/s", "pe
 PARTS = ("data", "forward", "loss", "backward", "communication", "update", "other")
 EXPLANATION = (
     "torch and deepspeed are ours. loop: the same model in a plain loop that pads captions to the "
-    "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel. one caption: the same, with an "
-    "image for every caption. nn.Transformer: the loop with torch's own encoder layer and decoder "
-    "of about as many parameters. Trainer: Hugging Face's, with BART, a caption a sample.\n\n"
+    "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel. one caption: "
+    "the same, with an image for every caption. nn.Transformer: the loop with torch's own encoder "
+    "layer and decoder of about as many parameters. Trainer: Hugging Face's, with BART, a caption "
+    "a sample.\n\n"
     "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam, kept "
     "memory, dropout: the same with one of the means that make ours fast. no overlap: torch, but "
     "gradients are summed over the ranks after the backward pass only. ZeRO: ours by DeepSpeed, "

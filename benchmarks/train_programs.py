@@ -169,7 +169,7 @@ class Loop:
 def use_torchs_dropout(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Dropout):
-            part.__class__ = nn.Dropout
+            part.__class__ = nn.Dropout  # type: ignore[assignment]
 
 
 def one_caption_each(batch: Batch) -> Batch:
