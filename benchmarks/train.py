@@ -23,7 +23,7 @@ from torch.multiprocessing import get_context
 from benchmarks.train_corpus import make_shards
 from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
 from benchmarks.train_process import Failure, Round, serve
-from benchmarks.train_setup import NO_OVERLAP, ZERO, Task
+from benchmarks.train_setup import BF16, NO_OVERLAP, ZERO, Task
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.errors import CapdistError
@@ -90,9 +90,9 @@ def measure(
 
 def contestants(model: str, stage: str) -> Iterator[tuple[int, str]]:
     """Numbers of ranks, and names of programs that can run here."""
-    names = ["torch", "loop"]
+    names = ["torch", BF16, "loop"]
     if find_spec("deepspeed"):
-        names.insert(1, "deepspeed")
+        names.insert(2, "deepspeed")
     if stage == "xe":
         names.append("one caption")
         if model in TRANSFORMERS:

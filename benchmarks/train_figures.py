@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.decode import FEATURES, REGIONS, VOCABULARY, machine
 from benchmarks.train_process import Inspection, Round
-from benchmarks.train_setup import NO_OVERLAP, ZERO
+from benchmarks.train_setup import BF16, NO_OVERLAP, ZERO
 from capdist.reporting.table import Row, format_markdown, format_table
 
 #: Rounds of a program, and steps of a round.
@@ -34,8 +34,8 @@ EXPLANATION = (
     "x base: captions/s compared with the loop (or with before, or with torch where there is no "
     "loop) on as many ranks, the median of the rounds' own ratios. useful: flops of the model "
     "without padding, divided by the step's time and the ceiling, which is what a product of large "
-    "matrices reached before the round. arithmetic: flops computed, compared with those without "
-    "padding."
+    "matrices reached before the round, in bf16 for that program. arithmetic: flops computed, "
+    "compared with those without padding."
 )
 COUNTS = ("host reads", "host wait ms", "all-reduces")
 
@@ -148,8 +148,9 @@ class Figures:
             f"# Training steps: {self.model}, {self.stage}\n\n"
             f"{self.images} images with five captions each for a rank in a step, of COCO's sizes: "
             f"{REGIONS} x {FEATURES} fp16 regions from shards, V = {VOCABULARY}, captions of 8 "
-            f"to 20 words, 10.5 on average. fp32, {machine()}, torch {torch.__version__}; load "
-            f"of the machine before: {self.load:.1f}. Every rank is a process; the programs take "
+            "to 20 words, 10.5 on average. fp32 where no other precision is named, "
+            f"{machine()}, torch {torch.__version__}; load of the machine before: {self.load:.1f}. "
+            "Every rank is a process; the programs take "
             f"turns, and figures are medians of {ROUNDS} rounds of {STEPS} steps.\n\n"
             f"{format_markdown(self.speeds, SPEED)}\n\n"
             f"{EXPLANATION}\n\n{self._same()}\n\n"
@@ -170,4 +171,4 @@ def label(ranks: int, name: str) -> str:
 
 def own_model(name: str) -> bool:
     """Whether a program trains the same model as ours."""
-    return name in (*OURS, *MEANS, *ZERO, NO_OVERLAP)
+    return name in (*OURS, *MEANS, *ZERO, BF16, NO_OVERLAP)

@@ -32,14 +32,14 @@ from benchmarks.train_programs import (
     Sizes,
     TransformerLoss,
 )
-from benchmarks.train_setup import NO_OVERLAP, ZERO, Setup, Task
+from benchmarks.train_setup import BF16, NO_OVERLAP, ZERO, Setup, Task
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
 from capdist.memory import keep_freed_memory
 from capdist.objectives.self_critical import SelfCritical
 
 #: Programs whose processes keep freed memory, as `capdist train` does.
-KEEPS_MEMORY = ("torch", "deepspeed", *ZERO, NO_OVERLAP, "kept memory")
+KEEPS_MEMORY = ("torch", BF16, "deepspeed", *ZERO, NO_OVERLAP, "kept memory")
 #: Rows and columns of the matrix product that measures the ceiling.
 CEILING = 1024
 
@@ -146,7 +146,9 @@ class Worker:
         return [(batch.caption_count, flops(batch)) for batch in [first, *rest]]
 
     def _ceiling(self) -> float:
-        left, right = (torch.randn(CEILING, CEILING, device=self.device) for _ in range(2))
+        dtype = torch.bfloat16 if self.setup.task.program == BF16 else torch.float32
+        shape = (CEILING, CEILING)
+        left, right = (torch.randn(shape, device=self.device).to(dtype) for _ in range(2))
         return 2 * CEILING**3 / seconds(lambda: left @ right, self.device, 1)
 
     def _peak(self) -> int:
@@ -178,6 +180,7 @@ def _alone(kind: type[nn.Module], **options: Any) -> Callable[[Setup], Program]:
 #: Programs by name.
 PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "torch": Ours,
+    BF16: Ours,
     "deepspeed": Ours,
     **dict.fromkeys(ZERO, Ours),
     NO_OVERLAP: lambda setup: Ours(setup, overlap=False),

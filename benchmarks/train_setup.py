@@ -32,6 +32,8 @@ from shards.manifest import Manifest
 SEED, LR = 1, 1e-4
 #: The programs that are ours by DeepSpeed with one of its ZeRO stages.
 ZERO = ("ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3")
+#: The program that is ours by torch in bf16.
+BF16 = "torch, bf16"
 #: The program that is ours by torch, but sums gradients after the backward pass only.
 NO_OVERLAP = "no overlap"
 
@@ -67,7 +69,10 @@ class Task:
             "data": {"shards": str(self.shards), "workers": 1},
             "model": self.section,
             "stages": [stage],
-            "deepspeed": {"zero_optimization": {"stage": int(number or 1)}},
+            "deepspeed": {
+                "zero_optimization": {"stage": int(number or 1)},
+                "bf16": {"enabled": self.program == BF16},
+            },
         }
         return parse_config(described, "bench.py train")
 

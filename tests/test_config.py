@@ -76,6 +76,18 @@ def test_refusals_name_the_key(path: Path, override: str, message: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_the_torch_engine_refuses_fp16_which_it_would_not_scale(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deepspeed\.fp16 needs DeepSpeed's loss scaler; choose"):
+        load_config(path, ["engine=torch", "deepspeed.fp16.enabled=true"])
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_both_engines_take_their_precision_from_one_place(path: Path, engine: str) -> None:
+    for bf16, precision in (("false", "fp32"), ("true", "bf16")):
+        settings = [f"engine={engine}", f"deepspeed.bf16.enabled={bf16}"]
+        assert load_config(path, settings).precision == precision
+
+
 def test_a_missing_key_is_named(path: Path) -> None:
     path.write_text(json.dumps({**GOOD, "data": {}}))
     with pytest.raises(ConfigError, match=r"c\.json: data\.shards: is missing; add it"):

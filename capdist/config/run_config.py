@@ -85,6 +85,15 @@ class Config(Section):
         return frozenset().union(*(stage.provides for stage in self.stages))
 
     @property
+    def precision(self) -> Literal["fp32", "bf16", "fp16"]:
+        """Of the model's arithmetic, with either engine."""
+        for name in ("fp16", "bf16"):
+            section = self.deepspeed.get(name)
+            if isinstance(section, dict) and section.get("enabled", False):
+                return name
+        return "fp32"
+
+    @property
     def init(self) -> tuple[int, InitConfig] | None:
         """The stage that begins from another run, and which run; None: the model begins afresh."""
         found = [(number, stage.init) for number, stage in enumerate(self.stages) if stage.init]
@@ -138,8 +147,14 @@ class Config(Section):
     def _scaled_fp16(self) -> Config:
         # Without ZeRO, DeepSpeed 0.19.8 divides fp16 gradients by a loss scale that its backward
         # pass has not applied: the updates would silently be too small.
-        fp16 = self.deepspeed.get("fp16", {}).get("enabled", False)
-        if fp16 and self.deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
+        if self.precision != "fp16":
+            return self
+        if self.engine == "torch":
+            raise ValueError(
+                "deepspeed.fp16 needs DeepSpeed's loss scaler; choose engine deepspeed, or "
+                "deepspeed.bf16"
+            )
+        if self.deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
             raise ValueError(
                 "deepspeed.fp16 needs deepspeed.zero_optimization.stage 1, 2 or 3: without ZeRO "
                 "DeepSpeed does not scale the loss"

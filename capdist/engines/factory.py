@@ -46,7 +46,7 @@ def _plain_engine(
 ) -> Engine:
     accumulation = stage.batch.accumulation(group.ranks.world)
     if config.engine == "torch":
-        return TorchEngine(objective, stage.optimizer, group)
+        return TorchEngine(objective, stage.optimizer, group, bf16=config.precision == "bf16")
     sizes = {
         "train_batch_size": stage.batch.micro * accumulation * group.ranks.world,
         "train_micro_batch_size_per_gpu": stage.batch.micro,

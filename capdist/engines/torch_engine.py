@@ -20,15 +20,24 @@ from capdist.objectives.base import Objective
 
 
 class TorchEngine:
-    """The reference implementation: fp32, whole weights on every rank, gradients summed."""
+    """The reference implementation: whole weights on every rank, in fp32, and gradients summed.
+
+    With ``bf16`` autocast computes the forward pass, and the backward pass what belongs to it.
+    """
 
     def __init__(
-        self, objective: Objective[Any], config: OptimizerConfig, group: ProcessGroup
+        self,
+        objective: Objective[Any],
+        config: OptimizerConfig,
+        group: ProcessGroup,
+        *,
+        bf16: bool = False,
     ) -> None:
         self.objective = objective.to(group.device)
         self.optimizer = make_optimizer(objective.model, config)
         self.config = config
         self.group = group
+        self.bf16 = bf16
         several = group.ranks.world > 1
         self.gradient_sum = GradientSum(objective.parameters()) if several else None
 
@@ -36,7 +45,7 @@ class TorchEngine:
         """The gradient of the mean over all tokens of all ranks."""
         parts, timer = [], PartTimer()
         for number, batch in enumerate(batches):
-            with timer.time("forward"):
+            with timer.time("forward"), self._autocast():
                 loss = self.objective(batch.to(self.group.device)) / weight
             with timer.time("backward"):
                 if self.gradient_sum and number == len(batches) - 1:
@@ -49,6 +58,9 @@ class TorchEngine:
         with timer.time("update"):
             norm = self.update(lr)
         return StepResult(parts, norm, skipped=False, seconds=timer.seconds)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.bf16)
 
     def update(self, lr: float) -> Tensor:
         """Clip the gradients and take a step; returns the gradients' norm before."""

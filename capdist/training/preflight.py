@@ -100,7 +100,7 @@ class Preflight:
         saved = saved_config(last)
         for name, wrote, now in (
             ("engine", saved.engine, self.config.engine),
-            ("precision", _precision(saved), _precision(self.config)),
+            ("precision", saved.precision, self.config.precision),
             ("ZeRO stage", _zero_kind(saved), _zero_kind(self.config)),
         ):
             if wrote != now:
@@ -144,15 +144,6 @@ def saved_config(checkpoint: Path) -> Config:
     """The config that a checkpoint was trained with."""
     path = checkpoint / "config.json"
     return parse_saved_config(read_json(path)["run"], str(path))
-
-
-def _precision(config: Config) -> str:
-    """The numbers that DeepSpeed's JSON asks for; the torch engine has one kind."""
-    if config.engine == "deepspeed":
-        for name in ("fp16", "bf16"):
-            if config.deepspeed.get(name, {}).get("enabled", False):
-                return name
-    return "fp32"
 
 
 def _zero_kind(config: Config) -> str:

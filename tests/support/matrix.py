@@ -9,7 +9,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from tests.support.ranks import run_ranks
 from tests.support.shards import TinySource
 
 IMAGES = 16
-STAGES = (0, 1, 2, 3)
+STAGES: tuple[int, ...] = (0, 1, 2, 3)
 ACCUMULATIONS = (1, 4)
 KINDS = ("fp32", "bf16", "fp16")
 
@@ -51,10 +51,10 @@ Given = tuple[dict[str, Any], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to take the same steps."""
+    """One way to take the same steps; ``stage`` is ZeRO's, or the torch engine."""
 
     kind: str
-    stage: int
+    stage: int | Literal["torch"]
     world: int
     accumulation: int
 
@@ -64,11 +64,12 @@ class Cell:
         if self.kind == "fp16":
             half["initial_scale_power"] = 8
         section: dict[str, Any] = {} if self.kind == "fp32" else {self.kind: half}
+        zero = {} if self.stage == "torch" else {"zero_optimization": {"stage": self.stage}}
         return {
             "shards": str(shards),
-            "engine": "deepspeed",
+            "engine": "torch" if self.stage == "torch" else "deepspeed",
             "micro": IMAGES // (self.world * self.accumulation),
-            "deepspeed": {"zero_optimization": {"stage": self.stage}, **section},
+            "deepspeed": {**zero, **section},
         }
 
 
@@ -77,7 +78,7 @@ def cells(world: int, kinds: tuple[str, ...] = KINDS) -> list[Cell]:
     return [
         Cell(kind, stage, world, accumulation)
         for kind in kinds
-        for stage in STAGES
+        for stage in (*STAGES, *(("torch",) if kind == "bf16" else ()))
         for accumulation in ACCUMULATIONS
     ]
 
@@ -126,13 +127,14 @@ def section_row(section: dict[str, Any], found: Given, expected: Given) -> str:
 PAGE = """# Precision and ZeRO, on CPU processes
 
 An epoch of a small GLIED without dropout, {steps} steps of {images} images, the last one uneven, by
-DeepSpeed, against one rank of plain torch in fp32 on the same global batches. *Loss*: the largest
-relative difference of a step's loss. *Gradient*: of the first step as the optimizer got it, the
-largest difference of an element from the gradient of the mean over all tokens of the global batch,
-relative to the largest element. DeepSpeed's check that refuses fp16 on a CPU was lifted, and the
-initial loss scale was 2^8. [Training](../training.md#precision-and-zero) explains what is refused.
+DeepSpeed, and by the torch engine in bf16, against one rank of plain torch in fp32 on the same
+global batches. *Loss*: the largest relative difference of a step's loss. *Gradient*: of the first
+step as the optimizer got it, the largest difference of an element from the gradient of the mean
+over all tokens of the global batch, relative to the largest element. DeepSpeed's check that refuses
+fp16 on a CPU was lifted, and the initial loss scale was 2^8.
+[Training](../training.md#precision-and-zero) explains what is refused.
 
-| precision | ZeRO | ranks | accumulation | loss | gradient | skipped steps |
+| precision | ZeRO, or torch | ranks | accumulation | loss | gradient | skipped steps |
 | --- | --: | --: | --: | --: | --: | --: |
 {rows}
 
