@@ -31,11 +31,14 @@ train: install corpus/scenes/manifest.json
 	deepspeed launcher/train.py --config configs/glied.json --resume auto
 	capdist evaluate --run runs/glied --split test
 
-# On a machine with a GPU: compile the kernel, test it against its reference and benchmark it.
+# On a machine with a GPU: compile the kernel, test it against its reference and benchmark
+# it, searches and training steps.
 gpu:
 	$(PYTHON) -m pytest -q tests/kernels tests/decoding/test_cuda_graph.py
 	$(PYTHON) launcher/bench.py gpu --page docs/results/gpu.md
 	$(PYTHON) launcher/bench.py decode --page docs/results/decode_gpu.md
+	$(PYTHON) launcher/bench.py train --model glied --page docs/results/train_glied_gpu.md
+	$(PYTHON) launcher/bench.py train --model glied --stage scst --page docs/results/train_scst_gpu.md
 
 lint: .venv/installed
 	ruff format --check .
