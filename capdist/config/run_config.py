@@ -87,11 +87,9 @@ class Config(Section):
     @property
     def precision(self) -> Literal["fp32", "bf16", "fp16"]:
         """Of the model's arithmetic, with either engine."""
-        for name in ("fp16", "bf16"):
-            section = self.deepspeed.get(name)
-            if isinstance(section, dict) and section.get("enabled", False):
-                return name
-        return "fp32"
+        if enabled(self.deepspeed, "fp16"):
+            return "fp16"
+        return "bf16" if enabled(self.deepspeed, "bf16") else "fp32"
 
     @property
     def init(self) -> tuple[int, InitConfig] | None:
@@ -160,6 +158,12 @@ class Config(Section):
                 "DeepSpeed does not scale the loss"
             )
         return self
+
+
+def enabled(deepspeed: dict[str, Any], name: str) -> bool:
+    """Whether a section of DeepSpeed's JSON is there and enabled."""
+    section = deepspeed.get(name)
+    return isinstance(section, dict) and bool(section.get("enabled", False))
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from capdist.config.run_config import enabled
+
 #: Sections of DeepSpeed's JSON that choose another precision than fp32.
 HALF = ("fp16", "bf16", "torch_autocast")
 
@@ -19,7 +21,9 @@ def without_bucket(section: dict[str, Any]) -> dict[str, Any]:
     applies to ZeRO 1 in fp32; what the section says itself remains.
     """
     zero = section.get("zero_optimization")
-    if not isinstance(zero, dict) or zero.get("stage") != 1 or any(map(section.get, HALF)):
+    if not isinstance(zero, dict) or zero.get("stage") != 1:
+        return section
+    if any(enabled(section, name) for name in HALF):
         return section
     return {**section, "zero_optimization": {"contiguous_gradients": False, **zero}}
 

@@ -9,9 +9,11 @@ import pytest
 from capdist.engines.deepspeed_copies import without_bucket
 
 
-def test_zero_1_in_fp32_sums_gradients_without_a_bucket() -> None:
-    assert without_bucket({"zero_optimization": {"stage": 1}}) == {
-        "zero_optimization": {"stage": 1, "contiguous_gradients": False}
+@pytest.mark.parametrize("others", [{}, {"bf16": {"enabled": False}}, {"torch_autocast": {}}])
+def test_zero_1_in_fp32_sums_gradients_without_a_bucket(others: dict[str, Any]) -> None:
+    assert without_bucket({"zero_optimization": {"stage": 1}, **others}) == {
+        "zero_optimization": {"stage": 1, "contiguous_gradients": False},
+        **others,
     }
 
 
