@@ -90,9 +90,9 @@ def measure(
 
 def contestants(model: str, stage: str) -> Iterator[tuple[int, str]]:
     """Numbers of ranks, and names of programs that can run here."""
-    names = ["torch", BF16, "loop"]
-    if find_spec("deepspeed"):
-        names.insert(2, "deepspeed")
+    names = ["torch", "deepspeed", *BF16, "loop"]
+    if not find_spec("deepspeed"):
+        names = [name for name in names if "deepspeed" not in name]
     if stage == "xe":
         names.append("one caption")
         if model in TRANSFORMERS:

@@ -183,4 +183,4 @@ def label(ranks: int, name: str) -> str:
 
 def own_model(name: str) -> bool:
     """Whether a program trains the same model as ours."""
-    return name in (*OURS, *MEANS, *ZERO, BF16, NO_OVERLAP)
+    return name in (*OURS, *MEANS, *ZERO, *BF16, NO_OVERLAP)

@@ -39,7 +39,7 @@ from capdist.memory import keep_freed_memory
 from capdist.objectives.self_critical import SelfCritical
 
 #: Programs whose processes keep freed memory, as `capdist train` does.
-KEEPS_MEMORY = ("torch", BF16, "deepspeed", *ZERO, NO_OVERLAP, "kept memory")
+KEEPS_MEMORY = ("torch", "deepspeed", *BF16, *ZERO, NO_OVERLAP, "kept memory")
 #: Rows and columns of the matrix product that measures the ceiling.
 CEILING = 1024
 
@@ -146,7 +146,7 @@ class Worker:
         return [(batch.caption_count, flops(batch)) for batch in [first, *rest]]
 
     def _ceiling(self) -> float:
-        dtype = torch.bfloat16 if self.setup.task.program == BF16 else torch.float32
+        dtype = torch.bfloat16 if self.setup.task.program in BF16 else torch.float32
         shape = (CEILING, CEILING)
         left, right = (torch.randn(shape, device=self.device).to(dtype) for _ in range(2))
         return 2 * CEILING**3 / seconds(lambda: left @ right, self.device, 1)
@@ -180,9 +180,8 @@ def _alone(kind: type[nn.Module], **options: Any) -> Callable[[Setup], Program]:
 #: Programs by name.
 PROGRAMS: dict[str, Callable[[Setup], Program]] = {
     "torch": Ours,
-    BF16: Ours,
     "deepspeed": Ours,
-    **dict.fromkeys(ZERO, Ours),
+    **dict.fromkeys((*BF16, *ZERO), Ours),
     NO_OVERLAP: lambda setup: Ours(setup, overlap=False),
     "loop": _loop,
     "one caption": lambda setup: _loop(setup, per_caption=True),

@@ -32,8 +32,8 @@ from shards.manifest import Manifest
 SEED, LR = 1, 1e-4
 #: The programs that are ours by DeepSpeed with one of its ZeRO stages.
 ZERO = ("ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3")
-#: The program that is ours by torch in bf16.
-BF16 = "torch, bf16"
+#: The programs that are ours in bf16.
+BF16 = ("torch, bf16", "deepspeed, bf16")
 #: The program that is ours by torch, but sums gradients after the backward pass only.
 NO_OVERLAP = "no overlap"
 
@@ -65,13 +65,13 @@ class Task:
         described = {
             "description": "measured",
             "run": str(self.shards / "run"),
-            "engine": "deepspeed" if zero or self.program == "deepspeed" else "torch",
+            "engine": "deepspeed" if zero or "deepspeed" in self.program else "torch",
             "data": {"shards": str(self.shards), "workers": 1},
             "model": self.section,
             "stages": [stage],
             "deepspeed": {
                 "zero_optimization": {"stage": int(number or 1)},
-                "bf16": {"enabled": self.program == BF16},
+                "bf16": {"enabled": self.program in BF16},
             },
         }
         return parse_config(described, "bench.py train")
