@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,9 @@ class Engine(Protocol):
 
         ``weight`` is that of the micro-batches of all ranks, the divisor of the loss.
         """
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """In which the model computes outside of `step` as it does there, such as its samples."""
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights in fp32 on the CPU, whole, whatever holds them in training.

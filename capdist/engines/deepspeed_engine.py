@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ class DeepSpeedEngine:
             skipped=self.engine.fp16_enabled() and self.engine.skipped_steps > skipped,
             seconds=timer.seconds,
         )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """None: the weights themselves have the precision."""
+        return nullcontext()
 
     def weights(self) -> dict[str, Tensor]:
         """The fp32 masters where there are some, gathered over the ranks under ZeRO."""

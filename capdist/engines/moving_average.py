@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +45,9 @@ class MovingAverage:
             for name, new in self.engine.weights().items():
                 self.average[name].lerp_(new, 1 - decay)
         return result
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.engine.autocast()
 
     def weights(self) -> dict[str, Tensor]:
         return {name: weight.clone() for name, weight in self.average.items()}

@@ -45,7 +45,7 @@ class TorchEngine:
         """The gradient of the mean over all tokens of all ranks."""
         parts, timer = [], PartTimer()
         for number, batch in enumerate(batches):
-            with timer.time("forward"), self._autocast():
+            with timer.time("forward"), self.autocast():
                 loss = self.objective(batch.to(self.group.device)) / weight
             with timer.time("backward"):
                 if self.gradient_sum and number == len(batches) - 1:
@@ -59,7 +59,7 @@ class TorchEngine:
             norm = self.update(lr)
         return StepResult(parts, norm, skipped=False, seconds=timer.seconds)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.bf16)
 
     def update(self, lr: float) -> Tensor:

@@ -161,7 +161,8 @@ class Trainer:
         started = time.perf_counter()
         for read in self.batches.steps(progress.epoch, progress.consumed):
             waited = time.perf_counter() - started
-            batches = self.objective.prepare(read.batches, progress.step, self.group.device)
+            with self.engine.autocast():
+                batches = self.objective.prepare(read.batches, progress.step, self.group.device)
             record, (errors, weight, captions, asked) = self.exchange(
                 taken,
                 len(read.errors),

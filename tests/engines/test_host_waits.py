@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import pytest
@@ -79,6 +80,9 @@ class Remembering:
     def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
         self.results.append(self.engine.step(batches, weight, lr))
         return self.results[-1]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.engine.autocast()
 
 
 def test_a_step_sends_one_message_besides_its_gradients(

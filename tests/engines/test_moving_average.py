@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,9 @@ class Walk:
     def step(self, batches: Sequence[Batch], weight: float, lr: float) -> StepResult:
         self.taken += 1
         return StepResult([], None, skipped=self.taken % 4 == 0)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def weights(self) -> dict[str, Tensor]:
         return {"w": torch.randn(3, generator=torch.Generator().manual_seed(self.taken))}
