@@ -101,7 +101,7 @@ class Figures:
                 "COCO x 25, h": 25 * COCO * each.step / (3600 * ranks * each.captions),
                 "x base": each.speedup(self.programs[ranks, self.base]),
                 "useful %": 100 * each.useful_fraction if own_model(name) else None,
-                "arithmetic %": 100 * each.inspection.flops / each.useful,
+                "arithmetic %": 100 * each.inspection.flops / each.useful or None,
                 "ceiling GF/s": median(r.ceiling for r in each.rounds) / 1e9,
                 "peak MB": each.inspection.peak / 1e6,
             }
@@ -118,9 +118,7 @@ class Figures:
                     for part in PARTS
                     if any(part in r.parts for r in each.rounds)
                 },
-                "host reads": each.inspection.host_reads,
-                "host wait ms": 1e3 * each.inspection.host_wait,
-                "all-reduces": each.inspection.all_reduces,
+                **(each.inspection.counts if each.inspection.flops else {}),
             }
             for (ranks, name), each in self.programs.items()
         }

@@ -60,8 +60,9 @@ class Round:
 class Inspection:
     """What does not depend on the machine's speed, of one step of a rank.
 
-    ``flops`` it computes, padding included; ``host_reads`` of numbers on the device, and the
-    seconds they wait; ``all_reduces``; ``peak`` bytes of the process, or on the GPU.
+    ``flops`` it computes, padding included; 0: it computes in a thread of its own, whose operations
+    are not seen. ``host_reads`` of numbers on the device, and the seconds they wait;
+    ``all_reduces``; ``peak`` bytes of the process, or on the GPU.
     """
 
     flops: float
@@ -69,6 +70,14 @@ class Inspection:
     host_wait: float
     all_reduces: int
     peak: int
+
+    @property
+    def counts(self) -> dict[str, float]:
+        return {
+            "host reads": self.host_reads,
+            "host wait ms": 1e3 * self.host_wait,
+            "all-reduces": self.all_reduces,
+        }
 
 
 @dataclass(frozen=True)
