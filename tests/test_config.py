@@ -76,9 +76,15 @@ def test_refusals_name_the_key(path: Path, override: str, message: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_the_torch_engine_refuses_fp16_which_it_would_not_scale(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"deepspeed\.fp16 needs DeepSpeed's loss scaler; choose"):
-        load_config(path, ["engine=torch", "deepspeed.fp16.enabled=true"])
+@pytest.mark.parametrize("name", ["fp16", "torch_autocast"])
+def test_the_torch_engine_refuses_precisions_that_it_does_not_have(path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"deepspeed\.{name}: engine torch computes in fp32 or"):
+        load_config(path, ["engine=torch", f"deepspeed.{name}.enabled=true"])
+
+
+def test_a_precision_is_a_section(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deepspeed\.bf16: expected a section .*, got true"):
+        load_config(path, ["deepspeed.bf16=true"])
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])

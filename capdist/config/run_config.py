@@ -142,22 +142,35 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _scaled_fp16(self) -> Config:
+    def _precisions(self) -> Config:
+        for name in ("bf16", "fp16"):
+            section = self.deepspeed.get(name, {})
+            if not isinstance(section, dict):
+                raise ValueError(
+                    f'deepspeed.{name}: expected a section such as {{"enabled": true}}, got '
+                    f"{json.dumps(section)}"
+                )
+        if self.engine == "torch":
+            for name in ("fp16", "torch_autocast"):
+                if enabled(self.deepspeed, name):
+                    raise ValueError(
+                        f"deepspeed.{name}: engine torch computes in fp32 or, with deepspeed.bf16, "
+                        "in bf16; choose one of them, or engine deepspeed"
+                    )
         # Without ZeRO, DeepSpeed 0.19.8 divides fp16 gradients by a loss scale that its backward
         # pass has not applied: the updates would silently be too small.
-        if self.precision != "fp16":
-            return self
-        if self.engine == "torch":
-            raise ValueError(
-                "deepspeed.fp16 needs DeepSpeed's loss scaler; choose engine deepspeed, or "
-                "deepspeed.bf16"
-            )
-        if self.deepspeed.get("zero_optimization", {}).get("stage", 0) == 0:
+        elif self.precision == "fp16" and not zero_stage(self.deepspeed):
             raise ValueError(
                 "deepspeed.fp16 needs deepspeed.zero_optimization.stage 1, 2 or 3: without ZeRO "
                 "DeepSpeed does not scale the loss"
             )
         return self
+
+
+def zero_stage(deepspeed: dict[str, Any]) -> int:
+    """The ZeRO stage that DeepSpeed's JSON asks for."""
+    zero = deepspeed.get("zero_optimization")
+    return int(zero.get("stage", 0)) if isinstance(zero, dict) else 0
 
 
 def enabled(deepspeed: dict[str, Any], name: str) -> bool:

@@ -77,8 +77,10 @@ def invert(cumulative: Tensor, u: Tensor) -> Tensor:
     # Rounding leaves the total slightly off 1, so u is scaled by it.
     total = cumulative[..., -1:].contiguous()
     chosen = torch.searchsorted(cumulative, u[..., None] * total, right=True)
-    # If the product was rounded up to the total, it is the last token with a share.
-    return chosen.minimum(torch.searchsorted(cumulative, total))[..., 0]
+    # If the product was rounded up to the total, it is the last token with a share. NaN is above
+    # all numbers: then it is the last token, and the loss will say so.
+    last = torch.searchsorted(cumulative, total).clamp(max=cumulative.shape[-1] - 1)
+    return chosen.minimum(last)[..., 0]
 
 
 def uniform(*key: Any) -> Tensor:

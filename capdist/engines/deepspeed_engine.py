@@ -97,7 +97,7 @@ class DeepSpeedEngine:
         )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """None: the weights themselves have the precision."""
+        """None: the weights have the precision, unless it is that of ``torch_autocast``."""
         return nullcontext()
 
     def weights(self) -> dict[str, Tensor]:

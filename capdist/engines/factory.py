@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from capdist.config.run_config import Config
+from capdist.config.run_config import Config, zero_stage
 from capdist.config.stage import TrainingStage
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import Engine
@@ -60,9 +60,3 @@ def _plain_engine(
     if elastic and zero_stage(config.deepspeed):
         settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
     return DeepSpeedEngine(objective, stage.optimizer, settings, group)
-
-
-def zero_stage(section: dict[str, Any]) -> int:
-    """The ZeRO stage that DeepSpeed's JSON asks for."""
-    zero = section.get("zero_optimization")
-    return int(zero.get("stage", 0)) if isinstance(zero, dict) else 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, distributed, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch._utils import _unflatten_dense_tensors
 
 #: Elements of a message, about: 16 MB in fp32.
 MESSAGE = 2**22
@@ -27,12 +29,18 @@ class GradientSum:
     def __init__(self, parameters: Iterable[nn.Parameter], message: int = MESSAGE) -> None:
         self._messages: list[list[nn.Parameter]] = [[]]
         self._number: dict[Tensor, int] = {}
+        own = weakref.ref(self)  # a parameter that held it would hold all parameters for ever
+
+        def complete(parameter: Tensor) -> None:
+            if alive := own():
+                alive._complete(parameter)
+
         for parameter in reversed([p for p in parameters if p.requires_grad]):
             if sum(p.numel() for p in self._messages[-1]) >= message:
                 self._messages.append([])
             self._number[parameter] = len(self._messages) - 1
             self._messages[-1].append(parameter)
-            parameter.register_post_accumulate_grad_hook(self._complete)
+            parameter.register_post_accumulate_grad_hook(complete)
         self._missing: list[int] = []  # gradients of each message during the last backward pass
         self._next = 0
         self._sent: list[tuple[list[nn.Parameter], Tensor, distributed.Work]] = []
@@ -63,7 +71,8 @@ class GradientSum:
         self._next += 1
         if not parameters:
             return
-        together = _flatten_dense_tensors([p.grad for p in parameters])
+        # A copy, also of a single gradient: the backward pass may still read the gradient's memory.
+        together = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         work = distributed.all_reduce(together, async_op=True)
         self._sent.append((parameters, together, work))
         for parameter in parameters:

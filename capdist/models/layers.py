@@ -33,8 +33,8 @@ def full_precision(x: Tensor) -> Tensor:
 class Dropout(nn.Dropout):
     """Zeroes elements with probability p, a multiple of 2^-16 on a CPU, and scales the others.
 
-    It draws 16 random bits an element there, because torch's own draws more, by a generator that
-    computes one number after the other, and takes several percent of a training step.
+    It draws 16 random bits for an element there: torch's own draws took several percent of a
+    training step.
     """
 
     def forward(self, input: Tensor) -> Tensor:

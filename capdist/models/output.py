@@ -49,8 +49,9 @@ class Output(nn.Linear):
         """
         if targets is None:
             return super().forward(states)
+        if torch.is_autocast_enabled(states.device.type):
+            states = states.to(torch.get_autocast_dtype(states.device.type))
         learns = torch.is_grad_enabled()  # which a Function's forward pass cannot see
-        # Under autocast, states may have another type than the weights.
         weight = self.weight.to(states.dtype)
         bias = None if self.bias is None else self.bias.to(states.dtype)
         return _apply(states, weight, bias, targets, weights, smoothing, list(never), learns)
@@ -94,7 +95,7 @@ class _WeightedNll(Function):
         dtype = torch.promote_types(states.dtype, torch.float32)
         total = torch.zeros((), dtype=dtype, device=states.device)
         d_states = torch.empty_like(states) if learns else None
-        d_weight = None
+        d_weight = torch.empty_like(weight, dtype=dtype) if learns else None
         d_bias = torch.zeros_like(weight[:, 0], dtype=dtype) if learns else None
         # Equal chunks: each reads all weights, and a small one would do little with them.
         chunks = max(1, round(len(states) * len(weight) / CHUNK))
@@ -111,7 +112,7 @@ class _WeightedNll(Function):
             if smoothing:
                 loss -= smoothing / len(weight) * log_p.sum(-1)
             total += (loss if weights is None else loss * weights[part]).sum()
-            if d_states is None or d_bias is None:
+            if d_states is None or d_weight is None or d_bias is None:
                 continue
             d_logits = log_p.exp_()
             if smoothing:
@@ -122,12 +123,12 @@ class _WeightedNll(Function):
             d_bias += d_logits.sum(0)
             d_logits = d_logits.to(x.dtype)
             torch.mm(d_logits, weight, out=d_states[part])
-            if d_weight is None:
-                d_weight = (d_logits.T @ x).to(dtype)
-            elif x.dtype == dtype:
-                torch.addmm(d_weight, d_logits.T, x, out=d_weight)
-            else:
+            if x.dtype == dtype:
+                torch.addmm(d_weight, d_logits.T, x, beta=int(start > 0), out=d_weight)
+            elif start:
                 d_weight += d_logits.T @ x
+            else:
+                d_weight.copy_(d_logits.T @ x)
         ctx.gradients = d_states, d_weight, d_bias if bias is not None else None
         ctx.dtype = weight.dtype
         return total

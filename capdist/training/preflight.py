@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from capdist.config.base import ConfigError, read_json
-from capdist.config.run_config import Config, parse_saved_config
+from capdist.config.run_config import Config, parse_saved_config, zero_stage
 from capdist.decoding.constraints import Constraints
-from capdist.engines.factory import zero_stage
 from capdist.engines.optimizer import check_groups, check_implementation
 from capdist.inference.concept_prediction import Detector, detector_sizes
 from capdist.inference.exported_model import (

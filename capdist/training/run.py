@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from capdist.config.base import ConfigError
-from capdist.config.run_config import Config
+from capdist.config.run_config import Config, zero_stage
 from capdist.data.batches import Batches
 from capdist.data.dataset import check_needs, training_batches
 from capdist.data.mixture import describe, load_shards
 from capdist.data.training_captions import TrainingCaptions
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.factory import make_engine, zero_stage
+from capdist.engines.factory import make_engine
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.run_folder import (
     BEST,

@@ -216,6 +216,18 @@ def test_dropout_is_the_fast_one(section: dict[str, Any]) -> None:
     assert not plain, "take capdist.models.layers.Dropout"
 
 
+def test_autocast_to_bf16_learns_the_same(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    losses = []
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            losses.append(cross_entropy(model, batch, label_smoothing=0.1, sampled=0.0))
+    losses[1].backward()
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+    gradients = [p.grad for p in model.parameters()]
+    assert all(g is not None and g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+
+
 def test_the_empty_batch_has_no_gradient(section: dict[str, Any]) -> None:
     model = make(section)
     loss = cross_entropy(model, Batch.empty(7), label_smoothing=0.1, sampled=0.0)

@@ -59,6 +59,12 @@ def test_the_interval_is_open() -> None:
     assert ends[1] < 1
 
 
+def test_logits_that_are_not_numbers_give_a_token_of_the_vocabulary() -> None:
+    logits = torch.full((2, 3, 7), torch.nan)
+    tokens = draw(logits, torch.rand(2, 3))
+    assert ((tokens >= 0) & (tokens < 7)).all()
+
+
 def test_tokens_without_probability_are_never_drawn() -> None:
     cumulative = torch.tensor([0.0, 0.4, 0.9, 0.9])
     drawn = invert(cumulative.repeat(4, 1), torch.tensor([1e-8, 0.4, 0.5, 1.0]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,18 @@ class Layers(nn.Module):
         layers = [*self.layers, self.frozen]
         parts = [layer(x).square().sum() for layer in layers[:: -1 if backwards else 1]]
         return torch.stack(parts).sum()
+
+
+class Reused(nn.Module):
+    """The gradient of p is the memory that the backward pass reads for that of q after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Parameter(torch.ones(2000))
+        self.p = nn.Parameter(torch.ones(2, 1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((self.q.sin() * 1 + self.p.view(-1)) * x).sum()
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -64,6 +78,35 @@ def check_rank(rank: int, folder: str) -> None:
             summed.finish()
             torch.testing.assert_close(gradients(model), expected, rtol=0, atol=0)
     distributed.destroy_process_group()
+
+
+def check_reused(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = distributed.FileStore(f"{folder}/store", 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    x = torch.rand(2000, generator=torch.Generator().manual_seed(0))
+    for _ in range(20):
+        model = Reused()
+        summed = GradientSum(model.parameters(), message=1)
+        summed.begin()
+        model(x).backward()
+        summed.finish()
+        expected = 2 * x * torch.ones(2000).cos()
+        torch.testing.assert_close(model.q.grad, expected)
+    distributed.destroy_process_group()
+
+
+def test_a_message_does_not_overwrite_what_the_backward_pass_reads(tmp_path: Path) -> None:
+    spawn(check_reused, (str(tmp_path),), nprocs=2)
+
+
+def test_parameters_are_freed_with_their_model() -> None:
+    model = Layers()
+    summed = GradientSum(model.parameters())
+    unused = weakref.ref(model.unused)
+    del model, summed
+    gc.collect()
+    assert unused() is None
 
 
 def test_sums_are_those_of_both_ranks(tmp_path: Path) -> None:
