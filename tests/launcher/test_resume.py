@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from capdist.signals import STOPPED
-from tests.support.processes import environment, free_port
+from tests.support.processes import environment, free_port, signal_children
 from tests.support.resume import (
     SAVING,
     TRAIN,
@@ -95,8 +94,8 @@ def test_a_signal_saves_and_ends_the_run(
     settings = ["--set", "checkpoint.every_steps=1000", "--set", "data.workers=1"]
     with started(config, *settings) as (rank,):
         wait_for(lambda: steps_done(run) >= 6, rank)
-        for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
-            process.send_signal(number)
+        signal_children(rank.pid, number)
+        rank.send_signal(number)
         printed, errors = rank.communicate(timeout=60)
     assert rank.poll() == STOPPED, errors
     done = steps_done(run)
@@ -139,8 +138,7 @@ def test_a_signal_to_the_job_of_the_deepspeed_launcher_saves_the_run(
     )
     wait_for(lambda: steps_done(tmp_path / "run") >= 6, process)
     # A scheduler signals every process of the job.
-    for child in psutil.Process(process.pid).children(recursive=True):
-        child.send_signal(signal.SIGTERM)
+    signal_children(process.pid, signal.SIGTERM)
     printed, _ = process.communicate(timeout=100)
     assert "stopped at step" in printed
     assert "Traceback" not in printed

@@ -13,7 +13,7 @@ import pytest
 
 from capdist.inference.run_folder import find_checkpoint
 from capdist.signals import STOPPED
-from tests.support.processes import launch
+from tests.support.processes import launch, signal_children
 from tests.support.resume import finish, started, steps_done, wait_for
 from tests.support.runs import SMALL, losses, records, refused, train
 
@@ -102,8 +102,8 @@ def test_a_signal_that_ends_ray_still_saves_the_run(
     with started(config, *settings) as (rank,):
         wait_for(lambda: steps_done(tmp_path / "run") >= 25, rank)
         # A scheduler signals every process of the job, Ray's as well.
-        for process in [*psutil.Process(rank.pid).children(recursive=True), rank]:
-            process.send_signal(signal.SIGTERM)
+        signal_children(rank.pid, signal.SIGTERM)
+        rank.send_signal(signal.SIGTERM)
         printed, errors = rank.communicate(timeout=100)
     assert rank.poll() == STOPPED, errors
     assert "stopped at step" in printed

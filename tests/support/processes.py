@@ -7,13 +7,16 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +109,10 @@ def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+def signal_children(pid: int, number: signal.Signals) -> None:
+    """Signal a process's descendants; one may end meanwhile, with its parent."""
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
