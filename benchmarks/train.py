@@ -54,18 +54,28 @@ def measure(
     section = load_config(str(ROOT / "configs" / f"{model}.json"), []).model.model_dump()
     images = images or IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    programs = {
+        "programs": contestants(model, stage),
+        "means": [(1, name) for name in ("torch", *MEANS)],
+        "zero": [(most_ranks(), name) for name in ("torch", NO_OVERLAP, *ZERO)],
+    }
+    with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
         make_shards(shards, max(CORPUS, 2 * images * most_ranks()))
-        running = {}
-        programs = {
-            "programs": contestants(model, stage),
-            "means": [(1, name) for name in ("torch", *MEANS)],
-            "zero": [(most_ranks(), name) for name in ("torch", NO_OVERLAP, *ZERO)],
-        }
-        for ranks, name in programs[compare]:
-            task = Task(name, ranks, section, stage, images, shards)
-            running[ranks, name] = stack.enter_context(started(task))
+        tasks = [
+            Task(name, ranks, section, stage, images, shards) for ranks, name in programs[compare]
+        ]
+        measured: dict[tuple[int, str], Measured] = {}
+        # Only programs with as many ranks are compared: memory need not hold the others.
+        for ranks in sorted({task.ranks for task in tasks}):
+            measured |= measure_in_turn([task for task in tasks if task.ranks == ranks])
+    return Figures(model, stage, images, measured, load, BASES[compare])
+
+
+def measure_in_turn(tasks: Sequence[Task]) -> dict[tuple[int, str], Measured]:
+    """Rounds of tasks that are in memory at the same time and take turns."""
+    with ExitStack() as stack:
+        running = {(task.ranks, task.program): stack.enter_context(started(task)) for task in tasks}
         for connections in running.values():
             replies(connections)  # they are ready
         losses = {key: ask(connections, "loss")[0] for key, connections in running.items()}
@@ -85,7 +95,7 @@ def measure(
                 captions=mean(captions for captions, _ in useful),
                 useful=mean(flops for _, flops in useful),
             )
-    return Figures(model, stage, images, measured, load, BASES[compare])
+    return measured
 
 
 def contestants(model: str, stage: str) -> Iterator[tuple[int, str]]:
