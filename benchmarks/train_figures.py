@@ -29,6 +29,8 @@ SPEED = (
     "peak MB",
 )
 PARTS = ("data", "forward", "loss", "backward", "communication", "update", "other")
+#: Captions of COCO's training images, Karpathy's split.
+COCO = 566_747
 EXPLANATION = (
     "torch and deepspeed are ours. loop: the same model in a plain loop that pads captions to the "
     "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel. one caption: "
@@ -39,15 +41,13 @@ EXPLANATION = (
     "memory, dropout: the same with one of the means that make ours fast. no overlap: torch, but "
     "gradients are summed over the ranks after the backward pass only. ZeRO: ours by DeepSpeed, "
     "which divides moments (1), gradients (2) and weights (3) among the ranks.\n\n"
-    "COCO x 25: hours of 25 epochs over its 566,747 captions at this speed. x base: captions/s "
+    f"COCO x 25: hours of 25 epochs over its {COCO:,} captions at this speed. x base: captions/s "
     "compared with the loop (or with before, or with torch where there is no loop) on as many "
     "ranks, the median of the rounds' own ratios. useful: flops of the model without padding, "
     "divided by the step's time and the ceiling, which is what a product of large matrices reached "
     "before the round, in bf16 for that program. arithmetic: flops computed, compared with those "
     "without padding."
 )
-#: Captions of COCO's training images, Karpathy's split.
-COCO = 566_747
 COUNTS = ("host reads", "host wait ms", "all-reduces")
 
 

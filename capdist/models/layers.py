@@ -33,8 +33,7 @@ def full_precision(x: Tensor) -> Tensor:
 class Dropout(nn.Dropout):
     """Zeroes elements with probability p, a multiple of 2^-16 on a CPU, and scales the others.
 
-    It draws 16 random bits for an element there: torch's own draws took several percent of a
-    training step.
+    It draws 16 random bits for an element there, which takes less time than torch's own draws.
     """
 
     def forward(self, input: Tensor) -> Tensor:
