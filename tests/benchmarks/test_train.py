@@ -124,9 +124,10 @@ def test_figures_are_ratios_of_the_same_rounds() -> None:
         )
         for factor, loss in ((1, 2.0), (2, 2.002))
     )
-    figures = Figures("glied", "xe", 1, {(1, "torch"): fast, (1, "loop"): slow}, 0.5)
+    programs = {(1, "torch"): fast, (1, "loop"): slow, (1, "torch, bf16"): replace(fast, loss=3.0)}
+    figures = Figures("glied", "xe", 1, programs, 0.5)
     assert figures.speeds["torch, 1 rank"]["x base"] == 2.0
     assert figures.speeds["torch, 1 rank"]["useful %"] == 50.0
     assert figures.speeds["loop, 1 rank"]["arithmetic %"] == 150.0
     assert figures.loss_difference == pytest.approx(0.001, rel=0.01)
-    assert "| torch, 1 rank |" in figures.page("python")
+    assert "| torch, 1 rank " in figures.page("python")
