@@ -21,8 +21,9 @@ is computed for both, and with equal numbers both are the paper's. Padding is ne
 or a summand.
 
 The official code normalises the regions once more, I_n = LayerNorm(FFN(...) + I_{n-1}), which the
-paper does not say (``outer_norm``). Without it, a learning rate that suits the host may be too high
-for a post-norm network: the feed-forward part outgrows its shortcut, and all rows become equal.
+paper does not say (``outer_norm``). A learning rate that suits the host may be too high for these
+layers: the feed-forward part outgrows its shortcut. Without that norm, all rows become equal; with
+it, rows stay distinct, but the host learns slowly. A lower rate for ``refine.*`` mends it.
 As in that code, the projections of Eq. 1 have biases, and W^Q, W^K and W^V are initialised by
 N(0, 2 / (D + d_k)).
 
