@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from capdist.config.base import ConfigError
+from capdist.config.run_config import load_config
 from capdist.models.base import Dims, build
-from capdist.models.mia import Mia, MiaConfig, refiner
+from capdist.models.mia import AttentionLayer, Mia, MiaConfig, refiner
 from tests.support.mia_reference import (
     D,
     literal_mia,
 )
+from tests.support.processes import ROOT
 
 #: Regions and concepts of four images: more, fewer, as many, none.
 REGIONS, CONCEPTS = (5, 2, 3, 4), (2, 7, 3, 0)
@@ -144,10 +146,11 @@ def test_size_at_the_papers_settings() -> None:
     assert sum(parameter.numel() for parameter in mia.parameters()) == expected
 
 
-def spread_after_training(width: int, lr: float, *, outer_norm: bool) -> float:
-    """The variance of an image's refined regions after 40 steps that ask for the regions."""
+def trained(width: int, lr: float, *, outer_norm: bool = True) -> tuple[Mia, tuple[Tensor, ...]]:
+    """MIA after 40 steps that ask for the regions, in evaluation mode, and its last input."""
     torch.manual_seed(1)
     m = refiner(MiaConfig(name="mia", outer_norm=outer_norm), width)
+    assert isinstance(m, Mia)
     out, target = nn.Linear(width, width), torch.randn(width, width) / width**0.5
     optimizer = torch.optim.Adam([*m.parameters(), *out.parameters()], lr)
     real = torch.ones(2, 6, dtype=torch.bool)
@@ -158,8 +161,14 @@ def spread_after_training(width: int, lr: float, *, outer_norm: bool) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    return m.eval(), (regions, real, concepts, real)
+
+
+def spread_after_training(width: int, lr: float, *, outer_norm: bool) -> float:
+    """The variance of an image's refined regions."""
+    m, given = trained(width, lr, outer_norm=outer_norm)
     with torch.inference_mode():
-        return float(m.eval()(regions, real, concepts, real)[0].var(1).mean())
+        return float(m(*given)[0].var(1).mean())
 
 
 @pytest.mark.parametrize(("width", "lr"), [(128, 2e-3), (512, 2e-3), (1000, 5e-4)])
@@ -171,6 +180,30 @@ def test_regions_stay_distinct_at_the_hosts_rates_with_the_outer_norm(
 
 def test_regions_become_equal_at_a_high_rate_without_the_outer_norm() -> None:
     assert spread_after_training(512, 2e-3, outer_norm=False) < 1e-6
+
+
+def feed_forward_share(lr: float) -> float:
+    """How many times the size of its input a feed-forward part's output has, the largest one's."""
+    m, given = trained(512, lr)
+    shares: list[float] = []
+
+    def note(_: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
+        shares.append(float(output.norm() / arguments[0].norm()))
+
+    for layer in m.layers.values():
+        assert isinstance(layer, AttentionLayer)
+        layer.feed_forward.register_forward_hook(note)
+    with torch.inference_mode():
+        m(*given)
+    return max(shares)
+
+
+def test_the_feed_forward_part_outgrows_its_shortcut_at_the_hosts_rate_only() -> None:
+    optimizer = load_config(ROOT / "configs/updown_mia.json").stages[0].optimizer
+    (group,) = optimizer.groups
+    assert group.lr is not None
+    assert feed_forward_share(optimizer.lr) > 3
+    assert feed_forward_share(group.lr) < 1.5
 
 
 @pytest.mark.parametrize("options", ROWS.values(), ids=list(ROWS))
