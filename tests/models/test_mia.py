@@ -182,28 +182,28 @@ def test_regions_become_equal_at_a_high_rate_without_the_outer_norm() -> None:
     assert spread_after_training(512, 2e-3, outer_norm=False) < 1e-6
 
 
-def feed_forward_share(lr: float) -> float:
+def feed_forward_ratio(lr: float) -> float:
     """How many times the size of its input a feed-forward part's output has, the largest one's."""
     m, given = trained(512, lr)
-    shares: list[float] = []
+    ratios: list[float] = []
 
     def note(_: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
-        shares.append(float(output.norm() / arguments[0].norm()))
+        ratios.append(float(output.norm() / arguments[0].norm()))
 
     for layer in m.layers.values():
         assert isinstance(layer, AttentionLayer)
         layer.feed_forward.register_forward_hook(note)
     with torch.inference_mode():
         m(*given)
-    return max(shares)
+    return max(ratios)
 
 
 def test_the_feed_forward_part_outgrows_its_shortcut_at_the_hosts_rate_only() -> None:
     optimizer = load_config(ROOT / "configs/updown_mia.json").stages[0].optimizer
     (group,) = optimizer.groups
     assert group.lr is not None
-    assert feed_forward_share(optimizer.lr) > 3
-    assert feed_forward_share(group.lr) < 1.5
+    assert feed_forward_ratio(optimizer.lr) > 3
+    assert feed_forward_ratio(group.lr) < 1.5
 
 
 @pytest.mark.parametrize("options", ROWS.values(), ids=list(ROWS))
