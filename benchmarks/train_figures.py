@@ -33,10 +33,10 @@ PARTS = ("data", "forward", "loss", "backward", "communication", "update", "othe
 COCO = 566_747
 EXPLANATION = (
     "torch and deepspeed are ours. loop: the same model in a plain loop that pads captions to the "
-    "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel. one caption: "
-    "the same, with an image for every caption. nn.Transformer: the loop with torch's own encoder "
-    "layer and decoder of about as many parameters. Trainer: Hugging Face's, with BART, a caption "
-    "a sample.\n\n"
+    "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel; it samples by "
+    "torch.multinomial, also from captions that have ended. one caption: the same, with an image "
+    "for every caption. nn.Transformer: the loop with torch's own encoder layer and decoder of "
+    "about as many parameters. Trainer: Hugging Face's, with BART, a caption a sample.\n\n"
     "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam, kept "
     "memory, dropout: the same with one of the means that make ours fast. no overlap: torch, but "
     "gradients are summed over the ranks after the backward pass only. ZeRO: ours by DeepSpeed, "

@@ -32,6 +32,7 @@ from benchmarks.train_programs import (
     Sizes,
     TransformerLoss,
 )
+from benchmarks.train_sampling import plain_samples
 from benchmarks.train_setup import BF16, NO_OVERLAP, ZERO, Setup, Task
 from capdist.distributed.end_process import end_process
 from capdist.distributed.process_group import ProcessGroup
@@ -171,7 +172,7 @@ def _loop(setup: Setup, **options: Any) -> Program:
     """The stage's loss in a plain loop."""
     if setup.task.stage == "xe":
         return Loop(setup, PaddedCrossEntropy(setup.model()), **options)
-    objective = setup.objective()
+    objective = setup.objective(plain_samples)
     assert isinstance(objective, SelfCritical)
     return Loop(setup, PaddedSelfCritical(objective, setup.group.device), **options)
 

@@ -13,9 +13,9 @@ import torch
 from benchmarks.corpus import Corpus
 from benchmarks.load_corpus import VOCAB
 from benchmarks.reward import make_reward
-from benchmarks.train_corpus import LONGEST, caption_lengths
-from capdist.batch import Batch, Hypotheses
-from capdist.config.decoding import SamplingConfig
+from benchmarks.train_corpus import LONGEST
+from benchmarks.train_sampling import Sample, with_lengths
+from capdist.batch import Batch
 from capdist.config.run_config import Config, parse_config
 from capdist.data.batches import Batches
 from capdist.data.dataset import training_batches
@@ -25,7 +25,7 @@ from capdist.models.base import CaptionModel, Dims, build
 from capdist.objectives import sampled_captions
 from capdist.objectives.base import Objective, objective_of
 from capdist.objectives.self_critical import SelfCritical, SelfCriticalStage
-from capdist.vocab import EOS, PAD, WordIds
+from capdist.vocab import PAD, WordIds
 from capdist.workers.base import Pending
 from shards.manifest import Manifest
 
@@ -112,12 +112,12 @@ class Setup:
                 yield batch.to(self.group.device)
             epoch += 1
 
-    def objective(self) -> Objective[Any]:
-        """That of the stage; rewards are computed here, of captions as long as those of COCO."""
+    def objective(self, sample: Sample = sample_captions) -> Objective[Any]:
+        """That of the stage; rewards are computed here, of captions that ``sample`` draws."""
         stage, model = self.task.config.stages[0], self.model()
         if self.task.stage == "xe":
             return objective_of(stage)(model, stage)
-        cast(Any, sampled_captions).sample_captions = sample_with_lengths
+        cast(Any, sampled_captions).sample_captions = with_lengths(sample)
         reward = make_reward(self._captions())
 
         def submit(packed: Any, references: Any) -> Pending:
@@ -133,18 +133,3 @@ class Setup:
             for image, captions in zip(batch.image_ids.tolist(), batch.targets, strict=True):
                 references[image] = [caption[caption != PAD].tolist() for caption in captions]
         return Corpus(references, np.zeros((0, 2), np.int64))
-
-
-def sample_with_lengths(
-    model: CaptionModel[Any], memory: Any, batch: Batch, sampling: SamplingConfig, seed: int
-) -> Hypotheses:
-    """As `sample_captions`, but captions end where COCO's do: a random model writes no ends."""
-    rng = np.random.default_rng(seed % 2**32)
-    lengths = torch.from_numpy(caption_lengths(rng, (len(batch.image_ids), sampling.samples)))
-    longest = sampling.model_copy(update={"max_words": int(lengths.max())})
-    drawn = sample_captions(model, memory, batch, longest, seed)
-    tokens, lengths = drawn.tokens.clone(), lengths.to(drawn.tokens.device)[..., None]
-    place = torch.arange(tokens.shape[-1], device=tokens.device)
-    tokens[(place == lengths) & (tokens != PAD)] = EOS
-    tokens[(place > lengths).expand_as(tokens)] = PAD
-    return Hypotheses(tokens, drawn.scores)

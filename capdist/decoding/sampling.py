@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capdist.batch import Batch, Hypotheses
+from capdist.batch import Batch
 from capdist.config.decoding import SamplingConfig
 from capdist.models.base import CaptionModel
 from capdist.vocab import BOS, EOS, PAD, UNK
@@ -20,7 +20,7 @@ from capdist.vocab import BOS, EOS, PAD, UNK
 @torch.inference_mode()
 def sample_captions(
     model: CaptionModel[Any], memory: Any, batch: Batch, sampling: SamplingConfig, seed: int
-) -> Hypotheses:
+) -> Tensor:
     """``sampling.samples`` captions per image, drawn from the model without PAD, BOS and UNK.
 
     Args:
@@ -31,45 +31,43 @@ def sample_captions(
         seed: of the draws.
 
     Returns:
-        tokens (B, K, max_words + 1) and scores (B, K), in the order of drawing; a score is the
-        sum of the model's log-probabilities, over the whole vocabulary. A caption of ``max_words``
-        words ends there: its EOS is not drawn.
+        tokens (B, K, max_words + 1), in the order of drawing. A caption of ``max_words`` words ends
+        there: its EOS is not drawn.
     """
-    samples, length = sampling.samples, sampling.max_words + 1
+    samples = sampling.samples
     images, device = batch.image_ids.to(batch.regions.device), batch.regions.device
-    state = model.start(memory, samples, length)
+    state = model.start(memory, samples, sampling.max_words)
     token = torch.full((len(images), samples), BOS, device=device)
-    tokens = torch.full((len(images), samples, length), PAD, device=device)
-    scores = torch.zeros(len(images), samples, device=device)
+    tokens = torch.full((*token.shape, sampling.max_words + 1), PAD, device=device)
     number = torch.arange(samples, device=device)
     unfinished = torch.ones_like(token, dtype=torch.bool)
+    rows = torch.arange(token.numel(), device=device)
     unwritten = torch.tensor([PAD, BOS, UNK], device=device)
-    for position in range(length):
-        logits, state = model.step(state, token)
-        log_probs = logits.float().log_softmax(-1)
+    for position in range(sampling.max_words):
+        logits, state = model.step_rows(state, token, rows)
+        probabilities = logits.float().softmax(-1).index_fill_(-1, unwritten, 0.0)
         u = uniform(torch.tensor(seed, device=device), images[:, None], number, position)
-        token = draw(log_probs.index_fill(-1, unwritten, -torch.inf), u)
-        if position == sampling.max_words:
-            token = torch.full_like(token, EOS)
-        token = token.masked_fill(~unfinished, PAD)
-        gain = log_probs.gather(-1, token[..., None])[..., 0]
-        scores += gain.masked_fill(~unfinished, 0.0)
-        tokens[..., position] = token
-        unfinished = unfinished & (token != EOS)
+        token = torch.full_like(token, PAD)
+        token.view(-1)[rows] = draw(probabilities, u.flatten()[rows])
+        tokens[..., position] = token.masked_fill_(~unfinished, PAD)
+        unfinished &= token != EOS
         # Not on a GPU: it would have to wait for the host to read the result.
-        if device.type == "cpu" and not unfinished.any():
-            break
-    return Hypotheses(tokens, scores)
+        if device.type == "cpu":
+            rows = unfinished.flatten().nonzero()[:, 0]
+            if not len(rows):
+                break
+    tokens[..., sampling.max_words].masked_fill_(unfinished, EOS)
+    return tokens
 
 
-def draw(logits: Tensor, u: Tensor) -> Tensor:
-    """Tokens (B, K) drawn from softmax(logits) (B, K, V), by inverting its distribution function.
+def draw(probabilities: Tensor, u: Tensor) -> Tensor:
+    """Tokens (N,) with probabilities (N, V) of any sum, by inverting the distribution function.
 
     Args:
-        logits: (B, K, V).
-        u: (B, K), uniform in (0, 1).
+        probabilities: (N, V).
+        u: (N,), uniform in (0, 1).
     """
-    return invert(logits.softmax(-1).cumsum(-1), u)
+    return invert(probabilities.cumsum(-1), u)
 
 
 def invert(cumulative: Tensor, u: Tensor) -> Tensor:

@@ -169,6 +169,16 @@ class CaptionModel(nn.Module, ABC, Generic[MemoryT]):
         decoded, state = self.decode_word(state, token)
         return self.output(decoded), state
 
+    def step_rows(
+        self, state: State[MemoryT], token: Tensor, rows: Tensor
+    ) -> tuple[Tensor, State[MemoryT]]:
+        """As `step`, but the logits (N, V) of N hypotheses only, of ``rows`` (N,) of the B · K."""
+        if type(self).step is not CaptionModel.step:
+            logits, state = self.step(state, token)
+            return logits.flatten(0, 1)[rows], state
+        decoded, state = self.decode_word(state, token)
+        return self.output(decoded.flatten(0, 1)[rows]), state
+
     @abstractmethod
     def attention(self, memory: MemoryT, tokens: Tensor) -> dict[str, Tensor]:
         """Attention weights at every position: "regions" (B, S, L, R), "concepts" (B, S, L, A).

@@ -130,7 +130,7 @@ class CaptionSampler:
                 memory = model.encode(batch)
             with self.timings.time("sample", device):
                 seed = (self._seed << 32) + step
-                sampled = sample_captions(model, memory, batch, self._sampling, seed).tokens
+                sampled = sample_captions(model, memory, batch, self._sampling, seed)
         earned, baseline = self._score(batch, sampled), None
         if self._greedy:
             with self.timings.time("greedy", device):

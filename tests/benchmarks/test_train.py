@@ -22,10 +22,12 @@ from benchmarks.train_programs import (
     TransformerLoss,
     one_caption_each,
 )
-from benchmarks.train_setup import Setup, Task, sample_with_lengths
+from benchmarks.train_sampling import Sample, plain_samples, with_lengths
+from benchmarks.train_setup import Setup, Task
 from capdist.batch import Batch
 from capdist.config.decoding import SamplingConfig
 from capdist.data.rank_plan import Ranks
+from capdist.decoding.sampling import sample_captions
 from capdist.distributed.process_group import ProcessGroup
 from capdist.models.base import build
 from capdist.vocab import EOS, PAD
@@ -89,11 +91,11 @@ def test_the_transformer_reads_neither_padding_nor_later_words() -> None:
     torch.testing.assert_close(loss(one_caption_each(batch)), loss(batch))
 
 
-def test_sampled_captions_end_where_those_of_coco_do() -> None:
+@pytest.mark.parametrize("sample", [sample_captions, plain_samples])
+def test_sampled_captions_end_where_those_of_coco_do(sample: Sample) -> None:
     model, batch = build(small("lstm"), DIMS).eval(), make_batch()
-    model.get_parameter("output.bias").data[EOS] = -1e4
     sampling = SamplingConfig(samples=200, max_words=20)
-    tokens = sample_with_lengths(model, model.encode(batch), batch, sampling, 3).tokens
+    tokens = with_lengths(sample)(model, model.encode(batch), batch, sampling, 3)
     words = ((tokens != PAD) & (tokens != EOS)).sum(-1).float()
     assert ((tokens == EOS).sum(-1) == 1).all()
     assert words.min() == 8

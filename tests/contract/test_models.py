@@ -114,6 +114,17 @@ def test_step_equals_forward(section: dict[str, Any]) -> None:
             torch.testing.assert_close(logits, expected[:, :, position], rtol=1e-5, atol=1e-5)
 
 
+def test_step_gives_the_logits_of_some_rows(section: dict[str, Any]) -> None:
+    model, batch = make(section), make_batch()
+    expected = logits_of(model, batch).flatten(0, 1)
+    with torch.inference_mode():
+        state = model.start(model.encode(batch), S, L - 1)
+        for position in range(L - 1):
+            rows = torch.arange(position, B * S, 2)
+            logits, state = model.step_rows(state, batch.inputs[..., position], rows)
+            torch.testing.assert_close(logits, expected[rows, position], rtol=1e-5, atol=1e-5)
+
+
 def test_states_without_padding_are_those_of_padded_captions(section: dict[str, Any]) -> None:
     model, batch = make(section), make_batch()
     batch.tokens[0, 1] = PAD

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from capdist.batch import Batch, Hypotheses
+from capdist.batch import Batch
 from capdist.config.decoding import SamplingConfig
 from capdist.decoding.sampling import draw, invert, sample_captions, uniform, unit
 from capdist.models.base import CaptionModel
@@ -16,7 +17,7 @@ from tests.support.decoding import DECODERS, V, batch_of, make
 from tests.support.models import B, images_of
 
 
-def sample(model: CaptionModel[Any], batch: Batch, seed: int, samples: int = 4) -> Hypotheses:
+def sample(model: CaptionModel[Any], batch: Batch, seed: int, samples: int = 4) -> Tensor:
     sampling = SamplingConfig(samples=samples, max_words=5)
     with torch.inference_mode():
         return sample_captions(model, model.encode(batch), batch, sampling, seed)
@@ -60,8 +61,7 @@ def test_the_interval_is_open() -> None:
 
 
 def test_logits_that_are_not_numbers_give_a_token_of_the_vocabulary() -> None:
-    logits = torch.full((2, 3, 7), torch.nan)
-    tokens = draw(logits, torch.rand(2, 3))
+    tokens = draw(torch.full((6, 7), torch.nan), torch.rand(6))
     assert ((tokens >= 0) & (tokens < 7)).all()
 
 
@@ -72,11 +72,11 @@ def test_tokens_without_probability_are_never_drawn() -> None:
 
 
 def test_draws_follow_the_distribution() -> None:
-    logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0, -1.0])
-    u = uniform(5, torch.arange(200)[:, None], torch.arange(500), 2)
-    drawn = draw(logits.expand(200, 500, 5), u)
-    share = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
-    torch.testing.assert_close(share, logits.softmax(-1), rtol=0, atol=0.006)
+    probabilities = torch.tensor([0.1, 0.2, 0.0, 0.4, 0.1])  # their sum is not 1
+    u = uniform(5, torch.arange(200)[:, None], torch.arange(500), 2).flatten()
+    drawn = draw(probabilities.expand(len(u), 5), u)
+    share = torch.bincount(drawn, minlength=5) / len(u)
+    torch.testing.assert_close(share, probabilities / 0.8, rtol=0, atol=0.006)
     assert share[2] == 0
 
 
@@ -86,23 +86,28 @@ def test_samples_do_not_depend_on_the_batch(name: str) -> None:
     together = sample(model, batch, 11)
     for i in range(B):
         alone = sample(model, images_of(batch, slice(i, i + 1)), 11)
-        assert torch.equal(alone.tokens[0], together.tokens[i])
+        assert torch.equal(alone[0], together[i])
     fewer = sample(model, batch, 11, samples=2)
-    assert torch.equal(fewer.tokens, together.tokens[:, :2])
-    assert not torch.equal(sample(model, batch, 12).tokens, together.tokens)
+    assert torch.equal(fewer, together[:, :2])
+    assert not torch.equal(sample(model, batch, 12), together)
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_scores_are_sums_of_log_probabilities(name: str) -> None:
-    model, batch = make(name), batch_of(V)
-    found = sample(model, batch, 1)
-    inputs = torch.cat([torch.full((B, 4, 1), BOS), found.tokens[..., :-1]], -1)
-    with torch.inference_mode():
-        log_probs = model(model.encode(batch), inputs).log_softmax(-1)
-    chosen = log_probs.gather(-1, found.tokens[..., None])[..., 0]
-    scores = chosen.masked_fill(found.tokens == PAD, 0).sum(-1)
-    torch.testing.assert_close(scores, found.scores, rtol=1e-4, atol=1e-4)
-    ended = (found.tokens == EOS).cumsum(-1)
-    assert ((found.tokens == PAD) == (ended - (found.tokens == EOS).long() > 0)).all()
-    assert not torch.isin(found.tokens, torch.tensor([BOS, UNK])).any()
-    assert ended[..., -1].all()  # after max_words words at the latest
+def test_every_word_is_drawn_from_the_distribution_after_those_before_it(name: str) -> None:
+    model, batch, seed = make(name), batch_of(V), 1
+    found = sample(model, batch, seed)
+    inputs = torch.cat([torch.full((B, 4, 1), BOS), found[..., :-1]], -1)
+    with torch.no_grad():
+        logits = model(model.encode(batch), inputs)
+    logits[..., [PAD, BOS, UNK]] = -torch.inf
+    place = torch.arange(5)
+    u = uniform(seed, batch.image_ids[:, None, None], torch.arange(4)[:, None], place)
+    drawn = draw(logits.softmax(-1)[..., :5, :].flatten(0, 2), u.flatten()).view_as(u)
+    ended = (found == EOS).cumsum(-1) > 0
+    after_end = ended.roll(1, -1)
+    after_end[..., 0] = False
+    assert (found[after_end] == PAD).all()
+    assert torch.isin(found[..., 5], torch.tensor([EOS, PAD])).all()
+    assert ended[..., 5].all()  # after max_words words at the latest
+    assert ended[..., 2].any()  # and some before
+    assert torch.equal(found[..., :5][~after_end[..., :5]], drawn[~after_end[..., :5]])
