@@ -36,39 +36,47 @@ SIZES = ("smallest third", "middle", "largest third")
 #: A word belongs in the caption of an image if so many of its references have it.
 AGREED = 3
 COLUMNS = ("words", "probe's AP", "share said %", "mentions")
+SIZE_COLUMNS = ("objects", "share named %")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """``quarters`` of the words by the probe's average precision; ``sizes`` of objects."""
+    """``quarters`` of the words by the probe's average precision; ``sizes`` of objects.
+
+    Either is empty where the shards have no probe or no annotated objects.
+    """
 
     name: str
     quarters: dict[str, Row]
     sizes: dict[str, Row]
-    correlation: float
+    correlation: float | None
 
     def table(self) -> str:
-        text = f"{format_table(self.quarters, COLUMNS)}\n\ncorrelation of ranks: "
-        text += f"{self.correlation:.2f}"
-        sizes = format_table(self.sizes, ("objects", "share named %")) if self.sizes else ""
-        return f"{text}\n\n{sizes}".rstrip()
+        parts = []
+        if self.quarters:
+            parts += [format_table(self.quarters, COLUMNS)]
+            parts += [f"correlation of ranks: {self.correlation:.2f}"]
+        if self.sizes:
+            parts += [format_table(self.sizes, SIZE_COLUMNS)]
+        return "\n\n".join(parts)
 
     def to_json(self) -> Any:
         return {"words": self.quarters, "objects": self.sizes, "correlation": self.correlation}
 
     def page(self, command: str) -> str:
-        parts = [
-            f"# What the features of {self.name} hold\n",
-            format_markdown(self.quarters, COLUMNS),
-            "\nContent words by the average precision (AP × 100) with which a ridge regression on "
-            "pooled features, fitted on the training split, retrieves their images. share said: of "
-            f"the images where at least {AGREED} references have the word (mentions), those whose "
-            "caption has it. Spearman's correlation of the two over words: "
-            f"{self.correlation:.2f}.\n",
-        ]
+        parts = [f"# Words and objects that captions of {self.name} lack\n"]
+        if self.quarters:
+            parts += [
+                format_markdown(self.quarters, COLUMNS),
+                "\nContent words by the average precision (AP × 100) with which a ridge regression "
+                "on pooled features, fitted on the training split, retrieves their images. share "
+                f"said: of the images where at least {AGREED} references have the word (mentions), "
+                "those whose caption has it. Spearman's correlation of the two over words: "
+                f"{self.correlation:.2f}.\n",
+            ]
         if self.sizes:
             parts += [
-                format_markdown(self.sizes, ("objects", "share named %")),
+                format_markdown(self.sizes, SIZE_COLUMNS),
                 "\nAnnotated objects by the share of the image that they cover, and how many of "
                 "them the caption names.\n",
             ]
@@ -79,24 +87,29 @@ def measure(shards: str, split: str, results: Path) -> Figures:
     """Compare the captions in a file of COCO results with what the probe finds.
 
     Raises:
-        CapdistError: if the shards have no concept predictor, or captions are missing.
+        CapdistError: if the shards have neither a probe nor annotated objects, or captions are
+            missing.
     """
     manifest = Manifest.load(shards)
     data = manifest.read_predictor()
-    if data is None:
+    if data is None and "grounding" not in members(manifest, split):
         raise CapdistError(
-            f"{shards}: its concepts come from no ridge regression; build shards with --concepts N"
+            f"{shards}: neither concepts of a ridge regression nor annotated objects; build shards "
+            "with --concepts N"
         )
     refs, text = references(manifest, split), manifest.text
     captions = captions_by_number(read_results(results), refs)
     check_images(refs.raw, captions)
     said = {image: set(text.split(caption)) for image, caption in captions.items()}
-    probe = parse_predictor(shards, data)
-    scores, images = _probe(manifest, split, probe)
-    counts = np.stack([word_targets(refs.tokens[i], probe.words).sum(axis=0) for i in images])
-    quarters, correlation = by_word(
-        scores, counts, word_targets([said[image] for image in images], probe.words)
-    )
+    quarters: dict[str, Row] = {}
+    correlation = None
+    if data is not None:
+        probe = parse_predictor(shards, data)
+        scores, images = _probe(manifest, split, probe)
+        counts = np.stack([word_targets(refs.tokens[i], probe.words).sum(axis=0) for i in images])
+        quarters, correlation = by_word(
+            scores, counts, word_targets([said[image] for image in images], probe.words)
+        )
     return Figures(manifest.name, quarters, by_size(manifest, split, said), correlation)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.features import by_size, by_word, measure
+from benchmarks.load_corpus import SyntheticSource
 from capdist.errors import CapdistError
 from capdist.inference.grounding import Annotated
 from shards.manifest import Manifest
@@ -49,6 +51,17 @@ def test_captions_that_say_everything_name_objects_of_all_sizes(scenes: Manifest
     assert [row["objects"] for row in rows.values()] == [row["objects"] for row in nothing.values()]
 
 
-def test_shards_whose_concepts_no_ridge_regression_made_are_refused(scenes: Manifest) -> None:
+def test_shards_without_a_probe_show_objects_alone(scenes: Manifest, tmp_path: Path) -> None:
+    captions = tmp_path / "captions.json"
+    images = Annotated.read(scenes, "val").references
+    captions.write_text(json.dumps([{"image_id": i, "caption": "nothing"} for i in images]))
+    figures = measure(str(scenes.root), "val", captions)
+    assert not figures.quarters
+    assert [row["share named %"] for row in figures.sizes.values()] == [0, 0, 0]
+    assert "average precision" not in figures.page("command") + figures.table()
+
+
+def test_shards_without_a_probe_and_objects_are_refused(tmp_path: Path) -> None:
+    plain = write(SyntheticSource(4, dim=8), tmp_path / "plain")
     with pytest.raises(CapdistError, match="build shards with --concepts N"):
-        measure(str(scenes.root), "val", Path("none.json"))
+        measure(str(plain.root), "train", Path("none.json"))

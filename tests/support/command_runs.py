@@ -23,6 +23,7 @@ BENCHMARKS = {
     "decode": "tests/launcher/test_bench.py::test_decode_writes_consistent_figures",
     "reward": "tests/launcher/test_bench.py::test_reward_writes_consistent_figures",
     "order": "tests/launcher/test_bench.py::test_order_writes_consistent_figures",
+    "features": "tests/benchmarks/test_features.py::test_shards_without_a_probe_show_objects_alone",
     "load": "tests/benchmarks/test_load.py::test_readers_read_every_image",
     "neighbour": "tests/benchmarks/test_mixing.py::test_neighbours_and_again_equal_counted_pairs",
     "scale": "tests/benchmarks/test_cost.py::test_steps_run_on_two_ranks",
