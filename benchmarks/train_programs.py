@@ -27,7 +27,8 @@ from capdist.models.layers import Dropout, positions
 from capdist.objectives.sampled_captions import SampledCaptions
 from capdist.objectives.self_critical import SelfCritical
 from capdist.signals import StopSignal
-from capdist.training.trainer import StepRecord, Trainer
+from capdist.training.step_record import StepRecord
+from capdist.training.trainer import Trainer
 from capdist.vocab import BOS, PAD, UNK
 from capdist.words import Words
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from capdist.batch import Batch
 from capdist.config.run_config import Config
 from capdist.config.stage import TrainingStage
 from capdist.data.batches import Batches
 from capdist.distributed.process_group import ProcessGroup
-from capdist.engines.base import Engine, StepResult
+from capdist.engines.base import Engine
 from capdist.errors import CapdistError, OtherRankError
 from capdist.inference.run_folder import LAST, TrainingProgress, find_checkpoint
 from capdist.metrics.coco import ONE_IMAGE
@@ -26,6 +25,7 @@ from capdist.reporting.progress import describe_step
 from capdist.signals import StopSignal
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.schedule import rate
+from capdist.training.step_record import StepRecord, StepTaken
 from shards.progress import Progress
 from shards.remote.download import ShardUnavailableError
 from shards.schema import ShardError
@@ -37,60 +37,6 @@ class TrainingError(CapdistError):
 
 class Stopped(Exception):  # noqa: N818  # not an error: everything is saved
     """A signal asked the run to stop, and its state is saved; the message says where."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """A step's entry in the metrics log.
-
-    ``epoch`` is fractional; ``captions_per_s`` is over all ranks; ``step_s`` is its duration on
-    the first rank in seconds, ``data_s`` the part of it spent waiting for batches; ``skipped``
-    counts the steps that the loss scaler skipped since the run began; ``lost`` has a line for each
-    damaged sample or unavailable shard that the step lacks; ``seconds`` are the engine's, of parts
-    of the step on the first rank; ``figures`` are the objective's own.
-    """
-
-    step: int
-    stage: str
-    epoch: float
-    loss: float
-    lr: float
-    grad_norm: float | None
-    captions_per_s: float
-    step_s: float
-    data_s: float
-    skipped: int
-    lost: list[str]
-    seconds: dict[str, float]
-    figures: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """One flat record; ``lost`` only if it is not empty."""
-        record = asdict(self)
-        if not self.lost:
-            del record["lost"]
-        seconds = {f"{part}_s": spent for part, spent in record.pop("seconds").items()}
-        figures = record.pop("figures")
-        return record | seconds | figures
-
-
-@dataclass(frozen=True)
-class StepTaken:
-    """A step whose numbers may still be computed on the device.
-
-    ``progress`` is after it; ``sums`` are its objective's on this rank; ``spent`` seconds of the
-    host, ``waited`` of them for data.
-    """
-
-    progress: TrainingProgress
-    batches: list[Batch]
-    result: StepResult
-    sums: Sequence[float | Tensor]
-    lr: float
-    captions: float
-    spent: float
-    waited: float
-    lost: list[str]
 
 
 @dataclass(frozen=True)
