@@ -21,7 +21,8 @@ import torch
 from torch.multiprocessing import get_context
 
 from benchmarks.train_corpus import make_shards
-from benchmarks.train_figures import MEANS, ROUNDS, STEPS, Figures, Measured, own_model
+from benchmarks.train_explanation import ALONE
+from benchmarks.train_figures import ROUNDS, STEPS, Figures, Measured, own_model
 from benchmarks.train_process import Failure, Round, serve
 from benchmarks.train_setup import BF16, NO_OVERLAP, ZERO, Task
 from capdist.config.base import ConfigError
@@ -51,12 +52,18 @@ def measure(
         raise ConfigError(f"--compare means: expected stage xe, got {stage}; leave out --stage")
     if compare == "zero" and not find_spec("deepspeed"):
         raise ConfigError("--compare zero: deepspeed is not installed; pip install -e '.[train]'")
-    section = load_config(str(ROOT / "configs" / f"{model}.json"), []).model.model_dump()
+    path = ROOT / "configs" / f"{model}.json"
+    if not path.exists():
+        raise ConfigError(
+            f"--model {model}: {path.parent} has no {path.name}; give the name of a config without "
+            ".json, such as glied or coco/updown"
+        )
+    section = load_config(str(path), []).model.model_dump()
     images = images or IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
     load = os.getloadavg()[0]
     programs = {
         "programs": contestants(model, stage),
-        "means": [(1, name) for name in ("torch", *MEANS)],
+        "means": [(1, name) for name in ("torch", *ALONE)],
         "zero": [(most_ranks(), name) for name in ("torch", NO_OVERLAP, *ZERO)],
     }
     with tempfile.TemporaryDirectory() as folder:

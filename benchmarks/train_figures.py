@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import train_explanation
 from benchmarks.decode import FEATURES, REGIONS, VOCABULARY, machine
+from benchmarks.train_explanation import ALONE, COCO
 from benchmarks.train_process import Inspection, Round
 from benchmarks.train_setup import BF16, NO_OVERLAP, ZERO
 from capdist.reporting.table import Row, format_markdown, format_table
@@ -17,8 +19,6 @@ from capdist.reporting.table import Row, format_markdown, format_table
 ROUNDS, STEPS = 5, 3
 #: Programs that train the same model as ours.
 OURS = ("torch", "deepspeed", "loop", "one caption")
-#: What ours is without its means, and with one of them.
-MEANS = ("before", "no padding", "loss in chunks", "fused Adam", "kept memory", "dropout")
 SPEED = (
     "captions/s",
     "COCO x 25, h",
@@ -29,25 +29,8 @@ SPEED = (
     "peak MB",
 )
 PARTS = ("data", "forward", "loss", "backward", "communication", "update", "other")
-#: Captions of COCO's training images, Karpathy's split.
-COCO = 566_747
-EXPLANATION = (
-    "torch and deepspeed are ours. loop: the same model in a plain loop that pads captions to the "
-    "batch's longest, with fused Adam, torch's dropout and DistributedDataParallel; it samples by "
-    "torch.multinomial, also from captions that have ended. one caption: the same, with an image "
-    "for every caption. nn.Transformer: the loop with torch's own encoder layer and decoder of "
-    "about as many parameters. Trainer: Hugging Face's, with BART, a caption a sample.\n\n"
-    "before: the loop with torch's default Adam; no padding, loss in chunks, fused Adam, kept "
-    "memory, dropout: the same with one of the means that make ours fast. no overlap: torch, but "
-    "gradients are summed over the ranks after the backward pass only. ZeRO: ours by DeepSpeed, "
-    "which divides moments (1), gradients (2) and weights (3) among the ranks.\n\n"
-    f"COCO x 25: hours of 25 epochs over its {COCO:,} captions at this speed. x base: captions/s "
-    "compared with the loop (or with before, or with torch where there is no loop) on as many "
-    "ranks, the median of the rounds' own ratios. useful: flops of the model without padding, "
-    "divided by the step's time and the ceiling, which is what a product of large matrices reached "
-    "before the round, in bf16 for that program. arithmetic: flops computed, compared with those "
-    "without padding."
-)
+#: Columns of counted operations.
+COUNTED = ("useful %", "arithmetic %")
 COUNTS = ("host reads", "host wait ms", "all-reduces")
 
 
@@ -146,15 +129,18 @@ class Figures:
         }
 
     def table(self) -> str:
-        return "\n\n".join(
-            [
-                format_table(self.speeds, SPEED),
-                format_table(self.parts, PARTS + COUNTS),
-                self._same(),
-            ]
-        )
+        tables = [format_table(self.speeds, self.columns), format_table(self.parts, PARTS + COUNTS)]
+        return "\n\n".join([*tables, *self._same()])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of speeds: operations are counted for the captions that cross entropy reads."""
+        return tuple(name for name in SPEED if self.stage == "xe" or name not in COUNTED)
 
     def page(self, command: str) -> str:
+        programs = train_explanation.programs({name for _, name in self.programs}, self.stage)
+        columns = train_explanation.columns(self.stage, self.base)
+        explained = "\n\n".join([programs, columns, *self._same()])
         return (
             f"# Training steps: {self.model}, {self.stage}\n\n"
             f"{self.images} images with five captions each for a rank in a step, of COCO's sizes: "
@@ -163,17 +149,15 @@ class Figures:
             f"{machine()}, torch {torch.__version__}; load of the machine before: {self.load:.1f}. "
             "Every rank is a process; the programs take "
             f"turns, and figures are medians of {ROUNDS} rounds of {STEPS} steps.\n\n"
-            f"{format_markdown(self.speeds, SPEED)}\n\n"
-            f"{EXPLANATION}\n\n{self._same()}\n\n"
-            "## Parts of a step\n\nMilliseconds by the host's clock on the slowest rank, and what "
-            "one step reads from its device and sums over the ranks.\n\n"
+            f"{format_markdown(self.speeds, self.columns)}\n\n{explained}\n\n"
+            f"## Parts of a step\n\n{train_explanation.parts(self.stage)}\n\n"
             f"{format_markdown(self.parts, PARTS + COUNTS)}\n\n```\n{command}\n```\n"
         )
 
-    def _same(self) -> str:
+    def _same(self) -> list[str]:
         if self.loss_difference is None:
-            return ""
-        return f"fp32 losses per caption differ by at most {self.loss_difference:.1e} (relative)"
+            return []
+        return [f"fp32 losses per caption differ by at most {self.loss_difference:.1e} (relative)"]
 
 
 def label(ranks: int, name: str) -> str:
@@ -182,4 +166,4 @@ def label(ranks: int, name: str) -> str:
 
 def own_model(name: str) -> bool:
     """Whether a program trains the same model as ours."""
-    return name in (*OURS, *MEANS, *ZERO, *BF16, NO_OVERLAP)
+    return name in (*OURS, *ALONE, *ZERO, *BF16, NO_OVERLAP)

@@ -12,6 +12,7 @@ from torch import nn
 
 from capdist.config.base import ConfigError
 from capdist.config.stage import OptimizerConfig, ParameterGroup
+from capdist.engines.deepspeed_operator import load_operator
 
 #: A parameter group's learning rate as a multiple of the optimizer's, kept in the group itself.
 LR_SCALE = "lr_scale"
@@ -24,6 +25,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
 
     Raises:
         ConfigError: as `check_groups` and `check_implementation`.
+        CapdistError: if DeepSpeed's Adam can't be compiled.
     """
     check_groups(model, config, "optimizer")
     check_implementation(config, "optimizer")
@@ -44,9 +46,11 @@ def adam(config: OptimizerConfig) -> Callable[..., torch.optim.Optimizer]:
 
         return partial(FusedAdam, weight_decay=decay, adam_w_mode=config.decoupled)
     if torch.cuda.is_available():
+        load_operator("fused_adam", "optimizer.implementation=fused")
         from deepspeed.ops.adam import FusedAdam
 
         return partial(FusedAdam, weight_decay=decay, adam_w_mode=config.decoupled)
+    load_operator("cpu_adam", "optimizer.implementation=fused")
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     return partial(DeepSpeedCPUAdam, weight_decay=decay, adamw_mode=config.decoupled)

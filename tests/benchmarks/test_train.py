@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.train import measure
 from benchmarks.train_corpus import UsefulFlops, caption_lengths, first_image, make_shards
 from benchmarks.train_figures import Figures, Measured
 from benchmarks.train_process import Inspection, Round
@@ -25,6 +26,7 @@ from benchmarks.train_programs import (
 from benchmarks.train_sampling import Sample, plain_samples, with_lengths
 from benchmarks.train_setup import Setup, Task
 from capdist.batch import Batch
+from capdist.config.base import ConfigError
 from capdist.config.decoding import SamplingConfig
 from capdist.data.rank_plan import Ranks
 from capdist.decoding.sampling import sample_captions
@@ -114,6 +116,11 @@ def test_all_programs_read_the_same_batches(tmp_path: Path) -> None:
     assert torch.equal(again.tokens, batch.tokens)
 
 
+def test_an_unknown_config_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--model nosuch: .*configs has no nosuch\.json"):
+        measure("nosuch", "xe", None, "programs")
+
+
 def test_figures_are_ratios_of_the_same_rounds() -> None:
     inspection = Inspection(flops=150.0, host_reads=2, host_wait=0.1, all_reduces=3, peak=10**6)
     fast, slow = (
@@ -132,4 +139,11 @@ def test_figures_are_ratios_of_the_same_rounds() -> None:
     assert figures.speeds["torch, 1 rank"]["useful %"] == 50.0
     assert figures.speeds["loop, 1 rank"]["arithmetic %"] == 150.0
     assert figures.loss_difference == pytest.approx(0.001, rel=0.01)
-    assert "| torch, 1 rank " in figures.page("python")
+    page = figures.page("python")
+    assert "| torch, 1 rank " in page
+    assert "plain PyTorch loop" in page
+    assert "useful %:" in page
+    assert "ZeRO" not in page  # none of its programs
+    sampled = replace(figures, stage="scst").page("python")
+    assert "useful %" not in sampled
+    assert "torch.multinomial" in sampled
