@@ -33,7 +33,8 @@ def find_counts(manifest: Manifest, split: str, cache: Cache) -> CaptionCounts |
 
     That of a remote set is downloaded if the manifest lists one. What is counted here is kept next
     to the tars, or in ``cache`` if they are several sets, remote, in a folder that can't be written
-    to, of an older build that counted less, or of a build whose file is missing. Other processes wait meanwhile.
+    to, of an older build that counted less, or of a build whose file is
+    missing. Other processes wait meanwhile.
 
     Returns:
         None if an image has no captions, or two have one id.
