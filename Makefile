@@ -21,7 +21,8 @@ install: .venv/installed .venv/operator
 # Compile DeepSpeed's shared-memory operator on machines without a GPU; otherwise the first training
 # step would wait for the compiler.
 .venv/operator: .venv/installed
-	$(BIN)/python -c 'from capdist.engines.deepspeed_operator import load_operator; load_operator()'
+	$(BIN)/python -c 'from capdist.engines.deepspeed_operator import load_operator; \
+		load_operator("deepspeed_shm_comm", "engine=torch")'
 	touch $@
 
 corpus/scenes/manifest.json: | install

@@ -41,13 +41,12 @@ class DeepSpeedEngine:
         Raises:
             ConfigError: with DeepSpeed's message, if it refuses its section.
         """
-        on_cpu = group.device.type == "cpu"
-        if on_cpu:
-            load_operator("deepspeed_shm_comm", "engine=torch")
+        load_operator("deepspeed_shm_comm", "engine=torch")
         import deepspeed
         from deepspeed.runtime.config import DeepSpeedConfigError
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+        on_cpu = group.device.type == "cpu"
         if on_cpu:
             config = without_bucket(config)
             norms_in_fp32()

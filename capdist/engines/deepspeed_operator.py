@@ -15,7 +15,7 @@ from filelock import FileLock
 from capdist.errors import CapdistError
 from shards.outputs import check_output_folder
 
-#: Of ranks on one machine without a GPU, and of DeepSpeed's Adam on a CPU and on a GPU.
+#: Of messages between ranks on a machine without a GPU, and of Adam on a CPU and on a GPU.
 Operator = Literal["deepspeed_shm_comm", "cpu_adam", "fused_adam"]
 
 
@@ -34,6 +34,8 @@ def load_operator(name: Operator, instead: str) -> None:
     and its owner may remove such a file. Each environment has a folder of its own, because another
     environment's compiler and paths make torch compile again.
     """
+    if name == "deepspeed_shm_comm" and torch.cuda.is_available():
+        return  # DeepSpeed doesn't use it
     # Torch must find the ninja of this environment.
     here = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
