@@ -89,7 +89,7 @@ def test_equals_the_exact_policy_gradient(name: str, leave_one_out: bool) -> Non
     directions = torch.randn(len(exact), 12, generator=generator) / len(exact) ** 0.5
     sampling, estimates = SamplingConfig(samples=60, max_words=WORDS), []
     for seed in range(30):
-        drawn = sample_captions(model, model.encode(batch), batch, sampling, seed).tokens
+        drawn = sample_captions(model, model.encode(batch), batch, sampling, seed)
         drawn = drawn[..., :WORDS].clone()
         earned = reward(drawn)
         # Any baseline is correct that does not depend on the sample.

@@ -239,6 +239,8 @@ def test_processes_share_one_download(tiny: Manifest, remote: Manifest, server: 
         time.sleep(0.3)  # so that all of them wait; the result does not depend on it
         server.gate.set()
         assert results.get(60) == [first_shard(tiny)] * 4
+        pool.close()
+        pool.join()
     assert server.count()[FIRST] == 1
 
 

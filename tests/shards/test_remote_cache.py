@@ -105,6 +105,8 @@ def error_with_small_files_only(file: RemoteFile) -> str:
 def test_full_disk_is_one_line(files: list[RemoteFile]) -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:
         message = pool.apply(error_with_small_files_only, (files[0],))
+        pool.close()
+        pool.join()
     folder = files[0].cache.folder
     assert message.startswith(f"ShardError: {folder}: can't write a copy, with ")
     assert "MB free on its disk" in message
