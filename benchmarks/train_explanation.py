@@ -33,7 +33,7 @@ _SAMPLED = (
     "In self-critical training, the loop draws words by torch.multinomial, also after a caption "
     "has ended."
 )
-PARTS = (
+_PARTS = (
     "Medians in milliseconds by the host's clock on the slowest rank. other: the rest of a step{}. "
     "host reads: how often the host reads a number from the device, and host wait ms, for how long "
     "it waits for them. all-reduces: sums over the ranks."
@@ -67,4 +67,4 @@ def columns(stage: str, base: str) -> str:
 
 def parts(stage: str) -> str:
     """The columns of a step's parts."""
-    return PARTS.format("; it is sampling and rewards" if stage == "scst" else "")
+    return _PARTS.format("; it is sampling and rewards" if stage == "scst" else "")
