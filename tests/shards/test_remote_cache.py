@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import resource
 import threading
@@ -94,19 +93,19 @@ def test_shard_larger_than_the_cache_is_refused(files: list[RemoteFile]) -> None
 
 def error_with_small_files_only(file: RemoteFile) -> str:
     """The error if the system refuses larger files, as it does on a full disk."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         file.fetch()
     except ShardError as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     return ""
 
 
 def test_full_disk_is_one_line(files: list[RemoteFile]) -> None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        message = pool.apply(error_with_small_files_only, (files[0],))
-        pool.close()
-        pool.join()
+    message = error_with_small_files_only(files[0])
     folder = files[0].cache.folder
     assert message.startswith(f"ShardError: {folder}: can't write a copy, with ")
     assert "MB free on its disk" in message
