@@ -67,4 +67,6 @@ def columns(stage: str, base: str) -> str:
 
 def parts(stage: str) -> str:
     """The columns of a step's parts."""
-    return _PARTS.format("; it is sampling and rewards" if stage == "scst" else "")
+    return _PARTS.format(
+        "; in capdist's engines it is sampling and rewards" if stage == "scst" else ""
+    )
