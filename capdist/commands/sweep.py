@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page",
         type=Path,
         help="Markdown page whose section <!-- results:NAME --> gets the table; NAME is the "
-        "list's file name without .json. Finished runs are kept in runs/NAME beside the page, and "
-        "are not run again",
+        "list's file name without .json. Finished runs are kept beside the page, in runs and the "
+        "name of the list's folder, and are not run again",
     )
     parser.add_argument(
         "--only",

@@ -39,14 +39,15 @@ def kept_run(
         summary: the columns of the table.
 
     Returns:
-        ``config``, ``versions``, ``summary``, ``log``, and by image number ``captions`` and
-        ``cider``, whose mean is the score; ``cider`` is empty without references.
+        ``config``, ``versions``, ``evaluation``, ``summary``, ``log``, and by image number
+        ``captions`` and ``cider``, whose mean is the score; ``cider`` is empty without references.
     """
     files = RunFiles.open(run)
     records = read_records(run / METRICS_LOG)
     return {
         "config": files.config,
         "versions": _versions(run),
+        "evaluation": evaluation.stem,
         "summary": summary,
         "log": [r for r in records if "loss" not in r or r["step"] % _STEPS_EACH == 0],
         **_captions(files, evaluation),
@@ -76,6 +77,7 @@ def kept_ensemble(
     return {
         "members": members,
         "versions": _versions(first),
+        "evaluation": evaluation.stem,
         "summary": summary,
         **_captions(files, evaluation),
     }

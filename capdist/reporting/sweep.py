@@ -108,7 +108,7 @@ class Sweep:
 
     @property
     def _kept_in(self) -> Path | None:
-        return self.page_file and self.page_file.parent / "runs" / self.path.stem
+        return self.page_file and self.page_file.parent / "runs" / Path(self.list.folder).name
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class ScoredRun(ABC):
 
     @abstractmethod
     def is_described_by(self, kept: dict[str, Any]) -> bool:
-        """Whether what is kept is of what the list describes."""
+        """Whether what is kept is of the configs that the list describes."""
 
     @abstractmethod
     def what_to_keep(self) -> dict[str, Any]:
@@ -79,7 +79,9 @@ class ScoredRun(ABC):
     def kept(self) -> dict[str, Any] | None:
         """What is kept of it beside the page, if the list still describes that."""
         found = read_kept(self.kept_file) if self.kept_file else None
-        return found if found and self.is_described_by(found) else None
+        if found is None or found.get("evaluation") != self.evaluation.stem:
+            return None
+        return found if self.is_described_by(found) else None
 
     def keep(self) -> None:
         """Keep it beside the page, once it is done."""

@@ -86,9 +86,9 @@ def test_only_runs_whose_config_changed_run_again(finished: Path) -> None:
 
 
 def test_runs_kept_beside_the_page_need_no_run_folder(finished: Path, tmp_path: Path) -> None:
-    kept = finished / "runs" / "list"
+    kept = finished / "runs" / "runs"
     assert sorted(file.name for file in kept.iterdir()) == ["glied-1.json.gz", "glied-2.json.gz"]
-    shutil.copytree(kept, tmp_path / "runs" / "list")
+    shutil.copytree(kept, tmp_path / "runs" / "runs")
     shutil.copy(finished / "page.md", tmp_path)
     rows = {
         "GLIED": {"config": str(finished / "config.json"), "paper": {"CIDEr": 118.2}},
@@ -118,14 +118,27 @@ def test_runs_kept_beside_the_page_need_no_run_folder(finished: Path, tmp_path: 
         moved.rename(finished / "runs")
 
 
+def test_kept_runs_are_those_of_the_folder_and_of_the_evaluation(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "runs" / "runs", tmp_path / "runs" / "runs")
+    rows = {"GLIED": {"config": str(finished / "config.json")}}
+    for changes, kept in ({}, True), ({"beam": 2}, False), ({"split": "val"}, False):
+        path = write(
+            tmp_path, finished, rows=rows, folder=str(finished / "runs"), **changes
+        ).rename(tmp_path / "other.json")
+        runs = Sweep.load(path, tmp_path / "page.md").runs
+        assert [run.kept is not None for run in runs] == [kept] * 2
+
+
 def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path) -> None:
     assert "SPICE" not in (finished / "page.md").read_text()
-    kept = finished / "runs" / "list" / "glied-1.json.gz"
+    kept = finished / "runs" / "runs" / "glied-1.json.gz"
     run = read_kept(kept)
     assert run is not None
     run["summary"] |= {"SPICE": 12.3, "SPICE Color": 4.5}
     (tmp_path / "page.md").write_text("<!-- results:list --><!-- /results -->")
-    write_kept(tmp_path / "runs" / "list" / kept.name, run)
+    write_kept(tmp_path / "runs" / "runs" / kept.name, run)
     path = write(tmp_path, finished / "config.json", seeds=[1], folder=str(finished / "runs"))
     sweep = Sweep.load(path, tmp_path / "page.md")
     assert "  12.3 " in sweep.table()
