@@ -19,9 +19,9 @@ from capdist.signals import STOPPED, StopSignal
 from shards.outputs import check_output_folder
 
 if TYPE_CHECKING:
-    from capdist.reporting.sweep import Sweep
-    from capdist.reporting.sweep_list import SweepList
-    from capdist.reporting.sweep_runs import ScoredRun
+    from capdist.sweeps.sweep import Sweep
+    from capdist.sweeps.sweep_list import SweepList
+    from capdist.sweeps.sweep_runs import ScoredRun
 
 HELP = "train and score a list of configs, and tabulate their scores"
 
@@ -45,13 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 when all runs are done, 1 if one failed; with --only 75 if a signal stopped it."""
-    from capdist.reporting.sweep import Sweep
+    from capdist.sweeps.sweep import Sweep
 
     sweep = Sweep.load(args.list, args.page)
+    only = None if args.only is None else sweep.run(args.only)
+    sweep.check_folders([only] if only else sweep.runs)
     write_page(sweep)  # a page without the section is refused before anything runs
     check_output_folder(Path(sweep.list.folder))
-    if args.only is not None:
-        status = run_alone(sweep.run(args.only))
+    if only:
+        status = run_alone(only)
     else:
         status = run_all(sweep)
         print(sweep.table())
@@ -96,7 +98,8 @@ def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[str | N
 
     while ready := [run for run in left if not run.missing]:
         left = [run for run in left if run.missing]
-        yield from run_these(ready)
+        yield from (run.conflict for run in ready if run.conflict)
+        yield from run_these([run for run in ready if not run.conflict])
     yield from (run.left_out for run in left)
 
 

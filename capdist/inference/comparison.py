@@ -8,8 +8,8 @@ from capdist.config.base import ConfigError
 from capdist.data.dataset import References, references
 from capdist.inference.exported_model import run_shards
 from capdist.inference.given_captions import captions_by_number, read_results
-from capdist.inference.run_folder import read_run_config
-from capdist.metrics.coco import check_images, split_words
+from capdist.inference.run_folder import read_run_config, read_versions
+from capdist.metrics.coco import ScoreError, check_images, split_words
 from capdist.metrics.per_image import METRICS, PerImage, compare
 from capdist.reporting.table import format_table
 from shards.manifest import Manifest
@@ -30,15 +30,27 @@ def print_comparison(
         resamples: of the bootstrap.
 
     Raises:
-        ConfigError: if a run was not evaluated so, or there are no shards.
+        ConfigError: if a run was not evaluated so, or on other images, or there are no shards.
         ScoreError: if a file has another form, or lacks an image.
         ShardError: if the shards are not there, or have no such split.
     """
     manifest = _manifest((a, b), shards)
     refs, files = references(manifest, split), [_captions(path, split, beam) for path in (a, b)]
-    first, second = (_per_image(file, refs, manifest.text) for file in files)
+    for path in (a, b):
+        _check_images(path, split, manifest, refs)
+    absent: dict[str, str] = {}
+    (first, used), (second, also) = (
+        _per_image(file, refs, manifest.text, absent) for file in files
+    )
+    if used != also:
+        raise ScoreError(
+            f"{files[1]}: the tokeniser of {files[0]} failed: {absent['PTB']}; try again"
+        )
     found = compare(first, second, resamples)
-    print(f"{manifest.name}, {split}, {len(refs.raw)} images\nA: {files[0]}\nB: {files[1]}\n")
+    print(f"{manifest.name}, {split}, {len(refs.raw)} images\nA: {files[0]}\nB: {files[1]}")
+    for missing, reason in absent.items():
+        print(f"{missing} is absent: {reason}")
+    print(f"references through the {used} tokeniser\n")
     rows = {
         metric: {
             "A": found[metric].a,
@@ -65,6 +77,19 @@ def _manifest(paths: tuple[Path, Path], shards: str | None) -> Manifest:
     return run_shards(read_run_config(run), run)
 
 
+def _check_images(path: Path, split: str, manifest: Manifest, refs: References) -> None:
+    """Refuse a run that was evaluated on other images; ids of different data sets may be equal."""
+    digest = read_versions(path).get("shards", {}).get("splits", {}).get(split)
+    if digest in (None, manifest.split_digest(split)):
+        return
+    own = run_shards(read_run_config(path), path)
+    if references(own, split).raw != refs.raw:
+        raise ConfigError(
+            f"{path}: split {split} of its shards {own.location} has other images or captions than "
+            f"that of {manifest.location}; compare captioners of the same images"
+        )
+
+
 def _captions(path: Path, split: str, beam: int | None) -> Path:
     """The file of a captioner's captions."""
     if not path.is_dir():
@@ -79,12 +104,15 @@ def _captions(path: Path, split: str, beam: int | None) -> Path:
     return file
 
 
-def _per_image(file: Path, refs: References, text: CaptionText) -> PerImage:
+def _per_image(
+    file: Path, refs: References, text: CaptionText, absent: dict[str, str]
+) -> tuple[PerImage, str]:
+    """The captions of a file, scored, and the name of their tokeniser."""
     captions = captions_by_number(read_results(file), refs)
     check_images(refs.raw, captions)
     gold = refs.raw
     if not text.is_ptb:
         gold = {n: tuple(" ".join(tokens) for tokens in every) for n, every in refs.tokens.items()}
         captions = {n: " ".join(text.split(nfc(caption))) for n, caption in captions.items()}
-    tokenised, candidates, _ = split_words(gold, captions, text, {})
-    return PerImage.of(tokenised, candidates)
+    tokenised, candidates, tokeniser = split_words(gold, captions, text, absent)
+    return PerImage.of(tokenised, candidates), tokeniser

@@ -257,6 +257,7 @@ class Evaluation:
         written = {name: row.to_json() for name, row in rows.items()}
         scored = next(iter(written.values()))
         scored.update(images_per_s=images_per_s, decoding=self.decoding.model_dump(mode="json"))
+        scored["weights"] = [member.weights for member in self.members]
         if self.annotated:
             scored["grounding_classes"] = len(self.annotated.classes)
         if self.is_ensemble:

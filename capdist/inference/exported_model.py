@@ -6,6 +6,7 @@ and the captions' tokeniser), ``vocab.json``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ class ExportedModel:
     on; None: unknown, those of the tars. ``classes_kept`` are the classes of each region that it
     was given, 0 if unknown or none. ``features`` are those of the first feature set that it reads,
     ``further_features`` those of the others. ``text`` is tokeniser and language of the captions
-    that it was trained on.
+    that it was trained on. ``weights`` is `weights_digest`.
     """
 
     model: CaptionModel[Any]
@@ -58,6 +59,7 @@ class ExportedModel:
     classes_kept: int = 0
     predicates: int = 0
     further_features: tuple[FeatureSpec, ...] = ()
+    weights: str = ""
 
     @property
     def all_features(self) -> tuple[FeatureSpec, ...]:
@@ -248,7 +250,13 @@ def read_export(folder: Path) -> ExportedModel:
         described.get("classes_kept", 0),
         predicates,
         tuple(further),
+        weights_digest(folder),
     )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a captioning model's weights, in the folder of its checkpoint."""
+    return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
 
 
 def read_features(described: Mapping[str, Any]) -> list[FeatureSpec]:

@@ -6,7 +6,6 @@ weights' file, and the scores.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Collection
@@ -18,7 +17,7 @@ from capdist.config.base import ConfigError
 from capdist.config.run_config import Config
 from capdist.data.dataset import captioned
 from capdist.inference.evaluation import Evaluation, EvaluationRequest, sentences
-from capdist.inference.exported_model import MODEL, read_export
+from capdist.inference.exported_model import read_export
 from capdist.inference.run_folder import (
     FINISHED,
     LAST,
@@ -89,7 +88,6 @@ class Follower:
         """Add a checkpoint's row, unless it has one."""
         step = int(folder.name.removeprefix("step-"))
         try:
-            weights = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()[:16]
             exported, epoch = read_export(folder), read_progress(folder).epoch
         except (OSError, ConfigError):
             if folder.exists():
@@ -98,6 +96,7 @@ class Follower:
         evaluation = Evaluation.open(self.request, exported)
         path = scores_path(self.request.run, evaluation.name)
         rows = read_rows(path)
+        weights = exported.weights[:16]
         if rows.get(step, {}).get("weights") == weights:
             return
         known = captioned(evaluation.manifest, evaluation.split)

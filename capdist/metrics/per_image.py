@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 METRICS = ("BLEU-4", "ROUGE-L", "CIDEr")
 #: Percentiles of a 95 % interval.
 _ENDS = (2.5, 97.5)
+#: The least difference that is not printed as 0.0.
+_PRINTED = 0.05
 #: As pycocoevalcap: a count of 0 must not end in a division by 0.
 _TINY, _SMALL = 1e-15, 1e-9
 
@@ -88,8 +90,11 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether one is ahead of the other beyond the interval."""
-        return not self.low <= 0 <= self.high
+        """Whether one is ahead of the other beyond the interval, and beyond what is printed.
+
+        BLEU's smoothing constants alone make a difference of a hundredth.
+        """
+        return not self.low <= 0 <= self.high and abs(self.difference) >= _PRINTED
 
 
 def interval(captioner: PerImage, resamples: int = 1000, seed: int = 0) -> dict[str, Floats]:

@@ -6,7 +6,6 @@ where it comes from. So it resumes without the other run.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from capdist.config.base import ConfigError, read_json
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.config.stage import InitConfig
-from capdist.inference.exported_model import MODEL, ExportedModel, read_export, write_export
+from capdist.inference.exported_model import ExportedModel, read_export, write_export
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.run_folder import INITIAL, find_checkpoint
 from capdist.vocab import SPECIALS, Vocabulary
@@ -140,7 +139,7 @@ class InitialModel:
         origin = {
             **self.init.model_dump(),
             "folder": str(self.folder.absolute()),
-            "weights": hashlib.sha256((self.folder / MODEL).read_bytes()).hexdigest(),
+            "weights": self.source.weights,
             "known_words": len(self.source.vocab),
             "new_words": self.vocab.words[len(self.source.vocab) :],
         }

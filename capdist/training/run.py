@@ -50,7 +50,7 @@ from capdist.training.initial import InitialModel, initial_folder, kept_vocabula
 from capdist.training.preflight import Preflight, saved_config
 from capdist.training.provenance import copy_predictor, write_provenance
 from capdist.training.run_lock import run_lock
-from capdist.training.trainer import Stopped, Trainer
+from capdist.training.trainer import Stopped, Trainer, has_ended
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 
@@ -118,7 +118,10 @@ class Run:
         if group.first:
             run.announce()
             run.keep_initial()
-            write_provenance(config, run.vocab, run.manifest)
+            if run.is_over:
+                print(f"{config.run}: trained to the end already; config.json stays as it is")
+            else:
+                write_provenance(config, run.vocab, run.manifest)
             if "concepts" in run.model.needs - config.provides:
                 copy_predictor(run.folder, run.manifest)
         group.barrier()
@@ -185,6 +188,16 @@ class Run:
             find_checkpoint(self.folder, STAGE_START),
             resumed,
         )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train, so that another config would not be what was run."""
+        last = find_checkpoint(self.folder, LAST)
+        if last is None:
+            return False
+        progress = read_progress(last)
+        left = len(self.config.stages) - 1 - progress.stage
+        return left <= 0 and has_ended(self.config.stages[-1], progress)
 
     def keep_initial(self) -> None:
         """Copy what a new run takes over from another one into its folder, and print it."""

@@ -77,7 +77,7 @@ class Trainer:
             initial=progress.stage_step,
             enabled=self.group.first,
         ) as bar:
-            while not self.done(progress):
+            while not has_ended(self.stage, progress):
                 for record, after, asked in self.epoch(progress):
                     progress = after
                     self.metrics_log.write(record.to_json())
@@ -89,11 +89,6 @@ class Trainer:
                 progress = self.end_epoch(progress, bar)
                 self.stop_if(sum(self.group.sum(self.stop.asked)) > 0, progress)
         return progress
-
-    def done(self, progress: TrainingProgress) -> bool:
-        """Whether the stage has had its epochs, or has run out of patience."""
-        patience = self.stage.patience
-        return progress.epoch >= self.stage.epochs or bool(patience and progress.waited >= patience)
 
     def epoch(
         self, progress: TrainingProgress
@@ -290,6 +285,13 @@ class Trainer:
         if last is None:
             return "nothing is saved yet"
         return f"{last} is complete. Continue with --resume auto"
+
+
+def has_ended(stage: TrainingStage, progress: TrainingProgress) -> bool:
+    """Whether a stage has had its epochs, or has run out of patience."""
+    return progress.epoch >= stage.epochs or bool(
+        stage.patience and progress.waited >= stage.patience
+    )
 
 
 def describe(found: ValidationResult, best: float | None) -> str:

@@ -12,8 +12,8 @@ from capdist.config.run_config import Config, load_config
 from capdist.config.schema import OPTIONS, config_schema, options_page
 from capdist.engines.optimizer import check_groups
 from capdist.models.base import Dims, build
-from capdist.reporting.sweep import Sweep
-from capdist.reporting.sweep_runs import SweepRun
+from capdist.sweeps.sweep import Sweep
+from capdist.sweeps.sweep_runs import SweepRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").iterdir())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from capdist.commands.main import main
 from capdist.data.dataset import references
+from capdist.metrics.per_image import Difference
 from shards.manifest import Manifest
+from shards.writer import write
+from tests.support.shards import TinySource
 
 
 @pytest.fixture
@@ -58,3 +62,42 @@ def test_what_can_not_be_compared_is_refused(
     paths = {"A": a, "B": b, "SHARDS": tiny.root, "RUN": tmp_path / "run"}
     assert main(["compare", *(str(paths.get(word, word)) for word in arguments)]) == 2
     assert message.replace("RUN", str(tmp_path / "run")) in capsys.readouterr().err
+
+
+def evaluated(folder: Path, config: dict[str, Any], shards: Manifest) -> Path:
+    """A run folder with captions of val, as `capdist evaluate` leaves it."""
+    (folder / "captions").mkdir(parents=True)
+    data = {**config["data"], "shards": str(shards.root)}
+    written = {**config, "run": str(folder), "data": data}
+    (folder / "config.json").write_text(json.dumps(written))
+    splits = {"val": shards.split_digest("val")}
+    (folder / "versions.json").write_text(json.dumps({"shards": {"splits": splits}}))
+    ids = references(shards, "val").ids.values()
+    entries = [{"image_id": image, "caption": "dog"} for image in ids]
+    (folder / "captions" / "val-beam3.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_runs_of_other_images_are_refused(
+    tiny: Manifest,
+    grounded: Manifest,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    others = TinySource(sizes=(("train", 53), ("val", 6), ("test", 5)))
+    fewer = write(others, tmp_path / "fewer", samples_per_shard=8, workers=1)
+    first, same, other = (
+        evaluated(tmp_path / f"run {number}", tiny_config, shards)
+        for number, shards in enumerate((tiny, grounded, fewer))
+    )
+    assert main(["compare", str(first), str(same), "--split", "val"]) == 0
+    assert "no difference is shown" in capsys.readouterr().out
+    assert main(["compare", str(first), str(other), "--split", "val"]) == 2
+    expected = f"{other}: split val of its shards {fewer.location} has other images or captions"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_difference_that_is_printed_as_zero_puts_none_ahead() -> None:
+    assert not Difference(a=0.01, b=0.04, low=0.02, high=0.05).excludes_zero
+    assert Difference(a=0.01, b=0.07, low=0.02, high=0.09).excludes_zero

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import pytest
 import torch
 
 from capdist.commands.main import main
+from capdist.config.base import ConfigError
 from capdist.data.dataset import evaluation_batches
 from capdist.data.rank_plan import Ranks
 from capdist.inference.exported_model import read_run
-from capdist.reporting.kept_runs import read_kept, write_kept
-from capdist.reporting.sweep import Sweep
-from capdist.reporting.sweep_runs import SweepEnsemble
+from capdist.inference.run_folder import read_names
+from capdist.sweeps.kept_runs import read_kept, write_kept
+from capdist.sweeps.sweep import Sweep
+from capdist.sweeps.sweep_runs import SweepEnsemble
 from capdist.vocab import BOS, PAD, UNK
 from capdist.workers.commands import CommandTask
 from shards.manifest import Manifest
@@ -70,7 +74,7 @@ def test_the_table_has_the_means_over_seeds(finished: Path) -> None:
     assert losses(finished / "runs" / "glied-1") != losses(finished / "runs" / "glied-2")
 
 
-def test_only_runs_whose_config_changed_run_again(finished: Path) -> None:
+def test_only_runs_whose_config_changed_run_again(finished: Path, tmp_path: Path) -> None:
     runs = finished / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
     config = json.loads((finished / "config.json").read_text())
@@ -79,15 +83,23 @@ def test_only_runs_whose_config_changed_run_again(finished: Path) -> None:
     again = launch("sweep.py", str(finished / "list.json"))
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    longer = write(finished, finished / "config.json", seeds=[1], set={"stages.0.epochs": 3})
+    moved = tmp_path / "runs"
+    shutil.copytree(runs, moved)
+    longer = write(tmp_path, finished / "config.json", set={"stages.0.epochs": 3})
+    refusal = refused(launch("sweep.py", str(longer), "--only", "0"))
+    assert f"{moved / 'glied-1'}: was trained with another config than row 'GLIED'" in refusal
+    shutil.rmtree(moved / "glied-1")
     assert launch("sweep.py", str(longer), "--only", "0").returncode == 0
-    first, second = losses(runs / "glied-1"), losses(runs / "glied-2")
+    first, second = losses(moved / "glied-1"), losses(moved / "glied-2")
     assert len(first) * 2 == len(second) * 3
 
 
 def test_runs_kept_beside_the_page_need_no_run_folder(finished: Path, tmp_path: Path) -> None:
     kept = finished / "runs" / "runs"
-    assert sorted(file.name for file in kept.iterdir()) == ["glied-1.json.gz", "glied-2.json.gz"]
+    assert sorted(file.name for file in kept.iterdir()) == [
+        "glied-1-test-beam3.json.gz",
+        "glied-2-test-beam3.json.gz",
+    ]
     shutil.copytree(kept, tmp_path / "runs" / "runs")
     shutil.copy(finished / "page.md", tmp_path)
     rows = {
@@ -123,17 +135,73 @@ def test_kept_runs_are_those_of_the_folder_and_of_the_evaluation(
 ) -> None:
     shutil.copytree(finished / "runs" / "runs", tmp_path / "runs" / "runs")
     rows = {"GLIED": {"config": str(finished / "config.json")}}
-    for changes, kept in ({}, True), ({"beam": 2}, False), ({"split": "val"}, False):
+    others: list[dict[str, Any]] = [{"beam": 2}, {"split": "val"}, {"grounding": True}]
+    for changes, kept in ({}, True), *((other, False) for other in others):
         path = write(
             tmp_path, finished, rows=rows, folder=str(finished / "runs"), **changes
         ).rename(tmp_path / "other.json")
         runs = Sweep.load(path, tmp_path / "page.md").runs
-        assert [run.kept is not None for run in runs] == [kept] * 2
+        assert [(run.kept is not None, run.done) for run in runs] == [(kept, kept)] * 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-20],
+        lambda whole: b"",
+        lambda whole: gzip.compress(b"[1]"),
+        lambda whole: gzip.compress(gzip.decompress(whole).replace(b'"summary"', b'"other"')),
+        lambda whole: gzip.compress(gzip.decompress(whole).replace(b'"config"', b'"other"', 1)),
+    ],
+)
+def test_a_damaged_kept_run_is_one_line(
+    finished: Path,
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "glied-1-test-beam3.json.gz"
+    kept = tmp_path / "runs" / "runs" / name
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(damage((finished / "runs" / "runs" / name).read_bytes()))
+    shutil.copy(finished / "page.md", tmp_path)
+    path = write(tmp_path, finished / "config.json", folder=str(finished / "runs"))
+    assert main(["sweep", str(path), "--page", str(tmp_path / "page.md")]) == 2
+    assert f"{kept}: not what is kept of a run, or damaged (" in capsys.readouterr().err
+
+
+def test_a_run_of_another_config_is_neither_counted_nor_touched(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    rows = {"GLIED": {"config": str(finished / "config.json"), "set": {"model.dropout": 0.3}}}
+    path = write(tmp_path, finished / "config.json", rows=rows)
+    before = {file: file.read_bytes() for file in (tmp_path / "runs").rglob("*.json")}
+    first = f"{path}: {tmp_path}/runs/glied-{{}}: was trained with another config than row 'GLIED'"
+    options: list[tuple[list[str], int]] = [([], 1), (["--only", "1"], 2)]
+    for only, number in options:
+        assert main(["sweep", str(path), *only]) == 2
+        assert first.format(number) in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_scores_count_for_the_weights_that_were_scored(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    sweep = Sweep.load(write(tmp_path, finished / "config.json"))
+    assert [run.done for run in sweep.runs] == [True, True]
+    first, second = (tmp_path / "runs" / f"glied-{seed}" / "checkpoints" for seed in (1, 2))
+    names = read_names(first)
+    del names["finished"]  # as while it is trained further
+    (first / "names.json").write_text(json.dumps(names))
+    with (second / read_names(second)["best"] / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\0")
+    assert [run.done for run in sweep.runs] == [False, False]
 
 
 def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path) -> None:
     assert "SPICE" not in (finished / "page.md").read_text()
-    kept = finished / "runs" / "runs" / "glied-1.json.gz"
+    kept = finished / "runs" / "runs" / "glied-1-test-beam3.json.gz"
     run = read_kept(kept)
     assert run is not None
     run["summary"] |= {"SPICE": 12.3, "SPICE Color": 4.5}
@@ -250,11 +318,27 @@ def test_a_row_begins_with_the_runs_of_another(
     assert str(finished / "runs" / "glied-2") in str(origin)
     assert losses(tuned.folder)[0] < losses(finished / "runs" / "glied-2")[0]
     assert Sweep.load(path, page).run(1).kept
+    # Of other weights it would be another run.
+    checkpoints = finished / "runs" / "glied-2" / "checkpoints"
+    best = checkpoints / read_names(checkpoints)["best"] / "model.safetensors"
+    weights = best.read_bytes()
+    best.write_bytes(weights[:-1] + b"\0")
+    assert "began with other weights than" in (Sweep.load(path).run(1).conflict or "")
+    assert not Sweep.load(path).run(2).in_folder
+    best.write_bytes(weights)
+    assert Sweep.load(path).run(2).in_folder
     # It is of the runs as they were: with another first run it is another run.
     rows["GLIED"]["set"] = {"stages.0.epochs": 3}
     path = write(tmp_path, Path(config), rows=rows, seeds=[2], folder=str(finished / "runs"))
     changed = Sweep.load(path, page).run(1)
     assert (changed.done, len(changed.missing)) == (False, 1)
+
+
+def test_rows_of_other_shards_are_not_compared(config: Path, tmp_path: Path) -> None:
+    other = {"config": str(config), "set": {"data.shards": "elsewhere"}, "against": "a"}
+    path = write(tmp_path, config, rows={"a": {"config": str(config)}, "b": other})
+    with pytest.raises(ConfigError, match=r"rows\.b\.against: row 'a' has data\.shards .*, and"):
+        Sweep.load(path)
 
 
 def test_an_ensemble_has_the_seeds_of_one_row_or_several_rows_with_one_seed(
@@ -312,6 +396,7 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"row": {}}, "list.json: row: unknown key"),
+        ({"rows": {"a <!-- /results -->": {"config": "c.json"}}}, "can't be in a table; rename"),
         ({"rows": {"a": {"config": "none.json"}}}, "none.json: no such file"),
         (
             {"rows": {"a": {"config": "none.json", "against": "b"}}},

@@ -83,6 +83,10 @@ def test_a_finished_run_is_not_changed(config: Path, run: Path) -> None:
     assert "holds a run" in refused(train(config))
     assert train(config, "--resume", "auto").returncode == 0
     assert (run / "metrics.jsonl").read_bytes() == before
+    written = (run / "config.json").read_bytes()
+    again = train(config, "--resume", "auto", "--set", "stages.0.optimizer.lr=0.5")
+    assert f"{run}: trained to the end already; config.json stays as it is" in again.stdout
+    assert (run / "config.json").read_bytes() == written
 
 
 @pytest.mark.parametrize(
