@@ -34,6 +34,12 @@ def print_comparison(
         ScoreError: if a file has another form, or lacks an image.
         ShardError: if the shards are not there, or have no such split.
     """
+    for path in (a, b):
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ConfigError(
+                f"{path}: no run folder, because it has no config.json; of an ensemble, give the "
+                f"file of captions: {path}/captions/{split}-beam{beam or 3}.json"
+            )
     manifest = _manifest((a, b), shards)
     refs, files = references(manifest, split), [_captions(path, split, beam) for path in (a, b)]
     for path in (a, b):

@@ -46,7 +46,7 @@ def test_the_better_captioner_is_ahead(
     [
         (["A", "B"], "no references for two files of captions; give --shards DIR"),
         (["A", "A", "--split", "train", "--shards", "SHARDS"], "images without a caption: "),
-        (["RUN", "A"], "RUN/config.json: no such file"),
+        (["RUN", "A"], "RUN: no run folder, because it has no config.json; of an ensemble, give"),
     ],
 )
 def test_what_can_not_be_compared_is_refused(
