@@ -14,6 +14,7 @@ from capdist.config.run_config import Config, parse_saved_config
 from capdist.inference.exported_model import weights_digest
 from capdist.inference.run_folder import BEST, FINISHED, LAST, find_checkpoint
 from capdist.reporting.report.files import CONSTANT, EvaluationName
+from capdist.reporting.report.settings import settings
 from capdist.reporting.results import Results
 from capdist.sweeps.kept_runs import kept_ensemble, kept_run, read_kept, write_kept
 from capdist.sweeps.sweep_list import SweepList
@@ -166,9 +167,13 @@ class SweepRun(ScoredRun):
     @property
     def conflict(self) -> str | None:
         last, remedy = find_checkpoint(self.folder, LAST), "; remove the folder to train it anew"
-        if last and not self.is_trained_as(saved_config(last)):
+        if last and not self.is_trained_as(trained := saved_config(last)):
+            dumps = [config.model_dump(mode="json") for config in (trained, self.config)]
+            changed = next(setting for setting in settings(dumps) if setting.differs)
+            was, now = changed.values
             return (
-                f"{self.folder}: was trained with another config than row {self.row!r} has{remedy}"
+                f"{self.folder}: was trained with another config than row {self.row!r} has, "
+                f"{changed.key} {was} instead of {now}{remedy}"
             )
         origin = read_origin(self.config)
         if self.init and origin and [origin["weights"]] != self.init.weights:

@@ -177,7 +177,10 @@ def test_a_run_of_another_config_is_neither_counted_nor_touched(
     rows = {"GLIED": {"config": str(finished / "config.json"), "set": {"model.dropout": 0.3}}}
     path = write(tmp_path, finished / "config.json", rows=rows)
     before = {file: file.read_bytes() for file in (tmp_path / "runs").rglob("*.json")}
-    first = f"{path}: {tmp_path}/runs/glied-{{}}: was trained with another config than row 'GLIED'"
+    first = (
+        f"{path}: {tmp_path}/runs/glied-{{}}: was trained with another config than row "
+        "'GLIED' has, model.dropout 0.1 instead of 0.3; remove the folder to train it anew"
+    )
     options: list[tuple[list[str], int]] = [([], 1), (["--only", "1"], 2)]
     for only, number in options:
         assert main(["sweep", str(path), *only]) == 2
