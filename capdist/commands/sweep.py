@@ -98,8 +98,9 @@ def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[str | N
 
     while ready := [run for run in left if not run.missing]:
         left = [run for run in left if run.missing]
-        yield from (run.conflict for run in ready if run.conflict)
-        yield from run_these([run for run in ready if not run.conflict])
+        conflicts = [run.conflict for run in ready]
+        yield from filter(None, conflicts)
+        yield from run_these([r for r, why in zip(ready, conflicts, strict=True) if why is None])
     yield from (run.left_out for run in left)
 
 

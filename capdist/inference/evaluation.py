@@ -260,10 +260,6 @@ class Evaluation:
         scored["weights"] = [member.weights for member in self.members]
         if self.annotated:
             scored["grounding_classes"] = len(self.annotated.classes)
-        if self.is_ensemble:
-            scored["members"] = [
-                member.config.model_dump(mode="json", by_alias=True) for member in self.members
-            ]
         text = json.dumps(written, indent=1)
         path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
