@@ -168,7 +168,8 @@ class SweepRun(ScoredRun):
     def conflict(self) -> str | None:
         last, remedy = find_checkpoint(self.folder, LAST), "; remove the folder to train it anew"
         if last and not self.is_trained_as(trained := saved_config(last)):
-            dumps = [config.model_dump(mode="json") for config in (trained, self.config)]
+            both = self.comparable(trained), self.config
+            dumps = [config.model_dump(mode="json") for config in both]
             changed = next(setting for setting in settings(dumps) if setting.differs)
             was, now = changed.values
             return (
@@ -182,9 +183,12 @@ class SweepRun(ScoredRun):
 
     def is_trained_as(self, trained: Config) -> bool:
         """Whether a config is this run's."""
-        # A folder may be moved, and a description is edited when the results are known.
-        same = {"description": self.config.description, "run": self.config.run}
-        return trained.model_copy(update=same) == self.config
+        return self.comparable(trained) == self.config
+
+    def comparable(self, trained: Config) -> Config:
+        """A config with what has no effect on the weights as this run's has it."""
+        ignored = ("schema_", "description", "run", "tracking", "ray")
+        return trained.model_copy(update={name: getattr(self.config, name) for name in ignored})
 
     @property
     def chain(self) -> list[SweepRun]:
