@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capdist.arguments import count
-from capdist.signals import STOPPED, StopSignal
+from capdist.signals import STOP, STOPPED
 from shards.outputs import check_output_folder
 
 if TYPE_CHECKING:
     from capdist.sweeps.sweep import Sweep
     from capdist.sweeps.sweep_list import SweepList
     from capdist.sweeps.sweep_runs import ScoredRun
+    from capdist.workers.commands import CommandTask
 
 HELP = "train and score a list of configs, and tabulate their scores"
 
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when all runs are done, 1 if one failed; with --only 75 if a signal stopped it."""
+    """0 when all runs are done, 1 if one failed, 75 if a signal stopped one."""
     from capdist.sweeps.sweep import Sweep
 
     sweep = Sweep.load(args.list, args.page)
@@ -72,36 +74,51 @@ def write_page(sweep: Sweep) -> None:
 
 
 def run_all(sweep: Sweep) -> int:
-    """Run all that is not done on Ray; 1 if a run failed or an ensemble lacks a member, else 0."""
+    """Run all that is not done on Ray.
+
+    Returns:
+        0; 1 if a run failed or lacks one that it needs; `STOPPED` if a signal stopped one.
+    """
     from shards.progress import Progress
 
     left = [run for run in sweep.runs if not run.done]
     title, done = f"sweep {sweep.path.stem}", len(sweep.runs) - len(left)
-    failed = 0
+    statuses = {0}
     with Progress(len(sweep.runs), initial=done, title=title, unit="run") as progress:
-        for problem in run_each(left, sweep.list):
-            progress.advance()
+        for status, problem in run_each(left, sweep.list):
+            statuses.add(status)
+            if status != STOPPED:
+                progress.advance()
             if problem:
-                failed = 1
                 progress.say(problem)
-    return failed
+        if STOPPED in statuses:
+            progress.say("stopped; the same command continues the runs that are not finished")
+    return max(statuses)
 
 
-def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[str | None]:
-    """For each run that has ended, what went wrong, or None; each waits for those it needs."""
+def run_each(left: Sequence[ScoredRun], settings: SweepList) -> Iterator[tuple[int, str]]:
+    """For each run that has ended, 0, 1 or `STOPPED`, and what went wrong.
+
+    Each run waits for those that it needs. After a stop, no other begins.
+    """
     from capdist.workers.commands import run_tasks
-
-    def run_these(runs: Sequence[ScoredRun]) -> Iterator[str | None]:
-        tasks = [run.task for run in runs]
-        for task, status in run_tasks(tasks, settings.cpus, settings.gpus, settings.ray):
-            yield f"{task.name} failed with status {status}: see {task.log}" if status else None
 
     while ready := [run for run in left if not run.missing]:
         left = [run for run in left if run.missing]
         conflicts = [run.conflict for run in ready]
-        yield from filter(None, conflicts)
-        yield from run_these([r for r, why in zip(ready, conflicts, strict=True) if why is None])
-    yield from (run.left_out for run in left)
+        yield from ((1, conflict) for conflict in conflicts if conflict)
+        tasks = [run.task for run, conflict in zip(ready, conflicts, strict=True) if not conflict]
+        for task, status in run_tasks(tasks, settings.cpus, settings.gpus, settings.ray):
+            yield outcome(task, status)
+            if status == STOPPED:
+                left = []
+    yield from ((1, run.left_out) for run in left)
+
+
+def outcome(task: CommandTask, status: int) -> tuple[int, str]:
+    if status in {0, STOPPED}:
+        return status, ""
+    return 1, f"{task.name} failed with status {status}: see {task.log}"
 
 
 def run_alone(run: ScoredRun) -> int:
@@ -115,14 +132,14 @@ def run_alone(run: ScoredRun) -> int:
         print(f"error: {run.left_out}", file=sys.stderr)
         return 1
     print(f"{run.folder}: its output is in {run.task.log}", flush=True)
-    # The scheduler signals the commands as well: training saves and exits, scoring is ended by it.
-    stop = StopSignal()
-    status = run_task(run.task, run.list.cpus, os.getcwd(), sys.path)
-    if status and stop.asked:
-        return STOPPED
-    if status:
-        print(
-            f"error: {run.task.name} failed with status {status}: see {run.task.log}",
-            file=sys.stderr,
+    for number in STOP:  # training, which gets SIGTERM then, saves and exits
+        signal.signal(number, signal.default_int_handler)
+    try:
+        status, problem = outcome(
+            run.task, run_task(run.task, run.list.cpus, os.getcwd(), sys.path)
         )
-    return 1 if status else 0
+    except KeyboardInterrupt:
+        return STOPPED
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return status

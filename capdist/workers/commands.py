@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from capdist.config.run_config import RayConfig
+from capdist.signals import STOPPED, StopSignal
 from capdist.workers.ray_tasks import connect
 
 
@@ -27,7 +29,9 @@ def run_tasks(
 ) -> Iterator[tuple[CommandTask, int]]:
     """Each task when it has ended, with the exit status of `run_task`.
 
-    A task whose node is lost starts again on another, so its commands must be able to resume.
+    A task whose node is lost starts again on another, so its commands must be able to resume. After
+    a stop signal, and when the caller does not go on, commands get SIGTERM and are waited for, so
+    that they can save their state; the status of their tasks is `STOPPED`.
 
     Args:
         tasks: what to run.
@@ -42,15 +46,21 @@ def run_tasks(
         return
     where = f"ray.address {cluster.address}"
     ray = connect(cpus, gpus, cluster, where, "cpus or gpus of the list")
+    stop = StopSignal()
+    remote = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
+    running = {remote.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
     try:
-        remote = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
-        running = {remote.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
-        while running:
-            done, _ = ray.wait(list(running))
+        while running and not stop.asked:
+            done, _ = ray.wait(list(running), timeout=1)
             for reference in done:
                 yield running.pop(reference), ray.get(reference)
     finally:
+        for reference in running:
+            ray.cancel(reference)
+        if running:
+            ray.wait(list(running), num_returns=len(running))
         ray.shutdown()
+    yield from ((task, STOPPED) for task in running.values())
 
 
 def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> int:
@@ -61,6 +71,10 @@ def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> in
         cpus: number of threads.
         folder: the commands' working directory.
         path: their ``sys.path``.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, or when Ray cancels the task; the command gets SIGTERM and
+            has ended.
     """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -71,9 +85,20 @@ def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> in
     with task.log.open("ab") as log:
         for command in task.commands:
             arguments = [sys.executable, "-u", *command]
-            status = subprocess.run(
-                arguments, cwd=folder, env=environment, stdout=log, stderr=log, check=False
-            ).returncode
-            if status:
+            process = subprocess.Popen(
+                arguments, cwd=folder, env=environment, stdout=log, stderr=log
+            )
+            if status := _wait(process):
                 return status
     return 0
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    try:
+        while process.poll() is None:
+            time.sleep(0.1)  # not process.wait(), which Ray cannot interrupt
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return process.returncode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 from typing import Any
 
@@ -36,6 +37,7 @@ def connect(cpus: float, gpus: float, cluster: RayConfig, where: str, sizes: str
         import ray
 
         ray.init(cluster.address, log_to_driver=False, include_dashboard=False)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's handler aborts with a trace of C++
     except Exception as error:
         raise PoolError(
             f"{where}: cannot connect to Ray ({one_line(error)}); start it there, correct the "

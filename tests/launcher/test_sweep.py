@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from capdist.data.dataset import evaluation_batches
 from capdist.data.rank_plan import Ranks
 from capdist.inference.exported_model import read_run
 from capdist.inference.run_folder import read_names
+from capdist.signals import STOPPED
 from capdist.sweeps.kept_runs import read_kept, write_kept
 from capdist.sweeps.sweep import Sweep
 from capdist.sweeps.sweep_runs import SweepEnsemble
@@ -217,16 +219,28 @@ def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path)
     assert {"SPICE", "SPICE Color"} <= set(sweep.columns)
 
 
-def test_a_killed_sweep_resumes_its_runs(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "only", "status"),
+    [
+        (signal.SIGKILL, [], -signal.SIGKILL),
+        (signal.SIGTERM, [], STOPPED),
+        (signal.SIGTERM, ["--only", "0"], STOPPED),
+    ],
+)
+def test_a_stopped_sweep_resumes_its_runs(
+    finished: Path, tmp_path: Path, number: int, only: list[str], status: int
+) -> None:
     path = write(tmp_path, finished / "config.json", seeds=[2])
-    process = Running("sweep.py", str(path))
+    process = Running("sweep.py", str(path), *only)
     run = tmp_path / "runs" / "glied-2"
     while not (run / "checkpoints" / "names.json").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.kill()
-    process.wait()
-    result = launch("sweep.py", str(path))
+    process.send_signal(number)
+    assert process.wait() == status
+    # A stop signal reaches the training, which says so and is waited for.
+    assert ("stopped at step" in run.with_suffix(".log").read_text()) == (status == STOPPED)
+    result = launch("sweep.py", str(path), *only)
     assert result.returncode == 0, result.stderr
     assert losses(run) == losses(finished / "runs" / "glied-2")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from shards.extractors import PictureFeatures
 from shards.pictures import find_pictures
 from tests.support.dying_chunk import DyingChunk
 from tests.support.photographs import IDS, QUARTERS, write_photographs
+from tests.support.processes import environment
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,17 @@ def test_an_address_without_ray_is_reported(tmp_path: Path) -> None:
     pictures = find_pictures(write_photographs(tmp_path / "photographs", IDS[:2]))
     with pytest.raises(PoolError, match=r"^--ray 127\.0\.0\.1:9: cannot connect to Ray \("):
         extract(features, pictures, tmp_path / "out", run_chunks=workers)
+
+
+def test_sigterm_ends_an_extraction_on_ray_without_a_trace(cluster: Any) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from capdist.config.run_config import RayConfig\n"
+        "from capdist.workers.ray_tasks import connect\n"
+        "connect(1, 0, RayConfig(address=sys.argv[1]), '', '')\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    command = [sys.executable, "-c", code, cluster.address]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGTERM
+    assert "SIGTERM" not in result.stderr
