@@ -91,9 +91,12 @@ def check_groups(model: nn.Module, config: OptimizerConfig, place: str) -> None:
     chosen = [_group_of(name, config) for name in names]
     for number, group in enumerate(config.groups):
         if group not in chosen:
+            earlier = config.groups[:number]
+            left = [name for name, its in zip(names, chosen, strict=True) if its not in earlier]
+            such_as = f", such as {left[0]}" if left else ""
             raise ConfigError(
-                f"{place}.groups.{number}: {group.match!r} matches none of the {len(names)} "
-                f"parameters that earlier groups leave, such as {names[0]}; correct the pattern"
+                f"{place}.groups.{number}: {group.match!r} matches none of the {len(left)} "
+                f"parameters that earlier groups leave{such_as}; correct the pattern"
             )
     if all(group is not None and group.frozen for group in chosen):
         raise ConfigError(f"{place}.groups: all parameters are frozen; leave some to train")
