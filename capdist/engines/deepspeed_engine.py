@@ -20,7 +20,7 @@ from capdist.engines.base import StepResult
 from capdist.engines.deepspeed_copies import norms_in_fp32, skip_sum, without_bucket
 from capdist.engines.deepspeed_files import convert, numbers_only
 from capdist.engines.deepspeed_operator import load_operator
-from capdist.engines.optimizer import make_optimizer, set_lr
+from capdist.engines.optimizer import make_optimizer, set_lr, settings_kept
 from capdist.objectives.base import Objective
 
 
@@ -125,14 +125,14 @@ class DeepSpeedEngine:
             ConfigError: if it can't be converted, or contains code.
         """
         if not self.engine.load_universal_checkpoint():
-            with numbers_only(folder):
+            with numbers_only(folder), settings_kept(self.optimizer):
                 self.engine.load_checkpoint(str(folder), tag=self.TAG)
             return
         universal = folder / "universal"
         self.group.agree(
             lambda: convert(folder / self.TAG, universal / self.TAG) if self.group.first else None
         )
-        with numbers_only(universal):
+        with numbers_only(universal), settings_kept(self.optimizer):
             self.engine.load_checkpoint(str(universal), tag=self.TAG)
         self.group.barrier()
         if self.group.first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.util import find_spec
@@ -79,6 +80,19 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of a step, which a group may scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get(LR_SCALE, 1.0)
+
+
+@contextmanager
+def settings_kept(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Keep the settings of the groups, which the config gives, while a saved state is loaded."""
+    state = {"params", "step"}  # apex and DeepSpeed count steps there
+    settings = [
+        {name: value for name, value in group.items() if name not in state}
+        for group in optimizer.param_groups
+    ]
+    yield
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
 
 
 def check_groups(model: nn.Module, config: OptimizerConfig, place: str) -> None:

@@ -15,7 +15,7 @@ from capdist.distributed.part_timer import PartTimer
 from capdist.distributed.process_group import ProcessGroup
 from capdist.engines.base import StepResult
 from capdist.engines.gradient_sum import GradientSum
-from capdist.engines.optimizer import make_optimizer, set_lr
+from capdist.engines.optimizer import make_optimizer, set_lr, settings_kept
 from capdist.objectives.base import Objective
 
 
@@ -93,4 +93,5 @@ class TorchEngine:
         """The same file on every rank, however many ranks wrote it."""
         state = torch.load(folder / "engine.pt", self.group.device, weights_only=True)
         self.objective.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with settings_kept(self.optimizer):
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -9,7 +9,7 @@ checkpoints/names.json                which folder is the last, which the best .
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class TrainingProgress:
     skipped: int = 0
     best: dict[str, float] = field(default_factory=dict)
     waited: int = 0
+
+    def next_epoch(self) -> TrainingProgress:
+        """Where training continues after the last sample of an epoch."""
+        return replace(self, epoch=self.epoch + 1, consumed=0, lost=0)
 
 
 def read_run_config(run: Path) -> Config:

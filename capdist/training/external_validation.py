@@ -37,7 +37,7 @@ class ExternallyValidatedTrainer(Trainer):
 
     def end_epoch(self, progress: TrainingProgress, bar: Progress) -> TrainingProgress:
         """Save, and read the scores that have arrived."""
-        progress = replace(progress, epoch=progress.epoch + 1, consumed=0)
+        progress = progress.next_epoch()
         self.save(progress, self.engine.weights(), best=False)
         return self.read_scores(progress)
 

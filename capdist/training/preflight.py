@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from capdist.config.base import ConfigError, read_json
 from capdist.config.run_config import Config, parse_saved_config, zero_stage
+from capdist.config.stage import TrainingStage
 from capdist.decoding.constraints import Constraints
 from capdist.engines.optimizer import check_groups, check_implementation
 from capdist.inference.concept_prediction import Detector, detector_sizes
@@ -20,9 +21,10 @@ from capdist.inference.exported_model import (
     read_weights,
 )
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
-from capdist.inference.run_folder import BEST_DETECTOR, find_checkpoint
+from capdist.inference.run_folder import BEST_DETECTOR, find_checkpoint, read_progress
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext, objective_of
+from capdist.training.trainer import has_ended
 from capdist.vocab import Vocabulary
 from shards.manifest import Manifest
 
@@ -81,12 +83,13 @@ class Preflight:
             )
 
     def checkpoint(self, last: Path) -> None:
-        """Refuse to resume with another engine, features, vocabulary, model or detector.
+        """Refuse to resume with another engine, state, features, vocabulary, model or detector.
 
         Raises:
             ConfigError: naming the checkpoint.
         """
         self._engine(last)
+        self._stage(last)
         trained = read_features(read_json(last / "config.json"))
         self.check.shards(trained, self.manifest, f"{last}")
         if (last / DETECTOR).is_file():
@@ -97,16 +100,27 @@ class Preflight:
     def _engine(self, last: Path) -> None:
         """Refuse another engine or precision, and a ZeRO stage that can't be converted."""
         saved = saved_config(last)
-        for name, wrote, now in (
-            ("engine", saved.engine, self.config.engine),
-            ("precision", saved.precision, self.config.precision),
-            ("ZeRO stage", _zero_kind(saved), _zero_kind(self.config)),
+        self._same("engine is", saved.engine, self.config.engine, last)
+        self._same("precision is", saved.precision, self.config.precision, last)
+        self._same("ZeRO stage is", _zero_kind(saved), _zero_kind(self.config), last)
+
+    def _stage(self, last: Path) -> None:
+        """Refuse other parts of the state in the middle of a stage."""
+        progress = read_progress(last)
+        number, stages = progress.stage, self.config.stages
+        if number >= len(stages) or has_ended(stages[number], progress):
+            return
+        for (name, wrote), (_, now) in zip(
+            _parts(saved_config(last).stages[number]), _parts(stages[number]), strict=True
         ):
-            if wrote != now:
-                raise ConfigError(
-                    f"{self.where}: {name} is {now}, but {last} was written with {wrote}; resume "
-                    "with its config, or choose another folder with --set run=FOLDER"
-                )
+            self._same(f"stages.{number}.{name}", wrote, now, last)
+
+    def _same(self, what: str, wrote: str, now: str, last: Path) -> None:
+        if wrote != now:
+            raise ConfigError(
+                f"{self.where}: {what} {now}, but {last} was written with {wrote}; resume with its "
+                "config, or choose another folder with --set run=FOLDER"
+            )
 
     def _detector(self, last: Path) -> None:
         read_weights(last, self.vocab, DETECTOR)
@@ -143,6 +157,14 @@ def saved_config(checkpoint: Path) -> Config:
     """The config that a checkpoint was trained with."""
     path = checkpoint / "config.json"
     return parse_saved_config(read_json(path)["run"], str(path))
+
+
+def _parts(stage: TrainingStage) -> Iterator[tuple[str, str]]:
+    """The settings that decide of which parts the state of a stage consists, in words."""
+    groups = [f"{g.match} (frozen)" if g.frozen else g.match for g in stage.optimizer.groups]
+    yield "optimizer.groups are", ", ".join(groups) or "none"
+    yield "optimizer.ema is", "on" if stage.optimizer.ema else "off"
+    yield "reinforce is", "on" if getattr(stage, "reinforce", None) else "off"
 
 
 def _zero_kind(config: Config) -> str:

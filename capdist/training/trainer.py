@@ -230,10 +230,7 @@ class Trainer:
     def end_epoch(self, progress: TrainingProgress, bar: Progress) -> TrainingProgress:
         """Evaluate where it is due, and save."""
         weights, best = self.engine.weights(), False
-        unscored, progress = (
-            progress,
-            replace(progress, epoch=progress.epoch + 1, consumed=0, lost=0),
-        )
+        unscored, progress = progress, progress.next_epoch()
         if self.config.validation.due(progress.epoch, self.stage.epochs):
             # The epoch must survive a kill during its evaluation.
             self.save(unscored, weights, best=False)

@@ -12,7 +12,7 @@ from torch import nn
 
 from capdist.config.base import ConfigError, validate
 from capdist.config.stage import OptimizerConfig
-from capdist.engines.optimizer import check_groups, make_optimizer, set_lr
+from capdist.engines.optimizer import LR_SCALE, check_groups, make_optimizer, set_lr, settings_kept
 from shards.manifest import Manifest
 from tests.support.matrix import take
 
@@ -117,6 +117,22 @@ def test_deepspeed_trains_groups_as_torch_does(
         # The gradient of a key's bias is zero but for rounding, which Adam scales up.
         if not name.endswith("key.bias"):
             torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_settings_are_the_configs_after_a_state_is_loaded() -> None:
+    before = optimizer_config({"match": "*.bias", "lr": 0.5}, weight_decay=0.5)
+    now = optimizer_config({"match": "*.bias", "lr": 0.2, "weight_decay": 0.0}, weight_decay=0.1)
+    model = Toy()
+    first, again = (make_optimizer(model, config) for config in (before, now))
+    train(model, first, [0.1, 0.1])
+    state = first.state_dict()
+    with settings_kept(again):
+        again.load_state_dict(state)
+    rest, biases = again.param_groups
+    assert (rest["weight_decay"], biases["weight_decay"], biases[LR_SCALE]) == (0.1, 0.0, 2.0)
+    moments = again.state_dict()["state"]
+    for number, saved in state["state"].items():
+        assert torch.equal(moments[number]["exp_avg"], saved["exp_avg"])
 
 
 @pytest.mark.parametrize("decoupled", [False, True])

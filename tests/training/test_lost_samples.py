@@ -66,3 +66,4 @@ def test_damaged_samples_are_counted_per_epoch(alone: ProcessGroup, tmp_path: Pa
         training.tolerate([DAMAGED], TrainingProgress(lost=2))
     with pytest.raises(ShardError, match="http://a/train-0"):
         training.tolerate([A], TrainingProgress())
+    assert TrainingProgress(epoch=1, consumed=9, lost=2).next_epoch() == TrainingProgress(epoch=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from capdist.config.run_config import parse_config
 from capdist.data.rank_plan import Ranks
 from capdist.distributed.process_group import ProcessGroup, RendezvousError
 from capdist.inference.exported_model import write_export
+from capdist.inference.run_folder import PROGRESS, TrainingProgress
 from capdist.models.base import Dims, build
 from capdist.objectives.base import StageContext
 from capdist.training.preflight import Preflight
+from shards.atomic import write_json
 from shards.manifest import Manifest
 from tests.support.shards import count_words
 
@@ -35,6 +38,10 @@ LAUNCHED = {
 }
 UPDOWN = {"name": "updown", "width": 4, "embedding": 4, "attention": 4}
 GLIED = {"name": "glied", "width": 16, "embedding": 8, "heads": 2, "hidden": 24}
+
+
+def with_optimizer(**settings: Any) -> dict[str, Any]:
+    return {**STAGE, "optimizer": {"lr": 1e-3, **settings}}
 
 
 def check_stages(
@@ -157,9 +164,24 @@ def test_options_that_a_stage_can_not_follow_are_refused(
             "precision is bf16, but .* was written with fp32",
         ),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, None),
+        (
+            {"stages": [with_optimizer(groups=[{"match": "words.*"}])]},
+            r"stages\.0\.optimizer\.groups are words\.\*, but .*step-1 was written with none",
+        ),
+        (
+            {"stages": [with_optimizer(groups=[{"match": "words.*", "frozen": True}])]},
+            r"stages\.0\.optimizer\.groups are words\.\* \(frozen\), but",
+        ),
+        (
+            {"stages": [with_optimizer(ema=0.9)]},
+            "stages.0.optimizer.ema is on, but .* was written with off",
+        ),
+        ({"stages": [{**STAGE, "reinforce": {}}]}, "stages.0.reinforce is on, but .* with off"),
+        ({"stages": [with_optimizer(weight_decay=0.5)]}, None),
+        ({"stages": [STAGE, with_optimizer(ema=0.9)]}, None),
     ],
 )
-def test_a_checkpoint_of_another_engine_is_refused(
+def test_a_checkpoint_of_another_state_is_refused(
     tiny: Manifest, tmp_path: Path, changed: dict[str, Any], message: str | None
 ) -> None:
     described = {
@@ -177,6 +199,7 @@ def test_a_checkpoint_of_another_engine_is_refused(
     folder = tmp_path / "step-1"
     folder.mkdir()
     write_export(folder, dict(model.named_parameters()), saved, vocab, tiny)
+    write_json(folder / PROGRESS, asdict(TrainingProgress(step=1, stage_step=1)))
     preflight = Preflight(config, "x.json", 1, tiny, vocab, model)
     if message is None:
         preflight.checkpoint(folder)
