@@ -20,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from capdist.reporting.results import Results
+    from capdist.inference.exported_model import outdated
+    from capdist.reporting.results import Results, ResultsError
 
     out = args.out or Path("docs/results") / f"{args.run.resolve().name}.md"
     for path in filter(None, (out, args.timeline)):
         check_output_file(path)
+    for scores in sorted((args.run / "scores").glob(f"{args.split}-beam*.json")):
+        if line := outdated(args.run, scores):
+            raise ResultsError(line)
     results = Results(args.run, args.split)
     results.write(out)
     if args.timeline:

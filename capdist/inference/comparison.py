@@ -6,7 +6,7 @@ from pathlib import Path
 
 from capdist.config.base import ConfigError
 from capdist.data.dataset import References, references
-from capdist.inference.exported_model import run_shards
+from capdist.inference.exported_model import outdated, run_shards
 from capdist.inference.given_captions import captions_by_number, read_results
 from capdist.inference.run_folder import read_run_config, read_versions
 from capdist.metrics.coco import ScoreError, check_images, split_words
@@ -30,7 +30,8 @@ def print_comparison(
         resamples: of the bootstrap.
 
     Raises:
-        ConfigError: if a run was not evaluated so, or on other images, or there are no shards.
+        ConfigError: if a run was not evaluated so, with other weights than it has now, or on other
+            images, or there are no shards.
         ScoreError: if a file has another form, or lacks an image.
         ShardError: if the shards are not there, or have no such split.
     """
@@ -107,6 +108,9 @@ def _captions(path: Path, split: str, beam: int | None) -> Path:
             f"{file}: no such file; first run: capdist evaluate --run {path} --split {split} "
             f"--beam {width}"
         )
+    scores = path / "scores" / file.name
+    if scores.is_file() and (line := outdated(path, scores)):
+        raise ConfigError(line)
     return file
 
 

@@ -22,7 +22,7 @@ from capdist.config.run_config import Config, apply_override, parse_saved_config
 from capdist.data.dataset import check_needs, members
 from capdist.data.mixture import load_shards
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
-from capdist.inference.run_folder import find_checkpoint
+from capdist.inference.run_folder import BEST, find_checkpoint
 from capdist.models.base import CaptionModel, Dims, build
 from capdist.vocab import Vocabulary
 from shards.atomic import write_text
@@ -252,6 +252,18 @@ def read_export(folder: Path) -> ExportedModel:
         tuple(further),
         weights_digest(folder),
     )
+
+
+def outdated(run: Path, scores: Path) -> str | None:
+    """A line about scores of other weights than a run's best; None if they are of these.
+
+    Older versions did not record the weights.
+    """
+    best = find_checkpoint(run, BEST)
+    recorded = [row["weights"] for row in read_json(scores).values() if "weights" in row]
+    if best is None or recorded in ([], [[weights_digest(best)]]):
+        return None
+    return f"{scores}: of other weights than the run's best, {best}; evaluate it again"
 
 
 def weights_digest(folder: Path) -> str:

@@ -6,11 +6,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from capdist.inference.exported_model import ExportedModel
+from capdist.inference.exported_model import ExportedModel, outdated
 from capdist.inference.run_folder import read_versions
 from capdist.reporting.report.data import Score, ScoreTable
 from capdist.reporting.report.files import RunFiles
-from capdist.reporting.report.scores import all_evaluations, score_tables
+from capdist.reporting.report.scores import Evaluated, all_evaluations, score_tables
 
 MODEL_CARD = "MODEL_CARD.md"
 _TEMPLATE = Path(__file__).with_name("model_card.md.j2")
@@ -31,6 +31,7 @@ def model_card(files: RunFiles, exported: ExportedModel, *, predicts_concepts: b
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     weights = exported.model.parameters()
+    evaluations = [each for each in all_evaluations([files]) if not _left_out(each)]
     return (
         template.render(
             name=files.name,
@@ -44,12 +45,19 @@ def model_card(files: RunFiles, exported: ExportedModel, *, predicts_concepts: b
             text=exported.text,
             predicts_concepts=predicts_concepts,
             versions=read_versions(files.run),
-            tables=[
-                _markdown(table) for table in score_tables(all_evaluations([files]), [files.name])
-            ],
+            tables=[_markdown(table) for table in score_tables(evaluations, [files.name])],
         )
         + "\n"
     )
+
+
+def _left_out(evaluation: Evaluated) -> bool:
+    """Whether its scores are not those of the model; a line says so."""
+    files = evaluation.files
+    line = outdated(files.run, files.results / "scores" / f"{evaluation.name.stem}.json")
+    if line:
+        print(f"the card leaves out {line}")
+    return line is not None
 
 
 def _markdown(table: ScoreTable) -> dict[str, Any]:

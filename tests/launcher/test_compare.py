@@ -13,6 +13,7 @@ from capdist.data.dataset import references
 from capdist.metrics.per_image import Difference
 from shards.manifest import Manifest
 from shards.writer import write
+from tests.support.reports import GLIED, evaluated_run
 from tests.support.shards import TinySource
 
 
@@ -96,6 +97,24 @@ def test_runs_of_other_images_are_refused(
     assert main(["compare", str(first), str(other), "--split", "val"]) == 2
     expected = f"{other}: split val of its shards {fewer.location} has other images or captions"
     assert expected in capsys.readouterr().err
+
+
+def test_captions_of_other_weights_than_the_best_are_refused(
+    tiny: Manifest, without_java: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = evaluated_run(tmp_path / "run", tiny, GLIED)
+    assert main(["compare", str(run), str(run)]) == 0
+    weights = run / "checkpoints/step-00000010/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    line = f"{run}/scores/test-beam3.json: of other weights than the run's best, {weights.parent}"
+    capsys.readouterr()
+    page = ["--out", str(tmp_path / "page.md")]
+    for command in ["compare", str(run), str(run)], ["results", "--run", str(run), *page]:
+        assert main(command) == 2
+        assert line in capsys.readouterr().err
+    assert main(["export", "--run", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert f"the card leaves out {line}" in capsys.readouterr().out
+    assert "Not evaluated" in (tmp_path / "out/MODEL_CARD.md").read_text()
 
 
 def test_a_difference_that_is_printed_as_zero_puts_none_ahead() -> None:
