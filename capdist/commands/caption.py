@@ -76,8 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for path in filter(None, (args.out, args.html)):
-        check_output_file(path)
+    _check_outputs(args)
     if not args.out and (args.submission or not args.image):
         raise CapdistError("no file to write; give --out FILE")
     if args.submission:
@@ -87,6 +86,18 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (args.out, args.html)):
         print(path)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse to overwrite what is read, or one output by the other."""
+    read = {path.resolve() for path in (*(args.image or ()), args.forced) if path}
+    outputs = [path for path in (args.out, args.html) if path]
+    for path in outputs:
+        check_output_file(path)
+        if path.resolve() in read:
+            raise CapdistError(f"{path}: would overwrite what is read; choose another file")
+    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
+        raise CapdistError(f"{args.html}: would overwrite --out; choose another file for --html")
 
 
 def pack_submission(args: argparse.Namespace) -> None:

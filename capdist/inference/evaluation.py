@@ -182,12 +182,11 @@ class Evaluation:
             print(f"{self.split} has no reference captions; nothing is scored")
             print(f"captions: {path}")
             return
-        constant = constant_caption(references(self.manifest, "train").tokens)
-        print(f"constant caption: {text.join(constant)!r}")
-        rows = {
-            f"{self.title}, beam {self.decoding.beam}": self.score(refs, decoded),
-            CONSTANT: score_words(refs, dict.fromkeys(captions, constant), text),
-        }
+        rows = {f"{self.title}, beam {self.decoding.beam}": self.score(refs, decoded)}
+        if "train" in {shard.split for shard in self.manifest.shards}:
+            constant = constant_caption(references(self.manifest, "train").tokens)
+            print(f"constant caption: {text.join(constant)!r}")
+            rows[CONSTANT] = score_words(refs, dict.fromkeys(captions, constant), text)
         self.report(captions, rows, images_per_s)
         print(f"captions: {path}")
 

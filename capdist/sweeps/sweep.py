@@ -13,12 +13,14 @@ from statistics import mean, stdev
 
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
+from capdist.data.mixture import load_shards
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.coco_java import SPICE_NAMES
 from capdist.reporting.table import format_markdown, format_table
 from capdist.sweeps.kept_runs import difference
 from capdist.sweeps.sweep_list import SweepList, load_list
 from capdist.sweeps.sweep_runs import SweepEnsemble, SweepRun
+from shards.schema import ShardError
 
 #: The metrics in the table; the table also has the standard deviation of `SPREAD`.
 METRICS, SPREAD = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), "CIDEr"
@@ -50,7 +52,21 @@ class Sweep:
         if shared := {folder.name for folder in folders if folders.count(folder) > 1}:
             raise ConfigError(f"{path}: two rows would share {sorted(shared)}; rename one row")
         sweep._check_compared()
+        sweep._check_split()
         return sweep
+
+    def _check_split(self) -> None:
+        """Refuse a split that shards do not have, before runs train; their absence is a run's."""
+        data = {str(run.shards): run.config.data for run in self.runs if isinstance(run, SweepRun)}
+        for each in data.values():
+            try:
+                manifest = load_shards(each)
+            except ShardError:
+                continue
+            try:
+                manifest.split(self.list.split)
+            except ShardError as error:
+                raise ConfigError(f"{self.path}: split: {error}") from None
 
     def _check_compared(self) -> None:
         """Refuse rows that are compared with rows of other shards."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from capdist.commands.main import main
 from capdist.reporting import submission
 from shards.manifest import Manifest
 from tests.support.processes import launch
@@ -111,6 +112,20 @@ def test_bad_input_is_one_line(
     result = launch("caption.py", "--run", str(runs[1]), *given, "--out", str(tmp_path / "c.json"))
     assert message in refused(result)
     assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--html"])
+def test_a_photograph_is_not_overwritten(
+    runs: list[Path], tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph, other = tmp_path / "a.png", tmp_path / "other"
+    photograph.write_bytes(b"its bytes")
+    command = ["caption", "--run", str(runs[0]), "--image", str(photograph)]
+    assert main([*command, option, str(tmp_path / "." / "a.png")]) == 2
+    assert "a.png: would overwrite what is read; choose another file" in capsys.readouterr().err
+    assert photograph.read_bytes() == b"its bytes"
+    assert main([*command, "--out", str(other), "--html", str(other)]) == 2
+    assert f"{other}: would overwrite --out; choose another" in capsys.readouterr().err
 
 
 def test_a_submission_is_packed_as_the_server_expects_it(

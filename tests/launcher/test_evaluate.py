@@ -122,6 +122,10 @@ def test_scores_of_other_shards_do_not_replace_those_of_the_run(run: Path, tmp_p
     assert [(run / file).read_bytes() for file in files] == before
     (scores,) = (run / "scores").glob("val-shards-*-beam1.json")
     assert str(scores) in result.stdout
+    assert launch("report.py", str(run)).returncode == 0  # is about the run's own images
+    alone = str(write(TinySource(sizes=(("val", 4),)), tmp_path / "alone", workers=1).root)
+    result = launch("evaluate.py", *own, "--shards", alone, "--accept-features")
+    assert (result.returncode, "constant caption" in result.stdout) == (0, False), result.stderr
 
 
 def test_a_results_page_names_the_command_that_trained_the_run(run: Path) -> None:

@@ -219,30 +219,38 @@ def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path)
     assert {"SPICE", "SPICE Color"} <= set(sweep.columns)
 
 
-@pytest.mark.parametrize(
-    ("number", "only", "status"),
-    [
-        (signal.SIGKILL, [], -signal.SIGKILL),
-        (signal.SIGTERM, [], STOPPED),
-        (signal.SIGTERM, ["--only", "0"], STOPPED),
-    ],
-)
-def test_a_stopped_sweep_resumes_its_runs(
-    finished: Path, tmp_path: Path, number: int, only: list[str], status: int
-) -> None:
-    path = write(tmp_path, finished / "config.json", seeds=[2])
-    process = Running("sweep.py", str(path), *only)
-    run = tmp_path / "runs" / "glied-2"
+def until_saved(process: Running, run: Path) -> None:
+    """Wait for the first checkpoint of a run of a sweep."""
     while not (run / "checkpoints" / "names.json").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait() == status
-    # A stop signal reaches the training, which says so and is waited for.
-    assert ("stopped at step" in run.with_suffix(".log").read_text()) == (status == STOPPED)
-    result = launch("sweep.py", str(path), *only)
+
+
+def test_a_killed_sweep_resumes_its_runs(finished: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, finished / "config.json", seeds=[2])
+    process = Running("sweep.py", str(path))
+    run = tmp_path / "runs" / "glied-2"
+    until_saved(process, run)
+    process.kill()
+    process.wait()
+    result = launch("sweep.py", str(path))
     assert result.returncode == 0, result.stderr
     assert losses(run) == losses(finished / "runs" / "glied-2")
+
+
+@pytest.mark.parametrize("only", [[], ["--only", "0"]])
+def test_runs_of_a_stopped_sweep_save_their_state(
+    finished: Path, tmp_path: Path, only: list[str]
+) -> None:
+    path = write(tmp_path, finished / "config.json", seeds=[2], set={"stages.0.epochs": 10_000})
+    process = Running("sweep.py", str(path), *only)
+    run = tmp_path / "runs" / "glied-2"
+    until_saved(process, run)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == STOPPED
+    last = run.with_suffix(".log").read_text().splitlines()[-1]
+    assert last.startswith("stopped at step")
+    assert last.endswith("is complete. Continue with --resume auto")
 
 
 def test_a_failed_run_is_reported_and_the_others_run(finished: Path, tmp_path: Path) -> None:
@@ -479,3 +487,12 @@ def test_rows_that_share_a_folder_are_refused(config: Path, tmp_path: Path) -> N
     rows = {"a b": {"config": str(config)}, "a_b": {"config": str(config)}}
     path = write(tmp_path, config, rows=rows)
     assert "two rows would share ['a_b-1', 'a_b-2']" in refused(launch("sweep.py", str(path)))
+
+
+def test_a_split_that_the_shards_do_not_have_is_refused_first(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, finished / "config.json", split="tset")
+    assert main(["sweep", str(path), "--only", "0"]) == 2
+    assert f"{path}: split: " in (line := capsys.readouterr().err)
+    assert "no split 'tset', expected one of test, train, val" in line
