@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def run_tasks(
     where = f"ray.address {cluster.address}"
     ray = connect(cpus, gpus, cluster, where, "cpus or gpus of the list")
     stop = StopSignal()
-    remote = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
+    remote = ray.remote(_run_in_worker).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
     running = {remote.remote(task, cpus, os.getcwd(), sys.path): task for task in tasks}
     try:
         while running and not stop.asked:
@@ -61,6 +62,15 @@ def run_tasks(
             ray.wait(list(running), num_returns=len(running))
         ray.shutdown()
     yield from ((task, STOPPED) for task in running.values())
+
+
+def _run_in_worker(task: CommandTask, cpus: float, folder: str, path: list[str]) -> int:
+    """`run_task`, which Ray can cancel also where SIGINT is ignored, as in a script's background.
+
+    Ray interrupts a task as Ctrl-C does.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return run_task(task, cpus, folder, path)
 
 
 def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> int:

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from capdist.sweeps.sweep_runs import SweepEnsemble
 from capdist.vocab import BOS, PAD, UNK
 from capdist.workers.commands import CommandTask
 from shards.manifest import Manifest
-from tests.support.processes import Running, launch
+from tests.support.processes import ROOT, Running, environment, launch
 from tests.support.runs import losses, refused
 
 
@@ -219,7 +221,7 @@ def test_spice_is_in_the_table_where_it_is_known(finished: Path, tmp_path: Path)
     assert {"SPICE", "SPICE Color"} <= set(sweep.columns)
 
 
-def until_saved(process: Running, run: Path) -> None:
+def until_saved(process: Running | subprocess.Popen[bytes], run: Path) -> None:
     """Wait for the first checkpoint of a run of a sweep."""
     while not (run / "checkpoints" / "names.json").exists():
         assert process.poll() is None
@@ -243,7 +245,11 @@ def test_runs_of_a_stopped_sweep_save_their_state(
     finished: Path, tmp_path: Path, only: list[str]
 ) -> None:
     path = write(tmp_path, finished / "config.json", seeds=[2], set={"stages.0.epochs": 10_000})
-    process = Running("sweep.py", str(path), *only)
+    # As a script starts it in the background.
+    command = [sys.executable, str(ROOT / "launcher/sweep.py"), str(path), *only]
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], env=environment()
+    )
     run = tmp_path / "runs" / "glied-2"
     until_saved(process, run)
     process.send_signal(signal.SIGTERM)
