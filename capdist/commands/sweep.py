@@ -133,13 +133,8 @@ def run_alone(run: ScoredRun) -> int:
         return 1
     print(f"{run.folder}: its output is in {run.task.log}", flush=True)
     for number in STOP:  # training, which gets SIGTERM then, saves and exits
-        signal.signal(number, signal.default_int_handler)
-    try:
-        status, problem = outcome(
-            run.task, run_task(run.task, run.list.cpus, os.getcwd(), sys.path)
-        )
-    except KeyboardInterrupt:
-        return STOPPED
+        signal.signal(number, lambda *_: sys.exit(STOPPED))
+    status, problem = outcome(run.task, run_task(run.task, run.list.cpus, os.getcwd(), sys.path))
     if problem:
         print(f"error: {problem}", file=sys.stderr)
     return status

@@ -82,9 +82,8 @@ def run_task(task: CommandTask, cpus: float, folder: str, path: list[str]) -> in
         folder: the commands' working directory.
         path: their ``sys.path``.
 
-    Raises:
-        KeyboardInterrupt: after Ctrl-C, or when Ray cancels the task; the command gets SIGTERM and
-            has ended.
+    An exception, such as that of Ctrl-C or of a task that Ray cancels, passes SIGTERM on to the
+    command and waits for its end.
     """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -107,7 +106,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
         while process.poll() is None:
             time.sleep(0.1)  # not process.wait(), which Ray cannot interrupt
-    except KeyboardInterrupt:
+    except BaseException:
         process.terminate()
         process.wait()
         raise

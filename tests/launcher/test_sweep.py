@@ -253,7 +253,7 @@ def test_runs_of_a_stopped_sweep_save_their_state(
     run = tmp_path / "runs" / "glied-2"
     until_saved(process, run)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == STOPPED
+    assert process.wait(timeout=300) == STOPPED
     last = run.with_suffix(".log").read_text().splitlines()[-1]
     assert last.startswith("stopped at step")
     assert last.endswith("is complete. Continue with --resume auto")
