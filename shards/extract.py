@@ -21,6 +21,7 @@ from shards.extractor_spec import EXTRACTOR, ExtractorSpec
 from shards.extractors import PictureFeatures
 from shards.extractors.grid import limit_threads
 from shards.feature_scan import check_bad_count
+from shards.folder_lock import LOCK, OWNER, folder_lock
 from shards.formats import RegionFeatures
 from shards.parallel import parallel_results
 from shards.picture_batches import BATCH, features_of
@@ -60,8 +61,22 @@ def extract(
     Raises:
         ShardError: if the folder has features of another extractor, a process died, or features
             were written into a folder that this process does not see.
+        CapdistError: if another process writes to the folder.
     """
-    _prepare_folder(out, features.spec)
+    out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out, "writing to", "choose another folder"):
+        _prepare_folder(out, features.spec)
+        return _extract_missing(features, pictures, out, batch, workers, run_chunks)
+
+
+def _extract_missing(
+    features: PictureFeatures,
+    pictures: Mapping[str, Path],
+    out: Path,
+    batch: int,
+    workers: int,
+    run_chunks: RunChunks | None,
+) -> Extraction:
     missing = {name: path for name, path in pictures.items() if not _file(out, name).is_file()}
     if run_chunks is None and workers > 1 and len(missing) > batch * _BATCHES:
         run_chunks = _Processes(workers)
@@ -184,14 +199,13 @@ def check_bad_pictures(bad: tuple[str, ...], max_bad: int, count: int) -> None:
 
 
 def _prepare_folder(out: Path, spec: ExtractorSpec) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     record = out / EXTRACTOR
     if record.is_file():
         if ExtractorSpec.load(record) != spec:
             raise ShardError(
                 f"{out}: has features of another extractor; give another folder, or delete it"
             )
-    elif any(out.iterdir()):
+    elif any(path.name not in (LOCK, OWNER) for path in out.iterdir()):
         raise ShardError(f"{out}: has other files; give another folder")
     remove_temporary_files(out)
     write_json(record, spec.to_json())

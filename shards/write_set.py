@@ -7,7 +7,6 @@ kept, and the manifest, without which nobody reads the set, is written last.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from shards.atomic import atomic_write, remove_temporary_files, write_json
+from shards.build_settings import load_build_settings
 from shards.feature_sets import FeatureSet, as_sample, check_name, decode_set, encode_set
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
+from shards.folder_lock import folder_lock
 from shards.index import encode_index, index_path, write_index
 from shards.jobs import check_trainable
 from shards.json_types import ImageId
@@ -72,7 +73,14 @@ def write_set(root: Path, source: SetSource, *, workers: int | None = None) -> M
     Raises:
         ShardError: if the folder has another set of this name, or began to get one, or features are
             not valid.
+        CapdistError: if another process writes to the folder.
     """
+    Manifest.load(root)  # no lock file in a folder without shards
+    with folder_lock(root, "writing to", "stop it"):
+        return _write_locked(root, source, workers)
+
+
+def _write_locked(root: Path, source: SetSource, workers: int | None) -> Manifest:
     manifest, name = Manifest.load(root), check_name(source.name)
     _prepare(manifest, source, root / f"{name}.build.json")
     job = partial(_write_tar, source, root)
@@ -121,7 +129,7 @@ def _prepare(manifest: Manifest, source: SetSource, path: Path) -> None:
         "tars": hashlib.sha256("".join(manifest.sha256_by_shard.values()).encode()).hexdigest(),
     }
     tars = [manifest.root / _tar_name(shard, source.name) for shard in manifest.shards]
-    if path.is_file() and json.loads(path.read_bytes()) == settings:
+    if load_build_settings(path) == settings:
         remove_temporary_files(manifest.root)
         return
     check_new(manifest, source.name)

@@ -25,7 +25,6 @@ A build that was stopped continues: complete shards are kept, and the manifest i
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,12 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic import remove_temporary_files, write_json
+from shards.build_settings import BUILD_SETTINGS, load_build_settings
 from shards.caption_counts import counts_name
 from shards.concept_predictor import write_predictor
 from shards.count_captions import count_captions
 from shards.feature_sets import OWN, FeatureSet, check_name
 from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
+from shards.folder_lock import folder_lock
 from shards.jobs import SampleSource, ShardJob, WrittenShard, predicates_of, write_shard
 from shards.listed_file import ListedFile
 from shards.manifest import MANIFEST, Manifest
@@ -47,8 +48,6 @@ from shards.schema import SCHEMA_VERSION, ShardError
 from shards.tokenisers import ENGLISH_TEXT, CaptionText
 
 __all__ = ["SampleSource", "write"]
-
-BUILD_SETTINGS = "build.json"
 
 
 def write(
@@ -78,31 +77,35 @@ def write(
     Raises:
         ShardError: if the folder holds something else, a sample is not valid, or two samples have
             the same key.
+        CapdistError: if another process writes to the folder.
     """
     root = Path(root)
     splits = source.splits()
-    _prepare_folder(root, _build_settings(source, splits, samples_per_shard))
-    jobs = list(_jobs(root, splits, samples_per_shard))
-    written = parallel_map(partial(write_shard, source), jobs, workers, "writing", "shard")
-    _check_unique_keys(written)
-    shards = tuple(result.shard for result in written)
-    manifest = Manifest(
-        root,
-        source.name,
-        _features(source, written),
-        shards,
-        source.class_names,
-        tuple(left_out),
-        text=text,
-        tar_predictor=write_predictor(predictor, root) if predictor else None,
-        predicates=predicates_of(source),
-        own=check_name(own),
-    )
-    manifest = replace(manifest, further=_kept_sets(manifest))
-    if splits.get("train"):
-        manifest = replace(manifest, counts=_write_counts(manifest, workers))
-    write_json(root / MANIFEST, manifest.to_json())
-    return manifest
+    settings = _build_settings(source, splits, samples_per_shard)
+    root.mkdir(parents=True, exist_ok=True)
+    with folder_lock(root, "writing to", "choose another folder"):
+        _prepare_folder(root, settings)
+        jobs = list(_jobs(root, splits, samples_per_shard))
+        written = parallel_map(partial(write_shard, source), jobs, workers, "writing", "shard")
+        _check_unique_keys(written)
+        shards = tuple(result.shard for result in written)
+        manifest = Manifest(
+            root,
+            source.name,
+            _features(source, written),
+            shards,
+            source.class_names,
+            tuple(left_out),
+            text=text,
+            tar_predictor=write_predictor(predictor, root) if predictor else None,
+            predicates=predicates_of(source),
+            own=check_name(own),
+        )
+        manifest = replace(manifest, further=_kept_sets(manifest))
+        if splits.get("train"):
+            manifest = replace(manifest, counts=_write_counts(manifest, workers))
+        write_json(root / MANIFEST, manifest.to_json())
+        return manifest
 
 
 def _kept_sets(manifest: Manifest) -> tuple[FeatureSet, ...]:
@@ -154,10 +157,8 @@ def _build_settings(
 
 def _prepare_folder(root: Path, settings: dict[str, Any]) -> None:
     """Refuse the folder of another build; remove the temporary files of a stopped one."""
-    root.mkdir(parents=True, exist_ok=True)
     path = root / BUILD_SETTINGS
-    if path.is_file():
-        existing = json.loads(path.read_bytes())
+    if existing := load_build_settings(path):
         if differing := [name for name in settings if existing.get(name) != settings[name]]:
             raise ShardError(
                 f"{root}: holds a build of other input (different: {', '.join(differing)}); "

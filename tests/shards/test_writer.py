@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import webdataset
 
+from shards.build_settings import BUILD_SETTINGS
 from shards.manifest import MANIFEST
 from shards.schema import Sample, ShardError
-from shards.writer import BUILD_SETTINGS, write
+from shards.writer import write
 from tests.support.samples import ChangedSource, NumberSource, make_sample
 
 
@@ -116,6 +117,9 @@ def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
         ShardError, match=r"build of other input .different: .*samples_per_shard.*splits"
     ):
         write(NumberSource({"train": 8}), tmp_path, samples_per_shard=3, workers=1)
+    (tmp_path / BUILD_SETTINGS).write_text("[]")
+    with pytest.raises(ShardError, match=r"build.json: not in the format: .*; delete it and the"):
+        write(NumberSource(), tmp_path, workers=1)
     (tmp_path / BUILD_SETTINGS).unlink()
     with pytest.raises(ShardError, match=f"tars but no {BUILD_SETTINGS}"):
         write(NumberSource(), tmp_path, workers=1)
