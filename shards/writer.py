@@ -158,7 +158,8 @@ def _build_settings(
 def _prepare_folder(root: Path, settings: dict[str, Any]) -> None:
     """Refuse the folder of another build; remove the temporary files of a stopped one."""
     path = root / BUILD_SETTINGS
-    if existing := load_build_settings(path):
+    existing = load_build_settings(path)
+    if existing is not None:
         if differing := [name for name in settings if existing.get(name) != settings[name]]:
             raise ShardError(
                 f"{root}: holds a build of other input (different: {', '.join(differing)}); "

@@ -15,7 +15,7 @@ from shards.manifest import Manifest
 from shards.schema import ShardError
 from shards.verify import verify
 from shards.writer import write
-from tests.support.samples import NumberSource
+from tests.support.samples import NumberSource, contents
 
 
 def concepts_of(key: str) -> Concepts:
@@ -39,10 +39,6 @@ def predicted(manifest: Manifest, tmp_path: Path) -> ConceptSet:
     predicted = ConceptSet(root, "d1", {"shards": str(manifest.root)}, 3, files)
     predicted.save()
     return predicted
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
 def test_load_inverts_save(predicted: ConceptSet) -> None:

@@ -16,18 +16,18 @@ from capdist.errors import CapdistError
 from shards.extract import extract
 from shards.extractors import PictureFeatures
 from shards.file_hash import update_with_files
-from shards.folder_lock import OWNER, folder_lock
+from shards.folder_lock import LOCK, OWNER, folder_lock
 from shards.pictures import find_pictures
 from shards.schema import Sample
 from shards.write_set import write_set
 from shards.writer import write
 from tests.support.photographs import QUARTERS, write_photographs
-from tests.support.samples import NumberSource
+from tests.support.samples import NumberSource, contents
 from tests.support.shards import GridSource, TinySource
 
 
 class WaitingSource(NumberSource):
-    """Waits, between two samples, for a file in the folder of the build."""
+    """Waits after each sample until the working folder has a file named go."""
 
     def load(self, split: str, ids: Sequence[int]) -> Iterator[Sample]:
         for sample in super().load(split, ids):
@@ -38,10 +38,6 @@ class WaitingSource(NumberSource):
 
 def write_waiting(root: Path) -> None:
     write(WaitingSource(), root, samples_per_shard=3, workers=1)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -82,7 +78,7 @@ def test_additions_and_extractions_are_kept_out(tmp_path: Path) -> None:
         with folder_lock(folder, "writing to", "wait"):
             with pytest.raises(CapdistError, match=f"process {os.getpid()} on .* is writing to it"):
                 writes()
-            assert contents(folder).keys() - before.keys() <= {".lock", OWNER}
+            assert contents(folder).keys() - before.keys() <= {LOCK, OWNER}
         writes()
 
 

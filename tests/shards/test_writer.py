@@ -15,11 +15,7 @@ from shards.build_settings import BUILD_SETTINGS
 from shards.manifest import MANIFEST
 from shards.schema import Sample, ShardError
 from shards.writer import write
-from tests.support.samples import ChangedSource, NumberSource, make_sample
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in root.iterdir()}
+from tests.support.samples import ChangedSource, NumberSource, contents, make_sample
 
 
 def test_manifest_has_the_shards_counts_and_hashes(tmp_path: Path) -> None:
@@ -117,6 +113,9 @@ def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
         ShardError, match=r"build of other input .different: .*samples_per_shard.*splits"
     ):
         write(NumberSource({"train": 8}), tmp_path, samples_per_shard=3, workers=1)
+    (tmp_path / BUILD_SETTINGS).write_text("{}")
+    with pytest.raises(ShardError, match="build of other input"):
+        write(NumberSource(), tmp_path, workers=1)
     (tmp_path / BUILD_SETTINGS).write_text("[]")
     with pytest.raises(ShardError, match=r"build.json: not in the format: .*; delete it and the"):
         write(NumberSource(), tmp_path, workers=1)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ FLICKR8K = os.environ.get("CAPDIST_FLICKR8K", "")
 needs_flickr8k = pytest.mark.skipif(
     not FLICKR8K, reason="set CAPDIST_FLICKR8K to the folder of the Flickr8k set to run this"
 )
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """The files of a folder by name."""
+    return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
 def make_sample(i: int, split: str = "train", dim: int = 4) -> Sample:
