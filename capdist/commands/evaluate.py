@@ -105,6 +105,7 @@ def score_run(args: argparse.Namespace) -> None:
     wanted = EvaluationRequest(
         run=args.run[0],
         split=args.split,
+        checkpoint=args.checkpoint,
         decoding=decoding_overrides(args),
         grounding=args.grounding,
         classes=args.classes,
@@ -119,7 +120,7 @@ def score_run(args: argparse.Namespace) -> None:
         Follower(wanted).follow()
     else:
         check = FeatureCheck(args.accept_features, (wanted.folder,))
-        members = read_members(args.run, check, args.checkpoint)
+        members = read_members(args.run, check, wanted.checkpoint)
         Evaluation.open(wanted, *members).evaluate()
 
 

@@ -4,7 +4,8 @@ Writes into the run folder, or another one: ``captions/<split>-beam<K>.json`` (C
 ``captions/<split>-beam<K>.attention.json.gz`` (alternatives, and what words attended to),
 ``scores/<split>-beam<K>.json``, ``scores.json`` (the latest of them) and ``report.html``.
 With other decoding settings than the config's, besides the beam, ``-<digest of them>`` follows the
-split. The scores' files have all settings.
+split. The scores' files have all settings. The last checkpoint instead of the best, and other
+shards than the run's, have files of their own, and do not change ``scores.json`` and report.
 If grounding is requested, F1_all and F1_loc of the regions it attended to are among the scores.
 An ensemble has no report and no ``scores.json``, which belong to one run.
 """
@@ -29,7 +30,7 @@ from capdist.inference.exported_model import ExportedModel, run_shards
 from capdist.inference.feature_check import FeatureCheck
 from capdist.inference.grounding import Annotated, read_class_names
 from capdist.inference.looks import Names, look
-from capdist.inference.run_folder import FINISHED, find_checkpoint, read_versions
+from capdist.inference.run_folder import BEST, FINISHED, find_checkpoint, read_versions
 from capdist.metrics.coco import Scores, probe, write_results
 from capdist.metrics.constant import constant_caption
 from capdist.metrics.endings import bad_endings, describe_endings
@@ -54,6 +55,7 @@ class EvaluationRequest:
     Args:
         run: folder; of an ensemble that of the first member.
         split: to decode.
+        checkpoint: the run's ``best`` or its ``last``.
         decoding: overrides of the config's settings, such as ``decoding.beam=5``.
         grounding: whether to score the regions that the model attended to.
         classes: file with the names of the classes whose grounding is scored, instead of all.
@@ -67,6 +69,7 @@ class EvaluationRequest:
 
     run: Path
     split: str
+    checkpoint: str = BEST
     decoding: tuple[str, ...] = ()
     grounding: bool = False
     classes: Path | None = None
@@ -95,6 +98,7 @@ class Evaluation:
     annotated: Annotated | None
     workers: Workers
     folder: Path
+    checkpoint: str
 
     @classmethod
     def open(cls, request: EvaluationRequest, *members: ExportedModel) -> Evaluation:
@@ -133,7 +137,15 @@ class Evaluation:
             cluster = cluster.model_copy(update={"address": request.address})
         workers = Workers(request.workers, request.cpus, cluster)
         return cls(
-            request.run, members, manifest, split, decoding, annotated, workers, request.folder
+            request.run,
+            members,
+            manifest,
+            split,
+            decoding,
+            annotated,
+            workers,
+            request.folder,
+            request.checkpoint,
         )
 
     @property
@@ -152,8 +164,9 @@ class Evaluation:
         settings = self.decoding.model_dump_json()
         digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
         changed = "" if self.decoding == usual else f"-{digest}"
+        last = "" if self.checkpoint == BEST else f"-checkpoint-{self.checkpoint}"
         other = f"-shards-{self.digest[:6]}" if self.is_of_other_shards else ""
-        return f"{self.split}{changed}{other}-beam{self.decoding.beam}"
+        return f"{self.split}{changed}{last}{other}-beam{self.decoding.beam}"
 
     @property
     def digest(self) -> str:
@@ -263,9 +276,8 @@ class Evaluation:
         path = self.folder / "scores" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
         write_text(path, text)
-        if (
-            self.is_of_other_shards or self.is_ensemble
-        ):  # not what the run's report and pages are about
+        if self.is_of_other_shards or self.is_ensemble or self.checkpoint != BEST:
+            # not what the run's report and pages are about
             print(f"scores:   {path}")
             return
         write_text(self.folder / SCORES, text)

@@ -128,6 +128,18 @@ def test_scores_of_other_shards_do_not_replace_those_of_the_run(run: Path, tmp_p
     assert (result.returncode, "constant caption" in result.stdout) == (0, False), result.stderr
 
 
+def test_scores_of_the_last_checkpoint_do_not_replace_those_of_the_best(run: Path) -> None:
+    own = ("--run", str(run), "--split", "val", "--beam", "1")
+    assert launch("evaluate.py", *own).returncode == 0
+    files = ["scores.json", "scores/val-beam1.json", "captions/val-beam1.json", "report.html"]
+    before = [(run / file).read_bytes() for file in files]
+    result = launch("evaluate.py", *own, "--checkpoint", "last")
+    assert result.returncode == 0, result.stderr
+    assert [(run / file).read_bytes() for file in files] == before
+    assert str(run / "scores" / "val-checkpoint-last-beam1.json") in result.stdout
+    assert launch("report.py", str(run)).returncode == 0  # is about the best
+
+
 def test_a_results_page_names_the_command_that_trained_the_run(run: Path) -> None:
     versions = json.loads((run / "versions.json").read_text())
     for command, shown in (

@@ -27,8 +27,8 @@ CONSTANT = "constant caption"
 
 #: A split, and perhaps the digest of decoding settings.
 _CHANGED = re.compile(r"(.*?)(?:-([0-9a-f]{6}))?")
-#: What an evaluation of other shards than the run's has in its name.
-_OTHER_SHARDS = re.compile(r"-shards-[0-9a-f]{6}-beam")
+#: What an evaluation of other shards than the run's, or of its last checkpoint, has in its name.
+_OF_OTHERS = re.compile(r"-(shards-[0-9a-f]{6}|checkpoint-last)-beam")
 
 
 class ReportError(CapdistError):
@@ -132,12 +132,12 @@ class RunFiles:
 
     @property
     def evaluations(self) -> list[EvaluationName]:
-        """Those of the run's own shards, the latest last."""
+        """Those of the run's best checkpoint on its own shards, the latest last."""
         files = sorted(
             self.results.glob("scores/*-beam*.json"), key=lambda file: file.stat().st_mtime_ns
         )
         names = [file.stem for file in files]
-        return [EvaluationName.parse(name) for name in names if not _OTHER_SHARDS.search(name)]
+        return [EvaluationName.parse(name) for name in names if not _OF_OTHERS.search(name)]
 
     def widest(self, split: str | None = None) -> EvaluationName:
         """The widest beam of a split, by default of the last evaluated one.
