@@ -191,9 +191,11 @@ def check_bad_pictures(bad: tuple[str, ...], max_bad: int, count: int) -> None:
     """Refuse more than ``max_bad`` of ``count`` pictures that can't be read, or print them.
 
     Raises:
-        ShardError: with the first and their number.
+        ShardError: with the first and their number, or if no picture is left.
     """
     check_bad_count(bad, max_bad, f"{count} pictures")
+    if bad and len(bad) == count:
+        raise ShardError(f"{bad[0]}; no picture is left")
     for line in bad:
         print(f"bad: {line}")
 

@@ -14,7 +14,7 @@ from shards.concepts import pool_regions
 from shards.fingerprint import Moments
 from shards.formats import Annotation, RegionFeatures
 from shards.image_ids import image_key
-from shards.jobs import check_trainable
+from shards.jobs import check_captions, check_features
 from shards.joined_features import JoinedFeatures
 from shards.json_types import ImageId
 from shards.parallel import parallel_map
@@ -70,7 +70,8 @@ class SampleLoader:
             classes=self.classes(features.classes),
             grounding=image.grounding,
         )
-        check_trainable(f"{features.position} ({image.file_name})", sample, self.features.dim)
+        check_captions(f"image {image.image_id} ({image.file_name})", sample)
+        check_features(f"{features.position} ({image.file_name})", sample, self.features.dim)
         return sample
 
     def _convert(self, regions: Array) -> Array:

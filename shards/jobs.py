@@ -128,19 +128,19 @@ def _checked(sample: Sample, job: ShardJob, source: SampleSource) -> Sample:
         raise ShardError(
             f"{name}: regions are {sample.regions.dtype}, expected {source.features.stored_dtype}"
         )
-    check_trainable(name, sample, source.features.dim)
+    check_captions(name, sample)
+    check_features(name, sample, source.features.dim)
     check_class_ids(name, sample.classes, source.class_names)
     check_predicates(name, sample.relations, predicates_of(source))
     return sample
 
 
-def check_trainable(name: str, sample: Sample, dim: int) -> None:
-    """Check what training needs of a sample: captions, tokens, finite features, valid boxes.
+def check_captions(name: str, sample: Sample) -> None:
+    """Check that a sample has captions, if its split needs them, and that each has tokens.
 
     Args:
         name: of the sample, for the message.
-        sample: with arrays of any dtype.
-        dim: feature width F.
+        sample: its split, captions and tokens are read.
 
     Raises:
         ShardError: saying what is wrong.
@@ -153,6 +153,19 @@ def check_trainable(name: str, sample: Sample, dim: int) -> None:
     for caption, tokens in zip(sample.captions, sample.tokens, strict=False):
         if not tokens:
             raise ShardError(f"{name}: caption {caption!r} has no tokens; remove it")
+
+
+def check_features(name: str, sample: Sample, dim: int) -> None:
+    """Check what models need of a sample's features: their width, finite numbers, valid boxes.
+
+    Args:
+        name: of the sample, for the message.
+        sample: with arrays of any dtype.
+        dim: feature width F.
+
+    Raises:
+        ShardError: saying what is wrong.
+    """
     if sample.regions.shape[1:] != (dim,):
         raise ShardError(f"{name}: regions of shape {sample.regions.shape}, expected (R, {dim})")
     if not np.isfinite(sample.regions).all():

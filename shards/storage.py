@@ -30,7 +30,7 @@ def quantize_int8(regions: Array, scale: tuple[float, ...]) -> Array:
 
 
 def to_float16(regions: Array) -> Array:
-    """Regions as float16; values beyond its range become infinite (`check_trainable`)."""
+    """Regions as float16; values beyond its range become infinite (`check_features`)."""
     with np.errstate(over="ignore"):
         return regions.astype(np.float16)
 

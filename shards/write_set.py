@@ -20,7 +20,7 @@ from shards.feature_spec import FeatureSpec
 from shards.fingerprint import Moments
 from shards.folder_lock import folder_lock
 from shards.index import encode_index, index_path, write_index
-from shards.jobs import check_trainable
+from shards.jobs import check_features
 from shards.json_types import ImageId
 from shards.manifest import MANIFEST, Manifest
 from shards.parallel import parallel_map
@@ -164,7 +164,7 @@ def _write_tar(source: SetSource, root: Path, shard: Shard) -> _WrittenTar:
 def _encoded(source: SetSource, sample: SetSample, features: RegionSet | None) -> dict[str, bytes]:
     if features:
         name = f"sample {sample.key} (image {sample.image_id})"
-        check_trainable(name, as_sample(sample.key, features), source.features.dim)
+        check_features(name, as_sample(sample.key, features), source.features.dim)
     return encode_set(sample.key, features)
 
 

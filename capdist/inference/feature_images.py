@@ -13,7 +13,7 @@ from shards.feature_spec import FeatureSpec
 from shards.fingerprint import UNKNOWN, Fingerprint, Moments
 from shards.formats import find_files
 from shards.image_ids import image_key
-from shards.jobs import check_trainable
+from shards.jobs import check_features
 from shards.joined_features import JoinedFeatures
 from shards.json_types import ImageId
 from shards.progress import Progress
@@ -143,5 +143,5 @@ def read_sample(source: JoinedFeatures, image: ImageId) -> Sample:
         boxes=read.boxes,
         classes=read.classes,
     )
-    check_trainable(read.position, sample, source.dim)
+    check_features(read.position, sample, source.dim)
     return sample

@@ -19,6 +19,33 @@ from shards.schema import Phrase, ShardError, decode_grounding
 Size = tuple[int, int]
 
 
+def check_english(manifest: Manifest) -> None:
+    """Refuse to score the grounding of captions in another language.
+
+    Raises:
+        ShardError: naming the shards and the language.
+    """
+    if not manifest.text.is_english:
+        raise ShardError(
+            f"{manifest.location}: grounding scores compare English lemmas, but its captions' "
+            f"language is {manifest.text.language!r}; omit --grounding"
+        )
+
+
+def check_grounding(manifest: Manifest, split: str) -> None:
+    """Refuse a split without any grounding, without reading all of it as `Annotated.read` does.
+
+    Raises:
+        ShardError: naming the shards.
+    """
+    check_english(manifest)
+    if next(manifest.read(split, "grounding.json"), None) is None:
+        raise ShardError(
+            f"{manifest.location}: split {split} has no grounding, which grounding scores need; "
+            "build the shards with it"
+        )
+
+
 @dataclass(frozen=True)
 class Annotated:
     """The objects that a split's captions mention, and the sizes of its images, by image number."""
@@ -40,11 +67,7 @@ class Annotated:
             ShardError: if the captions are not English, no phrase is of these classes, or naming a
                 sample that has no grounding, or no size in pixels.
         """
-        if not manifest.text.is_english:
-            raise ShardError(
-                f"{manifest.location}: grounding scores compare English lemmas, but its captions' "
-                f"language is {manifest.text.language!r}; omit --grounding"
-            )
+        check_english(manifest)
         members = manifest.read(split, "grounding.json")
         phrases = {key: decode_grounding(key, data) for key, data in members}
         references, sizes = {}, {}

@@ -23,7 +23,7 @@ from capdist.inference.image_concepts import ImageConcepts
 from capdist.inference.looks import attended
 from shards.extractors import PictureFeatures
 from shards.formats import RegionFeatures
-from shards.jobs import check_trainable
+from shards.jobs import check_features
 from shards.json_types import ImageId
 from shards.picture_batches import PreparedPicture, extract, features_of
 from shards.pictures import PictureError
@@ -247,7 +247,7 @@ class PhotographCaptioner:
             boxes=features.boxes,
             classes=features.classes,
         )
-        check_trainable(f"photograph {name}", sample, self.features.spec.dim)
+        check_features(f"photograph {name}", sample, self.features.spec.dim)
         return sample
 
     def _batches(

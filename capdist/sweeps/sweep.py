@@ -14,6 +14,7 @@ from statistics import mean, stdev
 from capdist.config.base import ConfigError
 from capdist.config.run_config import load_config
 from capdist.data.mixture import load_shards
+from capdist.inference.grounding import check_grounding
 from capdist.metrics.coco import ScoreError
 from capdist.metrics.coco_java import SPICE_NAMES
 from capdist.reporting.table import format_markdown, format_table
@@ -56,7 +57,10 @@ class Sweep:
         return sweep
 
     def _check_split(self) -> None:
-        """Refuse a split that shards do not have, before runs train; their absence is a run's."""
+        """Refuse, before runs train, shards without the split or without its grounding.
+
+        Absent shards are a run's mistake.
+        """
         data = {str(run.shards): run.config.data for run in self.runs if isinstance(run, SweepRun)}
         for each in data.values():
             try:
@@ -67,6 +71,11 @@ class Sweep:
                 manifest.split(self.list.split)
             except ShardError as error:
                 raise ConfigError(f"{self.path}: split: {error}") from None
+            if self.list.grounding:
+                try:
+                    check_grounding(manifest, self.list.split)
+                except ShardError as error:
+                    raise ConfigError(f"{self.path}: grounding: {error}") from None
 
     def _check_compared(self) -> None:
         """Refuse rows that are compared with rows of other shards."""

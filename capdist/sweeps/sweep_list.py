@@ -12,12 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from capdist.config.base import ConfigError, Positive, Section, read_json, validate
 from capdist.config.run_config import RayConfig
+
+
+def _without_repetition(seeds: list[int]) -> list[int]:
+    if repeated := next((seed for seed in seeds if seeds.count(seed) > 1), None):
+        raise ValueError(f"{repeated} is there twice; name each seed once")
+    return seeds
+
+
+Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_without_repetition)]
 
 
 class SweepRow(Section):
@@ -29,7 +38,7 @@ class SweepRow(Section):
     against: str | None = Field(
         None, description="Another row, to which the page states the difference in CIDEr."
     )
-    seeds: list[int] | None = Field(None, min_length=1, description="Instead of the list's.")
+    seeds: Seeds | None = Field(None, description="Instead of the list's.")
     init: str | None = Field(
         None,
         description="A row above, with the same seeds, with whose best weights each run begins.",
@@ -56,7 +65,7 @@ class SweepList(Section):
 
     folder: str = Field(description="Contains a run folder for each row and seed.")
     rows: dict[str, SweepRow] = Field(min_length=1)
-    seeds: list[int] = Field([1], min_length=1)
+    seeds: Seeds = Field([1])
     split: str = Field("test", description="The split to score.")
     beam: Positive = Field(3, description="Hypotheses per image; 1 is greedy decoding.")
     grounding: bool = Field(False, description="Score the grounding of words in regions, too.")

@@ -132,6 +132,10 @@ def test_bad_photographs_are_left_out_only_if_they_are_allowed(
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith(f"bad: {paths[0]}: damaged")
     assert [line.partition(":")[0] for line in printed[1:]] == paths[1:]
+    assert (
+        main(["caption", "--run", str(folder / "run"), "--image", paths[0], "--max-bad", "1"]) == 2
+    )
+    assert "or convert it to JPEG or PNG; no picture is left\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

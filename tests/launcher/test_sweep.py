@@ -135,8 +135,10 @@ def test_runs_kept_beside_the_page_need_no_run_folder(finished: Path, tmp_path: 
 
 
 def test_kept_runs_are_those_of_the_folder_and_of_the_evaluation(
-    finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # These shards have no grounding; those of a run that was scored before they had it would.
+    monkeypatch.setattr("capdist.sweeps.sweep.check_grounding", lambda *_: None)
     shutil.copytree(finished / "runs" / "runs", tmp_path / "runs" / "runs")
     rows = {"GLIED": {"config": str(finished / "config.json")}}
     others: list[dict[str, Any]] = [{"beam": 2}, {"split": "val"}, {"grounding": True}]
@@ -426,48 +428,6 @@ def test_a_damaged_metrics_log_is_one_line(finished: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"row": {}}, "list.json: row: unknown key"),
-        ({"rows": {"a <!-- /results -->": {"config": "c.json"}}}, "can't be in a table; rename"),
-        ({"rows": {"a": {"config": "none.json"}}}, "none.json: no such file"),
-        (
-            {"rows": {"a": {"config": "none.json", "against": "b"}}},
-            "list.json: rows.a.against: no row 'b'; known rows: a",
-        ),
-        (
-            {"rows": {"a": {"ensemble": ["b"]}, "b": {"config": "c.json"}}, "seeds": [1]},
-            "list.json: rows.a.ensemble: fewer than two runs; name more rows, or give its row",
-        ),
-        (
-            {
-                "rows": {
-                    "a": {"ensemble": ["b", "c"]},
-                    "b": {"config": "c.json"},
-                    "c": {"config": "c.json", "seeds": [3, 4]},
-                }
-            },
-            "rows.a.ensemble: its rows have different seeds, [[1, 2], [3, 4]]; give them",
-        ),
-        ({"rows": {"a": {"ensemble": ["b", "c"]}}}, "a.ensemble: no row 'b'; known rows: a"),
-        (
-            {"rows": {"a": {"ensemble": ["b"]}, "b": {"ensemble": ["a"]}}},
-            "rows.a.ensemble: 'b' is an ensemble itself; name its members instead",
-        ),
-        ({"rows": {"a": {"ensemble": ["b"], "set": {"x": 1}}}}, "rows.a: an ensemble trains"),
-        (
-            {"rows": {"a": {"config": "c.json", "init": "b"}, "b": {"config": "c.json"}}},
-            "rows.a.init: no row 'b' with a config above it; there is: none",
-        ),
-        (
-            {
-                "rows": {
-                    "a": {"config": "c.json", "seeds": [3]},
-                    "b": {"config": "c.json", "init": "a"},
-                }
-            },
-            "rows.b.init: row 'a' has other seeds; give them the same",
-        ),
-        ({"rows": {"a": {}}}, "list.json: rows.a: expected either a config or an ensemble"),
-        ({"rows": {"a": {"zzz": 1}}}, "zzz: unknown key; known here: rows.config, rows.set, rows"),
         ({"set": {"stages.0.epoch": 1}}, "did you mean"),
         ({"cpus": 10000}, "no node has 10000 CPUs"),
         ({"ray": {"address": "127.0.0.1:1"}}, "ray.address 127.0.0.1:1"),
