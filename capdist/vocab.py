@@ -8,12 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
-from capdist.config.base import read_json
+from typing_extensions import TypedDict
+
+from capdist.config.base import read_json_as
 from shards.atomic import write_text
 from shards.schema import ShardError
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+
+class _VocabularyJson(TypedDict):
+    words: list[str]
 
 
 class Vocabulary:
@@ -46,9 +52,9 @@ class Vocabulary:
         """Read the file that `save` wrote.
 
         Raises:
-            ConfigError: if it is not JSON.
+            ConfigError: if it is not JSON, or has another form.
         """
-        return cls(read_json(path)["words"])
+        return cls(read_json_as(_VocabularyJson, path)["words"])
 
     def save(self, path: Path | str) -> None:
         """Write the words as JSON."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from capdist.errors import CapdistError
 
@@ -24,6 +24,7 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+T = TypeVar("T")
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,6 +45,23 @@ def read_json(path: Path | str) -> Any:
         raise ConfigError(f"{path}: no such file") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from error
+
+
+def read_json_as(kind: type[T], path: Path | str) -> T:
+    """The content of a JSON file that capdist has written, as its type.
+
+    Raises:
+        ConfigError: if the file is missing, does not parse, or has another form.
+    """
+    data = read_json(path)
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "top level"
+        raise ConfigError(
+            f"{path}: {place}: {first['msg']}; it is damaged or was edited: copy or write it again"
+        ) from None
 
 
 def validate(section: type[SectionT], data: Any, where: str, prefix: str = "") -> SectionT:

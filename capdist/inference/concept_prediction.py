@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from capdist.batch import Batch
-from capdist.config.base import ConfigError, read_json
+from capdist.config.base import ConfigError, read_json_as
 from capdist.config.detector import DetectorConfig
-from capdist.config.run_config import Config, parse_saved_config
+from capdist.config.run_config import Config
 from capdist.data.collate import Collate
 from capdist.data.dataset import evaluation_batches
 from capdist.data.encoded_sample import SampleEncoder
@@ -28,6 +28,8 @@ from capdist.inference.run_folder import (
     BEST_DETECTOR,
     find_checkpoint,
     read_progress,
+    read_saved_model,
+    saved_config,
 )
 from capdist.losses.concepts import absence_nll, noisy_or
 from capdist.models.concept_detector import CrossFitted
@@ -93,16 +95,16 @@ class Detector:
     @classmethod
     def read(cls, folder: Path) -> Detector:
         """The detectors of a checkpoint."""
-        described = read_json(folder / "config.json")
-        config = parse_saved_config(described["run"], str(folder / "config.json"))
+        config = saved_config(folder)
         sizes = detector_sizes(config)
-        vocab, words = Vocabulary.load(folder / "vocab.json"), read_json(folder / WORDS)
-        features = FeatureSpec.from_json(described["features"])
+        vocab = Vocabulary.load(folder / "vocab.json")
+        words = read_json_as(tuple[str, ...], folder / WORDS)
+        features = FeatureSpec.from_json(read_saved_model(folder)["features"])
         model = new_detectors(sizes, features.dim, len(words))
         model.load_state_dict(read_weights(folder, vocab, DETECTOR))
         digest = hashlib.sha256((folder / DETECTOR).read_bytes()).hexdigest()[:16]
         best_ap = read_progress(folder).best.get(METRIC)
-        return cls(model.eval(), config, sizes, tuple(words), features, vocab, digest, best_ap)
+        return cls(model.eval(), config, sizes, words, features, vocab, digest, best_ap)
 
     def check(self, sizes: DetectorConfig, place: str) -> None:
         """Refuse to resume with detectors of other sizes; ``place`` names the stage.

@@ -9,21 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from capdist.config.base import ConfigError, read_json, validate
+from capdist.config.base import ConfigError, validate
 from capdist.config.decoding import DecodingConfig
-from capdist.config.run_config import Config, apply_override, parse_saved_config
+from capdist.config.run_config import Config, apply_override
 from capdist.data.dataset import check_needs, members
 from capdist.data.mixture import load_shards
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
-from capdist.inference.run_folder import BEST, find_checkpoint
+from capdist.inference.run_folder import (
+    BEST,
+    SavedModelJson,
+    find_checkpoint,
+    read_saved_model,
+    saved_config,
+)
 from capdist.models.base import CaptionModel, Dims, build
+from capdist.reporting.report.files import read_scores
 from capdist.vocab import Vocabulary
 from shards.atomic import write_text
 from shards.concept_files import ConceptSet
@@ -228,8 +235,8 @@ def read_export(folder: Path) -> ExportedModel:
     for name in (MODEL, "config.json", "vocab.json"):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder / name}: no such file; expected a checkpoint's folder")
-    described = read_json(folder / "config.json")
-    config = parse_saved_config(described["run"], str(folder / "config.json"))
+    described = read_saved_model(folder)
+    config = saved_config(folder)
     vocab = Vocabulary.load(folder / "vocab.json")
     weights = read_weights(folder, vocab)
     (features, *further), classes = read_features(described), described.get("classes", 0)
@@ -260,7 +267,7 @@ def outdated(run: Path, scores: Path) -> str | None:
     Older versions did not record the weights.
     """
     best = find_checkpoint(run, BEST)
-    recorded = [row["weights"] for row in read_json(scores).values() if "weights" in row]
+    recorded = [row["weights"] for row in read_scores(scores).values() if "weights" in row]
     if best is None or recorded in ([], [[weights_digest(best)]]):
         return None
     return f"{scores}: of other weights than the run's best, {best}; evaluate it again"
@@ -271,7 +278,7 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
 
 
-def read_features(described: Mapping[str, Any]) -> list[FeatureSpec]:
+def read_features(described: SavedModelJson) -> list[FeatureSpec]:
     """The features of every feature set that a model reads, of its ``config.json``."""
     first, further = described["features"], described.get("further_features", ())
     return [FeatureSpec.from_json(spec) for spec in (first, *further)]

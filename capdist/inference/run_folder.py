@@ -13,7 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from capdist.config.base import read_json
+from pydantic import ConfigDict, with_config
+from typing_extensions import NotRequired, TypedDict
+
+from capdist.config.base import read_json, read_json_as
 from capdist.config.run_config import Config, parse_saved_config
 
 NAMES, PROGRESS = "names.json", "progress.json"
@@ -55,6 +58,41 @@ class TrainingProgress:
         return replace(self, epoch=self.epoch + 1, consumed=0, lost=0)
 
 
+class _ProgressJson(TypedDict):
+    stage: int
+    step: int
+    stage_step: int
+    epoch: int
+    consumed: int
+    lost: NotRequired[int]
+    skipped: NotRequired[int]
+    best: NotRequired[dict[str, float]]
+    waited: NotRequired[int]
+
+
+@with_config(ConfigDict(extra="allow"))
+class SavedModelJson(TypedDict):
+    """What ``config.json`` of a checkpoint or of an exported model says of it."""
+
+    run: dict[str, Any]
+    features: dict[str, Any]
+    further_features: NotRequired[list[dict[str, Any]]]
+    classes: NotRequired[int]
+    classes_kept: NotRequired[int]
+    predicates: NotRequired[int]
+    concepts: NotRequired[str | None]
+
+
+def read_saved_model(folder: Path) -> SavedModelJson:
+    """What the ``config.json`` in the folder of a checkpoint says."""
+    return read_json_as(SavedModelJson, folder / "config.json")
+
+
+def saved_config(folder: Path) -> Config:
+    """The config that a checkpoint was trained with."""
+    return parse_saved_config(read_saved_model(folder)["run"], str(folder / "config.json"))
+
+
 def read_run_config(run: Path) -> Config:
     """The config that a run trains or was trained with."""
     path = run / "config.json"
@@ -64,7 +102,7 @@ def read_run_config(run: Path) -> Config:
 def read_versions(run: Path) -> dict[str, Any]:
     """What a run was made with; empty if it has not recorded it."""
     path = run / "versions.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    return read_json_as(dict[str, Any], path) if path.is_file() else {}
 
 
 def find_checkpoint(run: Path, name: str) -> Path | None:
@@ -86,14 +124,14 @@ def written_by(folder: Path) -> int:
 
 def read_names(folder: Path) -> dict[str, str]:
     path = folder / NAMES
-    return dict(read_json(path)) if path.is_file() else {}
+    return read_json_as(dict[str, str], path) if path.is_file() else {}
 
 
 def read_progress(folder: Path) -> TrainingProgress:
     """Where training continues from a checkpoint."""
     if not (folder / PROGRESS).is_file():
         return _read_cursor(folder / "cursor.json")
-    return TrainingProgress(**read_json(folder / PROGRESS))
+    return TrainingProgress(**read_json_as(_ProgressJson, folder / PROGRESS))
 
 
 def _read_cursor(path: Path) -> TrainingProgress:

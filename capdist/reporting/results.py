@@ -13,14 +13,23 @@ from statistics import median
 from typing import Any
 from urllib.parse import quote
 
-from capdist.config.base import read_json
+from typing_extensions import TypedDict
+
+from capdist.config.base import read_json_as, validate
 from capdist.config.data import DataConfig
 from capdist.data.mixture import load_shards
 from capdist.errors import CapdistError
 from capdist.metrics.coco import cider_each
 from capdist.reporting.curves import draw_curves
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
-from capdist.reporting.report.files import CONFIG, CONSTANT
+from capdist.reporting.report.files import (
+    CONFIG,
+    CONSTANT,
+    RunJson,
+    VersionsJson,
+    read_captions,
+    read_scores,
+)
 from capdist.reporting.table import format_markdown
 from capdist.reporting.timeline import REWARDS, data_wait, timeline
 from shards.atomic import write_text
@@ -34,11 +43,18 @@ SHOWN = 5
 #: Number of captions with the lowest CIDEr to show.
 FAILURES = 2
 
+#: What the page names of ``versions.json``.
+VERSIONS = ("python", "torch", "deepspeed", "webdataset", "git")
+
 DISCUSSION = "\n## Discussion\n"
 
 
 class ResultsError(CapdistError):
     """The results of a run are incomplete, or a page has no place for them."""
+
+
+class _NamesJson(TypedDict):
+    best: str
 
 
 @dataclass(frozen=True)
@@ -113,13 +129,18 @@ class Results:
         yield f"capdist results {arguments}\n```"
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = read_json(self.run / CONFIG)
-        return config
+    def config(self) -> RunJson:
+        return read_json_as(RunJson, self.run / CONFIG)
+
+    @cached_property
+    def _versions(self) -> VersionsJson:
+        return read_json_as(VersionsJson, self.run / "versions.json")
 
     @cached_property
     def manifest(self) -> Manifest:
-        return load_shards(DataConfig(**self.config["data"]))
+        return load_shards(
+            validate(DataConfig, self.config["data"], f"{self.run / CONFIG}", "data")
+        )
 
     def _scored(self) -> dict[int, dict[str, Any]]:
         """The rows of ``scores.json`` for each beam width."""
@@ -129,7 +150,7 @@ class Results:
                 f"{self.run}: no scores of {self.split}; first run: capdist evaluate "
                 + shlex.join(["--run", str(self.run), "--split", self.split])
             )
-        return {int(file.stem.rpartition("beam")[2]): read_json(file) for file in files}
+        return {int(file.stem.rpartition("beam")[2]): read_scores(file) for file in files}
 
     def fill(self, page: Path, name: str) -> None:
         """Write the table of scores between the markers ``name`` of a page.
@@ -155,8 +176,8 @@ class Results:
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         rows = {name: row for scores in self._scored().values() for name, row in scores.items()}
-        constant = rows.pop(CONSTANT)
-        return {**rows, CONSTANT: constant}
+        constant = rows.pop(CONSTANT, None)
+        return {**rows, CONSTANT: constant} if constant else rows
 
     def _table(self, rows: dict[str, dict[str, Any]]) -> str:
         values = {name: row["values"] for name, row in rows.items()}
@@ -176,8 +197,8 @@ class Results:
         evaluations = [record for record in records if "loss" not in record]
         scored = [record for record in evaluations if "val_cider" in record]
         speed = median(record["captions_per_s"] for record in steps)
-        versions = read_json(self.run / "versions.json")
-        known = ("python", "torch", "deepspeed", "webdataset", "git")
+        known = self._versions.items()
+        versions = [f"{name} {version}" for name, version in known if name in VERSIONS]
         yield f"- parameters: {self._parameters() / 1e6:.2f} M"
         yield f"- steps: {len(steps)}, epochs: {evaluations[-1]['epoch']}"
         if scored:
@@ -190,7 +211,7 @@ class Results:
             share = rows[REWARDS]["share %"]
             yield f"- rewards cost the trainer {share:.1f} % of a self-critical step"
         yield f"- wall time: {self._hours():.2f} h, from the first step to the last evaluation"
-        yield f"- versions: {', '.join(f'{name} {versions[name]}' for name in known)}"
+        yield f"- versions: {', '.join(versions)}"
 
     def _hours(self) -> float:
         """Wall time, from TensorBoard's events."""
@@ -205,8 +226,9 @@ class Results:
     def _parameters(self) -> int:
         from safetensors import safe_open
 
-        best = read_json(self.run / "checkpoints" / "names.json")["best"]
-        with safe_open(self.run / "checkpoints" / best / "model.safetensors", "pt") as file:
+        checkpoints = self.run / "checkpoints"
+        best = read_json_as(_NamesJson, checkpoints / "names.json")["best"]
+        with safe_open(checkpoints / best / "model.safetensors", "pt") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
         return sum(math.prod(shape) for shape in shapes)
 
@@ -214,7 +236,7 @@ class Results:
     def captions(self) -> dict[ImageId, str]:
         """The captions of the widest beam, by image id."""
         file = self.run / "captions" / f"{self.split}-beam{max(self._scored())}.json"
-        return {entry["image_id"]: entry["caption"] for entry in read_json(file)}
+        return read_captions(file)
 
     def _failures(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tokens = {image_number(sample["image_id"]): sample["tokens"] for sample in annotations}
@@ -231,8 +253,7 @@ class Results:
             yield from (f"  - {reference}" for reference in sample["captions"])
 
     def _command(self) -> str:
-        versions = read_json(self.run / "versions.json")
-        program, *rest = versions["command"]
+        program, *rest = self._versions["command"]
         arguments = [argument for argument in rest if not argument.startswith("--local_rank")]
         installed = Path(program).name in ("capdist", "__main__.py")
         return shlex.join([*(["capdist"] if installed else ["deepspeed", program]), *arguments])

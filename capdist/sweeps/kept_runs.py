@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from capdist.config.base import ConfigError, Section
+from capdist.config.base import ConfigError, Section, read_json_as
 from capdist.metrics.coco import ScoreError
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.report.files import EvaluationName, RunFiles
@@ -105,7 +105,7 @@ def kept_ensemble(
 
 
 def _versions(run: Path) -> dict[str, Any]:
-    versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    versions = read_json_as(dict[str, Any], run / "versions.json")
     return {name: versions.get(name) for name in _VERSIONS}
 
 

@@ -12,14 +12,13 @@ from typing import Any
 from capdist.config.base import read_json
 from capdist.config.run_config import Config, parse_saved_config
 from capdist.inference.exported_model import weights_digest
-from capdist.inference.run_folder import BEST, FINISHED, LAST, find_checkpoint
-from capdist.reporting.report.files import CONSTANT, EvaluationName
+from capdist.inference.run_folder import BEST, FINISHED, LAST, find_checkpoint, saved_config
+from capdist.reporting.report.files import CONSTANT, EvaluationName, read_scores
 from capdist.reporting.report.settings import settings
 from capdist.reporting.results import Results
 from capdist.sweeps.kept_runs import kept_ensemble, kept_run, read_kept, write_kept
 from capdist.sweeps.sweep_list import SweepList
 from capdist.training.initial import read_origin
-from capdist.training.preflight import saved_config
 from capdist.workers.commands import CommandTask
 
 
@@ -94,7 +93,7 @@ class ScoredRun(ABC):
     @property
     def scored(self) -> dict[str, Any]:
         """What the evaluation wrote."""
-        rows = read_json(self.scores_file)
+        rows = read_scores(self.scores_file)
         return next(row for name, row in rows.items() if name != CONSTANT)
 
     @property

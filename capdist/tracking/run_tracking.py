@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capdist.config.base import read_json
+from capdist.config.base import read_json_as
 from capdist.errors import CapdistError
 from capdist.tracking.background import BackgroundTracker
 from capdist.tracking.base import TrackedRun, find_tracker
@@ -22,7 +22,7 @@ TRACKING = "tracking.json"
 def known_runs(folder: Path) -> dict[str, str]:
     """The ids of a run folder's run by the name of the tracker."""
     path = folder / TRACKING
-    return dict(read_json(path)) if path.is_file() else {}
+    return read_json_as(dict[str, str], path) if path.is_file() else {}
 
 
 def open_tracker(name: str, folder: Path, config: Mapping[str, Any]) -> BackgroundTracker:

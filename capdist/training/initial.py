@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from capdist.config.base import ConfigError, read_json
-from capdist.config.run_config import Config, parse_saved_config
+from capdist.config.base import ConfigError, read_json_as
+from capdist.config.run_config import Config
 from capdist.config.stage import InitConfig
 from capdist.inference.exported_model import ExportedModel, read_export, write_export
 from capdist.inference.feature_check import FeatureCheck
-from capdist.inference.run_folder import INITIAL, find_checkpoint
+from capdist.inference.run_folder import INITIAL, find_checkpoint, saved_config
 from capdist.vocab import SPECIALS, Vocabulary
 from shards.atomic import fsync_folder, write_json
 from shards.manifest import Manifest
@@ -162,8 +162,7 @@ def kept_vocabulary(config: Config, last: Path | None) -> Vocabulary | None:
     if config.init is None or folder is None:
         return None
     if last is None:
-        path = folder / "config.json"
-        saved = parse_saved_config(read_json(path)["run"], str(path))
+        saved = saved_config(folder)
         if (saved.model, saved.init) != (config.model, config.init):
             raise ConfigError(
                 f"{folder}: was made with another model or init; resume with its config, or choose "
@@ -181,7 +180,7 @@ def initial_folder(config: Config) -> Path | None:
 def read_origin(config: Config) -> dict[str, Any] | None:
     """Where the weights of a run come from; None if it begins afresh."""
     folder = initial_folder(config)
-    return read_json(folder / ORIGIN) if folder else None
+    return read_json_as(dict[str, Any], folder / ORIGIN) if folder else None
 
 
 def _with_new_words(known: Tensor, fresh: Tensor, added: int) -> Tensor | None:

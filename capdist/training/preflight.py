@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capdist.config.base import ConfigError, read_json
-from capdist.config.run_config import Config, parse_saved_config, zero_stage
+from capdist.config.base import ConfigError
+from capdist.config.run_config import Config, zero_stage
 from capdist.config.stage import TrainingStage
 from capdist.decoding.constraints import Constraints
 from capdist.engines.optimizer import check_groups, check_implementation
@@ -21,7 +21,13 @@ from capdist.inference.exported_model import (
     read_weights,
 )
 from capdist.inference.feature_check import NOTHING_ACCEPTED, FeatureCheck
-from capdist.inference.run_folder import BEST_DETECTOR, find_checkpoint, read_progress
+from capdist.inference.run_folder import (
+    BEST_DETECTOR,
+    find_checkpoint,
+    read_progress,
+    read_saved_model,
+    saved_config,
+)
 from capdist.models.base import CaptionModel
 from capdist.objectives.base import StageContext, objective_of
 from capdist.training.trainer import has_ended
@@ -90,7 +96,7 @@ class Preflight:
         """
         self._engine(last)
         self._stage(last)
-        trained = read_features(read_json(last / "config.json"))
+        trained = read_features(read_saved_model(last))
         self.check.shards(trained, self.manifest, f"{last}")
         if (last / DETECTOR).is_file():
             self._detector(last)
@@ -143,7 +149,7 @@ class Preflight:
                 "--set run=FOLDER"
             )
         if not detects and "concepts" in self.model.needs:
-            concepts = read_json(last / "config.json").get("concepts")
+            concepts = read_saved_model(last).get("concepts")
             check_concepts(concepts, self.manifest, self.config)
         trained = saved_config(last).model
         if trained != self.config.model:
@@ -151,12 +157,6 @@ class Preflight:
                 f"{self.where}: model is not the one of {last}, {trained.model_dump()}; "
                 "resume with its config, or choose another folder with --set run=FOLDER"
             )
-
-
-def saved_config(checkpoint: Path) -> Config:
-    """The config that a checkpoint was trained with."""
-    path = checkpoint / "config.json"
-    return parse_saved_config(read_json(path)["run"], str(path))
 
 
 def _parts(stage: TrainingStage) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ from capdist.inference.run_folder import (
     TrainingProgress,
     find_checkpoint,
     read_progress,
+    saved_config,
     written_by,
 )
 from capdist.metrics.coco import ONE_IMAGE, probe
@@ -47,7 +48,7 @@ from capdist.tracking.run_tracking import open_tracker
 from capdist.training.checkpoint import Checkpoints
 from capdist.training.external_validation import ExternallyValidatedTrainer, follower_scores
 from capdist.training.initial import InitialModel, initial_folder, kept_vocabulary
-from capdist.training.preflight import Preflight, saved_config
+from capdist.training.preflight import Preflight
 from capdist.training.provenance import copy_predictor, write_provenance
 from capdist.training.run_lock import run_lock
 from capdist.training.trainer import Stopped, Trainer, has_ended

@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from capdist.config.base import read_json
+from pydantic import ConfigDict, with_config
+from typing_extensions import NotRequired, TypedDict
+
+from capdist.config.base import ConfigError, read_json_as, validate
 from capdist.config.data import DataConfig
 from capdist.data.dataset import References, references
 from capdist.data.mixture import load_shards
@@ -17,6 +20,7 @@ from capdist.errors import CapdistError
 from capdist.reporting.metrics_log import METRICS_LOG, read_records
 from capdist.reporting.report.looks import Look, read_looks
 from shards.image_ids import image_number
+from shards.json_types import ImageId
 from shards.manifest import Manifest
 
 CONFIG, SCORES, REPORT = "config.json", "scores.json", "report.html"
@@ -31,8 +35,53 @@ _CHANGED = re.compile(r"(.*?)(?:-([0-9a-f]{6}))?")
 _OF_OTHERS = re.compile(r"-(shards-[0-9a-f]{6}|checkpoint-last)-beam")
 
 
+@with_config(ConfigDict(extra="allow"))
+class RunJson(TypedDict):
+    """What reports and pages need of a run's ``config.json``."""
+
+    run: str
+    description: NotRequired[str]
+    data: dict[str, Any]
+    model: dict[str, Any]
+
+
+@with_config(ConfigDict(extra="allow"))
+class VersionsJson(TypedDict):
+    """What pages need of a run's ``versions.json``; None: not installed, or no git clone."""
+
+    python: str
+    torch: str
+    deepspeed: str | None
+    webdataset: str | None
+    git: str | None
+    command: list[str]
+
+
+class CaptionJson(TypedDict):
+    """An entry of a file of captions."""
+
+    image_id: ImageId
+    caption: str
+
+
 class ReportError(CapdistError):
     """A run folder, or a file in it, cannot be read."""
+
+
+def read_scores(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a file of scores, by name.
+
+    Raises:
+        ConfigError: if it is damaged or has none.
+    """
+    if rows := read_json_as(dict[str, dict[str, Any]], path):
+        return rows
+    raise ConfigError(f"{path}: no scores; evaluate again")
+
+
+def read_captions(path: Path) -> dict[ImageId, str]:
+    """The captions of a file that an evaluation wrote, by image id."""
+    return {entry["image_id"]: entry["caption"] for entry in read_json_as(list[CaptionJson], path)}
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -97,9 +146,8 @@ class RunFiles:
         return self.run.resolve().name
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = read_json(self.run / CONFIG)
-        return config
+    def config(self) -> RunJson:
+        return read_json_as(RunJson, self.run / CONFIG)
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
@@ -118,7 +166,7 @@ class RunFiles:
             return self.known
         data = self.config["data"] | ({"shards": self.shards} if self.shards else {})
         features = tuple(self.config["model"].get("features", ()))
-        return load_shards(DataConfig(**data), features)
+        return load_shards(validate(DataConfig, data, str(self.run / CONFIG), "data"), features)
 
     @cached_property
     def _references(self) -> dict[str, References]:
@@ -159,14 +207,13 @@ class RunFiles:
 
     def scores(self, name: EvaluationName) -> dict[str, Any]:
         """Rows by name."""
-        rows: dict[str, Any] = read_json(self.results / "scores" / f"{name.stem}.json")
-        return rows
+        return read_scores(self.results / "scores" / f"{name.stem}.json")
 
     def captions(self, name: EvaluationName) -> dict[int, str]:
         """Captions by image number; none if they are gone."""
         path = self.results / "captions" / f"{name.stem}.json"
-        entries = read_json(path) if path.is_file() else []
-        return {image_number(entry["image_id"]): entry["caption"] for entry in entries}
+        found = read_captions(path) if path.is_file() else {}
+        return {image_number(image): caption for image, caption in found.items()}
 
     def looks(self, name: EvaluationName) -> dict[int, Look]:
         """Alternatives and attention by image number; none of evaluations by older versions."""

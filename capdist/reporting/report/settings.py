@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from capdist.reporting.report.data import Setting
@@ -12,7 +12,7 @@ from capdist.reporting.report.data import Setting
 OWN = {"run", "description"}
 
 
-def settings(configs: Sequence[dict[str, Any]]) -> list[Setting]:
+def settings(configs: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """All keys, in the order of the first config that has them."""
     tables = [dict(flatten(config)) for config in configs]
     keys = dict.fromkeys(key for table in tables for key in table)

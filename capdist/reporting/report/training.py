@@ -8,7 +8,7 @@ from itertools import groupby
 from statistics import mean, median
 from typing import Any
 
-from capdist.config.base import read_json
+from capdist.config.base import read_json_as
 from capdist.reporting.report.data import Curve, Part, Run, StepTime, Training
 from capdist.reporting.report.files import RunFiles
 from capdist.reporting.timeline import WARM_UP
@@ -111,4 +111,4 @@ def _best(records: Records) -> dict[str, float]:
 
 def _finished(files: RunFiles) -> bool:
     names = files.run / "checkpoints" / "names.json"
-    return names.is_file() and "finished" in read_json(names)
+    return names.is_file() and "finished" in read_json_as(dict[str, str], names)
