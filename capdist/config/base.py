@@ -18,9 +18,9 @@ class ConfigError(CapdistError):
 
 
 class Section(BaseModel):
-    """A part of the tree: frozen, and strict about its keys."""
+    """A part of the tree: frozen, strict about its keys, and of finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 SectionT = TypeVar("SectionT", bound=Section)

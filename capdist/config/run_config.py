@@ -58,7 +58,7 @@ class Config(Section):
     schema_: str | None = Field(None, alias="$schema")
     description: str = Field(description="What it is for, how long it takes, what score to expect.")
     run: str = Field(description="Folder for everything that the run writes.")
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, lt=2**63)
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     data: DataConfig
     model: SerializeAsAny[ModelConfig]
