@@ -21,8 +21,9 @@ from capdist.config.run_config import RayConfig
 
 
 def _without_repetition(seeds: list[int]) -> list[int]:
-    if repeated := next((seed for seed in seeds if seeds.count(seed) > 1), None):
-        raise ValueError(f"{repeated} is there twice; name each seed once")
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ValueError(f"{seed} is there twice; name each seed once")
     return seeds
 
 

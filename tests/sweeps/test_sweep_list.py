@@ -66,7 +66,7 @@ def write(config: Path, **changes: Any) -> Path:
         ),
         ({"rows": {"a": {}}}, "list.json: rows.a: expected either a config or an ensemble"),
         ({"rows": {"a": {"zzz": 1}}}, "zzz: unknown key; known here: rows.config, rows.set, rows"),
-        ({"seeds": [1, 2, 1]}, "list.json: seeds: 1 is there twice; name each seed once"),
+        ({"seeds": [0, 1, 0]}, "list.json: seeds: 0 is there twice; name each seed once"),
         (
             {"rows": {"a": {"config": "c.json", "seeds": [3, 3]}}},
             "list.json: rows.a.seeds: 3 is there twice; name each seed once",
