@@ -60,7 +60,7 @@ def test_a_damaged_file_is_named(
     for command in COMMANDS[file]:
         capsys.readouterr()
         assert main([command, *arguments[command]]) == 2
-        assert f"{run}" in capsys.readouterr().err.splitlines()[-1]
+        assert str(folder / name if content != "{}" else run) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", ["config.json", "progress.json"])
